@@ -1,0 +1,328 @@
+//! The policy file: read, resolved, every fault at once (POLICY.md §2).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::identify::{HostName, Protocol};
+use crate::policy::{Action, Binding, Country, Ech, Mode, Transport};
+
+/// A policy file whose every part is known to be sound.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from; `None` is the built-in default.
+    pub path: Option<PathBuf>,
+    /// `[policy]`, complete.
+    pub policy: Defaults,
+    /// `[[group]]`, in file order.
+    pub groups: Vec<Group>,
+    /// Every zone that a list of this file may name: the built-in ones and `[zones]`.
+    pub zones: Zones,
+    /// `[[rule]]`, in file order.
+    pub rules: Vec<Rule>,
+    /// `[[operator]]`, in file order.
+    pub operators: Vec<OperatorEntry>,
+    /// `[[place]]`, in file order.
+    pub places: Vec<Place>,
+    /// `[names]`.
+    pub names: Names,
+    /// `[[listen]]`, in file order.
+    pub listen: Vec<Listen>,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[data]`.
+    pub data: Data,
+}
+
+/// `[policy]`: the settings of every client that is in no group.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Whether verdicts are carried out.
+    pub mode: Mode,
+    /// Where bytes may land.
+    pub permit: ZoneList,
+    /// Whose law may reach them; `None` leaves the axis unjudged.
+    pub permit_law: Option<ZoneList>,
+    /// What each cause leads to.
+    pub on: Causes,
+    /// How long a live connection that is no longer permitted may go on. Default 0 s.
+    pub grace: Duration,
+    /// A line for the person who was refused: whom to ask.
+    pub contact: Option<String>,
+}
+
+/// What `[policy.on]` says, complete. `judge` (for `unread`) is [`Action::Allow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is the cause of its name, POLICY.md §2")]
+pub struct Causes {
+    pub outside: Action,
+    pub law: Action,
+    pub operator: Action,
+    pub unknown: Action,
+    pub disputed: Action,
+    pub anycast: Action,
+    pub mismatch: Action,
+    pub unread: Action,
+    pub stale: Action,
+    pub private: Action,
+}
+
+/// `[[group]]`, with what it does not name already inherited, but for the mode after `until`.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Unique name.
+    pub name: String,
+    /// Its clients; a prefix belongs to one group only.
+    pub clients: Vec<IpNet>,
+    /// Mode until `until`; then the default policy's.
+    pub mode: Mode,
+    /// When `mode` ends.
+    pub until: Option<Until>,
+    /// As in [`Defaults`].
+    pub permit: ZoneList,
+    /// As in [`Defaults`].
+    pub permit_law: Option<ZoneList>,
+    /// As in [`Defaults`].
+    pub on: Causes,
+}
+
+/// The end of a rule's or mode's validity: the first instant at which it holds no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Until(pub Timestamp);
+
+/// One member of a zone or of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// `*`.
+    Everywhere,
+    /// A country code.
+    Country(Country),
+    /// Index into [`Zones::all`].
+    Zone(usize),
+}
+
+/// A list of zones and codes: the union of `plus` less the union of `minus`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ZoneList {
+    /// Positive members; never empty in a sound file.
+    pub plus: Vec<Term>,
+    /// Members written with `-`.
+    pub minus: Vec<Term>,
+}
+
+/// The zones by index; no zone holds itself.
+#[derive(Debug, Clone, Default)]
+pub struct Zones {
+    /// Built-in zones first, then those of the file.
+    pub all: Vec<Zone>,
+}
+
+/// A named set of countries.
+#[derive(Debug, Clone)]
+pub struct Zone {
+    /// Unique name.
+    pub name: String,
+    /// Its members.
+    pub members: Members,
+}
+
+/// What a zone is made of.
+#[derive(Debug, Clone)]
+pub enum Members {
+    /// A built-in zone: each member with the instants at which it joined and left.
+    Dated(Vec<DatedMember>),
+    /// A zone of the file.
+    List(ZoneList),
+}
+
+/// A member of a built-in zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatedMember {
+    /// The member.
+    pub country: Country,
+    /// First instant of membership; `None`: always.
+    pub since: Option<Timestamp>,
+    /// First instant after membership; `None`: open.
+    pub until: Option<Timestamp>,
+}
+
+/// `[[rule]]`. A condition that is `None` was not written and holds for everything; a condition
+/// that was written is never empty.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are the keys of POLICY.md §2")]
+pub struct Rule {
+    pub name: String,
+    pub action: Action,
+    pub from: Option<Vec<From>>,
+    pub host: Option<Vec<HostPattern>>,
+    pub to: Option<Vec<IpNet>>,
+    pub location: Option<ZoneList>,
+    pub law: Option<ZoneList>,
+    pub operator: Option<Vec<String>>,
+    pub asn: Option<Vec<u32>>,
+    /// `provider:region`, each known.
+    pub region: Option<Vec<String>>,
+    pub port: Option<Vec<std::ops::RangeInclusive<u16>>>,
+    pub transport: Option<Vec<Transport>>,
+    pub protocol: Option<Vec<Protocol>>,
+    /// First instant at which the rule holds.
+    pub since: Option<Timestamp>,
+    pub until: Option<Until>,
+    pub basis: Option<String>,
+    pub reason: Option<String>,
+    pub owner: Option<String>,
+    /// Line of the rule's header in the file, from 1.
+    pub line: usize,
+}
+
+impl Rule {
+    /// An allow or log rule with an owner and an end is a waiver.
+    #[must_use]
+    pub fn is_waiver(&self) -> bool {
+        self.action != Action::Block && self.owner.is_some() && self.until.is_some()
+    }
+}
+
+/// One value of `from`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// Index into [`Config::groups`].
+    Group(usize),
+    /// A prefix.
+    Net(IpNet),
+}
+
+/// `example.eu` or `*.example.eu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HostPattern {
+    /// The name, without `*.`.
+    pub name: HostName,
+    /// Whether it stood behind `*.`: every name below it, and not itself.
+    pub below: bool,
+}
+
+/// `[[operator]]`.
+#[derive(Debug, Clone)]
+pub struct OperatorEntry {
+    /// Operator id (lower case, `-`).
+    pub name: String,
+    /// Hosts it answers for.
+    pub host: Vec<HostPattern>,
+    /// Its prefixes.
+    pub prefix: Vec<IpNet>,
+    /// Its AS numbers.
+    pub asn: Vec<u32>,
+    /// Whose law reaches it.
+    pub homes: Vec<Country>,
+    /// Whose technology it runs on; shown, never judged.
+    pub technology: Vec<Country>,
+    /// What the entry rests on.
+    pub evidence: Option<String>,
+    /// When that was looked at.
+    pub as_of: Option<Timestamp>,
+}
+
+/// `[[place]]`.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its prefixes.
+    pub to: Vec<IpNet>,
+    /// Where they are.
+    pub location: PlaceLocation,
+    /// Why the tables are overridden.
+    pub reason: Option<String>,
+}
+
+/// What a `[[place]]` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaceLocation {
+    /// `location = [...]`: all of these may be it (zones are taken as their members).
+    Somewhere(ZoneList),
+    /// `anycast = true`.
+    Anycast,
+}
+
+/// `[names]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// How a name must be tied to the address before it can allow.
+    pub binding: Binding,
+    /// What a hello with the ECH extension is.
+    pub ech: Ech,
+}
+
+/// `[[listen]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// How connections arrive.
+    pub mode: ListenMode,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Time allowed for the first bytes. Default 3 s, 50 ms to 60 s.
+    pub peek_timeout: Duration,
+    /// Time allowed for the connect to the destination. Default 10 s.
+    pub connect_timeout: Duration,
+    /// Time without a byte either way after which a relay ends. Default 1 h.
+    pub idle_timeout: Duration,
+    /// Connections at once on this listener; more are refused as `overload`. Default 65,536.
+    pub max_connections: usize,
+    /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
+    pub silent: bool,
+}
+
+/// `[[listen]] mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ListenMode {
+    /// TPROXY: the local address of the accepted socket is the original destination.
+    Tproxy,
+    /// REDIRECT: the original destination is asked of conntrack.
+    Redirect,
+    /// Explicit proxy: HTTP CONNECT, plain HTTP and SOCKS5 on one port.
+    Proxy,
+}
+
+impl ListenMode {
+    /// `tproxy`, `redirect` or `proxy`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tproxy => "tproxy",
+            Self::Redirect => "redirect",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where `/metrics`, `/healthz`, `/readyz` and the status page are. Default 127.0.0.1:9643.
+    pub address: SocketAddr,
+}
+
+/// `[data]`, file paths already relative to the policy file.
+#[derive(Debug, Clone)]
+pub struct Data {
+    /// Where downloaded and built tables live.
+    pub directory: PathBuf,
+    /// Country tables, best first.
+    pub country: Vec<Source>,
+    /// AS tables, best first.
+    pub asn: Vec<Source>,
+    /// Provider region files.
+    pub providers: Vec<Source>,
+    /// Age from which a table is `stale`.
+    pub max_age: Option<Duration>,
+}
+
+/// One entry of a `[data]` list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The table built into the binary.
+    Embedded,
+    /// A file.
+    File(PathBuf),
+}

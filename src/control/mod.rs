@@ -1,0 +1,4 @@
+//! CONTROL PLANE: may block, allocate, read files; the data plane never calls it.
+
+pub mod config;
+pub mod data;

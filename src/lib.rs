@@ -1,0 +1,15 @@
+//! schengate: a data-residency-aware egress gateway for Linux.
+//!
+//! ```text
+//!  control    config ─ data ─ compile ─ reload            admin (/metrics /healthz /readyz)
+//!                               │ one swap                        ▲
+//!  policy                    snapshot: tables, rules              │ counters
+//!                               │ one load a connection           │
+//!  flow       accept ─ origin ─ peek ─ identify ─ decide ─ forward │ refuse ─ account
+//! ```
+//! `flow` (data plane) and `control` never use each other; both use `policy` and `account`.
+//! `identify` and `policy` are pure: bytes and facts in, a value out.
+
+pub mod control;
+pub mod identify;
+pub mod policy;
