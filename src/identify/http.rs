@@ -183,10 +183,19 @@ struct Fields {
     hosts: usize,
     lengths: usize,
     encodings: usize,
-    fields: usize,
 }
 
 impl<'a> Head<'a> {
+    /// The authority of an absolute or CONNECT target, as sent.
+    #[must_use]
+    pub fn target_authority(&self) -> Option<&'a [u8]> {
+        match self.form {
+            Form::Authority => Some(self.target),
+            Form::Absolute => absolute_authority(self.target),
+            Form::Origin | Form::Asterisk | Form::Preface | Form::Unknown => None,
+        }
+    }
+
     /// Keeps the first fault: the others may be its consequences.
     fn blame(&mut self, fault: Fault) {
         self.fault = self.fault.or(Some(fault));
@@ -235,7 +244,6 @@ impl<'a> Head<'a> {
     }
 
     fn read_field(&mut self, line: Line<'a>, fields: &mut Fields) {
-        fields.fields += 1;
         self.blame_if(line.bare, Fault::BareLf);
         self.blame_if(line.text.iter().any(|&byte| is_control(byte)), Fault::ControlByte);
         if matches!(line.text, [b' ' | b'\t', ..]) {
@@ -272,11 +280,12 @@ impl<'a> Head<'a> {
         self.blame_if(fields.lengths > 1, Fault::ContentLength);
         let encoding = fields.encodings > 1 || fields.encodings > 0 && version != Version::One1;
         self.blame_if(encoding, Fault::TransferEncoding);
-        let target = match self.form {
-            Form::Authority => Some(Authority::parse_connect(self.target)),
-            Form::Absolute => absolute_authority(self.target).map(Authority::parse),
-            Form::Origin | Form::Asterisk | Form::Preface | Form::Unknown => None,
-        };
+        let target = self.target_authority().map(|target| match self.form {
+            Form::Authority => Authority::parse_connect(target),
+            Form::Absolute | Form::Origin | Form::Asterisk | Form::Preface | Form::Unknown => {
+                Authority::parse(target)
+            }
+        });
         let host = self.host.map(Authority::parse);
         self.authority = match (target, host) {
             (Some(Err(fault)), _) | (_, Some(Err(fault))) => {

@@ -1,11 +1,15 @@
 //! Bytes in, who they are for out. Pure: no I/O, clock or log; no heap but for the datagrams of a
 //! hello that is spread over several.
 
+mod assembly;
 mod authority;
+pub mod dtls;
 mod fault;
 pub mod http;
 mod name;
+pub mod quic;
 mod reader;
+pub mod starttls;
 pub mod tls;
 
 pub use authority::{Authority, Host};
@@ -36,6 +40,9 @@ pub struct Identity<'a> {
 }
 
 impl Identity<'_> {
+    /// What silence says.
+    pub const NOTHING: Self = Self::of(Protocol::Other);
+
     const fn of(protocol: Protocol) -> Self {
         Self {
             protocol,
@@ -119,6 +126,18 @@ fn from_head(head: http::Head<'_>) -> Identity<'_> {
         fault: head.fault,
         http: Some(head),
         ..Identity::of(Protocol::Http)
+    }
+}
+
+/// What a client's UDP payload is, told from this one alone: QUIC, DTLS or another protocol.
+#[must_use]
+pub fn udp_protocol(datagram: &[u8]) -> Protocol {
+    if quic::version(datagram).is_some() {
+        Protocol::Quic
+    } else if dtls::is_dtls(datagram) {
+        Protocol::Dtls
+    } else {
+        Protocol::Other
     }
 }
 

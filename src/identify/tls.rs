@@ -374,3 +374,36 @@ impl<'a> Alpn<'a> {
         self.list.left() == 0
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A minimal hello in one record.
+    pub(crate) fn hello(name: &[u8]) -> Vec<u8> {
+        let list = [&[0][..], &u16(name.len()), name].concat();
+        let server_name = [&u16(list.len())[..], &list].concat();
+        record(&message(&extension(0, &server_name)))
+    }
+
+    fn u16(len: usize) -> [u8; 2] {
+        u16::try_from(len).unwrap().to_be_bytes()
+    }
+
+    fn extension(kind: usize, body: &[u8]) -> Vec<u8> {
+        [&u16(kind)[..], &u16(body.len()), body].concat()
+    }
+
+    fn message(extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend(u16(extensions.len()));
+        body.extend(extensions);
+        [&[CLIENT_HELLO, 0][..], &u16(body.len()), &body].concat()
+    }
+
+    fn record(payload: &[u8]) -> Vec<u8> {
+        [&[HANDSHAKE, 3, 1][..], &u16(payload.len()), payload].concat()
+    }
+}
