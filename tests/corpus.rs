@@ -8,7 +8,10 @@ use schengate::inspect::{Flow, Form, inspect_file};
 use serde_json::Value;
 
 /// Cases on which the expectation is not followed, and why. Each is checked to still differ.
-const DIFFERENCES: &[(&str, &str)] = &[];
+const DIFFERENCES: &[(&str, &str)] = &[(
+    "udp/g3-packet-mod.bin",
+    "the version is that of the first long-header packet, says the README: v1, and v2 follows",
+)];
 
 /// The corpus lies beside the repository, not in it.
 fn shared() -> Option<PathBuf> {

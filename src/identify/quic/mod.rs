@@ -65,6 +65,7 @@ struct Attempt {
     /// The id that the keys follow from.
     dcid: ConnectionId,
     scid: ConnectionId,
+    google_frames: bool,
     largest: Option<u64>,
     crypto: Assembly,
     /// Bytes of the stream that are whole, checked hellos.
@@ -215,7 +216,7 @@ impl QuicReader {
                 return self.agree().map(|()| true);
             }
         }
-        let Some(keys) = Keys::client(packet.suite, packet.dcid.as_bytes()) else {
+        let Some(keys) = Keys::client(packet.suite, packet.key_id().as_bytes()) else {
             return Ok(false);
         };
         let mut attempt = Attempt {
@@ -223,6 +224,7 @@ impl QuicReader {
             version: packet.version,
             dcid: packet.dcid,
             scid: packet.scid,
+            google_frames: packet.suite.google_frames,
             largest: None,
             crypto: Assembly::default(),
             read: 0,
@@ -277,7 +279,13 @@ impl Attempt {
 
     /// `None` where the frame is cut short, or of a type that does not belong here.
     fn frame(&mut self, cursor: &mut Cursor<'_>) -> Option<Result<(), Fault>> {
-        match cursor.varint()? {
+        let kind = match (cursor.varint()?, self.google_frames) {
+            (kind, false) => kind,
+            (7, true) => 1,
+            (8, true) => 6,
+            (_, true) => return None,
+        };
+        match kind {
             1 => {} // PING
             kind @ (2 | 3) => {
                 let [_largest, _delay, ranges] =

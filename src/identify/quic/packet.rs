@@ -16,6 +16,8 @@ pub(super) struct Suite {
     pub(super) salt: &'static [u8; 20],
     /// Labels and packet types of version 2 (RFC 9369 §3).
     pub(super) v2: bool,
+    /// Google's own frames, of which PADDING (0), PING (7) and CRYPTO (8) are read.
+    pub(super) google_frames: bool,
 }
 
 /// RFC 9001 §5.2.
@@ -37,6 +39,12 @@ const SALT_23: [u8; 20] =
 const SALT_22: [u8; 20] =
     *b"\x7f\xbc\xdb\x0e\x7c\x66\xbb\xe9\x19\x3a\x96\xcd\x21\x51\x9e\xbd\x7a\x02\x64\x4a";
 
+/// Google's T050 and T051, QUIC with TLS before it was a standard.
+const SALT_T050: [u8; 20] =
+    *b"\x7f\xf5\x79\xe5\xac\xd0\x72\x91\x55\x80\x30\x4c\x43\xa2\x36\x7c\x60\x48\x83\x10";
+const SALT_T051: [u8; 20] =
+    *b"\x7a\x4e\xde\xf4\xe7\xcc\xee\x5f\xa4\x50\x6c\x19\x12\x4f\xc8\xcc\xda\x6e\x03\x3d";
+
 const V2_DRAFT: u32 = 0x709a_50c4;
 
 impl Version {
@@ -54,10 +62,12 @@ impl Version {
             V2_DRAFT => (&SALT_V2_DRAFT, true),
             0xff00_001d..=0xff00_0020 => (&SALT_29, false),
             0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => (&SALT_23, false),
+            0x5430_3530 => (&SALT_T050, false),
+            0x5430_3531 => (&SALT_T051, false),
             0xff00_0016 | 0xface_b001 => (&SALT_22, false),
             _ => return None,
         };
-        Some(Suite { salt, v2 })
+        Some(Suite { salt, v2, google_frames: self.google().is_some() })
     }
 
     /// Versions that are QUIC beyond doubt, though most of them are not read.
@@ -134,6 +144,15 @@ pub(super) struct Packet<'a> {
     pub(super) bytes: &'a [u8],
     /// Where the protected packet number begins in `bytes`.
     pub(super) number_at: usize,
+}
+
+impl Packet<'_> {
+    /// The connection id from which the keys of a first Initial follow. Google's T050 can leave the
+    /// Destination Connection ID empty, and takes the other.
+    pub(super) fn key_id(&self) -> ConnectionId {
+        let google = self.version.google().is_some();
+        if google && self.dcid.as_bytes().is_empty() { self.scid } else { self.dcid }
+    }
 }
 
 /// One step through a datagram.
