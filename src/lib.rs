@@ -12,4 +12,5 @@
 
 pub mod control;
 pub mod identify;
+pub mod inspect;
 pub mod policy;
