@@ -10,6 +10,7 @@
 //! `flow` (data plane) and `control` never use each other; both use `policy` and `account`.
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
+pub mod cli;
 pub mod control;
 pub mod identify;
 pub mod inspect;

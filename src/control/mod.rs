@@ -1,5 +1,8 @@
 //! CONTROL PLANE: may block, allocate, read files; the data plane never calls it.
 
 pub mod capture;
+pub mod compile;
 pub mod config;
 pub mod data;
+pub mod load;
+pub mod reload;

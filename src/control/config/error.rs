@@ -61,6 +61,14 @@ impl fmt::Display for Fault {
 #[serde(transparent)]
 pub struct Faults(pub Vec<Fault>);
 
+impl Faults {
+    /// Whether the file could not even be read, so that nothing is said about its content.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self.0.as_slice(), [Fault { position: None, .. }])
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, fault) in self.0.iter().enumerate() {

@@ -30,7 +30,7 @@ pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
 use self::reader::{Reader, Table};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
-use crate::policy::{Action, Binding, Country, Ech, Mode, Transport};
+use crate::policy::{Action, Binding, Causes, Country, Ech, Mode, Transport};
 
 /// What holds where no file is given, written out.
 const DEFAULT: &str = include_str!("../../../config/default.toml");
@@ -43,6 +43,8 @@ const FILE_MAX_BYTES: u64 = 4 << 20;
 pub struct Loaded {
     /// The policy.
     pub config: Config,
+    /// The file as read, for its digest.
+    pub text: String,
     /// What is sound and maybe not meant, in the order of the text.
     pub lints: Vec<Lint>,
     /// Regions that only a loaded provider table can still know. Where none does, the fault of each
@@ -107,7 +109,7 @@ fn read(text: &str, file: String, path: Option<&Path>, now: Timestamp) -> Result
     match resolved {
         Some((config, marks, unknown_regions)) if reader.faults.is_empty() => {
             let lints = lint::all(&reader, &config, &marks, now);
-            Ok(Loaded { config, lints, unknown_regions })
+            Ok(Loaded { config, text: text.to_owned(), lints, unknown_regions })
         }
         _ => Err(reader.into_faults()),
     }
@@ -155,22 +157,6 @@ pub struct Defaults {
     pub grace: Duration,
     /// A line for the person who was refused: whom to ask.
     pub contact: Option<String>,
-}
-
-/// What `[policy.on]` says, complete. `judge` (for `unread`) is [`Action::Allow`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is the cause of its name, POLICY.md §2")]
-pub struct Causes {
-    pub outside: Action,
-    pub law: Action,
-    pub operator: Action,
-    pub unknown: Action,
-    pub disputed: Action,
-    pub anycast: Action,
-    pub mismatch: Action,
-    pub unread: Action,
-    pub stale: Action,
-    pub private: Action,
 }
 
 /// `[[group]]`, with what it does not name already inherited, but for the mode after `until`.

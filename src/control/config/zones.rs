@@ -40,8 +40,9 @@ const WITHDRAWN: [(&str, &str); 14] = [
     ("ZR", "\"CD\""),
 ];
 
-/// Members whose decision covers some recipients only go to this zone, out of `gdpr-adequacy`.
-const PARTIAL: &str = "gdpr-adequacy-partial";
+/// Members whose decision covers some recipients only stand in a zone of their own: those of
+/// `gdpr-adequacy` in `gdpr-adequacy-partial`. A zone by its plain name holds full decisions only.
+const PARTIAL: &str = "-partial";
 
 struct BuiltIn {
     zones: Vec<Zone>,
@@ -55,9 +56,11 @@ static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
     let mut sets: BTreeMap<String, Vec<DatedMember>> = BTreeMap::new();
     let mut partial: BTreeMap<String, CountrySet> = BTreeMap::new();
     let rows = Rows::new(SETS).filter_map(|row| {
-        let set = row.field("set")?.to_owned();
+        let mut set = row.field("set")?.to_owned();
         let of_some = row.field("note")?.contains("scope=partial");
-        let set = if set == "gdpr-adequacy" && of_some { PARTIAL.to_owned() } else { set };
+        if of_some {
+            set.push_str(PARTIAL);
+        }
         Some((set, of_some, member(&row)))
     });
     for (set, of_some, member) in rows {
@@ -432,6 +435,8 @@ mod tests {
         assert_eq!(held("eu", NOW).len(), 34);
         assert_eq!(held("eea", NOW).len(), 37);
         assert_eq!(held("gdpr-adequacy-partial", NOW).to_string(), "CA, JP, KR, US");
+        assert_eq!(held("uk-adequacy-partial", NOW).to_string(), "CA, JP, US");
+        assert!(!held("uk-adequacy", NOW).meets(held("uk-adequacy-partial", NOW)));
         assert!(!held("gdpr-adequacy", NOW).meets(held("gdpr-adequacy-partial", NOW)));
         assert_eq!(held("fr-realm", NOW).len(), 13);
     }
@@ -482,7 +487,7 @@ mod tests {
         zones.all.push(Zone { name: "own".into(), members: Members::List(inner) });
         let now = NOW.parse().unwrap();
         let (name, countries) = zones.partial_adequacy(&list(&zones, "own -US"), now).unwrap();
-        assert_eq!((name, countries.to_string().as_str()), (PARTIAL, "CA, JP, KR"));
+        assert_eq!((name, countries.to_string().as_str()), ("gdpr-adequacy-partial", "CA, JP, KR"));
         assert_eq!(zones.partial_adequacy(&list(&zones, "own -CA -JP -KR -US"), now), None);
         assert_eq!(zones.partial_adequacy(&list(&zones, "gdpr-adequacy US"), now), None);
     }
