@@ -10,6 +10,9 @@
 //! `flow` (data plane) and `control` never use each other; both use `policy` and `account`.
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
+pub mod account;
 pub mod control;
+pub mod flow;
 pub mod identify;
 pub mod policy;
+pub mod sys;

@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn subset_and_meets_agree_with_the_members() {
         let set = |codes: &[&str]| codes.iter().filter_map(|c| Country::from_code(c)).collect();
-        let (small, large): (CountrySet, CountrySet) = (set(&["FR", "ZW"]), set(&["AD", "FR", "ZW"]));
+        let (small, large): (CountrySet, CountrySet) =
+            (set(&["FR", "ZW"]), set(&["AD", "FR", "ZW"]));
         assert!(small.is_subset(large) && !large.is_subset(small));
         assert!(small.meets(large) && !small.meets(set(&["AD"])));
         assert!(CountrySet::EMPTY.is_subset(small) && !CountrySet::EMPTY.meets(small));

@@ -46,6 +46,10 @@ impl Live {
         let snapshot = self.now.load();
         let covers = |policy: &&Arc<Policy>| now_ms < policy.valid_until_ms();
         let next = snapshot.next.as_ref();
-        Some(&snapshot.current).filter(covers).or_else(|| next.filter(covers)).cloned().ok_or(Lapsed)
+        Some(&snapshot.current)
+            .filter(covers)
+            .or_else(|| next.filter(covers))
+            .cloned()
+            .ok_or(Lapsed)
     }
 }
