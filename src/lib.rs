@@ -10,8 +10,11 @@
 //! `flow` (data plane) and `control` never use each other; both use `policy` and `account`.
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
+pub mod account;
 pub mod cli;
 pub mod control;
+pub mod flow;
 pub mod identify;
 pub mod inspect;
 pub mod policy;
+pub mod sys;

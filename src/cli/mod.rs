@@ -6,6 +6,7 @@ mod check;
 mod data;
 mod explain;
 mod inspect;
+mod run;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the gateway
+    Run(run::Run),
     /// Load the policy as `run` would, print every fault and lint, and stop
     Check(check::Check),
     /// Judge one destination and show each step
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     match command {
+        Command::Run(run) => Ok(run::run(run)),
         Command::Check(check) => check::check(check, out),
         Command::Explain(explain) => explain::explain(explain, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),

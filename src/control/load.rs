@@ -56,7 +56,7 @@ pub fn load(path: Option<&Path>, at: Timestamp) -> Result<LoadedPolicy, LoadFaul
     if !unknown.is_empty() {
         return Err(LoadFault::Policy(Faults(unknown)));
     }
-    let local = Vec::new();
+    let local = crate::sys::local_addresses().unwrap_or_default();
     let compiler = Compiler::new(loaded.config, sources, &loaded.text, local, at);
     Ok(LoadedPolicy { compiler, lints: loaded.lints })
 }

@@ -340,6 +340,32 @@ impl Verdict {
         }
     }
 
+    /// The verdict once the hello inside an explicit tunnel named another host than the tunnel's
+    /// (POLICY.md §3): `mismatch`, refused in `enforce`, recorded in `observe`.
+    #[must_use]
+    pub const fn mismatched(self) -> Self {
+        let (action, would) = match self.mode {
+            Mode::Enforce => (Action::Block, None),
+            Mode::Observe => (Action::Log, Some(Action::Block)),
+        };
+        Self { action, reason: Reason::Mismatch, rule: None, would, ..self }
+    }
+
+    /// The refusal of a connection whose destination is the listener that took it, before any
+    /// judgement: forwarding it would have the gateway call itself.
+    #[must_use]
+    pub const fn looped(destination: SocketAddr) -> Denial {
+        let Denial(overload) = Self::overload(destination);
+        Denial(Self { reason: Reason::Loop, ..overload })
+    }
+
+    /// A verdict out of nowhere, for tests of what is done with one.
+    #[cfg(test)]
+    pub(crate) const fn given(action: Action, reason: Reason, destination: SocketAddr) -> Self {
+        let Denial(overload) = Self::overload(destination);
+        Self { action, reason, ..overload }
+    }
+
     /// The refusal of a connection that the gateway cannot take on (no descriptors, no policy in
     /// force ...), before or instead of a judgement.
     #[must_use]

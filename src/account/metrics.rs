@@ -1,0 +1,422 @@
+//! The one place that names metrics. Each handle is taken once; an update is then an atomic add,
+//! never a lookup. Labels come from closed sets only: no name, address or text of a client.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use super::Way;
+use crate::policy::{Country, CountrySet, Reason, Verdict};
+
+/// Upper bounds of the buckets, in seconds, by histogram.
+const BUCKETS: [(&str, &[f64]); 4] = [
+    ("schengate_decision_seconds", &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]),
+    ("schengate_hello_wait_seconds", &[0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0]),
+    (
+        "schengate_upstream_connect_seconds",
+        &[0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0],
+    ),
+    ("schengate_connection_duration_seconds", &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0]),
+];
+
+/// How reading the first bytes ended: the label `result` of `schengate_hello_parse_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hello {
+    /// A name was read.
+    Named,
+    /// A protocol that carries a name, without one.
+    Nameless,
+    /// No protocol that carries a name.
+    Other,
+    /// Bytes that broke the protocol's rules.
+    Malformed,
+    /// Nothing came before the deadline.
+    Silent,
+}
+
+/// How a connect ended: the label `result` of `schengate_upstream_connect_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Connect {
+    /// Connected.
+    Done,
+    /// The peer answered with a reset.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No route, or a router said no.
+    Unreachable,
+    /// Anything else, on this host.
+    Failed,
+}
+
+/// Which limit was reached: the label `limit` of `schengate_limits_hit_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Limit {
+    /// `max_connections` of a listener.
+    Connections,
+    /// The most bytes or reads that are spent on a first flight.
+    FirstFlight,
+    /// The most connections at once on the admin listener.
+    Admin,
+}
+
+/// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Accept {
+    /// One connection died in the queue.
+    Connection,
+    /// No descriptors or memory.
+    Exhausted,
+    /// The listener is broken.
+    Listener,
+}
+
+const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
+const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
+const LIMIT: [&str; 3] = ["connections", "first-flight", "admin"];
+const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
+const WAYS: usize = Way::ALL.len();
+
+/// Every metric of the process.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    /// By way in, action and reason; made when first used, so that what never happens is no series.
+    connections: [[[OnceLock<Counter>; Reason::COUNT]; 3]; WAYS],
+    unjudged: [OnceLock<Counter>; WAYS],
+    countries: [OnceLock<Counter>; Country::COUNT],
+    taken: Taken,
+}
+
+impl Metrics {
+    /// Names every metric and takes its handle. The registry is this value's own: nothing global.
+    #[must_use]
+    pub fn register() -> Self {
+        let recorder = BUCKETS
+            .iter()
+            .fold(PrometheusBuilder::new(), |builder, &(name, bounds)| {
+                builder
+                    .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                    .expect("no list of buckets above is empty")
+            })
+            .build_recorder();
+        let handle = recorder.handle();
+        with_local_recorder(&recorder, describe);
+        let taken = with_local_recorder(&recorder, Taken::all);
+        Self {
+            recorder,
+            handle,
+            taken,
+            connections: Default::default(),
+            unjudged: Default::default(),
+            countries: std::array::from_fn(|_| OnceLock::new()),
+        }
+    }
+
+    /// The text exposition of every metric.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Moves histogram samples into their buckets; to be called about once a second, since samples
+    /// are kept one by one until then.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// A verdict on a connection that came in by `way`.
+    pub fn judged(&self, way: Way, verdict: &Verdict) {
+        let [action, reason] = [verdict.action() as usize, verdict.reason().index()];
+        let Some(cell) = self.connections[way as usize].get(action).and_then(|by| by.get(reason))
+        else {
+            return;
+        };
+        cell.get_or_init(|| {
+            self.connection(way, verdict.action().label(), verdict.reason().label())
+        })
+        .increment(1);
+    }
+
+    /// A connection that ended before a verdict.
+    pub fn unjudged(&self, way: Way) {
+        self.unjudged[way as usize]
+            .get_or_init(|| self.connection(way, "none", "none"))
+            .increment(1);
+    }
+
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    fn connection(&self, way: Way, verdict: &'static str, reason: &'static str) -> Counter {
+        with_local_recorder(&self.recorder, || {
+            counter!("schengate_connections_total",
+                "mode" => way.label(), "verdict" => verdict, "reason" => reason)
+        })
+    }
+
+    /// Where a judged destination is: its country, `other` for several (or anycast), `unknown`.
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn located(&self, codes: CountrySet, anycast: bool) {
+        let mut codes = codes.iter();
+        match (codes.next(), codes.next()) {
+            (Some(country), None) if !anycast => {
+                let Some(cell) = self.countries.get(country.index()) else { return };
+                cell.get_or_init(|| {
+                    with_local_recorder(&self.recorder, || {
+                        counter!("schengate_decisions_by_country_total", "country" => country.code())
+                    })
+                })
+                .increment(1);
+            }
+            (None, _) if !anycast => self.taken.no_country.increment(1),
+            _ => self.taken.several_countries.increment(1),
+        }
+    }
+
+    /// One connection more at once.
+    pub fn opened(&self) {
+        self.taken.active.increment(1.0);
+    }
+
+    /// One connection fewer, after `lasted`.
+    pub fn closed(&self, lasted: Duration, bytes_up: u64, bytes_down: u64) {
+        self.taken.active.decrement(1.0);
+        self.taken.duration.record(lasted);
+        self.taken.bytes_up.increment(bytes_up);
+        self.taken.bytes_down.increment(bytes_down);
+    }
+
+    /// A first flight was read, `waited` after the connection came in.
+    pub fn hello(&self, result: Hello, waited: Duration) {
+        self.taken.hello[result as usize].increment(1);
+        self.taken.hello_wait.record(waited);
+    }
+
+    /// The policy took `took` for one answer.
+    pub fn decided(&self, took: Duration) {
+        self.taken.decision.record(took);
+    }
+
+    /// A connect ended, `took` after it began.
+    pub fn connected(&self, result: Connect, took: Duration) {
+        self.taken.connect[result as usize].increment(1);
+        self.taken.connect_time.record(took);
+    }
+
+    /// A limit was reached.
+    pub fn limit_hit(&self, limit: Limit) {
+        self.taken.limit[limit as usize].increment(1);
+    }
+
+    /// An accept(2) failed.
+    pub fn accept_failed(&self, class: Accept) {
+        self.taken.accept[class as usize].increment(1);
+    }
+
+    /// A line of the record was lost.
+    pub fn audit_lost(&self) {
+        self.taken.audit_lost.increment(1);
+    }
+
+    /// A policy was loaded, or the load failed and the one before it stays.
+    pub fn policy_reload(&self, done: bool) {
+        let counter = if done { &self.taken.reload_done } else { &self.taken.reload_failed };
+        counter.increment(1);
+    }
+
+    /// The policy in force is now `version`, instead of `before`.
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn policy_info(&self, version: &str, before: Option<&str>) {
+        with_local_recorder(&self.recorder, || {
+            if let Some(before) = before.filter(|&before| before != version) {
+                gauge!("schengate_policy_info", "version" => before.to_owned()).set(0.0);
+            }
+            gauge!("schengate_policy_info", "version" => version.to_owned()).set(1.0);
+        });
+    }
+
+    /// Age of the content of one table; `dataset` is its short name from the configuration.
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn data_age(&self, dataset: &str, age: Duration) {
+        with_local_recorder(&self.recorder, || {
+            gauge!("schengate_data_build_age_seconds", "dataset" => dataset.to_owned()).set(age);
+        });
+    }
+
+    /// Whether the gateway takes connections.
+    pub fn ready(&self, ready: bool) {
+        self.taken.ready.set(f64::from(u8::from(ready)));
+    }
+
+    /// Whether the default policy is carried out or only recorded.
+    pub fn enforcing(&self, enforcing: bool) {
+        self.taken.enforcing.set(f64::from(u8::from(enforcing)));
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// The handles that are taken at once, so that their series are there from the start.
+struct Taken {
+    several_countries: Counter,
+    no_country: Counter,
+    active: Gauge,
+    bytes_up: Counter,
+    bytes_down: Counter,
+    hello: [Counter; HELLO.len()],
+    connect: [Counter; CONNECT.len()],
+    limit: [Counter; LIMIT.len()],
+    accept: [Counter; ACCEPT.len()],
+    audit_lost: Counter,
+    reload_done: Counter,
+    reload_failed: Counter,
+    ready: Gauge,
+    enforcing: Gauge,
+    decision: Histogram,
+    hello_wait: Histogram,
+    connect_time: Histogram,
+    duration: Histogram,
+}
+
+impl Taken {
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    fn all() -> Self {
+        let country = |label| counter!("schengate_decisions_by_country_total", "country" => label);
+        let bytes = |label| counter!("schengate_bytes_total", "direction" => label);
+        let reload = |label| counter!("schengate_policy_reload_total", "result" => label);
+        gauge!("schengate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Self {
+            several_countries: country("other"),
+            no_country: country("unknown"),
+            active: gauge!("schengate_connections_active"),
+            bytes_up: bytes("up"),
+            bytes_down: bytes("down"),
+            hello: HELLO.map(|label| counter!("schengate_hello_parse_total", "result" => label)),
+            connect: CONNECT
+                .map(|label| counter!("schengate_upstream_connect_total", "result" => label)),
+            limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
+            accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
+            audit_lost: counter!("schengate_audit_lost_total"),
+            reload_done: reload("done"),
+            reload_failed: reload("failed"),
+            ready: gauge!("schengate_ready"),
+            enforcing: gauge!("schengate_enforcing"),
+            decision: histogram!("schengate_decision_seconds"),
+            hello_wait: histogram!("schengate_hello_wait_seconds"),
+            connect_time: histogram!("schengate_upstream_connect_seconds"),
+            duration: histogram!("schengate_connection_duration_seconds"),
+        }
+    }
+}
+
+/// The help texts.
+#[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+fn describe() {
+    describe_counter!(
+        "schengate_connections_total",
+        "Verdicts on connections and proxy requests; a tunnel whose first bytes change the verdict \
+         counts again; verdict none: ended before a verdict."
+    );
+    describe_counter!(
+        "schengate_decisions_by_country_total",
+        "Judged destinations by country; other: several or anycast."
+    );
+    describe_gauge!("schengate_connections_active", "Connections and requests at once.");
+    describe_counter!(
+        "schengate_bytes_total",
+        "Bytes forwarded, counted when a connection ends; up: from the client."
+    );
+    describe_counter!("schengate_hello_parse_total", "First flights read, by result.");
+    describe_counter!("schengate_upstream_connect_total", "Connects to destinations, by result.");
+    describe_counter!("schengate_limits_hit_total", "Limits reached, by limit.");
+    describe_counter!("schengate_accept_errors_total", "Failed accept calls, by class.");
+    describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
+    describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");
+    describe_gauge!("schengate_policy_info", "1 for the version of the policy in force.");
+    describe_gauge!("schengate_data_build_age_seconds", "Age of a table's content.");
+    describe_gauge!("schengate_ready", "1 where the gateway takes connections.");
+    describe_gauge!("schengate_enforcing", "1 where the default policy is carried out.");
+    describe_gauge!("schengate_build_info", "1 for the version of the program.");
+    describe_histogram!("schengate_decision_seconds", "Time the policy took for an answer.");
+    describe_histogram!("schengate_hello_wait_seconds", "Time until a first flight was read.");
+    describe_histogram!("schengate_upstream_connect_seconds", "Time a connect took.");
+    describe_histogram!("schengate_connection_duration_seconds", "Life of a connection.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Action;
+
+    fn verdict(action: Action, reason: Reason) -> Verdict {
+        Verdict::given(action, reason, "198.51.100.1:443".parse().unwrap())
+    }
+
+    #[test]
+    fn a_verdict_is_counted_under_its_own_labels() {
+        let metrics = Metrics::register();
+        metrics.judged(Way::Tproxy, &verdict(Action::Block, Reason::Outside));
+        metrics.judged(Way::Tproxy, &verdict(Action::Block, Reason::Outside));
+        metrics.unjudged(Way::Proxy);
+        let text = metrics.render();
+        let series = |labels: &str, value: u32| {
+            let line = format!("schengate_connections_total{{{labels}}} {value}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        };
+        series(r#"mode="tproxy",verdict="block",reason="outside""#, 2);
+        series(r#"mode="proxy",verdict="none",reason="none""#, 1);
+        assert!(!text.contains(r#"reason="law""#), "what never happened is no series");
+    }
+
+    #[test]
+    fn several_countries_are_other_and_none_is_unknown() {
+        let metrics = Metrics::register();
+        let set = |codes: &[&str]| codes.iter().filter_map(|c| Country::from_code(c)).collect();
+        metrics.located(set(&["FR"]), false);
+        metrics.located(set(&["FR", "DE"]), false);
+        metrics.located(set(&["FR"]), true);
+        metrics.located(CountrySet::EMPTY, true);
+        metrics.located(CountrySet::EMPTY, false);
+        let text = metrics.render();
+        for (label, count) in [("FR", 1), ("other", 3), ("unknown", 1)] {
+            let line =
+                format!("schengate_decisions_by_country_total{{country=\"{label}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn histograms_have_the_buckets_they_were_given() {
+        let metrics = Metrics::register();
+        metrics.decided(Duration::from_micros(3));
+        metrics.upkeep();
+        let text = metrics.render();
+        assert!(text.contains(r#"schengate_decision_seconds_bucket{le="0.000002"} 0"#), "{text}");
+        assert!(text.contains(r#"schengate_decision_seconds_bucket{le="0.000005"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn only_one_version_of_the_policy_is_in_force() {
+        let metrics = Metrics::register();
+        metrics.policy_info("aaaa", None);
+        metrics.policy_info("bbbb", Some("aaaa"));
+        let text = metrics.render();
+        assert!(text.contains("schengate_policy_info{version=\"aaaa\"} 0"), "{text}");
+        assert!(text.contains("schengate_policy_info{version=\"bbbb\"} 1"), "{text}");
+    }
+}

@@ -1,0 +1,599 @@
+//! What happened: one [`Record`] for each connection (or proxy request), opened once and finished
+//! once, on every path; the metrics; the lines of the record.
+
+mod log;
+mod metrics;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+pub use metrics::{Accept, Connect, Hello, Limit, Metrics};
+
+use crate::identify::{HostName, NameSource, Protocol};
+use crate::policy::{CountrySet, Verdict, Whereabouts};
+use log::Log;
+
+/// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Way {
+    /// TPROXY.
+    Tproxy,
+    /// REDIRECT.
+    Redirect,
+    /// Explicit proxy.
+    Proxy,
+}
+
+impl Way {
+    /// Every way, in the order of the labels.
+    pub const ALL: [Self; 3] = [Self::Tproxy, Self::Redirect, Self::Proxy];
+
+    /// `tproxy`, `redirect` or `proxy`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tproxy => "tproxy",
+            Self::Redirect => "redirect",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// How a connection ended. A closed set: the field `end` of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Both sides closed in order, or the answer was passed on whole.
+    Done,
+    /// The policy, or a limit, refused it.
+    Refused,
+    /// No byte either way for the idle time.
+    Idle,
+    /// The client broke it off.
+    ClientReset,
+    /// The destination broke it off.
+    UpstreamReset,
+    /// The client left before there was a verdict.
+    ClientGone,
+    /// The destination refused the connect.
+    ConnectRefused,
+    /// The destination did not answer the connect in time.
+    ConnectTimedOut,
+    /// No route to the destination.
+    ConnectUnreachable,
+    /// The connect failed on this host.
+    ConnectFailed,
+    /// The name of an explicit request could not be resolved.
+    DnsError,
+    /// An explicit request that is none.
+    BadRequest,
+    /// Transparent, and the original destination is not known.
+    NoOrigin,
+    /// A later policy no longer permits it.
+    PolicyChange,
+    /// The gateway is stopping.
+    Drained,
+    /// A socket failed in another way.
+    IoError,
+    /// The task that served it ended early; set by `Drop` alone.
+    Aborted,
+}
+
+impl End {
+    /// The end's code.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Idle => "idle",
+            Self::ClientReset => "client-reset",
+            Self::UpstreamReset => "upstream-reset",
+            Self::ClientGone => "client-gone",
+            Self::ConnectRefused => "connect-refused",
+            Self::ConnectTimedOut => "connect-timed-out",
+            Self::ConnectUnreachable => "connect-unreachable",
+            Self::ConnectFailed => "connect-failed",
+            Self::DnsError => "dns-error",
+            Self::BadRequest => "bad-request",
+            Self::NoOrigin => "no-origin",
+            Self::PolicyChange => "policy-change",
+            Self::Drained => "drained",
+            Self::IoError => "io-error",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// The way to the metrics and the record. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Account(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    metrics: Arc<Metrics>,
+    log: Log,
+    /// Milliseconds since 1970 at which the process began to keep a record: ids of different runs
+    /// differ by it.
+    boot_ms: i64,
+    sequence: AtomicU64,
+}
+
+impl Account {
+    /// Begins a record, written to `sink` (standard error, for the service) by a thread of its own.
+    ///
+    /// # Errors
+    /// Where that thread cannot be started.
+    pub fn start(sink: Box<dyn Write + Send>) -> io::Result<Self> {
+        let metrics = Arc::new(Metrics::register());
+        let counted = Arc::clone(&metrics);
+        let log = Log::start(sink, move || counted.audit_lost())?;
+        let boot_ms = Timestamp::now().as_millisecond();
+        Ok(Self(Arc::new(Inner { metrics, log, boot_ms, sequence: AtomicU64::new(1) })))
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Opens the record of one connection or one proxy request.
+    #[must_use]
+    pub fn open(&self, client: SocketAddr, way: Way) -> Record {
+        self.metrics().opened();
+        let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed);
+        Record {
+            account: self.clone(),
+            sequence,
+            opened: Instant::now(),
+            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
+            way,
+            destination: None,
+            judged: None,
+            bytes: Arc::default(),
+            was_opened: false,
+            finished: false,
+        }
+    }
+
+    /// Waits, up to `limit`, until every line so far is written; `false` where that failed.
+    #[must_use]
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.0.log.flush(limit)
+    }
+}
+
+/// Bytes that were forwarded.
+#[derive(Debug, Default)]
+pub struct Bytes {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Bytes {
+    /// `count` bytes more went to the destination.
+    pub fn up(&self, count: usize) {
+        self.up.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// `count` bytes more went to the client.
+    pub fn down(&self, count: usize) {
+        self.down.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes up and down so far.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
+}
+
+/// What was judged, and what came of it: owned, since it outlives the policy that judged.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The name and where it was read.
+    pub name: Option<(HostName, NameSource)>,
+    /// Whether the name belongs to the address; `None` where nobody had to ask.
+    pub bound: Option<bool>,
+    /// What the first bytes are.
+    pub protocol: Protocol,
+    /// Whether the hello carries ECH.
+    pub ech: bool,
+    /// What is known of the destination.
+    pub place: Place,
+    /// Version of the policy; `None` where none was asked.
+    pub policy: Option<Box<str>>,
+    /// Name of the client's group.
+    pub group: Option<Box<str>>,
+    /// Name of the rule that decided.
+    pub rule: Option<Box<str>>,
+}
+
+impl Judged {
+    /// A verdict that no policy gave: the gateway could not take the connection on.
+    #[must_use]
+    pub fn without_policy(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            name: None,
+            bound: None,
+            protocol: Protocol::Other,
+            ech: false,
+            place: Place::default(),
+            policy: None,
+            group: None,
+            rule: None,
+        }
+    }
+}
+
+/// [`Whereabouts`], owned.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "the fields of `policy::Whereabouts`")]
+pub struct Place {
+    pub codes: CountrySet,
+    pub anycast: bool,
+    pub source: Option<Box<str>>,
+    pub region: Option<Box<str>>,
+    pub operator: Option<Box<str>>,
+    pub asn: Option<u32>,
+    pub law: CountrySet,
+}
+
+impl From<Whereabouts<'_>> for Place {
+    fn from(of: Whereabouts<'_>) -> Self {
+        Self {
+            codes: of.codes,
+            anycast: of.anycast,
+            source: of.source.map(Into::into),
+            region: of.region.map(Into::into),
+            operator: of.operator.map(Into::into),
+            asn: of.asn,
+            law: of.law,
+        }
+    }
+}
+
+/// The record of one connection. Whatever becomes of the task that holds it, exactly one final line
+/// is written: by [`Record::finish`], or as `aborted` when it is dropped.
+#[derive(Debug)]
+pub struct Record {
+    account: Account,
+    sequence: u64,
+    opened: Instant,
+    client: SocketAddr,
+    way: Way,
+    destination: Option<SocketAddr>,
+    judged: Option<Box<Judged>>,
+    bytes: Arc<Bytes>,
+    was_opened: bool,
+    finished: bool,
+}
+
+impl Record {
+    /// The event id, as in the record and in the answer to a refused client.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{:x}-{}", self.account.0.boot_ms, self.sequence)
+    }
+
+    /// The client.
+    #[must_use]
+    pub const fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// The counters of forwarded bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &Arc<Bytes> {
+        &self.bytes
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        self.account.metrics()
+    }
+
+    /// Time since the record was opened.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Where the connection was going, known before any verdict.
+    pub const fn bound_for(&mut self, destination: SocketAddr) {
+        self.destination = Some(destination);
+    }
+
+    /// What was judged last.
+    #[must_use]
+    pub fn judgement(&self) -> Option<&Judged> {
+        self.judged.as_deref()
+    }
+
+    /// Notes and counts a verdict. A later one replaces it in the record, and counts again only
+    /// where it differs.
+    pub fn judged(&mut self, judged: Judged) {
+        let kind = |judged: &Judged| (judged.verdict.action(), judged.verdict.reason());
+        if self.judged.as_deref().map(kind) != Some(kind(&judged)) {
+            self.metrics().judged(self.way, &judged.verdict);
+        }
+        if self.judged.is_none() {
+            self.metrics().located(judged.place.codes, judged.place.anycast);
+        }
+        self.replace(judged);
+    }
+
+    /// Replaces the verdict in the record without counting it: the same connection, judged again
+    /// with more known or under a later policy.
+    pub fn replace(&mut self, judged: Judged) {
+        self.destination = Some(judged.verdict.destination());
+        self.judged = Some(Box::new(judged));
+    }
+
+    /// The connection is about to be forwarded: writes its `open` line.
+    pub fn forwarding(&mut self) {
+        if !std::mem::replace(&mut self.was_opened, true) {
+            self.write("open", None);
+        }
+    }
+
+    /// Closes the record.
+    pub fn finish(mut self, end: End) {
+        self.close(end);
+    }
+
+    fn close(&mut self, end: End) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let (up, down) = self.bytes.totals();
+        self.metrics().closed(self.age(), up, down);
+        if self.judged.is_none() {
+            self.metrics().unjudged(self.way);
+        }
+        let event = match (self.was_opened, self.judged.is_some()) {
+            (true, _) => "close",
+            (false, true) => "refused",
+            (false, false) => "unjudged",
+        };
+        self.write(event, Some(end));
+    }
+
+    fn write(&self, event: &'static str, end: Option<End>) {
+        let (bytes_up, bytes_down) = self.bytes.totals();
+        let judged = self.judged.as_deref();
+        let verdict = judged.map(|j| &j.verdict);
+        let place = judged.map(|j| &j.place);
+        let name = judged.and_then(|j| j.name.as_ref());
+        let text = |text: &'_ Option<Box<str>>| text.as_deref().map(str::to_owned);
+        let line = Line {
+            event,
+            id: self.id(),
+            time: format!("{:.3}", Timestamp::now()),
+            client: self.client,
+            listener: self.way.label(),
+            destination: self.destination,
+            host: name.map(|(host, _)| host.as_str()),
+            name_source: name.map(|(_, source)| source.label()),
+            name_bound: judged.and_then(|j| j.bound),
+            ech: judged.map(|j| j.ech),
+            protocol: judged.map(|j| j.protocol.label()),
+            location: place.map(|p| codes(p.codes)),
+            anycast: place.map(|p| p.anycast),
+            source: place.and_then(|p| text(&p.source)),
+            region: place.and_then(|p| text(&p.region)),
+            operator: place.and_then(|p| text(&p.operator)),
+            asn: place.and_then(|p| p.asn),
+            law: place.map(|p| codes(p.law)),
+            policy: judged.and_then(|j| j.policy.as_deref()),
+            group: judged.and_then(|j| j.group.as_deref()),
+            rule: judged.and_then(|j| j.rule.as_deref()),
+            verdict: verdict.map(|v| v.action().label()),
+            reason: verdict.map(|v| v.reason().label()),
+            would: verdict.and_then(|v| v.would()).map(|would| would.label()),
+            mode: verdict.map(|v| v.mode().label()),
+            bytes_up,
+            bytes_down,
+            duration_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
+            end: end.map(End::label),
+        };
+        let written = serde_json::to_string(&line).is_ok_and(|mut json| {
+            json.push('\n');
+            self.account.0.log.line(json)
+        });
+        if !written {
+            self.metrics().audit_lost();
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.close(End::Aborted);
+    }
+}
+
+fn codes(set: CountrySet) -> Vec<&'static str> {
+    set.iter().map(|country| country.code()).collect()
+}
+
+/// One line of the record; fields that do not apply are null.
+#[derive(Serialize)]
+struct Line<'a> {
+    event: &'static str,
+    id: String,
+    time: String,
+    client: SocketAddr,
+    listener: &'static str,
+    destination: Option<SocketAddr>,
+    host: Option<&'a str>,
+    name_source: Option<&'static str>,
+    name_bound: Option<bool>,
+    ech: Option<bool>,
+    protocol: Option<&'static str>,
+    location: Option<Vec<&'static str>>,
+    anycast: Option<bool>,
+    source: Option<String>,
+    region: Option<String>,
+    operator: Option<String>,
+    asn: Option<u32>,
+    law: Option<Vec<&'static str>>,
+    policy: Option<&'a str>,
+    group: Option<&'a str>,
+    rule: Option<&'a str>,
+    verdict: Option<&'static str>,
+    reason: Option<&'static str>,
+    would: Option<&'static str>,
+    mode: Option<&'static str>,
+    bytes_up: u64,
+    bytes_down: u64,
+    duration_ms: u64,
+    end: Option<&'static str>,
+}
+
+/// A sink that keeps what was written, for the tests of whatever keeps a record.
+#[cfg(test)]
+pub(crate) mod kept {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    pub(crate) struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Kept {
+        /// An account that writes here.
+        pub(crate) fn account(&self) -> Account {
+            Account::start(Box::new(self.clone())).unwrap()
+        }
+
+        /// Every line so far.
+        pub(crate) fn lines(&self, account: &Account) -> Vec<serde_json::Value> {
+            assert!(account.flush(Duration::from_secs(30)));
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept::Kept;
+    use super::*;
+    use crate::policy::{Action, Reason};
+
+    fn judged(action: Action) -> Judged {
+        let destination = "198.51.100.7:443".parse().unwrap();
+        let reason = if action == Action::Block { Reason::Outside } else { Reason::Permitted };
+        Judged {
+            verdict: Verdict::given(action, reason, destination),
+            name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni)),
+            bound: Some(true),
+            protocol: Protocol::Tls,
+            ech: false,
+            place: Place::default(),
+            policy: Some("abcdef012345".into()),
+            group: Some("default".into()),
+            rule: Some("a \"rule\"\nof two lines".into()),
+        }
+    }
+
+    fn client() -> SocketAddr {
+        "[::ffff:192.0.2.9]:40000".parse().unwrap()
+    }
+
+    #[test]
+    fn a_refused_connection_has_one_line_with_its_reason() {
+        let kept = Kept::default();
+        let account = kept.account();
+        let mut record = account.open(client(), Way::Tproxy);
+        record.judged(judged(Action::Block));
+        let id = record.id();
+        record.finish(End::Refused);
+        let lines = kept.lines(&account);
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        for (field, value) in [
+            ("event", "refused"),
+            ("id", &id),
+            ("client", "192.0.2.9:40000"),
+            ("listener", "tproxy"),
+            ("destination", "198.51.100.7:443"),
+            ("host", "pacs.example"),
+            ("name_source", "sni"),
+            ("protocol", "tls"),
+            ("verdict", "block"),
+            ("reason", "outside"),
+            ("end", "refused"),
+            ("rule", "a \"rule\"\nof two lines"),
+        ] {
+            assert_eq!(line[field], value, "{field}");
+        }
+        assert!(line["time"].as_str().unwrap().parse::<Timestamp>().is_ok());
+        assert_eq!(line["time"].as_str().unwrap().len(), "2026-01-01T00:00:00.000Z".len());
+    }
+
+    #[test]
+    fn a_forwarded_connection_has_an_open_and_a_close_line() {
+        let kept = Kept::default();
+        let account = kept.account();
+        let mut record = account.open(client(), Way::Redirect);
+        record.judged(judged(Action::Allow));
+        record.forwarding();
+        record.bytes().up(3);
+        record.bytes().down(5);
+        record.finish(End::Done);
+        let lines = kept.lines(&account);
+        let events: Vec<_> = lines.iter().map(|l| l["event"].as_str().unwrap()).collect();
+        assert_eq!(events, ["open", "close"]);
+        assert_eq!(lines[0]["end"], serde_json::Value::Null);
+        assert_eq!(
+            (&lines[1]["bytes_up"], &lines[1]["bytes_down"]),
+            (&3.into(), &5.into()),
+            "{lines:?}"
+        );
+        let text = account.metrics().render();
+        assert!(text.contains("schengate_bytes_total{direction=\"up\"} 3"), "{text}");
+        assert!(text.contains("schengate_connections_active 0"), "{text}");
+    }
+
+    #[test]
+    fn a_record_that_is_dropped_says_so() {
+        let kept = Kept::default();
+        let account = kept.account();
+        drop(account.open(client(), Way::Proxy));
+        let lines = kept.lines(&account);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["event"], "unjudged");
+        assert_eq!(lines[0]["end"], "aborted");
+        assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn ids_are_never_given_twice() {
+        let account = Kept::default().account();
+        let ids: std::collections::HashSet<_> =
+            (0..100).map(|_| account.open(client(), Way::Proxy).id()).collect();
+        assert_eq!(ids.len(), 100);
+    }
+}

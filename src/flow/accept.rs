@@ -1,0 +1,239 @@
+//! Listeners, classes of accept(2) failure, the connection limit. Reads no bytes.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::net::TcpListener;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::settings::{Listener, Socket};
+use super::wire::Wire;
+use super::{Gate, serve};
+use crate::account::{Accept, Limit, Way};
+
+/// Connections that the kernel holds until they are accepted; it takes less where
+/// net.core.somaxconn is lower.
+const BACKLOG: i32 = 65_535;
+
+/// Wait after a failure for want of descriptors or memory: doubled from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// What a connection has to know of the listener that took it.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    pub(super) way: Way,
+    /// The address that the listener is bound to.
+    pub(super) address: SocketAddr,
+    pub(super) peek_timeout: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) silent: bool,
+    max_connections: usize,
+    /// Connections at once, over all workers.
+    taken: Arc<AtomicUsize>,
+}
+
+/// A connection, and what it holds while it lives.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) wire: Wire,
+    pub(super) peer: SocketAddr,
+    pub(super) door: Rc<Door>,
+    /// `None` where the listener has as many connections as it may have.
+    pub(super) slot: Option<Slot>,
+}
+
+/// One of a listener's connections, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(door: &Door) -> Option<Self> {
+        let below = |taken| (taken < door.max_connections).then_some(taken + 1);
+        door.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
+        Some(Self(Arc::clone(&door.taken)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A listener, and a socket of its own for each worker.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) door: Door,
+    pub(super) sockets: Vec<StdListener>,
+}
+
+/// Opens one listener for `workers` workers.
+pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
+    let sockets = match listener.socket {
+        Socket::Address(address) => {
+            let mut sockets = Vec::with_capacity(workers);
+            let mut at = address;
+            for _ in 0..workers {
+                let socket = bind(at, listener.way)?;
+                // Port 0 asks for any port; the other workers then share the first one's.
+                at = socket.local_addr()?;
+                sockets.push(socket);
+            }
+            sockets
+        }
+        Socket::Inherited(socket) => {
+            socket.set_nonblocking(true)?;
+            (0..workers).map(|_| socket.try_clone()).collect::<io::Result<_>>()?
+        }
+    };
+    let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
+    let door = Door {
+        way: listener.way,
+        address: first.local_addr()?,
+        peek_timeout: listener.peek_timeout,
+        connect_timeout: listener.connect_timeout,
+        idle_timeout: listener.idle_timeout,
+        silent: listener.silent,
+        max_connections: listener.max_connections,
+        taken: Arc::default(),
+    };
+    Ok(Opened { door, sockets })
+}
+
+fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // `[::]` means every address, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if way == Way::Tproxy {
+        // One flag in the kernel, whichever of the two options sets it; an IPv6 socket takes both.
+        socket.set_ip_transparent_v4(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the listener breaks; to stop it, drop the future.
+pub(super) async fn run(listener: TcpListener, door: Rc<Door>, gate: Rc<Gate>) -> io::Error {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                wait = FIRST_WAIT;
+                let slot = Slot::take(&door);
+                if slot.is_none() {
+                    gate.account.metrics().limit_hit(Limit::Connections);
+                }
+                let accepted =
+                    Accepted { wire: Wire::new(stream), peer, door: Rc::clone(&door), slot };
+                spawn_local(serve(accepted, Rc::clone(&gate)));
+            }
+            Err(fault) => {
+                let class = class(&fault);
+                gate.account.metrics().accept_failed(class);
+                match class {
+                    Accept::Connection => {}
+                    Accept::Exhausted => {
+                        tracing::warn!(%fault, ?wait, "accept: out of descriptors or memory");
+                        sleep(wait).await;
+                        wait = (wait * 2).min(LAST_WAIT);
+                    }
+                    Accept::Listener => return fault,
+                }
+            }
+        }
+    }
+}
+
+/// Linux passes pending network errors of the new connection through accept(2), which are of that
+/// connection alone (accept(2), "Error handling").
+fn class(fault: &io::Error) -> Accept {
+    match fault.raw_os_error() {
+        Some(
+            libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::EINTR
+            | libc::EPERM
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+            | libc::ETIMEDOUT,
+        ) => Accept::Connection,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Accept::Exhausted,
+        _ => Accept::Listener,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_failures_are_told_apart() {
+        let of = |errno| class(&io::Error::from_raw_os_error(errno));
+        for errno in [libc::ECONNABORTED, libc::EPROTO, libc::EPERM, libc::EHOSTUNREACH] {
+            assert_eq!(of(errno), Accept::Connection, "{errno}");
+        }
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(of(errno), Accept::Exhausted, "{errno}");
+        }
+        for errno in [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT] {
+            assert_eq!(of(errno), Accept::Listener, "{errno}");
+        }
+        assert_eq!(class(&io::Error::other("unheard of")), Accept::Listener);
+    }
+
+    fn listener(socket: Socket) -> Listener {
+        Listener {
+            way: Way::Proxy,
+            socket,
+            peek_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(3),
+            max_connections: 2,
+            silent: false,
+        }
+    }
+
+    #[test]
+    fn workers_share_one_port() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(listener(any), 3).unwrap();
+        assert_eq!(opened.sockets.len(), 3);
+        assert_ne!(opened.door.address.port(), 0);
+        for socket in &opened.sockets {
+            assert_eq!(socket.local_addr().unwrap(), opened.door.address);
+        }
+        let inherited = Socket::Inherited(StdListener::bind(("127.0.0.1", 0)).unwrap());
+        assert_eq!(open(listener(inherited), 2).unwrap().sockets.len(), 2);
+    }
+
+    #[test]
+    fn the_limit_holds_over_all_workers_and_places_come_back() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let door = open(listener(any), 1).unwrap().door;
+        let other_worker = door.clone();
+        let first = Slot::take(&door).unwrap();
+        let _second = Slot::take(&other_worker).unwrap();
+        assert!(Slot::take(&door).is_none());
+        drop(first);
+        assert!(Slot::take(&other_worker).is_some());
+    }
+}

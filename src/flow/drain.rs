@@ -1,0 +1,235 @@
+//! The data plane as a whole: start its workers, have live connections judged again, stop.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_local, yield_now};
+use tokio::time::timeout;
+
+use super::accept::{self, Door};
+use super::bind::{Memory, Names, SystemResolver};
+use super::gate::Gate;
+use super::judge::Policies;
+use super::registry::Registry;
+use super::settings::Settings;
+use crate::account::{Account, End, Way};
+use crate::policy::Live;
+
+/// Time that connections which were told to end may take for it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The running data plane: one thread for each worker, each with its own listeners. Connections
+/// stay on the thread that accepted them. Dropped without [`DataPlane::drain`], it
+/// stops at once.
+pub struct DataPlane {
+    workers: Vec<Worker>,
+    listeners: Vec<(Way, SocketAddr)>,
+}
+
+struct Worker {
+    orders: UnboundedSender<Order>,
+    thread: JoinHandle<()>,
+}
+
+enum Order {
+    Rejudge,
+    Beat(mpsc::Sender<()>),
+    Drain(Duration),
+}
+
+/// What a worker is made of, before it runs.
+struct Post {
+    listeners: Vec<(std::net::TcpListener, Door)>,
+    policies: Arc<dyn Policies>,
+    account: Account,
+    names: NamesOf,
+    orders: UnboundedReceiver<Order>,
+}
+
+/// Makes a worker's resolver, on the worker's thread.
+type NamesOf = Arc<dyn Fn() -> Names + Send + Sync>;
+
+impl DataPlane {
+    /// Opens the listeners and starts the workers. Every connection is judged by what `live`
+    /// publishes at that moment, and accounted for in `account`.
+    ///
+    /// # Errors
+    /// A listener that cannot be opened (its address is in the text), or a thread that cannot be
+    /// started. Nothing is left running.
+    pub fn start(settings: Settings, live: Arc<Live>, account: Account) -> io::Result<Self> {
+        let memory = Memory::default();
+        let names = move || Names::new(Box::new(SystemResolver::new()), memory.clone());
+        Self::launch(settings, live, account, Arc::new(names))
+    }
+
+    pub(super) fn launch(
+        settings: Settings,
+        policies: Arc<dyn Policies>,
+        account: Account,
+        names: NamesOf,
+    ) -> io::Result<Self> {
+        let count = settings.workers.get();
+        let mut posts: Vec<Vec<(std::net::TcpListener, Door)>> = Vec::new();
+        posts.resize_with(count, Vec::new);
+        let mut listeners = Vec::new();
+        for listener in settings.listeners {
+            let at = format!("{:?}", listener.socket);
+            let opened = accept::open(listener, count)
+                .map_err(|e| io::Error::new(e.kind(), format!("listener {at}: {e}")))?;
+            listeners.push((opened.door.way, opened.door.address));
+            for (post, socket) in posts.iter_mut().zip(opened.sockets) {
+                post.push((socket, opened.door.clone()));
+            }
+        }
+        // Workers that are already running end when their orders are dropped with this vector.
+        let mut workers = Vec::with_capacity(count);
+        for (number, listeners) in posts.into_iter().enumerate() {
+            let (orders, received) = unbounded_channel();
+            let post = Post {
+                listeners,
+                policies: Arc::clone(&policies),
+                account: account.clone(),
+                names: Arc::clone(&names),
+                orders: received,
+            };
+            let (started, on_start) = mpsc::channel();
+            let thread = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || work(post, &started))?;
+            on_start.recv().map_err(|_| io::Error::other("a worker ended at its start"))??;
+            workers.push(Worker { orders, thread });
+        }
+        Ok(Self { workers, listeners })
+    }
+
+    /// Every listener's way and the address it is bound to, in the order of the settings.
+    #[must_use]
+    pub fn listeners(&self) -> &[(Way, SocketAddr)] {
+        &self.listeners
+    }
+
+    /// Has every live connection judged by the policy now in force; those that it no longer permits
+    /// end after its grace, recorded as `policy-change`. Call it after each publication, and when
+    /// the published policy lapses into its successor. Returns at once.
+    pub fn rejudge(&self) {
+        for worker in &self.workers {
+            // A worker that is gone has no connections; `beat` tells of it.
+            worker.orders.send(Order::Rejudge).ok();
+        }
+    }
+
+    /// Whether every worker answers within `limit`, and none lost a listener. Where this is false
+    /// the process should end, so that its supervisor starts it anew.
+    #[must_use]
+    pub fn beat(&self, limit: Duration) -> bool {
+        let (beat, heard) = mpsc::channel();
+        self.workers.iter().all(|w| w.orders.send(Order::Beat(beat.clone())).is_ok())
+            && self.workers.iter().all(|_| heard.recv_timeout(limit).is_ok())
+    }
+
+    /// Stops: no new connections, up to `limit` for the live ones to end by themselves, then they
+    /// are closed. Returns when every record is finished.
+    pub fn drain(self, limit: Duration) {
+        for worker in &self.workers {
+            worker.orders.send(Order::Drain(limit)).ok();
+        }
+        for worker in self.workers {
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker ended in a panic");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPlane").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
+}
+
+/// A worker's life.
+fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
+    let runtime =
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(fault) => {
+                started.send(Err(fault)).ok();
+                return;
+            }
+        };
+    runtime.block_on(async move {
+        let Post { listeners, policies, account, names, mut orders } = post;
+        let registry = Rc::new(Registry::default());
+        let names = names();
+        let stopping = watch::Sender::new(false);
+        let gate =
+            Rc::new(Gate { policies, account, names, registry: Rc::clone(&registry), stopping });
+        let mut accepting = JoinSet::new();
+        for (socket, door) in listeners {
+            match TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    let run = accept::run(listener, Rc::new(door), Rc::clone(&gate));
+                    accepting.spawn_local(run);
+                }
+                Err(fault) => {
+                    started.send(Err(fault)).ok();
+                    return;
+                }
+            }
+        }
+        started.send(Ok(())).ok();
+        let limit = obey(&mut orders, &mut accepting, &gate).await;
+        accepting.shutdown().await;
+        gate.stopping.send_replace(true);
+        // Whoever was accepted last has not taken a place in the registry yet.
+        yield_now().await;
+        if timeout(limit, registry.emptied()).await.is_err() {
+            registry.cut_all(End::Drained);
+            // Whoever does not end now ends with the runtime, and its record says `aborted`.
+            timeout(LAST_WORDS, registry.emptied()).await.ok();
+        }
+    });
+}
+
+/// Obeys until the worker is told to stop, or everyone who could tell it is gone.
+async fn obey(
+    orders: &mut UnboundedReceiver<Order>,
+    accepting: &mut JoinSet<io::Error>,
+    gate: &Rc<Gate>,
+) -> Duration {
+    let mut broken = false;
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Rejudge) => {
+                    let gate = Rc::clone(gate);
+                    spawn_local(async move { gate.rejudge().await });
+                }
+                Some(Order::Beat(_)) if broken => {}
+                Some(Order::Beat(beat)) => {
+                    // Who asked may have given up waiting.
+                    beat.send(()).ok();
+                }
+                Some(Order::Drain(limit)) => return limit,
+                None => return Duration::ZERO,
+            },
+            Some(ended) = accepting.join_next() => {
+                broken = true;
+                match ended {
+                    Ok(fault) => tracing::error!(%fault, "a listener broke"),
+                    Err(fault) => tracing::error!(%fault, "a listener's task ended"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a worker's connections share, and the steps of the walk that need it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{Instant, sleep};
+
+use super::accept::Accepted;
+use super::bind::Names;
+use super::judge::{Answer, Asked, Judge, Policies, Tie, now_ms, settle, settle_at_once, unread};
+use super::origin;
+use super::peek::{Ended, Seen};
+use super::refuse::Notice;
+use super::registry::{Flow, Registry, Seat};
+use crate::account::{Account, End, Hello, Judged, Limit, Record};
+use crate::identify::{Identity, Protocol, Step, identify};
+use crate::policy::{Action, Denial, Permit, Verdict};
+
+/// Connections that are judged again between two chances for the others of the worker.
+const TURN_SHARE: usize = 256;
+
+/// What a worker's connections share.
+pub(super) struct Gate {
+    pub(super) policies: Arc<dyn Policies>,
+    pub(super) account: Account,
+    pub(super) names: Names,
+    pub(super) registry: Rc<Registry>,
+    /// True from the moment at which no new requests are wanted.
+    pub(super) stopping: watch::Sender<bool>,
+}
+
+/// Why a connection goes no further.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It is refused, and this is what the client is told.
+    Refused { denial: Denial, protocol: Protocol, notice: Notice },
+    /// It ended before, or without, a verdict.
+    Ended(End),
+}
+
+impl Gate {
+    /// Where a transparent client was going; what cannot be sent anywhere stops here.
+    pub(super) fn origin(
+        &self,
+        client: &Accepted,
+        record: &mut Record,
+    ) -> Result<SocketAddr, Stop> {
+        let door = &client.door;
+        let origin = match origin::of(client.wire.stream(), door.way, door.address) {
+            Ok(origin) => origin,
+            Err(origin::Fault::Loop(to)) => return Err(refused(Verdict::looped(to), record)),
+            Err(fault @ origin::Fault::Unknown(_)) => {
+                tracing::warn!(fault = &fault as &dyn std::error::Error, listener = %door.address,
+                    "a connection that no rule of the firewall redirected");
+                return Err(Stop::Ended(End::NoOrigin));
+            }
+        };
+        record.bound_for(origin);
+        if client.slot.is_none() {
+            return Err(refused(Verdict::overload(origin), record));
+        }
+        Ok(origin)
+    }
+
+    /// The verdict that no byte can change, noted; `None` where the bytes must be waited for.
+    pub(super) fn admit_unread(
+        &self,
+        asked: &Asked,
+        seat: &Seat,
+        record: &mut Record,
+    ) -> Option<Result<Permit, Stop>> {
+        let Ok(policy) = self.policies.load(now_ms()) else {
+            return Some(Err(refused(Verdict::overload(asked.destination), record)));
+        };
+        let answer = unread(&*policy, asked, self.account.metrics())?;
+        Some(self.note(&*policy, asked.clone(), answer, seat, record))
+    }
+
+    /// The verdict on all that was read, noted.
+    pub(super) async fn admit(
+        &self,
+        asked: Asked,
+        seat: &Seat,
+        record: &mut Record,
+    ) -> Result<Permit, Stop> {
+        loop {
+            let turn = self.registry.turn();
+            let Ok(policy) = self.policies.load(now_ms()) else {
+                return Err(refused(Verdict::overload(asked.destination), record));
+            };
+            let metrics = self.account.metrics();
+            let answer = settle(&*policy, &asked, &self.names, metrics).await;
+            // A policy that came while the resolver was asked has to be asked as well: the turn
+            // that it began did not find this connection among those with a verdict.
+            if self.registry.turn() == turn {
+                return self.note(&*policy, asked, answer, seat, record);
+            }
+        }
+    }
+
+    /// Whom the refused may ask.
+    pub(super) fn contact(&self) -> Option<String> {
+        self.policies.load(now_ms()).ok()?.contact().map(str::to_owned)
+    }
+
+    /// Whether the policy would let this pass, as far as is known without a query.
+    pub(super) fn permits(&self, asked: &Asked) -> bool {
+        self.policies.load(now_ms()).is_ok_and(|policy| {
+            settle_at_once(&*policy, asked, self.account.metrics())
+                .is_some_and(|answer| answer.verdict.action() != Action::Block)
+        })
+    }
+
+    /// Notes an answer in the record and, where it permits, in the registry.
+    pub(super) fn note(
+        &self,
+        policy: &dyn Judge,
+        mut asked: Asked,
+        answer: Answer,
+        seat: &Seat,
+        record: &mut Record,
+    ) -> Result<Permit, Stop> {
+        let protocol = asked.protocol;
+        record.judged(answer.judged(policy, &asked));
+        match answer.verdict.permit() {
+            Ok(permit) => {
+                let to = permit.destination();
+                asked.tie = match asked.tie {
+                    Tie::Said if asked.destination == to => Tie::SaidAndDialled,
+                    Tie::Said => Tie::Resolved,
+                    tie @ (Tie::SaidAndDialled | Tie::Resolved) => tie,
+                };
+                asked.destination = to;
+                seat.judged(asked);
+                Ok(permit)
+            }
+            Err(denial) => {
+                let notice = Notice::of(&denial, record, policy.contact());
+                Err(Stop::Refused { denial, protocol, notice })
+            }
+        }
+    }
+
+    /// Reads until it is known who the connection is for, or that nobody can know.
+    pub(super) async fn read(
+        &self,
+        client: &Accepted,
+        seen: &mut Seen,
+        asked: Asked,
+        record: &Record,
+    ) -> Result<Asked, Stop> {
+        let deadline = Instant::now() + client.door.peek_timeout;
+        loop {
+            let ended = seen.ended();
+            match identify(seen.bytes(), ended.is_some()) {
+                Step::Done(identity) => {
+                    record.metrics().hello(result(&identity, seen), record.age());
+                    return Ok(asked.read(&identity));
+                }
+                // Whatever was read cannot be told; it is a connection without a name.
+                Step::NeedMore if ended.is_some() => return Ok(asked),
+                Step::NeedMore => {
+                    let read = seen.more(client.wire.stream(), Some(deadline)).await;
+                    read.map_err(|_| Stop::Ended(End::ClientGone))?;
+                }
+            }
+            match seen.ended() {
+                Some(Ended::Closed) if seen.bytes().is_empty() => {
+                    return Err(Stop::Ended(End::ClientGone));
+                }
+                Some(Ended::Limit) => record.metrics().limit_hit(Limit::FirstFlight),
+                Some(Ended::Closed | Ended::Deadline) | None => {}
+            }
+        }
+    }
+
+    /// A refusal that fell without a byte still waits for the client's first ones, so that it can
+    /// be told in its own protocol; a permit goes through.
+    pub(super) async fn shaped(
+        &self,
+        verdict: Result<Permit, Stop>,
+        client: &Accepted,
+        seen: &mut Seen,
+        asked: Asked,
+        record: &mut Record,
+    ) -> Result<Permit, Stop> {
+        let (denial, protocol, notice) = match verdict {
+            Err(Stop::Refused { denial, protocol, notice }) => (denial, protocol, notice),
+            Ok(permit) => return Ok(permit),
+            Err(ended @ Stop::Ended(_)) => return Err(ended),
+        };
+        let refused = |protocol| Err(Stop::Refused { denial, protocol, notice });
+        if client.door.silent {
+            return refused(protocol);
+        }
+        match self.read(client, seen, asked, record).await {
+            Ok(read) => {
+                if let Some(judged) = record.judgement() {
+                    let Asked { protocol, name, ech, .. } = read;
+                    record.replace(Judged { protocol, name, ech, ..judged.clone() });
+                }
+                refused(read.protocol)
+            }
+            // The client is gone, and refused all the same.
+            Err(_) => refused(protocol),
+        }
+    }
+
+    /// Judges every live connection by the policy that is now in force, and ends those that it no
+    /// longer permits, after the policy's grace.
+    pub(super) async fn rejudge(self: &Rc<Self>) {
+        for (done, (flow, asked)) in self.registry.begin_turn().into_iter().enumerate() {
+            if done % TURN_SHARE == TURN_SHARE - 1 {
+                yield_now().await;
+            }
+            let Ok(policy) = self.policies.load(now_ms()) else {
+                flow.cut(End::PolicyChange, None);
+                continue;
+            };
+            match settle_at_once(&*policy, &asked, self.account.metrics()) {
+                Some(answer) if answer.verdict.action() != Action::Block => {}
+                Some(answer) if policy.grace().is_zero() => {
+                    flow.cut(End::PolicyChange, Some(answer.judged(&*policy, &asked)));
+                }
+                // The resolver or the grace has to be waited for, each connection by itself.
+                Some(_) | None => {
+                    spawn_local(Rc::clone(self).rejudge_one(flow, asked));
+                }
+            }
+        }
+    }
+
+    async fn rejudge_one(self: Rc<Self>, flow: Rc<Flow>, asked: Asked) {
+        let mut grace = None;
+        loop {
+            let Ok(policy) = self.policies.load(now_ms()) else {
+                return flow.cut(End::PolicyChange, None);
+            };
+            let answer = settle(&*policy, &asked, &self.names, self.account.metrics()).await;
+            if answer.verdict.action() != Action::Block {
+                return;
+            }
+            // What was permitted again within the grace goes on.
+            if grace.is_some() || policy.grace().is_zero() {
+                return flow.cut(End::PolicyChange, Some(answer.judged(&*policy, &asked)));
+            }
+            grace = Some(sleep(policy.grace()).await);
+        }
+    }
+}
+
+/// The refusal of a connection that no policy was asked about.
+pub(super) fn refused(denial: Denial, record: &mut Record) -> Stop {
+    record.judged(Judged::without_policy(*denial.verdict()));
+    let notice = Notice::of(&denial, record, None);
+    Stop::Refused { denial, protocol: Protocol::Other, notice }
+}
+
+/// Closes a connection's record, with the verdict that ended it where that was a later one.
+pub(super) fn close(mut record: Record, seat: &Seat, end: End) {
+    if let Some(judged) = seat.last_judged() {
+        record.replace(judged);
+    }
+    record.finish(end);
+}
+
+/// How a first flight is counted.
+pub(super) fn result(identity: &Identity<'_>, seen: &Seen) -> Hello {
+    match (identity.fault, identity.name, identity.protocol) {
+        _ if seen.bytes().is_empty() => Hello::Silent,
+        (Some(_), ..) => Hello::Malformed,
+        (None, Some(_), _) => Hello::Named,
+        (None, None, Protocol::Other) => Hello::Other,
+        (None, None, Protocol::Tls | Protocol::Http | Protocol::Quic | Protocol::Dtls) => {
+            Hello::Nameless
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What is asked of the policy, for transparent and explicit connections alike.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::bind::Names;
+use crate::account::{Judged, Metrics};
+use crate::identify::{HostName, Identity, NameSource, Protocol};
+use crate::policy::{
+    Action, Binding, Claim, GroupId, Lapsed, Live, Policy, Question, RuleId, Transport, Verdict,
+    Whereabouts,
+};
+
+/// What the data plane asks of a policy. [`Policy`] is the one that answers; the tests of the walk
+/// bring their own, since the real one rightly refuses every loopback address.
+pub(super) trait Judge {
+    /// As [`Policy::decide`].
+    fn decide(&self, question: &Question<'_>) -> Verdict;
+    /// As [`Policy::decide_unread`].
+    fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::binding`].
+    fn binding(&self) -> Binding;
+    /// As [`Policy::whereabouts`].
+    fn whereabouts(&self, address: IpAddr) -> Whereabouts<'_>;
+    /// As [`Policy::rule_name`].
+    fn rule_name(&self, rule: RuleId) -> &str;
+    /// As [`Policy::group_name`].
+    fn group_name(&self, group: GroupId) -> &str;
+    /// As [`Policy::version`].
+    fn version(&self) -> &str;
+    /// As [`Policy::contact`].
+    fn contact(&self) -> Option<&str>;
+    /// As [`Policy::grace`].
+    fn grace(&self) -> Duration;
+}
+
+impl Judge for Policy {
+    fn decide(&self, question: &Question<'_>) -> Verdict {
+        Self::decide(self, question)
+    }
+    fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
+        Self::decide_unread(self, question)
+    }
+    fn binding(&self) -> Binding {
+        Self::binding(self)
+    }
+    fn whereabouts(&self, address: IpAddr) -> Whereabouts<'_> {
+        Self::whereabouts(self, address)
+    }
+    fn rule_name(&self, rule: RuleId) -> &str {
+        Self::rule_name(self, rule)
+    }
+    fn group_name(&self, group: GroupId) -> &str {
+        Self::group_name(self, group)
+    }
+    fn version(&self) -> &str {
+        Self::version(self)
+    }
+    fn contact(&self) -> Option<&str> {
+        Self::contact(self)
+    }
+    fn grace(&self) -> Duration {
+        Self::grace(self)
+    }
+}
+
+/// Where the policy in force comes from.
+pub(super) trait Policies: Send + Sync {
+    /// As [`Live::load`].
+    fn load(&self, now_ms: i64) -> Result<Arc<dyn Judge>, Lapsed>;
+}
+
+impl Policies for Live {
+    fn load(&self, now_ms: i64) -> Result<Arc<dyn Judge>, Lapsed> {
+        Self::load(self, now_ms).map(|policy| policy as Arc<dyn Judge>)
+    }
+}
+
+/// How the name came to stand beside the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tie {
+    /// The client says so, and nothing is dialled yet.
+    Said,
+    /// The client says so, of an address that is already dialled.
+    SaidAndDialled,
+    /// The gateway resolved the name to this address.
+    Resolved,
+}
+
+/// What a connection asks, owned: it is asked again when the policy changes.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) client: IpAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) name: Option<(HostName, NameSource)>,
+    pub(super) tie: Tie,
+    pub(super) ech: bool,
+}
+
+impl Asked {
+    /// A connection of which no byte was read.
+    pub(super) const fn unread(client: IpAddr, destination: SocketAddr) -> Self {
+        Self {
+            client,
+            destination,
+            protocol: Protocol::Other,
+            name: None,
+            tie: Tie::Said,
+            ech: false,
+        }
+    }
+
+    /// Adds what the first bytes say. Bytes that break their protocol's rules name nobody.
+    pub(super) fn read(mut self, identity: &Identity<'_>) -> Self {
+        self.protocol = identity.protocol;
+        self.ech = identity.ech;
+        self.name = if identity.fault.is_some() { None } else { identity.name };
+        self
+    }
+
+    fn question<'a>(&'a self, name: Claim<'a>) -> Question<'a> {
+        Question {
+            client: Some(self.client),
+            destination: self.destination,
+            transport: Transport::Tcp,
+            protocol: self.protocol,
+            name,
+            ech: self.ech,
+        }
+    }
+}
+
+/// A verdict, and whether the name belongs to the address (`None` where nobody had to ask).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) verdict: Verdict,
+    pub(super) bound: Option<bool>,
+}
+
+impl Answer {
+    /// The answer with all that the record says of it.
+    pub(super) fn judged(&self, policy: &dyn Judge, asked: &Asked) -> Judged {
+        let verdict = self.verdict;
+        Judged {
+            verdict,
+            name: asked.name,
+            bound: self.bound,
+            protocol: asked.protocol,
+            ech: asked.ech,
+            place: policy.whereabouts(verdict.destination().ip()).into(),
+            policy: Some(policy.version().into()),
+            group: Some(policy.group_name(verdict.group()).into()),
+            rule: verdict.rule().map(|rule| policy.rule_name(rule).into()),
+        }
+    }
+}
+
+/// The verdict that no byte can change, where there is one.
+pub(super) fn unread(policy: &dyn Judge, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
+    let verdict = timed(metrics, || policy.decide_unread(&asked.question(Claim::Unread)))?;
+    Some(Answer { verdict, bound: None })
+}
+
+/// The verdict on all that was read. Asks the resolver only where the answer matters, and never
+/// about a name that would be refused if it were bound: a query carries bytes of the client out.
+pub(super) async fn settle(
+    policy: &dyn Judge,
+    asked: &Asked,
+    names: &Names,
+    metrics: &Metrics,
+) -> Answer {
+    match timed(metrics, || weigh(policy, asked)) {
+        Weighed::Settled(answer) => answer,
+        Weighed::Open { claimed, bound, name } => {
+            if policy.binding() == Binding::Redial && asked.tie == Tie::Said {
+                redialled(policy, asked, names, &name).await.unwrap_or(claimed)
+            } else if names.is_bound(&name, asked.destination.ip()).await {
+                bound
+            } else {
+                claimed
+            }
+        }
+    }
+}
+
+/// As [`settle`]; `None` where the resolver has to be asked.
+pub(super) fn settle_at_once(
+    policy: &dyn Judge,
+    asked: &Asked,
+    metrics: &Metrics,
+) -> Option<Answer> {
+    match timed(metrics, || weigh(policy, asked)) {
+        Weighed::Settled(answer) => Some(answer),
+        Weighed::Open { .. } => None,
+    }
+}
+
+enum Weighed {
+    Settled(Answer),
+    /// The verdict hangs on whether the name belongs to the address.
+    Open {
+        claimed: Answer,
+        bound: Answer,
+        name: HostName,
+    },
+}
+
+fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
+    let decide = |claim| policy.decide(&asked.question(claim));
+    let settled = |verdict, bound| Weighed::Settled(Answer { verdict, bound });
+    let Some((name, _)) = &asked.name else {
+        return settled(decide(Claim::Unread), None);
+    };
+    let as_bound = decide(Claim::Bound(name));
+    if asked.tie == Tie::Resolved {
+        return settled(as_bound, Some(true));
+    }
+    if policy.binding() == Binding::Trust {
+        return settled(as_bound, None);
+    }
+    let as_claimed = decide(Claim::Claimed(name));
+    if as_claimed == as_bound {
+        return settled(as_claimed, None);
+    }
+    let blocks = |verdict: &Verdict| verdict.would().unwrap_or(verdict.action()) == Action::Block;
+    if blocks(&as_bound) {
+        // No query may settle it: the stricter of the two stands.
+        let stricter = if blocks(&as_claimed) { as_claimed } else { as_bound };
+        return settled(stricter, None);
+    }
+    Weighed::Open {
+        claimed: Answer { verdict: as_claimed, bound: Some(false) },
+        bound: Answer { verdict: as_bound, bound: Some(true) },
+        name: *name,
+    }
+}
+
+/// The first of the name's own addresses that the policy permits.
+async fn redialled(
+    policy: &dyn Judge,
+    asked: &Asked,
+    names: &Names,
+    name: &HostName,
+) -> Option<Answer> {
+    let addresses = names.resolve(name).await.ok()?;
+    addresses.into_iter().find_map(|address| {
+        let destination = SocketAddr::new(address, asked.destination.port());
+        let there = Asked { destination, ..asked.clone() };
+        let verdict = policy.decide(&there.question(Claim::Bound(name)));
+        (verdict.action() != Action::Block).then_some(Answer { verdict, bound: Some(true) })
+    })
+}
+
+fn timed<T>(metrics: &Metrics, answer: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let answer = answer();
+    metrics.decided(begun.elapsed());
+    answer
+}
+
+/// Milliseconds since 1970 UTC; a clock before 1970 is the first instant, at which every `since`
+/// lies ahead.
+pub(super) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// A policy for tests: the verdict is a function of the question.
+#[cfg(test)]
+pub(super) mod fake {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::policy::{CountrySet, Reason};
+
+    type Decide = dyn Fn(&Question<'_>) -> (Action, Reason) + Send + Sync;
+
+    pub(crate) struct Fake {
+        decide: Box<Decide>,
+        pub(crate) binding: Binding,
+        /// Whether the first bytes are waited for.
+        pub(crate) reads: bool,
+    }
+
+    impl Fake {
+        pub(crate) fn new(
+            decide: impl Fn(&Question<'_>) -> (Action, Reason) + Send + Sync + 'static,
+        ) -> Self {
+            Self { decide: Box::new(decide), binding: Binding::Verify, reads: true }
+        }
+    }
+
+    impl Judge for Fake {
+        fn decide(&self, question: &Question<'_>) -> Verdict {
+            let (action, reason) = (self.decide)(question);
+            Verdict::given(action, reason, question.destination)
+        }
+        fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
+            (!self.reads).then(|| self.decide(question))
+        }
+        fn binding(&self) -> Binding {
+            self.binding
+        }
+        fn whereabouts(&self, _: IpAddr) -> Whereabouts<'_> {
+            Whereabouts {
+                codes: CountrySet::EMPTY,
+                anycast: false,
+                source: None,
+                region: None,
+                operator: None,
+                asn: None,
+                law: CountrySet::EMPTY,
+            }
+        }
+        fn rule_name(&self, _: RuleId) -> &'static str {
+            "rule"
+        }
+        fn group_name(&self, _: GroupId) -> &'static str {
+            "default"
+        }
+        fn version(&self) -> &'static str {
+            "0123456789ab"
+        }
+        fn contact(&self) -> Option<&str> {
+            Some("it@hospital.example")
+        }
+        fn grace(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    /// The policy in force, for tests: replaced as a reload replaces it, or lapsed.
+    #[derive(Default)]
+    pub(crate) struct Shelf(pub(crate) Mutex<Option<Arc<Fake>>>);
+
+    impl Shelf {
+        pub(crate) fn with(fake: Fake) -> Arc<Self> {
+            Arc::new(Self(Mutex::new(Some(Arc::new(fake)))))
+        }
+    }
+
+    impl Policies for Shelf {
+        fn load(&self, _: i64) -> Result<Arc<dyn Judge>, Lapsed> {
+            self.0.lock().unwrap().clone().map(|fake| fake as Arc<dyn Judge>).ok_or(Lapsed)
+        }
+    }
+
+    // The walk's tests move these between threads.
+    const _: fn() = || {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        is_send_and_sync::<Fake>();
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::Fake;
+    use super::*;
+    use crate::flow::bind::book::Book;
+    use crate::policy::Reason;
+
+    fn asked(tie: Tie) -> Asked {
+        let name = HostName::parse(b"pacs.example").unwrap();
+        let mut asked =
+            Asked::unread("192.0.2.9".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
+        asked.name = Some((name, NameSource::Sni));
+        asked.tie = tie;
+        asked
+    }
+
+    /// Permits what is bound and answers `otherwise` to the rest.
+    fn by_name(otherwise: (Action, Reason)) -> Fake {
+        Fake::new(move |question| match question.name {
+            Claim::Bound(_) => (Action::Allow, Reason::Rule),
+            Claim::Claimed(_) | Claim::Unread => otherwise,
+        })
+    }
+
+    async fn answer(policy: &Fake, asked: &Asked, book: &Book) -> Answer {
+        settle(policy, asked, &book.names(), &Metrics::register()).await
+    }
+
+    #[tokio::test]
+    async fn a_name_opens_only_an_address_of_its_own() {
+        let policy = by_name((Action::Block, Reason::Mismatch));
+        let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
+        let there = answer(&policy, &asked(Tie::Said), &book).await;
+        assert_eq!((there.verdict.reason(), there.bound), (Reason::Rule, Some(true)));
+        let book = Book::default().entry("pacs.example", &["198.51.100.8"]);
+        let elsewhere = answer(&policy, &asked(Tie::Said), &book).await;
+        assert_eq!((elsewhere.verdict.reason(), elsewhere.bound), (Reason::Mismatch, Some(false)));
+        let down = answer(&policy, &asked(Tie::Said), &Book::default()).await;
+        assert_eq!(down.verdict.action(), Action::Block, "no resolver binds nothing");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_where_the_answer_does_not_matter() {
+        let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
+        let same = Fake::new(|_| (Action::Block, Reason::Outside));
+        let answer = answer(&same, &asked(Tie::Said), &book).await;
+        assert_eq!((answer.verdict.action(), answer.bound), (Action::Block, None));
+        assert_eq!(book.queries(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
+        let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
+        let policy = Fake::new(|question| match question.name {
+            Claim::Bound(_) => (Action::Block, Reason::Law),
+            Claim::Claimed(_) | Claim::Unread => (Action::Allow, Reason::Permitted),
+        });
+        let answer = answer(&policy, &asked(Tie::Said), &book).await;
+        assert_eq!(answer.verdict.action(), Action::Block);
+        assert_eq!(book.queries(), 0);
+    }
+
+    #[tokio::test]
+    async fn trust_and_the_gateways_own_resolution_need_no_query() {
+        let book = Book::default();
+        let mut policy = by_name((Action::Block, Reason::Mismatch));
+        let resolved = answer(&policy, &asked(Tie::Resolved), &book).await;
+        assert_eq!((resolved.verdict.action(), resolved.bound), (Action::Allow, Some(true)));
+        policy.binding = Binding::Trust;
+        let trusted = answer(&policy, &asked(Tie::Said), &book).await;
+        assert_eq!((trusted.verdict.action(), trusted.bound), (Action::Allow, None));
+        assert_eq!(book.queries(), 0);
+    }
+
+    #[tokio::test]
+    async fn redial_goes_to_the_names_own_permitted_address_until_something_is_dialled() {
+        let book = Book::default().entry("pacs.example", &["203.0.113.1", "203.0.113.2"]);
+        let mut policy = Fake::new(|question| match question.name {
+            Claim::Bound(_) if question.destination.ip().to_string() == "203.0.113.1" => {
+                (Action::Block, Reason::Outside)
+            }
+            Claim::Bound(_) => (Action::Allow, Reason::Rule),
+            Claim::Claimed(_) | Claim::Unread => (Action::Block, Reason::Mismatch),
+        });
+        policy.binding = Binding::Redial;
+        let said = answer(&policy, &asked(Tie::Said), &book).await;
+        assert_eq!(said.verdict.destination().to_string(), "203.0.113.2:443");
+        assert_eq!(said.verdict.action(), Action::Allow);
+        let dialled = answer(&policy, &asked(Tie::SaidAndDialled), &book).await;
+        assert_eq!(dialled.verdict.reason(), Reason::Mismatch);
+    }
+}

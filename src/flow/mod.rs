@@ -1,0 +1,79 @@
+//! DATA PLANE, in the order in which a connection meets the files.
+//!
+//! [`serve`] is the walk: accept, origin, peek, identify, decide, forward or refuse, account.
+
+mod accept;
+mod bind;
+mod drain;
+mod forward;
+mod gate;
+mod judge;
+mod origin;
+mod peek;
+mod proxy;
+mod refuse;
+mod registry;
+mod relay;
+mod settings;
+mod wire;
+
+use std::rc::Rc;
+
+pub use drain::DataPlane;
+pub use settings::{Listener, Settings, Socket};
+
+use crate::account::{End, Record, Way};
+use crate::policy::Permit;
+use accept::Accepted;
+use gate::{Gate, Stop};
+use judge::Asked;
+use peek::Seen;
+use registry::Seat;
+
+/// Serves one accepted connection to its end.
+async fn serve(client: Accepted, gate: Rc<Gate>) {
+    match client.door.way {
+        Way::Tproxy | Way::Redirect => serve_transparent(client, &gate).await,
+        Way::Proxy => proxy::serve(client, gate).await,
+    }
+}
+
+async fn serve_transparent(client: Accepted, gate: &Gate) {
+    let mut record = gate.account.open(client.peer, client.door.way);
+    let seat = gate.registry.seat();
+    let end = tokio::select! {
+        biased;
+        end = seat.cut() => end,
+        end = walk(client, gate, &seat, &mut record) => end,
+    };
+    gate::close(record, &seat, end);
+}
+
+async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -> End {
+    let mut seen = Seen::default();
+    // Boxed, so that what only the judgement needs does not last as long as the relay.
+    match Box::pin(judge(&client, &mut seen, gate, seat, record)).await {
+        Ok(permit) => forward::run(client.wire, seen, permit, &client.door, record).await,
+        Err(Stop::Refused { denial, protocol, notice }) => {
+            let silent = client.door.silent;
+            refuse::run(client.wire, seen.bytes(), protocol, denial, &notice, silent).await
+        }
+        Err(Stop::Ended(end)) => end,
+    }
+}
+
+async fn judge(
+    client: &Accepted,
+    seen: &mut Seen,
+    gate: &Gate,
+    seat: &Seat,
+    record: &mut Record,
+) -> Result<Permit, Stop> {
+    let origin = gate.origin(client, record)?;
+    let asked = Asked::unread(record.client().ip(), origin);
+    if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
+        return gate.shaped(verdict, client, seen, asked, record).await;
+    }
+    let asked = gate.read(client, seen, asked, record).await?;
+    gate.admit(asked, seat, record).await
+}

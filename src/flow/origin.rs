@@ -1,0 +1,114 @@
+//! Where a transparent client was going. Never guessed.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::account::Way;
+use crate::sys;
+
+/// Why a connection has no destination that it could be sent to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// Not intercepted, or the firewall rule is wrong.
+    #[error("no original destination")]
+    Unknown(#[source] io::Error),
+    /// The client connected to the listener itself: to forward that is to call oneself for ever.
+    #[error("the destination is the listener itself")]
+    Loop(SocketAddr),
+}
+
+/// The original destination of an accepted connection, in canonical form (an IPv4-mapped IPv6
+/// address is that IPv4). `listener` is the address that the listener is bound to.
+pub(super) fn of(client: &TcpStream, way: Way, listener: SocketAddr) -> Result<SocketAddr, Fault> {
+    let origin = match way {
+        // TPROXY hands the connection over as it is: its local address is the destination.
+        Way::Tproxy => client.local_addr(),
+        // REDIRECT rewrote the destination, and conntrack remembers what it was.
+        Way::Redirect => redirected(client),
+        Way::Proxy => Err(io::Error::other("an explicit proxy has no original destination")),
+    };
+    let origin = canonical(origin.map_err(Fault::Unknown)?);
+    if is_listener(origin, listener, sys::local_addresses).map_err(Fault::Unknown)? {
+        return Err(Fault::Loop(origin));
+    }
+    Ok(origin)
+}
+
+fn redirected(client: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(client);
+    // A dual-stack listener sees IPv4 clients at mapped addresses, and conntrack keeps those flows
+    // in its IPv4 table.
+    let origin = match client.local_addr()?.ip().to_canonical() {
+        IpAddr::V4(_) => socket.original_dst_v4()?,
+        IpAddr::V6(_) => socket.original_dst_v6()?,
+    };
+    origin.as_socket().ok_or_else(|| io::Error::other("the original destination is no address"))
+}
+
+/// The address with an IPv4-mapped IPv6 address as that IPv4, and without flow label and scope.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The interfaces are asked only where the port is the listener's, which is rare.
+fn is_listener(
+    origin: SocketAddr,
+    listener: SocketAddr,
+    local_addresses: impl FnOnce() -> io::Result<Vec<IpAddr>>,
+) -> io::Result<bool> {
+    if origin.port() != listener.port() {
+        return Ok(false);
+    }
+    let bound = listener.ip().to_canonical();
+    if !bound.is_unspecified() {
+        return Ok(origin.ip() == bound);
+    }
+    Ok(origin.ip().is_loopback() || local_addresses()?.contains(&origin.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_listener_is_known_by_every_address_of_the_host() {
+        let own = || Ok(vec![address("192.0.2.1:0").ip()]);
+        let is = |origin: &str, listener: &str| {
+            is_listener(address(origin), address(listener), own).unwrap()
+        };
+        assert!(is("192.0.2.1:15001", "[::]:15001"));
+        assert!(is("127.0.0.1:15001", "0.0.0.0:15001"));
+        assert!(is("192.0.2.7:15001", "192.0.2.7:15001"));
+        assert!(!is("192.0.2.2:15001", "[::]:15001"), "a foreign host may use the port");
+        assert!(!is("192.0.2.1:443", "[::]:15001"), "another port is for the policy to judge");
+        assert!(!is("192.0.2.1:15001", "192.0.2.7:15001"));
+    }
+
+    #[test]
+    fn interfaces_that_cannot_be_read_are_no_leave_to_forward() {
+        let fails = || Err(io::Error::other("none"));
+        let judged = is_listener(address("192.0.2.1:15001"), address("[::]:15001"), fails);
+        assert!(judged.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_of_the_port_itself_is_a_loop() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(at).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(matches!(of(&accepted, Way::Tproxy, at), Err(Fault::Loop(to)) if to == at));
+        let redirect = of(&accepted, Way::Redirect, at);
+        assert!(redirect.is_err(), "never redirected: {redirect:?}");
+        assert!(of(&accepted, Way::Proxy, at).is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! Explicit mode: HTTP CONNECT, plain HTTP/1.1 and SOCKS5 on one port, told apart by the first byte.
+
+mod authority;
+mod exchange;
+mod http;
+mod reach;
+mod socks;
+mod tunnel;
+
+use std::io;
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::accept::{Accepted, Door};
+use super::gate::{self, Gate};
+use super::refuse;
+use super::registry::Seat;
+use crate::account::End;
+
+/// Where a request is being served.
+struct At<'a> {
+    gate: &'a Gate,
+    door: &'a Door,
+    seat: &'a Seat,
+}
+
+/// SOCKS4: "request rejected or failed", in the eight bytes of its reply.
+const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
+
+/// Serves one connection of an explicit client.
+pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
+    let first = timeout(client.door.peek_timeout, first_byte(client.wire.stream())).await;
+    match first {
+        Ok(Ok(Some(b'A'..=b'Z' | b'a'..=b'z'))) => http::serve(client, gate).await,
+        Ok(Ok(Some(5))) => socks::serve(client, gate).await,
+        other => {
+            let record = gate.account.open(client.peer, client.door.way);
+            let seat = gate.registry.seat();
+            let end = match other {
+                Ok(Ok(None) | Err(_)) => End::ClientGone,
+                Ok(Ok(Some(4))) if !client.door.silent => {
+                    refuse::say(client.wire, &SOCKS4_REJECTED).await;
+                    End::BadRequest
+                }
+                Ok(Ok(Some(_))) => End::BadRequest,
+                Err(_) => End::Idle,
+            };
+            gate::close(record, &seat, end);
+        }
+    }
+}
+
+/// The first byte, left where it is; `None` where the client closed without one.
+async fn first_byte(client: &TcpStream) -> io::Result<Option<u8>> {
+    let mut first = [0];
+    Ok((client.peek(&mut first).await? == 1).then_some(first[0]))
+}

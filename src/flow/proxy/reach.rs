@@ -1,0 +1,183 @@
+//! From an explicit request to a connected destination: one resolution, every answer judged, only
+//! permitted answers dialled (POLICY.md §3).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::At;
+use super::authority::{Host, Target};
+use crate::account::{End, Judged, Record};
+use crate::flow::accept::Door;
+use crate::flow::forward::{DialFault, dial};
+use crate::flow::gate::{Gate, Stop, refused};
+use crate::flow::judge::{Asked, Tie, now_ms, settle_at_once};
+use crate::flow::registry::Seat;
+use crate::flow::wire::Wire;
+use crate::identify::{NameSource, Protocol};
+use crate::policy::{Permit, Verdict};
+
+/// Head start of an address over the next one (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are judged and dialled at most.
+const TRIED_MAX: usize = 16;
+
+/// A connected destination, and what was asked of the policy to reach it.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) upstream: Wire,
+    pub(super) asked: Asked,
+    pub(super) verdict: Verdict,
+}
+
+/// Why a destination was not reached.
+#[derive(Debug)]
+pub(super) enum Missed {
+    /// The policy refused every address.
+    Stopped(Stop),
+    /// The name has no address.
+    Unresolved,
+    /// No permitted address could be connected to.
+    Undialled(DialFault),
+}
+
+impl Missed {
+    /// The end of the record.
+    pub(super) const fn end(&self) -> End {
+        match self {
+            Self::Stopped(Stop::Refused { .. }) => End::Refused,
+            Self::Stopped(Stop::Ended(end)) => *end,
+            Self::Unresolved => End::DnsError,
+            Self::Undialled(fault) => fault.end(),
+        }
+    }
+}
+
+/// Who wants to reach something, and how.
+pub(super) struct Request {
+    pub(super) target: Target,
+    /// What the request is known to speak.
+    pub(super) protocol: Protocol,
+    pub(super) source: NameSource,
+    /// Whether the listener has room for the connection.
+    pub(super) has_room: bool,
+}
+
+/// Resolves, judges every address, dials the permitted ones in order. The verdict in the record is
+/// that of the address that was connected to, or the first one's.
+pub(super) async fn reach(
+    request: &Request,
+    at: &At<'_>,
+    record: &mut Record,
+) -> Result<Reached, Missed> {
+    let At { gate, door, seat } = *at;
+    let (addresses, name) = match request.target.host {
+        Host::Address(address) => (vec![address], None),
+        Host::Name(name) => {
+            let found = gate.names.resolve(&name).await.map_err(|_| Missed::Unresolved)?;
+            (found, Some((name, request.source)))
+        }
+    };
+    let asked = addresses.into_iter().take(TRIED_MAX).map(|address| Asked {
+        protocol: request.protocol,
+        name,
+        // Of an address alone, a name inside the tunnel is heard only after the dial.
+        tie: if name.is_some() { Tie::Resolved } else { Tie::SaidAndDialled },
+        ..Asked::unread(record.client().ip(), SocketAddr::new(address, request.target.port))
+    });
+    let turn = gate.registry.turn();
+    let mut permitted = permitted(gate, asked.collect(), request.has_room, seat, record)?;
+    let permits = permitted.iter_mut().filter_map(|one| one.permit.take()).collect();
+    let (index, upstream) = dial_in_order(gate, door, permits, record).await?;
+    if index >= permitted.len() {
+        return Err(Missed::Unresolved);
+    }
+    let Permitted { asked, mut judged, .. } = permitted.swap_remove(index);
+    if gate.registry.turn() == turn {
+        record.replace(judged.clone());
+        seat.judged(asked.clone());
+    } else {
+        // The policy changed meanwhile, and judged only the address that was noted first.
+        let permit = gate.admit(asked.clone(), seat, record).await.map_err(Missed::Stopped)?;
+        judged.verdict = *permit.verdict();
+    }
+    Ok(Reached { upstream, asked, verdict: judged.verdict })
+}
+
+/// An address that may be dialled.
+struct Permitted {
+    asked: Asked,
+    judged: Judged,
+    permit: Option<Permit>,
+}
+
+/// Judges every address by one policy, and notes the first permitted one, or the first refusal.
+/// Never waits: the names were resolved here, so that no address needs a query.
+fn permitted(
+    gate: &Gate,
+    all: Vec<Asked>,
+    has_room: bool,
+    seat: &Seat,
+    record: &mut Record,
+) -> Result<Vec<Permitted>, Missed> {
+    let first = all.first().map(|asked| asked.destination).ok_or(Missed::Unresolved)?;
+    let policy = gate.policies.load(now_ms()).ok().filter(|_| has_room);
+    let Some(policy) = policy else {
+        return Err(Missed::Stopped(refused(Verdict::overload(first), record)));
+    };
+    let mut permitted = Vec::new();
+    let mut noted = None;
+    for asked in all {
+        let Some(answer) = settle_at_once(&*policy, &asked, record.metrics()) else { continue };
+        match answer.verdict.permit() {
+            Ok(permit) => {
+                let judged = answer.judged(&*policy, &asked);
+                if permitted.is_empty() {
+                    noted = Some((asked.clone(), answer));
+                }
+                permitted.push(Permitted { asked, judged, permit: Some(permit) });
+            }
+            Err(_) if noted.is_none() => noted = Some((asked, answer)),
+            Err(_) => {}
+        }
+    }
+    let (asked, answer) = noted.ok_or(Missed::Unresolved)?;
+    let verdict = gate.note(&*policy, asked, answer, seat, record);
+    verdict.map(|_| permitted).map_err(Missed::Stopped)
+}
+
+/// Connects to the first address that answers. Each has a head start over the next; one that fails
+/// lets the next one go at once.
+async fn dial_in_order(
+    gate: &Gate,
+    door: &Door,
+    permits: Vec<Permit>,
+    record: &mut Record,
+) -> Result<(usize, Wire), Missed> {
+    record.forwarding();
+    let mut waiting = permits.into_iter().enumerate();
+    let mut dialling = JoinSet::new();
+    let mut last = None;
+    loop {
+        if let Some((index, permit)) = waiting.next() {
+            let (limit, account) = (door.connect_timeout, gate.account.clone());
+            let dialled = async move { (index, dial(&permit, limit, account.metrics()).await) };
+            dialling.spawn_local(dialled);
+        } else if dialling.is_empty() {
+            return Err(last.map_or(Missed::Unresolved, Missed::Undialled));
+        }
+        let more = waiting.len() > 0;
+        tokio::select! {
+            Some(dialled) = dialling.join_next() => match dialled {
+                Ok((index, Ok(upstream))) => return Ok((index, upstream)),
+                Ok((_, Err(fault))) => last = Some(fault),
+                Err(_) => last = Some(DialFault::Failed(io::Error::other("the dial was ended"))),
+            },
+            () = sleep(STAGGER), if more => {}
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! SOCKS5 (RFC 1928): no authentication, CONNECT alone.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use super::At;
+use super::authority::{Host, Target};
+use super::reach::{Missed, Request, reach};
+use super::tunnel;
+use crate::account::{End, Record};
+use crate::flow::accept::Accepted;
+use crate::flow::forward::DialFault;
+use crate::flow::gate::{self, Gate};
+use crate::flow::refuse;
+use crate::flow::registry::Seat;
+use crate::flow::wire::Wire;
+use crate::identify::{NameSource, Protocol};
+
+/// Reply codes (RFC 1928 §6).
+const GENERAL_FAILURE: u8 = 1;
+const NOT_ALLOWED: u8 = 2;
+const NETWORK_UNREACHABLE: u8 = 3;
+const HOST_UNREACHABLE: u8 = 4;
+const CONNECTION_REFUSED: u8 = 5;
+const TTL_EXPIRED: u8 = 6;
+const COMMAND_NOT_SUPPORTED: u8 = 7;
+const ADDRESS_NOT_SUPPORTED: u8 = 8;
+
+/// Serves one SOCKS5 client.
+pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
+    let mut record = gate.account.open(client.peer, client.door.way);
+    let seat = gate.registry.seat();
+    let end = tokio::select! {
+        biased;
+        end = seat.cut() => end,
+        end = walk(client, &gate, &seat, &mut record) => end,
+    };
+    gate::close(record, &seat, end);
+}
+
+async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -> End {
+    let Accepted { mut wire, door, slot, .. } = client;
+    let target = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
+        Ok(Ok(target)) => target,
+        Ok(Err(Fault::Answer(answer))) => {
+            refuse::say(wire, &answer).await;
+            return End::BadRequest;
+        }
+        Ok(Err(Fault::Gone)) => return End::ClientGone,
+        Err(_) => return End::Idle,
+    };
+    let at = At { gate, door: &door, seat };
+    let (protocol, source) = (Protocol::Tls, NameSource::Connect);
+    let request = Request { target, protocol, source, has_room: slot.is_some() };
+    match Box::pin(reach(&request, &at, record)).await {
+        Ok(reached) => match wire.write_all(&reply(0)).await {
+            Ok(()) => tunnel::run(wire, Vec::new(), reached, &at, record).await,
+            Err(_) => End::ClientReset,
+        },
+        Err(missed) if door.silent && matches!(missed, Missed::Stopped(_)) => {
+            refuse::close(wire);
+            missed.end()
+        }
+        Err(missed) => {
+            refuse::say(wire, &reply(code(&missed))).await;
+            missed.end()
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Fault {
+    /// The client left.
+    Gone,
+    /// No request that could be served, and the bytes that say so.
+    Answer(Vec<u8>),
+}
+
+impl From<io::Error> for Fault {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// Reads exactly the greeting and the request: what follows belongs to the tunnel.
+async fn negotiate(wire: &mut Wire) -> Result<Target, Fault> {
+    let [_version, methods] = read(wire).await?;
+    let mut offered = vec![0; usize::from(methods)];
+    wire.read_exact(&mut offered).await?;
+    if !offered.contains(&0) {
+        // "No acceptable methods": credentials are not judged here.
+        return Err(Fault::Answer(vec![5, 0xff]));
+    }
+    wire.write_all(&[5, 0]).await?;
+    let [version, command, _reserved, kind] = read(wire).await?;
+    let refused = |code| Err(Fault::Answer(reply(code).to_vec()));
+    if version != 5 {
+        return refused(GENERAL_FAILURE);
+    }
+    let host = match kind {
+        1 => Some(Host::Address(Ipv4Addr::from(read::<4>(wire).await?).into())),
+        4 => {
+            let v6 = Ipv6Addr::from(read::<16>(wire).await?);
+            Some(Host::Address(v6.to_canonical()))
+        }
+        3 => {
+            let [length] = read(wire).await?;
+            let mut name = vec![0; usize::from(length)];
+            wire.read_exact(&mut name).await?;
+            // An address in the place of a name is refused like any other bad name: a client that
+            // has an address says so.
+            match Host::parse(&name) {
+                Ok(host @ Host::Name(_)) => Some(host),
+                Ok(Host::Address(_)) | Err(_) => None,
+            }
+        }
+        _ => return refused(ADDRESS_NOT_SUPPORTED),
+    };
+    let port = u16::from_be_bytes(read(wire).await?);
+    if command != 1 {
+        return refused(COMMAND_NOT_SUPPORTED);
+    }
+    match host {
+        Some(host) if port != 0 => Ok(Target { host, port }),
+        Some(_) | None => refused(GENERAL_FAILURE),
+    }
+}
+
+async fn read<const N: usize>(wire: &mut Wire) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    wire.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// A reply with no bound address: which one the gateway used is none of the client's business.
+const fn reply(code: u8) -> [u8; 10] {
+    [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+const fn code(missed: &Missed) -> u8 {
+    match missed {
+        Missed::Stopped(_) => NOT_ALLOWED,
+        Missed::Unresolved => HOST_UNREACHABLE,
+        Missed::Undialled(DialFault::Refused) => CONNECTION_REFUSED,
+        Missed::Undialled(DialFault::TimedOut) => TTL_EXPIRED,
+        Missed::Undialled(DialFault::Unreachable) => NETWORK_UNREACHABLE,
+        Missed::Undialled(DialFault::Failed(_)) => GENERAL_FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::identify::HostName;
+
+    /// What comes of a client's bytes, which arrive one by one.
+    async fn negotiated(bytes: &[u8]) -> Result<Target, Fault> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut wire = Wire::new(listener.accept().await.unwrap().0);
+        let said = async {
+            for byte in bytes {
+                client.write_all(&[*byte]).await.unwrap();
+            }
+            client.shutdown().await.unwrap();
+        };
+        tokio::join!(negotiate(&mut wire), said).0
+    }
+
+    fn domain(name: &[u8], port: u16) -> Vec<u8> {
+        let mut bytes = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(name.len()).unwrap()];
+        bytes.extend(name);
+        bytes.extend(port.to_be_bytes());
+        bytes
+    }
+
+    fn answer(negotiated: Result<Target, Fault>) -> Vec<u8> {
+        match negotiated {
+            Err(Fault::Answer(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_three_kinds_of_address_are_read() {
+        let name = HostName::parse(b"pacs.example").unwrap();
+        let read = negotiated(&domain(b"PACS.example", 443)).await.unwrap();
+        assert_eq!(read, Target { host: Host::Name(name), port: 443 });
+        let v4 = negotiated(&[5, 1, 0, 5, 1, 0, 1, 198, 51, 100, 7, 1, 187]).await.unwrap();
+        assert_eq!(v4, Target::parse(b"198.51.100.7:443", None).unwrap());
+        let mut v6 = vec![5, 2, 2, 0, 5, 1, 0, 4];
+        v6.extend(Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped().octets());
+        v6.extend([1, 187]);
+        assert_eq!(negotiated(&v6).await.unwrap(), v4);
+    }
+
+    #[tokio::test]
+    async fn names_that_are_none_are_refused() {
+        let long = [b'a'; 255];
+        for name in
+            [&b""[..], b"evil\0.google.example", b"127.0.0.1", b"2130706433", b"[::1]", &long]
+        {
+            let code = answer(negotiated(&domain(name, 443)).await)[1];
+            assert_eq!(code, GENERAL_FAILURE, "{name:?}");
+        }
+        assert_eq!(answer(negotiated(&domain(b"a.example", 0)).await)[1], GENERAL_FAILURE);
+    }
+
+    #[tokio::test]
+    async fn other_commands_kinds_and_methods_have_their_replies() {
+        for command in [2, 3, 9] {
+            let bytes = [5, 1, 0, 5, command, 0, 1, 198, 51, 100, 7, 1, 187];
+            assert_eq!(answer(negotiated(&bytes).await)[1], COMMAND_NOT_SUPPORTED);
+        }
+        let bytes = [5, 1, 0, 5, 1, 0, 2, 198, 51, 100, 7, 1, 187];
+        assert_eq!(answer(negotiated(&bytes).await)[1], ADDRESS_NOT_SUPPORTED);
+        assert_eq!(answer(negotiated(&[5, 2, 1, 2]).await), [5, 0xff]);
+    }
+
+    #[tokio::test]
+    async fn every_strict_prefix_of_a_request_is_no_request() {
+        let whole = domain(b"pacs.example", 443);
+        for end in 0..whole.len() {
+            let prefix = negotiated(&whole[..end]).await;
+            assert!(matches!(prefix, Err(Fault::Gone)), "{end}: {prefix:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The inside of an explicit tunnel: nothing of the client's first flight goes on before it was
+//! read, and judged with what it says.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::At;
+use super::reach::Reached;
+use crate::account::{End, Hello, Judged, Record};
+use crate::flow::gate::{Stop, result};
+use crate::flow::judge::Asked;
+use crate::flow::peek::{Ended, Seen};
+use crate::flow::refuse::{self, Notice};
+use crate::flow::relay;
+use crate::flow::wire::Wire;
+use crate::identify::{Identity, Protocol, Step, identify};
+use crate::policy::Verdict;
+
+/// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
+/// is open. Where the policy lets any protocol pass, the destination may speak first.
+pub(super) async fn run(
+    client: Wire,
+    held: Vec<u8>,
+    reached: Reached,
+    at: &At<'_>,
+    record: &mut Record,
+) -> End {
+    let Reached { upstream, asked, verdict } = reached;
+    let bytes = Arc::clone(record.bytes());
+    let idle = at.door.idle_timeout;
+    let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
+    let mut seen = Seen::with(held);
+    let mut stop = None;
+    let opening = async {
+        let flight = Flight { client: &client, asked, verdict, waits: server_may_speak };
+        Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
+            Stop::Ended(end) => end,
+            refused @ Stop::Refused { .. } => {
+                stop = Some(refused);
+                End::Refused
+            }
+        })?;
+        Ok(std::mem::take(&mut seen).into_bytes())
+    };
+    let end = if server_may_speak {
+        relay::run(&client, &upstream, opening, idle, &bytes).await
+    } else {
+        match opening.await {
+            Ok(first) => {
+                return relay::run(&client, &upstream, ready(Ok(first)), idle, &bytes).await;
+            }
+            Err(end) => end,
+        }
+    };
+    match stop {
+        // Once the destination has spoken, an answer of ours would be a part of its own.
+        Some(Stop::Refused { denial, protocol, notice }) if bytes.totals().1 == 0 => {
+            let silent = at.door.silent;
+            refuse::run(client, seen.bytes(), protocol, denial, &notice, silent).await
+        }
+        Some(_) | None => end,
+    }
+}
+
+/// The first bytes inside a tunnel.
+struct Flight<'a> {
+    client: &'a Wire,
+    asked: Asked,
+    verdict: Verdict,
+    /// Whether the client may stay silent as long as it likes.
+    waits: bool,
+}
+
+impl Flight<'_> {
+    /// Reads the first flight; `Ok` where the policy lets it pass.
+    async fn judge(self, seen: &mut Seen, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
+        let gone = |_| Stop::Ended(End::ClientReset);
+        if self.waits && seen.bytes().is_empty() {
+            seen.more(self.client.stream(), None).await.map_err(gone)?;
+        }
+        if seen.bytes().is_empty() && seen.ended() == Some(Ended::Closed) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + at.door.peek_timeout;
+        let inside = loop {
+            match identify(seen.bytes(), seen.ended().is_some()) {
+                Step::Done(identity) => break Inside::of(&identity, seen, &self.asked),
+                // Whatever was read cannot be told: no name, and no protocol that carries one.
+                Step::NeedMore if seen.ended().is_some() => break Inside::untold(&self.asked),
+                Step::NeedMore => {
+                    seen.more(self.client.stream(), Some(deadline)).await.map_err(gone)?;
+                }
+            }
+        };
+        record.metrics().hello(inside.hello, record.age());
+        if inside.mismatch {
+            return self.mismatched(&inside, at, record);
+        }
+        // The tunnel's own name stays; a tunnel to an address gets the name that was read inside,
+        // as something that the client says.
+        let name = self.asked.name.or(inside.read.name);
+        let asked = Asked { name, tie: self.asked.tie, ..inside.read };
+        at.gate.admit(asked, at.seat, record).await.map(drop)
+    }
+
+    fn mismatched(&self, inside: &Inside, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
+        let verdict = self.verdict.mismatched();
+        if let Some(judged) = record.judgement() {
+            let (protocol, ech) = (inside.read.protocol, inside.read.ech);
+            let bound = Some(false);
+            record.judged(Judged { verdict, protocol, ech, bound, rule: None, ..judged.clone() });
+        }
+        let protocol = inside.read.protocol;
+        match verdict.permit() {
+            Ok(_) => Ok(()),
+            Err(denial) => {
+                let contact = at.gate.contact();
+                let notice = Notice::of(&denial, record, contact.as_deref());
+                Err(Stop::Refused { denial, protocol, notice })
+            }
+        }
+    }
+}
+
+/// What the first flight says of itself.
+struct Inside {
+    /// The tunnel's question with what was read.
+    read: Asked,
+    hello: Hello,
+    /// A hello that names another host than the tunnel's, or that cannot be read.
+    mismatch: bool,
+}
+
+impl Inside {
+    fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Asked) -> Self {
+        let read = tunnel.clone().read(identity);
+        let mismatch = match (&tunnel.name, identity.protocol) {
+            (Some((host, _)), Protocol::Tls) => {
+                let same = read.name.is_none_or(|(name, _)| name == *host);
+                identity.fault.is_some() || !same
+            }
+            // A tunnel to an address has no name to differ from, and POLICY.md §3 compares hellos.
+            (None, _) | (_, Protocol::Http | Protocol::Quic | Protocol::Dtls | Protocol::Other) => {
+                false
+            }
+        };
+        Self { read, hello: result(identity, seen), mismatch }
+    }
+
+    fn untold(tunnel: &Asked) -> Self {
+        let read = Asked { protocol: Protocol::Other, ech: false, ..tunnel.clone() };
+        Self { read, hello: Hello::Other, mismatch: false }
+    }
+}

@@ -1,0 +1,320 @@
+//! What a refused client sees (POLICY.md §4). Never asks why: the denial is the reason.
+
+use std::fmt::Write;
+use std::io;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::wire::Wire;
+use crate::account::{End, Record};
+use crate::identify::Protocol;
+use crate::policy::Denial;
+
+/// A fatal `access_denied` alert (49) in a plaintext record of version 3.3 (RFC 8446 §5.1, §6.2).
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+/// How long, and for how many bytes, a client that was answered may go on sending. To close on
+/// unread bytes is a reset, which would overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// What the refused are told.
+#[derive(Debug)]
+pub(super) struct Notice {
+    reason: &'static str,
+    sentence: &'static str,
+    place: String,
+    rule: Option<String>,
+    event: String,
+    contact: Option<String>,
+}
+
+impl Notice {
+    /// What the record and the policy say of a denial.
+    pub(super) fn of(denial: &Denial, record: &Record, contact: Option<&str>) -> Self {
+        let reason = denial.verdict().reason();
+        let judged = record.judgement();
+        Self {
+            reason: reason.label(),
+            sentence: reason.sentence(),
+            place: judged.map_or_else(
+                || "unknown".to_owned(),
+                |judged| match (judged.place.anycast, judged.place.codes.is_empty()) {
+                    (true, _) => "anycast".to_owned(),
+                    (false, true) => "unknown".to_owned(),
+                    (false, false) => judged.place.codes.to_string(),
+                },
+            ),
+            rule: judged.and_then(|judged| judged.rule.as_deref()).map(str::to_owned),
+            event: record.id(),
+            contact: contact.map(str::to_owned),
+        }
+    }
+
+    /// The value of the `Proxy-Status` field (RFC 9209).
+    pub(super) fn proxy_status(&self) -> String {
+        let rule = self.rule.as_ref().map_or_else(String::new, |rule| format!("; rule={rule}"));
+        let details =
+            format!("reason={}; place={}{rule}; event={}", self.reason, self.place, self.event);
+        format!("schengate; error=http_request_denied; details={}", sf_string(&details))
+    }
+
+    /// Body and media type: HTML for those who ask for it, else problem+json (RFC 9457).
+    pub(super) fn body(&self, accept: &[u8]) -> (&'static str, String) {
+        if accept.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html")) {
+            ("text/html; charset=utf-8", self.html())
+        } else {
+            ("application/problem+json", self.json())
+        }
+    }
+
+    fn json(&self) -> String {
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": "Unavailable For Legal Reasons",
+            "status": 451,
+            "detail": self.sentence,
+            "reason": self.reason,
+            "place": self.place,
+            "rule": self.rule,
+            "event": self.event,
+            "contact": self.contact,
+        });
+        format!("{problem}\n")
+    }
+
+    fn html(&self) -> String {
+        let mut rows = String::new();
+        let mut row = |term: &str, text: &str| {
+            // Writing to a string cannot fail.
+            writeln!(rows, "<dt>{term}</dt><dd>{}</dd>", escaped(text)).ok();
+        };
+        row("Reason", self.reason);
+        row("Place", &self.place);
+        if let Some(rule) = &self.rule {
+            row("Rule", rule);
+        }
+        row("Event", &self.event);
+        if let Some(contact) = &self.contact {
+            row("Contact", contact);
+        }
+        format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\">\
+             <title>Refused by policy</title></head>\n\
+             <body><h1>This connection was refused</h1>\n<p>{}</p>\n<dl>\n{rows}</dl>\n\
+             </body></html>\n",
+            escaped(self.sentence)
+        )
+    }
+
+    /// A whole HTTP/1.1 answer to the request whose first bytes are `request`.
+    fn response(&self, request: &[u8]) -> String {
+        let (media_type, body) = self.body(header(request, b"accept").unwrap_or_default());
+        let head = format!(
+            "HTTP/1.1 451 Unavailable For Legal Reasons\r\nProxy-Status: {}\r\n\
+             Content-Type: {media_type}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+             Connection: close\r\n\r\n",
+            self.proxy_status(),
+            body.len()
+        );
+        if request.starts_with(b"HEAD ") { head } else { head + &body }
+    }
+}
+
+/// Refuses a client in the way of the protocol that it speaks.
+pub(super) async fn run(
+    client: Wire,
+    seen: &[u8],
+    protocol: Protocol,
+    denial: Denial,
+    notice: &Notice,
+    silent: bool,
+) -> End {
+    drop(denial);
+    if silent {
+        close(client);
+        return End::Refused;
+    }
+    match protocol {
+        Protocol::Tls => say(client, &ACCESS_DENIED).await,
+        // HTTP/2 with prior knowledge: an HTTP/1 answer would be noise to it.
+        Protocol::Http if !seen.starts_with(b"PRI ") => {
+            say(client, notice.response(seen).as_bytes()).await;
+        }
+        Protocol::Http | Protocol::Quic | Protocol::Dtls | Protocol::Other => drop(client),
+    }
+    End::Refused
+}
+
+/// Closes without a word.
+pub(super) fn close(client: Wire) {
+    client.end_in_order();
+}
+
+/// Sends the last bytes that a client gets, and closes so that they arrive.
+pub(super) async fn say(client: Wire, last: &[u8]) {
+    let said = async {
+        client.write_all(last).await?;
+        client.half_close()?;
+        let mut discarded = 0;
+        let mut buffer = [0; 1024];
+        while discarded < LINGER_BYTES {
+            client.stream().readable().await?;
+            match client.stream().try_read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => discarded += read,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // A client that does not listen is not waited for; it was refused all the same.
+    let heard = timeout(LINGER, said).await;
+    if heard.is_ok_and(|said| said.is_ok()) {
+        client.end_in_order();
+    }
+}
+
+/// The value of a header in the first bytes of an HTTP/1 request; names are compared without case.
+fn header<'a>(request: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    request
+        .split(|&byte| byte == b'\n')
+        .skip(1)
+        .take_while(|line| !line.trim_ascii().is_empty())
+        .find_map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            let (field, value) = line.split_at_checked(colon)?;
+            field
+                .eq_ignore_ascii_case(name)
+                .then(|| value.get(1..).unwrap_or_default().trim_ascii())
+        })
+}
+
+/// A structured-field string (RFC 8941 §3.3.3): printable ASCII, with `"` and `\` escaped.
+pub(super) fn sf_string(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            ' '..='~' => quoted.push(c),
+            _ => quoted.push('?'),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn escaped(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            _ => out.push(c),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::policy::{Action, Reason, Verdict};
+
+    fn notice() -> Notice {
+        Notice {
+            reason: "outside",
+            sentence: Reason::Outside.sentence(),
+            place: "US".to_owned(),
+            rule: Some("no <\"clouds\">\r\n".to_owned()),
+            event: "1a-7".to_owned(),
+            contact: Some("it@hospital.example".to_owned()),
+        }
+    }
+
+    fn denial() -> Denial {
+        let to = "198.51.100.7:443".parse().unwrap();
+        Verdict::given(Action::Block, Reason::Outside, to).permit().unwrap_err()
+    }
+
+    /// All that a client sees which sent `sent` and is refused as `protocol`.
+    async fn seen_by_client(sent: &[u8], protocol: Protocol, silent: bool) -> io::Result<Vec<u8>> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let mut client = TcpStream::connect(listener.local_addr()?).await?;
+        let (accepted, _) = listener.accept().await?;
+        client.write_all(sent).await?;
+        let refused = async {
+            let wire = Wire::new(accepted);
+            run(wire, sent, protocol, denial(), &notice(), silent).await
+        };
+        let mut answer = Vec::new();
+        let heard = async {
+            let read = client.read_to_end(&mut answer).await;
+            drop(client);
+            read
+        };
+        let (end, read) = tokio::join!(refused, heard);
+        assert_eq!(end, End::Refused);
+        read.map(|_| answer)
+    }
+
+    #[tokio::test]
+    async fn tls_gets_an_alert_and_a_close_though_its_bytes_were_not_all_read() {
+        let answer = seen_by_client(&[22; 5000], Protocol::Tls, false).await.unwrap();
+        assert_eq!(answer, [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31]);
+    }
+
+    #[tokio::test]
+    async fn other_bytes_get_a_reset() {
+        let answer = seen_by_client(b"", Protocol::Other, false).await;
+        assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let http2 = seen_by_client(b"PRI * HTTP/2.0\r\n", Protocol::Http, false).await;
+        assert_eq!(http2.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_silent_listener_says_nothing() {
+        for protocol in [Protocol::Tls, Protocol::Http, Protocol::Other] {
+            assert_eq!(seen_by_client(b"", protocol, true).await.unwrap(), b"");
+        }
+    }
+
+    #[tokio::test]
+    async fn http_gets_a_451_that_says_why() {
+        let request = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+        let answer = seen_by_client(request, Protocol::Http, false).await.unwrap();
+        let text = String::from_utf8(answer).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 451 "), "{head}");
+        let status = "Proxy-Status: schengate; error=http_request_denied; \
+                      details=\"reason=outside; place=US; rule=no <\\\"clouds\\\">??; event=1a-7\"";
+        assert!(head.contains(status), "{head}");
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["reason"], "outside");
+        assert_eq!(problem["event"], "1a-7");
+        assert_eq!(problem["contact"], "it@hospital.example");
+    }
+
+    #[test]
+    fn a_browser_gets_a_page_without_markup_of_others() {
+        let request = b"GET / HTTP/1.1\r\nACCEPT:  text/HTML,*/*\r\n\r\naccept: none";
+        let answer = notice().response(request);
+        assert!(answer.contains("Content-Type: text/html"), "{answer}");
+        assert!(answer.contains("no &lt;&quot;clouds&quot;&gt;"), "{answer}");
+        assert!(!answer.contains("<script"), "{answer}");
+    }
+
+    #[test]
+    fn head_gets_the_length_and_no_body() {
+        let answer = notice().response(b"HEAD / HTTP/1.1\r\n\r\n");
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+}

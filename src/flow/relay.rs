@@ -1,0 +1,306 @@
+//! Copies both ways between a client and its destination: half-close, back-pressure, idle time.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
+use tokio::time::{Instant, sleep_until};
+
+use super::wire::Wire;
+use crate::account::{Bytes, End};
+
+/// One read's worth. The buffer is the thread's, and a connection holds bytes of its own only while
+/// the other side does not take them: an idle connection costs no buffer.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// Relays until both sides have closed, one broke off, or no byte moved for `idle`. The bytes that
+/// `opening` yields go to the destination first, and nothing that the client sends goes before it
+/// has ended; an end that it yields ends the relay.
+pub(super) async fn run(
+    client: &Wire,
+    upstream: &Wire,
+    opening: impl Future<Output = Result<Vec<u8>, End>>,
+    idle: Duration,
+    bytes: &Bytes,
+) -> End {
+    let end = {
+        let moved = Cell::new(Instant::now());
+        let (up_ended, down_ended) = (Notify::new(), Notify::new());
+        let (near, far) = (client, upstream);
+        let up = async {
+            let first = opening.await?;
+            let count = |n| {
+                bytes.up(n);
+                moved.set(Instant::now());
+            };
+            let ends = Ends { from: End::ClientReset, to: End::UpstreamReset };
+            pump(near, far, first, ends, count).await?;
+            up_ended.notify_one();
+            until_reset(near, ends.from, &down_ended).await
+        };
+        let down = async {
+            let count = |n| {
+                bytes.down(n);
+                moved.set(Instant::now());
+            };
+            let ends = Ends { from: End::UpstreamReset, to: End::ClientReset };
+            pump(far, near, Vec::new(), ends, count).await?;
+            down_ended.notify_one();
+            until_reset(far, ends.from, &up_ended).await
+        };
+        tokio::select! {
+            both = async { tokio::try_join!(up, down) } => both.map_or_else(|end| end, |_| End::Done),
+            () = idled(&moved, idle) => End::Idle,
+        }
+    };
+    if end == End::Done {
+        client.end_in_order();
+        upstream.end_in_order();
+    }
+    end
+}
+
+/// How the relay ends where the side that is read from, or written to, fails.
+#[derive(Clone, Copy)]
+struct Ends {
+    from: End,
+    to: End,
+}
+
+async fn pump(
+    from: &Wire,
+    to: &Wire,
+    first: Vec<u8>,
+    ends: Ends,
+    count: impl Fn(usize),
+) -> Result<(), End> {
+    if !first.is_empty() {
+        to.write_all(&first).await.map_err(|_| ends.to)?;
+        count(first.len());
+    }
+    drop(first);
+    loop {
+        // A fast pair of peers must not keep the thread from the others.
+        consume_budget().await;
+        from.stream().readable().await.map_err(|_| ends.from)?;
+        match SHARED.with_borrow_mut(|buffer| shift(from, to, buffer, ends))? {
+            Shifted::Nothing => {}
+            Shifted::All(moved) => count(moved),
+            Shifted::Part { moved, rest } => {
+                count(moved);
+                to.write_all(&rest).await.map_err(|_| ends.to)?;
+                count(rest.len());
+            }
+            Shifted::End => {
+                // A destination that is already gone says so on its own side of the relay.
+                return to.half_close().map_err(|_| ends.to);
+            }
+        }
+    }
+}
+
+enum Shifted {
+    Nothing,
+    All(usize),
+    /// The other side took `moved` bytes and not the rest.
+    Part {
+        moved: usize,
+        rest: Vec<u8>,
+    },
+    End,
+}
+
+/// One read and one write, without waiting.
+fn shift(from: &Wire, to: &Wire, buffer: &mut [u8], ends: Ends) -> Result<Shifted, End> {
+    let read = match from.stream().try_read(buffer) {
+        Ok(0) => return Ok(Shifted::End),
+        Ok(read) => buffer.get(..read).unwrap_or_default(),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Shifted::Nothing),
+        Err(_) => return Err(ends.from),
+    };
+    let moved = match to.stream().try_write(read) {
+        Ok(written) => written,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(_) => return Err(ends.to),
+    };
+    match read.get(moved..).unwrap_or_default() {
+        [] => Ok(Shifted::All(moved)),
+        rest => Ok(Shifted::Part { moved, rest: rest.to_vec() }),
+    }
+}
+
+/// A side that closed in order may still break off while the other one goes on sending; nobody
+/// reads from it any more, so that its reset would go unseen until the next write.
+async fn until_reset(side: &Wire, end: End, other_ended: &Notify) -> Result<(), End> {
+    tokio::select! {
+        _ = side.stream().ready(Interest::ERROR) => Err(end),
+        () = other_ended.notified() => Ok(()),
+    }
+}
+
+/// Ends when nothing moved for `idle`. One timer, looked at when it fires and not at each byte.
+pub(super) async fn idled(moved: &Cell<Instant>, idle: Duration) {
+    loop {
+        let due = moved.get() + idle;
+        if due <= Instant::now() {
+            return;
+        }
+        sleep_until(due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{JoinHandle, spawn_local};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    /// Client end, destination end, and the relay between them.
+    async fn relay(first: &[u8], idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Outcome>) {
+        let ((client, near), (far, server)) = (pair().await, pair().await);
+        let first = first.to_vec();
+        let task = spawn_local(async move {
+            let bytes = Bytes::default();
+            let (near, far) = (Wire::new(near), Wire::new(far));
+            let end = run(&near, &far, ready(Ok(first)), idle, &bytes).await;
+            (end, bytes.totals())
+        });
+        (client, server, task)
+    }
+
+    type Outcome = (End, (u64, u64));
+
+    #[tokio::test(flavor = "local")]
+    async fn the_first_bytes_arrive_first_and_both_half_closes_arrive() {
+        let (mut client, mut server, relay) = relay(b"hello ", LONG).await;
+        client.write_all(b"world").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut request = String::new();
+        server.read_to_string(&mut request).await.unwrap();
+        assert_eq!(request, "hello world");
+        server.write_all(b"an answer after the request's end").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "an answer after the request's end");
+        assert_eq!(relay.await.unwrap(), (End::Done, (11, 33)));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn the_destination_may_close_first() {
+        let (mut client, mut server, relay) = relay(b"", LONG).await;
+        server.write_all(b"banner").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut banner = String::new();
+        client.read_to_string(&mut banner).await.unwrap();
+        client.write_all(b"still listening?").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut rest = String::new();
+        server.read_to_string(&mut rest).await.unwrap();
+        assert_eq!((banner.as_str(), rest.as_str()), ("banner", "still listening?"));
+        assert_eq!(relay.await.unwrap(), (End::Done, (16, 6)));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_reset_of_one_side_is_a_reset_of_the_other() {
+        for client_breaks in [true, false] {
+            let (client, server, relay) = relay(b"", LONG).await;
+            let (breaks, mut sees) =
+                if client_breaks { (client, server) } else { (server, client) };
+            SockRef::from(&breaks).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(breaks);
+            let seen = sees.read(&mut [0; 8]).await;
+            assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            let end = if client_breaks { End::ClientReset } else { End::UpstreamReset };
+            assert_eq!(relay.await.unwrap().0, end);
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_reset_after_a_half_close_is_seen_without_a_write() {
+        let (mut client, mut server, relay) = relay(b"", LONG).await;
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert_eq!(relay.await.unwrap().0, End::ClientReset);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_destination_that_does_not_read_holds_the_client_back() {
+        let (client, mut server, relay) = relay(b"", LONG).await;
+        let chunk = vec![7; BUFFER];
+        let mut sent = 0_u64;
+        // A client that is not held back would go on for ever; one that is stops being writable.
+        let mut full = 0;
+        while full < 100 {
+            match client.try_write(&chunk) {
+                Ok(written) => (sent, full) = (sent + written as u64, 0),
+                Err(_) => full += 1,
+            }
+            tokio::task::yield_now().await;
+        }
+        let reader = spawn_local(async move {
+            let mut all = Vec::new();
+            server.read_to_end(&mut all).await.unwrap();
+            all.len() as u64
+        });
+        drop(client);
+        assert_eq!(reader.await.unwrap(), sent);
+        assert_eq!(relay.await.unwrap(), (End::Done, (sent, 0)));
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn an_idle_relay_ends_in_a_reset() {
+        let (mut client, _server, relay) = relay(b"", Duration::from_secs(60)).await;
+        assert_eq!(relay.await.unwrap().0, End::Idle);
+        let seen = client.read(&mut [0; 8]).await;
+        assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn nothing_of_the_client_passes_before_the_opening_ends() {
+        let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
+        client.write_all(b"early").await.unwrap();
+        server.write_all(b"banner").await.unwrap();
+        let (open, opened) = tokio::sync::oneshot::channel();
+        let relay = spawn_local(async move {
+            let (near, far) = (Wire::new(near), Wire::new(far));
+            let opening = async { opened.await.map_err(|_| End::Refused) };
+            run(&near, &far, opening, LONG, &Bytes::default()).await
+        });
+        let mut banner = [0; 6];
+        client.read_exact(&mut banner).await.unwrap();
+        assert_eq!(&banner, b"banner", "the server may speak first");
+        let nothing = server.try_read(&mut [0; 8]).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        open.send(b"judged ".to_vec()).unwrap();
+        client.shutdown().await.unwrap();
+        let mut all = String::new();
+        server.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "judged early");
+        drop(server);
+        assert_eq!(relay.await.unwrap(), End::Done);
+    }
+}

@@ -1,0 +1,44 @@
+//! What the data plane is told: its own types, so that it knows nothing of the policy file.
+
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::account::Way;
+
+/// Everything that is fixed for the life of a data plane.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where connections come in.
+    pub listeners: Vec<Listener>,
+    /// Worker threads; each has a socket of its own on every address.
+    pub workers: NonZeroUsize,
+}
+
+/// One place where connections come in.
+#[derive(Debug)]
+pub struct Listener {
+    /// How connections arrive.
+    pub way: Way,
+    /// Its address, or the socket itself.
+    pub socket: Socket,
+    /// Time allowed for the first bytes.
+    pub peek_timeout: Duration,
+    /// Time allowed for the connect to the destination.
+    pub connect_timeout: Duration,
+    /// Time without a byte either way after which a relay ends.
+    pub idle_timeout: Duration,
+    /// Connections at once, over all workers; more are refused as `overload`.
+    pub max_connections: usize,
+    /// Close without an answer instead of refusing aloud.
+    pub silent: bool,
+}
+
+/// A listener's socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// To be opened here.
+    Address(SocketAddr),
+    /// Opened by the service manager, options (IP_TRANSPARENT) included.
+    Inherited(TcpListener),
+}

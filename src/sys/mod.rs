@@ -1,0 +1,121 @@
+//! The only place in which `unsafe` or a raw descriptor may appear.
+#![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
+
+use std::ffi::c_int;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Every address of every interface of this host, loopback included, in canonical form.
+///
+/// # Errors
+/// Whatever getifaddrs(3) says; never a partial list.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut head: *mut libc::ifaddrs = ptr::null_mut();
+    // SAFETY: `head` is a valid place for the list's first node.
+    if unsafe { libc::getifaddrs(&raw mut head) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut found = Vec::new();
+    let mut node = head;
+    while !node.is_null() {
+        // SAFETY: getifaddrs made the list, every `ifa_next` is a node of it or null, and it is
+        // freed below, after the last use.
+        let entry = unsafe { &*node };
+        // SAFETY: `ifa_addr` is null or a socket address of that list.
+        found.extend(unsafe { address_of(entry.ifa_addr) });
+        node = entry.ifa_next;
+    }
+    // SAFETY: `head` came from getifaddrs, and no reference into the list is left.
+    unsafe { libc::freeifaddrs(head) };
+    Ok(found)
+}
+
+/// # Safety
+/// `address` is null or points to a socket address that is as long as its family says.
+unsafe fn address_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: the caller promises a socket address; each begins with its family.
+    let family = c_int::from(unsafe { (*address).sa_family });
+    match family {
+        libc::AF_INET => {
+            // SAFETY: an AF_INET address is a sockaddr_in; read_unaligned asks for no alignment.
+            let v4 = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+            Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: an AF_INET6 address is a sockaddr_in6; see above.
+            let v6 = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+            Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+/// The listening TCP sockets that the service manager passed (sd_listen_fds(3)), by name. They can
+/// be taken once; a second call finds none. Passed descriptors of other kinds are closed.
+///
+/// # Errors
+/// Where the environment that describes them makes no sense.
+pub fn inherited_listeners() -> io::Result<Vec<(String, TcpListener)>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(Vec::new());
+    }
+    let passed = sd_notify::listen_fds_with_names()?;
+    Ok(passed
+        .filter_map(|(fd, name)| {
+            // SAFETY: LISTEN_PID names this process, so that the descriptors are its own, and
+            // nobody else closes them: this is the one place that takes them, once.
+            let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+            is_tcp_listener(fd).then(|| (name, TcpListener::from(owned)))
+        })
+        .collect())
+}
+
+fn is_tcp_listener(fd: RawFd) -> bool {
+    let internet = matches!(option(fd, libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6));
+    internet
+        && option(fd, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
+        && option(fd, libc::SO_ACCEPTCONN) == Some(1)
+}
+
+/// An integer option of level SOL_SOCKET.
+fn option(fd: RawFd, name: c_int) -> Option<c_int> {
+    let mut value: c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<c_int>()).ok()?;
+    // SAFETY: `value` and `length` describe one integer; a wrong `fd` is an error, not a fault.
+    let done = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &raw mut length)
+    };
+    (done == 0).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_loopback_address_is_among_the_local_ones() {
+        let found = local_addresses().unwrap();
+        assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
+    }
+
+    #[test]
+    fn only_a_listening_tcp_socket_is_taken_for_one() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let datagrams = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        assert!(is_tcp_listener(listener.as_raw_fd()));
+        assert!(!is_tcp_listener(stream.as_raw_fd()));
+        assert!(!is_tcp_listener(datagrams.as_raw_fd()));
+        assert!(!is_tcp_listener(-1));
+    }
+}
