@@ -377,13 +377,17 @@ impl<'a> Alpn<'a> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::{Identity, NameSource, Protocol, Step, identify};
     use super::*;
 
     /// A minimal hello in one record.
     pub(crate) fn hello(name: &[u8]) -> Vec<u8> {
-        let list = [&[0][..], &u16(name.len()), name].concat();
-        let server_name = [&u16(list.len())[..], &list].concat();
-        record(&message(&extension(0, &server_name)))
+        record(&message(&extension(SERVER_NAME, &server_name(name))))
+    }
+
+    fn server_name(name: &[u8]) -> Vec<u8> {
+        let entry = [&[0][..], &u16(name.len()), name].concat();
+        [&u16(entry.len())[..], &entry].concat()
     }
 
     fn u16(len: usize) -> [u8; 2] {
@@ -395,15 +399,221 @@ pub(crate) mod tests {
     }
 
     fn message(extensions: &[u8]) -> Vec<u8> {
+        with_fields(&[0], &[0, 2, 0x13, 0x01], &[1, 0], extensions)
+    }
+
+    fn with_fields(session: &[u8], suites: &[u8], compression: &[u8], rest: &[u8]) -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
-        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-        body.extend(u16(extensions.len()));
-        body.extend(extensions);
-        [&[CLIENT_HELLO, 0][..], &u16(body.len()), &body].concat()
+        body.extend([session, suites, compression].concat());
+        body.extend(u16(rest.len()));
+        body.extend(rest);
+        handshake(&body)
+    }
+
+    fn handshake(body: &[u8]) -> Vec<u8> {
+        let [_, len @ ..] = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&[CLIENT_HELLO][..], &len, body].concat()
     }
 
     fn record(payload: &[u8]) -> Vec<u8> {
         [&[HANDSHAKE, 3, 1][..], &u16(payload.len()), payload].concat()
+    }
+
+    fn records(message: &[u8], len: usize) -> Vec<u8> {
+        message.chunks(len).flat_map(record).collect()
+    }
+
+    fn done(seen: &[u8]) -> Identity<'_> {
+        match identify(seen, false) {
+            Step::Done(identity) => identity,
+            Step::NeedMore => panic!("needs more than {} bytes", seen.len()),
+        }
+    }
+
+    fn name(seen: &[u8]) -> String {
+        let identity = done(seen);
+        assert_eq!((identity.protocol, identity.fault), (Protocol::Tls, None));
+        let (name, source) = identity.name.unwrap();
+        assert_eq!(source, NameSource::Sni);
+        name.to_string()
+    }
+
+    fn fault(seen: &[u8]) -> Fault {
+        let identity = done(seen);
+        assert_eq!(identity.protocol, Protocol::Tls, "a malformed hello is still TLS");
+        assert!(identity.name.is_none());
+        identity.fault.unwrap()
+    }
+
+    #[test]
+    fn a_hello_reads_the_same_in_records_of_any_length() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"pacs.Example.eu.")));
+        for len in 1..=message.len() {
+            assert_eq!(name(&records(&message, len)), "pacs.example.eu", "records of {len}");
+        }
+    }
+
+    #[test]
+    fn every_strict_prefix_of_a_hello_needs_more_and_is_incomplete_at_the_end() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"host.example")));
+        for hello in [records(&message, 1), records(&message, 60), record(&message)] {
+            for end in 0..hello.len() {
+                let part = &hello[..end];
+                assert!(matches!(identify(part, false), Step::NeedMore), "at {end}");
+                let Step::Done(identity) = identify(part, true) else { panic!("at {end}") };
+                let tls = (Protocol::Tls, Some(Fault::Incomplete));
+                let expected = if end < 2 { (Protocol::Other, None) } else { tls };
+                assert_eq!((identity.protocol, identity.fault), expected, "at {end}");
+                assert!(identity.name.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn every_record_version_is_tls() {
+        let mut hello = hello(b"host.example");
+        for minor in 0..=u8::MAX {
+            hello[2] = minor;
+            assert_eq!(name(&hello), "host.example");
+        }
+    }
+
+    #[test]
+    fn a_record_that_does_not_belong_there_is_a_fault() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"host.example")));
+        let (first, rest) = message.split_at(50);
+        let around = |middle: &[u8]| [&record(first), middle, &record(rest)].concat();
+        assert_eq!(fault(&around(&[HANDSHAKE, 3, 1, 0, 0])), Fault::RecordLength);
+        assert_eq!(fault(&around(&[HANDSHAKE, 3, 1, 0x40, 1])), Fault::RecordLength);
+        for kind in [CHANGE_CIPHER_SPEC, ALERT, 23, 24, 0x80] {
+            assert_eq!(fault(&around(&[kind, 3, 3, 0, 1, 1])), Fault::RecordType, "{kind}");
+        }
+        assert_eq!(fault(&[ALERT, 3, 1, 0, 2, 1, 0]), Fault::RecordType);
+        assert_eq!(fault(&[HANDSHAKE, 3, 1, 0, 5, 2]), Fault::NotClientHello);
+        assert_eq!(name(&around(&[])), "host.example");
+    }
+
+    #[test]
+    fn lengths_that_disagree_are_faults() {
+        let name = server_name(b"host.example");
+        let outer = |list: &[u8]| fault(&record(&message(&extension(SERVER_NAME, list))));
+        assert_eq!(outer(&[&name[..], &[0]].concat()), Fault::LengthsDisagree);
+        assert_eq!(outer(&name[..name.len() - 1]), Fault::LengthsDisagree);
+        let longer = [&[0, 15, 0, 0, 0x0d], &b"host.example"[..]].concat();
+        assert_eq!(outer(&longer), Fault::FieldLength);
+        assert_eq!(outer(&[0, 15, 0, 0xff, 0xff, 1]), Fault::LengthsDisagree);
+        let mut trailing = message(&extension(SERVER_NAME, &name));
+        trailing.push(0);
+        trailing[3] += 1;
+        assert_eq!(fault(&record(&trailing)), Fault::LengthsDisagree);
+        let over = extension(SERVER_NAME, &name);
+        assert_eq!(fault(&record(&message(&over[..over.len() - 1]))), Fault::FieldLength);
+    }
+
+    #[test]
+    fn a_hello_names_one_host_in_one_way() {
+        let name = server_name(b"host.example");
+        let extension = extension(SERVER_NAME, &name);
+        let twice = record(&message(&[&extension[..], &extension].concat()));
+        assert_eq!(fault(&twice), Fault::ExtensionTwice);
+        let of = |list: &[u8]| fault(&record(&message(&self::extension(SERVER_NAME, list))));
+        assert_eq!(of(&[0, 8, 0, 0, 1, b'a', 0, 0, 1, b'b']), Fault::NameTwice);
+        assert_eq!(of(&[0, 4, 1, 0, 1, b'a']), Fault::NameType);
+        assert_eq!(of(&[0, 0]), Fault::NameListEmpty);
+        assert_eq!(of(&[0, 3, 0, 0, 0]), Fault::Name(BadName::Empty));
+        assert_eq!(of(&[]), Fault::FieldLength);
+    }
+
+    #[test]
+    fn a_bad_name_is_a_fault_that_leaves_the_rest_readable() {
+        for byte in 0..=u8::MAX {
+            let good = byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            assert_eq!(done(&hello(&[b'a', byte, b'b'])).fault.is_none(), good, "{byte:#04x}");
+        }
+        let long = [b'a'; 255];
+        for bad in [&b"192.0.2.7"[..], b"2001:db8::1", b"*.example", b".a", b"a..b", &long] {
+            assert!(matches!(fault(&hello(bad)), Fault::Name(_)));
+        }
+        let alpn = extension(ALPN, &[0, 3, 2, b'h', b'2']);
+        let bad = extension(SERVER_NAME, &server_name(b"192.0.2.7"));
+        let hello = record(&message(&[bad, alpn].concat()));
+        assert_eq!(done(&hello).fault, Some(Fault::Name(BadName::Address)));
+        assert!(done(&hello).alpn.contains(b"h2"));
+    }
+
+    #[test]
+    fn fields_that_no_server_accepts_are_faults() {
+        let of = |session: &[u8], suites: &[u8], compression: &[u8]| {
+            fault(&record(&with_fields(session, suites, compression, &[])))
+        };
+        let long = [&[33][..], &[0; 33]].concat();
+        assert_eq!(of(&long, &[0, 2, 1, 1], &[1, 0]), Fault::FieldValue);
+        assert_eq!(of(&[0], &[0, 0], &[1, 0]), Fault::FieldValue);
+        assert_eq!(of(&[0], &[0, 3, 1, 1, 1], &[1, 0]), Fault::FieldValue);
+        assert_eq!(of(&[0], &[0, 2, 1, 1], &[0]), Fault::FieldValue);
+    }
+
+    #[test]
+    fn extensions_are_told() {
+        let parts = [
+            extension(0x0a0a, &[]),
+            extension(SUPPORTED_VERSIONS, &[6, 0x7a, 0x7a, 3, 4, 3, 3]),
+            extension(
+                ALPN,
+                &[0, 12, 2, b'h', b'2', 8, b'h', b't', b't', b'p', b'/', b'1', b'.', b'1'],
+            ),
+            extension(ENCRYPTED_CLIENT_HELLO, &[0; 40]),
+            extension(ENCRYPTED_SERVER_NAME, &[0; 9]),
+        ];
+        let message = message(&parts.concat());
+        for len in [1, 7, message.len()] {
+            let hello = records(&message, len);
+            let identity = done(&hello);
+            assert_eq!((identity.name, identity.fault), (None, None));
+            assert!(identity.ech && identity.esni);
+            assert_eq!(identity.tls_version, 0x0304);
+            let mut alpn = Vec::new();
+            identity.alpn.each(|protocol| alpn.push(protocol.to_vec()));
+            assert_eq!(alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        }
+        for bad in [&[0, 0][..], &[0, 1, 0], &[0, 2, 2, b'h']] {
+            assert_eq!(fault(&record(&self::message(&extension(ALPN, bad)))), Fault::Alpn);
+        }
+    }
+
+    #[test]
+    fn a_hello_of_64_kib_is_read_and_a_larger_one_refused_at_its_header() {
+        let name = extension(SERVER_NAME, &server_name(b"host.example"));
+        let padding = |len: usize| {
+            let overhead = 43 + name.len() + 4;
+            [extension(21, &vec![0; len - overhead]), name.clone()].concat()
+        };
+        let largest = message(&padding(HELLO_MAX));
+        assert_eq!(largest.len(), HELLO_MAX + 4);
+        assert_eq!(self::name(&records(&largest, RECORD_MAX)), "host.example");
+        assert_eq!(self::name(&records(&largest, 9)), "host.example");
+        assert_eq!(fault(&[HANDSHAKE, 3, 1, 0x40, 0, 1, 1, 0, 1]), Fault::TooLarge);
+        assert_eq!(fault(&[HANDSHAKE, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]), Fault::TooLarge);
+        assert_eq!(fault(&records(&largest, 7)), Fault::TooManyPieces);
+    }
+
+    #[test]
+    fn an_sslv2_hello_is_tls_without_a_name() {
+        let mut hello = vec![0x80, 0x1c, 1, 3, 1, 0, 3, 0, 0, 0, 16, 0, 0, 4];
+        hello.extend([9; 16]);
+        assert_eq!(fault(&hello), Fault::Sslv2);
+        for end in 0..hello.len() {
+            assert!(matches!(identify(&hello[..end], false), Step::NeedMore), "at {end}");
+        }
+        hello[1] = 0x1d;
+        assert_eq!(fault(&hello), Fault::LengthsDisagree);
+    }
+
+    #[test]
+    fn other_bytes_are_told_at_the_first_that_rules_tls_out() {
+        for other in [&[22, 2][..], &[0x17, 3], &[0x80, 0, 2], &[0], &[0x15, 3, 9]] {
+            assert_eq!(done(other).protocol, Protocol::Other, "{other:?}");
+        }
     }
 }
