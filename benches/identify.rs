@@ -13,6 +13,12 @@ mod flights;
 
 const NAME: &str = "images.storage.region-eu-west.example";
 
+type Read = fn(&[u8]) -> usize;
+
+/// Each answers the length of the name.
+const READERS: [(&str, Read); 3] =
+    [("schengate", ours), ("tls-parser", tls_parser), ("rustls", rustls_acceptor)];
+
 fn ours(hello: &[u8]) -> usize {
     match identify(hello, false) {
         Step::Done(identity) => identity.name.map_or(0, |(name, _)| name.as_bytes().len()),
@@ -28,11 +34,10 @@ fn tls_parser(hello: &[u8]) -> usize {
     };
     let extensions = hello.ext.map(tls_parser::parse_tls_client_hello_extensions);
     let Some(Ok((_, extensions))) = extensions else { return 0 };
-    let name = extensions.iter().find_map(|extension| match extension {
-        TlsExtension::SNI(names) => names.first().map(|(_, name)| name.len()),
-        _ => None,
+    let names = extensions.iter().find_map(|extension| {
+        if let TlsExtension::SNI(names) = extension { names.first() } else { None }
     });
-    name.unwrap_or(0)
+    names.map_or(0, |(_, name)| name.len())
 }
 
 fn rustls_acceptor(mut hello: &[u8]) -> usize {
@@ -50,9 +55,7 @@ fn readers(criterion: &mut Criterion) {
     for len in [517, 1750] {
         let hello = flights::tls_hello_of(NAME, len);
         let mut group = criterion.benchmark_group(format!("hello_{len}"));
-        let all: [(&str, fn(&[u8]) -> usize); 3] =
-            [("schengate", ours), ("tls-parser", tls_parser), ("rustls", rustls_acceptor)];
-        for (reader, read) in all {
+        for (reader, read) in READERS {
             assert_eq!(read(&hello), NAME.len(), "{reader} reads the name");
             group.bench_function(reader, |bencher| bencher.iter(|| read(black_box(&hello))));
         }

@@ -6,11 +6,10 @@ use rustls::server::Acceptor;
 use schengate::identify::dtls::{DtlsReader, DtlsStep};
 use schengate::identify::quic::{QuicReader, QuicStep};
 use schengate::identify::{Fault, Identity, Protocol, Step, identify};
-use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
 mod flights;
 
-use flights::{crypto_frame, initial, quic_hello, records, tls_hello};
+use flights::{crypto_frame, initial, quic_hello, records, tls_hello, tls_parser_names};
 
 const DCID: &[u8] = b"\x83\x94\xc8\xf0\x3e\x51\x57\x08";
 
@@ -56,17 +55,8 @@ fn rustls_reads(mut stream: &[u8]) -> Option<(Option<String>, Vec<Vec<u8>>)> {
 /// The one name that tls-parser reads in a handshake message; `None` where it reads none, several,
 /// or stumbles.
 fn tls_parser_reads(message: &[u8]) -> Option<String> {
-    let (_, message) = tls_parser::parse_tls_message_handshake(message).ok()?;
-    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = message else {
-        return None;
-    };
-    let (_, extensions) = tls_parser::parse_tls_client_hello_extensions(hello.ext?).ok()?;
-    let mut names = extensions.into_iter().filter_map(|extension| match extension {
-        TlsExtension::SNI(names) => Some(names),
-        _ => None,
-    });
-    match &names.next()?[..] {
-        [(_, name)] => String::from_utf8(name.to_vec()).ok().map(|name| name.to_lowercase()),
+    match &tls_parser_names(message)?[..] {
+        [name] => String::from_utf8(name.clone()).ok(),
         _ => None,
     }
 }

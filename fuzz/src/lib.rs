@@ -38,18 +38,8 @@ fn identity(message: &[u8], cuts: &[usize]) -> (Protocol, Option<String>, Option
 
 /// The name that tls-parser reads, where it reads one.
 fn second_opinion(message: &[u8]) -> Option<String> {
-    use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
-    let (_, message) = tls_parser::parse_tls_message_handshake(message).ok()?;
-    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = message else {
-        return None;
-    };
-    let (_, extensions) = tls_parser::parse_tls_client_hello_extensions(hello.ext?).ok()?;
-    let name = extensions.iter().find_map(|extension| match extension {
-        TlsExtension::SNI(names) => names.first().map(|(_, name)| *name),
-        _ => None,
-    })?;
-    let name = String::from_utf8_lossy(name).to_lowercase();
-    Some(name.strip_suffix('.').map_or(name.clone(), str::to_owned))
+    let name = flights::tls_parser_names(message)?.into_iter().next()?;
+    Some(String::from_utf8_lossy(name.strip_suffix(b".").unwrap_or(&name)).into_owned())
 }
 
 fn stream(data: &[u8]) {

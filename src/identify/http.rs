@@ -95,10 +95,7 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
     if request.starts_with(PREFACE) || PREFACE.starts_with(request) && request.len() > 4 {
         return read_preface(request, start);
     }
-    let sure = match sure(request) {
-        Some(sure) => sure,
-        None => return Found::Other,
-    };
+    let Some(sure) = sure(request) else { return Found::Other };
     let mut head = Head {
         method: &[],
         target: &[],

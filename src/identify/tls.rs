@@ -24,11 +24,11 @@ pub(super) const HANDSHAKE: u8 = 22;
 /// Handshake type, in TLS, DTLS and QUIC.
 pub(super) const CLIENT_HELLO: u8 = 1;
 
-const SERVER_NAME: usize = 0;
-const ALPN: usize = 16;
-const SUPPORTED_VERSIONS: usize = 43;
-const ENCRYPTED_CLIENT_HELLO: usize = 0xfe0d;
-const ENCRYPTED_SERVER_NAME: usize = 0xffce;
+const SERVER_NAME: u16 = 0;
+const ALPN: u16 = 16;
+const SUPPORTED_VERSIONS: u16 = 43;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+const ENCRYPTED_SERVER_NAME: u16 = 0xffce;
 
 /// What the outer ClientHello says. It borrows the bytes that it was read from.
 #[derive(Debug, Clone, Copy)]
@@ -49,24 +49,25 @@ pub struct Hello<'a> {
 
 /// What became of the first bytes of a TCP stream, read as TLS.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Found<'a> {
+pub(super) enum Found {
     /// TLS as far as it goes, and not yet a whole hello. `sure`: no other protocol begins so.
     Part { sure: bool },
     /// A whole, well-formed hello.
-    Hello(Hello<'a>),
+    Hello,
     /// TLS, and not to be read.
     Fault(Fault),
     /// Not TLS.
     Other,
 }
 
-/// Reads `seen`, all that the client has sent from byte 0.
-pub(super) fn read(seen: &[u8]) -> Found<'_> {
+/// Reads `seen`, all that the client has sent from byte 0, into `hello`: a name has 254 bytes, and
+/// each hand that it goes through by value is a copy.
+pub(super) fn read<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     match *seen {
         [] => Found::Part { sure: false },
         [HANDSHAKE, ref rest @ ..] => match rest {
             [] => Found::Part { sure: false },
-            [3, ..] => read_records(seen),
+            [3, ..] => read_records(seen, hello),
             _ => Found::Other,
         },
         // A server that skips a warning alert or an early CCS reads the hello behind it. Before
@@ -81,11 +82,11 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
     }
 }
 
-fn read_records(seen: &[u8]) -> Found<'_> {
+fn read_records<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     match find_hello(seen) {
         Ok(None) => Found::Part { sure: true },
-        Ok(Some(body)) => match Hello::read(body, false) {
-            Ok(hello) => Found::Hello(hello),
+        Ok(Some(body)) => match hello.read(body, false) {
+            Ok(()) => Found::Hello,
             Err(fault) => Found::Fault(fault),
         },
         Err(fault) => Found::Fault(fault),
@@ -174,7 +175,7 @@ impl<'a> Records<'a> {
 
 /// A hello in the SSLv2 format (RFC 5246 appendix E.2): a two-byte length with its high bit set,
 /// type 1, version, then the lengths of cipher specs, session id and challenge.
-fn read_sslv2(seen: &[u8]) -> Found<'_> {
+fn read_sslv2(seen: &[u8]) -> Found {
     let [high, rest @ ..] = seen else { return Found::Part { sure: false } };
     let [low, kind, version @ ..] = rest else { return Found::Part { sure: false } };
     if *kind != CLIENT_HELLO {
@@ -198,12 +199,22 @@ fn read_sslv2(seen: &[u8]) -> Found<'_> {
 }
 
 impl<'a> Hello<'a> {
-    /// Reads the body of a ClientHello, without its handshake header. `cookie`: the DTLS form,
-    /// which has one behind the session id (RFC 6347 §4.2.1).
+    /// A hello that says nothing.
+    pub(super) const EMPTY: Self = Self {
+        name: None,
+        name_fault: None,
+        alpn: Alpn::NONE,
+        version: 0,
+        ech: false,
+        esni: false,
+    };
+
+    /// Reads the body of a ClientHello, without its handshake header, into an empty hello.
+    /// `cookie`: the DTLS form, which has one behind the session id (RFC 6347 §4.2.1).
     ///
     /// # Errors
-    /// A [`Fault`] that says which rule was broken.
-    pub(super) fn read(mut body: Reader<'a>, cookie: bool) -> Result<Self, Fault> {
+    /// A [`Fault`] that says which rule was broken; what was read by then is not to be used.
+    pub(super) fn read(&mut self, mut body: Reader<'a>, cookie: bool) -> Result<(), Fault> {
         let legacy_version: [u8; 2] = body.array().ok_or(Fault::FieldLength)?;
         body.skip(32).ok_or(Fault::FieldLength)?; // random
         let session = body.u8().ok_or(Fault::FieldLength)?;
@@ -225,23 +236,15 @@ impl<'a> Hello<'a> {
             return Err(Fault::FieldValue);
         }
         body.skip(compressions.into()).ok_or(Fault::FieldLength)?;
-        let mut hello = Self {
-            name: None,
-            name_fault: None,
-            alpn: Alpn::NONE,
-            version: u16::from_be_bytes(legacy_version),
-            ech: false,
-            esni: false,
-        };
+        self.version = u16::from_be_bytes(legacy_version);
         if body.left() == 0 {
-            return Ok(hello); // no extensions at all, as SSL 3.0 and TLS 1.0 allow
+            return Ok(()); // no extensions at all, as SSL 3.0 and TLS 1.0 allow
         }
         let extensions = body.u16().ok_or(Fault::FieldLength)?;
         if extensions != body.left() {
             return Err(Fault::LengthsDisagree);
         }
-        hello.read_extensions(body)?;
-        Ok(hello)
+        self.read_extensions(body)
     }
 
     fn read_extensions(&mut self, mut extensions: Reader<'a>) -> Result<(), Fault> {
@@ -249,8 +252,9 @@ impl<'a> Hello<'a> {
         let mut names = false;
         let mut alpns = false;
         while extensions.left() > 0 {
-            let kind = extensions.u16().ok_or(Fault::FieldLength)?;
-            let len = extensions.u16().ok_or(Fault::FieldLength)?;
+            let [kind_high, kind_low, high, low] = extensions.array().ok_or(Fault::FieldLength)?;
+            let kind = u16::from_be_bytes([kind_high, kind_low]);
+            let len = usize::from(u16::from_be_bytes([high, low]));
             let body = extensions.view(len).ok_or(Fault::FieldLength)?;
             match kind {
                 SERVER_NAME => {
@@ -394,8 +398,8 @@ pub(crate) mod tests {
         u16::try_from(len).unwrap().to_be_bytes()
     }
 
-    fn extension(kind: usize, body: &[u8]) -> Vec<u8> {
-        [&u16(kind)[..], &u16(body.len()), body].concat()
+    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &u16(body.len()), body].concat()
     }
 
     fn message(extensions: &[u8]) -> Vec<u8> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::ring::{cipher_suite::TLS13_AES_128_GCM_SHA256, default_provider};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Side, quic};
+use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
 fn config(alpn: &[Vec<u8>]) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -54,6 +55,22 @@ pub fn quic_hello(name: &str, alpn: &[Vec<u8>]) -> Vec<u8> {
     hello
 }
 
+/// Every name that tls-parser reads in a handshake message; `None` where it stumbles.
+pub fn tls_parser_names(message: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (_, message) = tls_parser::parse_tls_message_handshake(message).ok()?;
+    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = message else {
+        return None;
+    };
+    let (_, extensions) = tls_parser::parse_tls_client_hello_extensions(hello.ext?).ok()?;
+    let mut all = Vec::new();
+    for extension in extensions {
+        if let TlsExtension::SNI(names) = extension {
+            all.extend(names.into_iter().map(|(_, name)| name.to_ascii_lowercase()));
+        }
+    }
+    Some(all)
+}
+
 /// A handshake message in records that end at `cuts`.
 pub fn records(message: &[u8], cuts: &[usize]) -> Vec<u8> {
     let mut ends: Vec<_> = cuts.iter().map(|cut| cut % message.len()).collect();
@@ -87,10 +104,13 @@ pub fn initial(version: quic::Version, dcid: &[u8], number: u32, frames: &[u8]) 
     let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("a suite of TLS 1.3");
     let algorithm = suite.quic.expect("ring has QUIC keys");
     let keys = quic::Keys::initial(version, suite, algorithm, dcid, Side::Client);
-    let (kind, version) = match version {
-        quic::Version::V2 => (1, 0x6b33_43cf),
-        quic::Version::V1Draft => (0, 0xff00_001d),
-        _ => (0, 1_u32),
+    // Their numbers, which rustls does not tell.
+    let (kind, version) = if matches!(version, quic::Version::V2) {
+        (1, 0x6b33_43cf)
+    } else if matches!(version, quic::Version::V1Draft) {
+        (0, 0xff00_001d)
+    } else {
+        (0, 1_u32)
     };
     let header_len = 1 + 4 + 1 + dcid.len() + 1 + 1 + 2 + 4;
     let mut payload = frames.to_vec();
