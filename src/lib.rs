@@ -11,8 +11,10 @@
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
 pub mod account;
+pub mod cli;
 pub mod control;
 pub mod flow;
 pub mod identify;
+pub mod inspect;
 pub mod policy;
 pub mod sys;

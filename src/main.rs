@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! Parse, dispatch, exit status; nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    schengate::cli::main()
+}

@@ -1,6 +1,10 @@
 //! CONTROL PLANE: may block, allocate, read files; the data plane never calls it.
 
 pub mod admin;
+pub mod capture;
+pub mod compile;
 pub mod config;
 pub mod data;
+pub mod load;
 pub mod notify;
+pub mod reload;

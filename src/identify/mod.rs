@@ -1,8 +1,145 @@
-//! Bytes in, who they are for out. Pure: no I/O, clock, log or heap.
+//! Bytes in, who they are for out. Pure: no I/O, clock or log; no heap but for the datagrams of a
+//! hello that is spread over several.
 
+mod assembly;
+mod authority;
+pub mod dtls;
+mod fault;
+pub mod http;
 mod name;
+pub mod quic;
+mod reader;
+pub mod starttls;
+pub mod tls;
 
+pub use authority::{Authority, Host};
+pub use fault::Fault;
 pub use name::{BadName, HostName, NAME_MAX};
+pub use tls::Alpn;
+
+/// All that the first bytes of a TCP connection say.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// What the bytes are.
+    pub protocol: Protocol,
+    /// The name that the client claims, and where it stands. Never set beside a fault.
+    pub name: Option<(HostName, NameSource)>,
+    /// Why the bytes could not be read to their end.
+    pub fault: Option<Fault>,
+    /// The hello carries the ECH extension (0xfe0d), real or GREASE.
+    pub ech: bool,
+    /// The hello carries ESNI (0xffce), the predecessor of ECH.
+    pub esni: bool,
+    /// The ALPN list of the hello.
+    pub alpn: Alpn<'a>,
+    /// The highest TLS version that the hello offers, as on the wire (0x0304 is TLS 1.3); 0 where
+    /// there is no whole hello.
+    pub tls_version: u16,
+    /// The request head, where the bytes are HTTP; as far as it has arrived, where it is not whole.
+    pub http: Option<http::Head<'a>>,
+}
+
+impl Identity<'_> {
+    /// What silence says.
+    pub const NOTHING: Self = Self::of(Protocol::Other);
+
+    const fn of(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            name: None,
+            fault: None,
+            ech: false,
+            esni: false,
+            alpn: Alpn::NONE,
+            tls_version: 0,
+            http: None,
+        }
+    }
+
+    const fn faulty(protocol: Protocol, fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::of(protocol) }
+    }
+}
+
+/// Whether the first bytes are enough.
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "a box would be a heap allocation for each hello")]
+pub enum Step<'a> {
+    /// They still look like a protocol that carries a name.
+    NeedMore,
+    /// More bytes would change nothing.
+    Done(Identity<'a>),
+}
+
+/// Reads the first bytes of a TCP connection.
+///
+/// `seen` is all that the client has sent, from byte 0; on [`Step::NeedMore`] call again with more.
+/// `ended`: no more will come (end of stream, or of the time allowed); then the answer is always
+/// [`Step::Done`], and half a hello or request head is TLS or HTTP with [`Fault::Incomplete`] and no
+/// name. A malformed hello is TLS with its fault, never another protocol. Looks at no more than
+/// about 128 KiB, and allocates nothing.
+#[must_use]
+pub fn identify(seen: &[u8], ended: bool) -> Step<'_> {
+    let other = Step::Done(Identity::of(Protocol::Other));
+    let half = |protocol| Identity::faulty(protocol, Fault::Incomplete);
+    match tls::read(seen) {
+        tls::Found::Hello(hello) => Step::Done(from_hello(hello)),
+        tls::Found::Fault(fault) => Step::Done(Identity::faulty(Protocol::Tls, fault)),
+        tls::Found::Part { .. } if !ended => Step::NeedMore,
+        tls::Found::Part { sure: true } => Step::Done(half(Protocol::Tls)),
+        tls::Found::Part { sure: false } => other,
+        tls::Found::Other => match http::read(seen) {
+            http::Found::Head(head) => Step::Done(from_head(head)),
+            http::Found::Part { .. } if !ended => Step::NeedMore,
+            http::Found::Part { sure: Some(head) } => {
+                let head = http::Head { fault: head.fault.or(Some(Fault::Incomplete)), ..head };
+                Step::Done(from_head(head))
+            }
+            http::Found::Part { sure: None } | http::Found::Other => other,
+        },
+    }
+}
+
+fn from_hello(hello: tls::Hello<'_>) -> Identity<'_> {
+    Identity {
+        name: hello.name.map(|name| (name, NameSource::Sni)),
+        fault: hello.name_fault,
+        ech: hello.ech,
+        esni: hello.esni,
+        alpn: hello.alpn,
+        tls_version: hello.version,
+        ..Identity::of(Protocol::Tls)
+    }
+}
+
+fn from_head(head: http::Head<'_>) -> Identity<'_> {
+    let source = match head.form {
+        http::Form::Authority => NameSource::Connect,
+        http::Form::Origin
+        | http::Form::Absolute
+        | http::Form::Asterisk
+        | http::Form::Preface
+        | http::Form::Unknown => NameSource::HttpHost,
+    };
+    Identity {
+        name: head.authority.and_then(|authority| authority.name()).map(|name| (name, source)),
+        fault: head.fault,
+        http: Some(head),
+        ..Identity::of(Protocol::Http)
+    }
+}
+
+/// What a client's UDP payload is, told from this one alone: QUIC, DTLS or another protocol.
+#[must_use]
+pub fn udp_protocol(datagram: &[u8]) -> Protocol {
+    if quic::version(datagram).is_some() {
+        Protocol::Quic
+    } else if dtls::is_dtls(datagram) {
+        Protocol::Dtls
+    } else {
+        Protocol::Other
+    }
+}
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,102 +193,5 @@ impl NameSource {
             Self::HttpHost => "http-host",
             Self::Connect => "connect",
         }
-    }
-}
-
-/// What the first bytes allow to be said.
-#[derive(Debug)]
-pub enum Step<'a> {
-    /// More bytes are needed.
-    NeedMore,
-    /// All that can be said.
-    Done(Identity<'a>),
-}
-
-/// Who a connection is for.
-#[derive(Debug)]
-pub struct Identity<'a> {
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// The name, and where it stood.
-    pub name: Option<(HostName, NameSource)>,
-    /// Why the bytes cannot be trusted, where they cannot.
-    pub fault: Option<Fault>,
-    /// The hello carries ECH.
-    pub ech: bool,
-    /// The hello carries ESNI.
-    pub esni: bool,
-    /// The ALPN list.
-    pub alpn: Alpn<'a>,
-}
-
-/// The ALPN list.
-#[derive(Debug, Default)]
-pub struct Alpn<'a>(&'a [u8]);
-
-impl<'a> Alpn<'a> {
-    /// The list as it stands in the hello.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &'a [u8] {
-        self.0
-    }
-}
-
-/// What is wrong with the first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// They end before the name.
-    Incomplete,
-}
-
-impl Fault {
-    /// A label for metrics.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        "incomplete"
-    }
-}
-
-/// A stand-in that reads enough for the tests of the data plane: TLS by its first byte, and the
-/// Host header of HTTP.
-#[must_use]
-pub fn identify(seen: &[u8], ended: bool) -> Step<'_> {
-    let done = |protocol, name: Option<(HostName, NameSource)>, fault| {
-        Step::Done(Identity {
-            protocol,
-            name,
-            fault,
-            ech: false,
-            esni: false,
-            alpn: Alpn::default(),
-        })
-    };
-    let incomplete = |protocol| match ended {
-        true => done(protocol, None, Some(Fault::Incomplete)),
-        false => Step::NeedMore,
-    };
-    match seen {
-        [] if !ended => Step::NeedMore,
-        [22, ..] => {
-            let Some(at) = seen.windows(4).position(|w| w == b"sni=") else {
-                return incomplete(Protocol::Tls);
-            };
-            let rest = seen.get(at + 4..).unwrap_or_default();
-            let Some(end) = rest.iter().position(|&b| b == b';') else {
-                return incomplete(Protocol::Tls);
-            };
-            let name = HostName::parse(rest.get(..end).unwrap_or_default()).ok();
-            done(Protocol::Tls, name.map(|name| (name, NameSource::Sni)), None)
-        }
-        [b'A'..=b'Z', ..] => {
-            if !seen.windows(4).any(|w| w == b"\r\n\r\n") {
-                return incomplete(Protocol::Http);
-            }
-            let text = String::from_utf8_lossy(seen);
-            let host = text.lines().find_map(|line| line.strip_prefix("Host: "));
-            let name = host.and_then(|host| HostName::parse(host.as_bytes()).ok());
-            done(Protocol::Http, name.map(|name| (name, NameSource::HttpHost)), None)
-        }
-        _ => done(Protocol::Other, None, None),
     }
 }

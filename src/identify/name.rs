@@ -18,7 +18,7 @@ pub struct HostName {
 }
 
 /// Why some bytes are no host name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadName {
     /// No bytes, or nothing but a dot.
     #[error("the name is empty")]

@@ -1,22 +1,148 @@
 //! Facts in, a verdict out. Pure and immutable; the same code for the data plane, the command line
 //! and replay.
+//!
+//! A policy is compiled when it is loaded. Each dimension of a question is looked up once: client
+//! address, destination address, port, carrier (transport and protocol) and name each give a set of
+//! rules as bits ([`rule_set`]); the first bit of their intersection is the rule that decides. What
+//! the axes say is computed ahead for each class of addresses and each group. So a verdict is a few
+//! table look-ups, a few words and-ed and a count of trailing zeros, whatever the number of rules,
+//! and touches neither heap nor clock.
 
+mod address;
+mod atlas;
+mod axes;
+mod blueprint;
+mod compile;
 mod country;
+mod decide;
+mod ip_table;
 mod live;
+mod name_table;
+mod nest;
+mod rule_set;
 mod verdict;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+pub use address::{Standing, Target, canonical, special_v4, special_v6, standing, target};
+pub use atlas::{Atlas, AtlasParts, Class, Location, Operator, SourceNote};
+pub use blueprint::{Blueprint, Causes, FromSpec, GroupSpec, RuleSpec};
 pub use country::{Country, CountrySet};
+pub use decide::{Step, Trace};
 pub use live::{Lapsed, Live};
+pub use nest::{AddressBits, nest};
 pub use verdict::{
     Action, Binding, Claim, Denial, Ech, GroupId, Mode, Permit, Question, Reason, RuleId,
     Transport, Verdict,
 };
 
-/// A compiled policy: every table and every rule, good from one instant to another.
+use axes::Profile;
+use ip_table::IpTable;
+use name_table::NameTable;
+use rule_set::{RuleSets, SetId};
+
+/// A compiled policy: every table and every rule, good until an instant.
 #[derive(Debug)]
-pub struct Policy {}
+pub struct Policy {
+    version: String,
+    valid_until_ms: i64,
+    contact: Option<String>,
+    grace: Duration,
+    binding: Binding,
+    ech: Ech,
+    own: Box<[IpAddr]>,
+    own_ports: Box<[(IpAddr, u16)]>,
+
+    atlas: Arc<Atlas>,
+    stale: Box<[bool]>,
+    /// For each class of the atlas.
+    classes: Box<[ClassRules]>,
+    /// For each operator of the atlas.
+    operators: Box<[OperatorRules]>,
+
+    clients: IpTable,
+    client_classes: Box<[ClientClass]>,
+    groups: Box<[GroupState]>,
+    profiles: Box<[Profile]>,
+    /// Outcome of the axes, profile by profile, class by class.
+    axes: Box<[(Action, Reason)]>,
+
+    rules: Box<[RuleState]>,
+    sets: RuleSets,
+    port_classes: Box<[u16]>,
+    ports: Box<[SetId]>,
+    names: NameTable,
+    name_entries: Box<[NameEntry]>,
+    has_host_operators: bool,
+    /// Rules in force by transport and protocol.
+    carriers: [[SetId; 4]; 2],
+    /// Rules in force over some protocol of a transport, and over every one.
+    any_carrier: [SetId; 2],
+    every_carrier: [SetId; 2],
+    everything: SetId,
+    hostless: SetId,
+    block_rules: SetId,
+}
+
+/// The rules that a class of addresses leaves possible.
+#[derive(Debug, Clone, Copy)]
+struct ClassRules {
+    /// All of the below, and the class's own operator: the common case, in one set.
+    all: SetId,
+    /// By location, region and AS number.
+    geo: SetId,
+    /// By `to`.
+    to: SetId,
+    /// By `law`, as far as the place decides it.
+    place_law: SetId,
+}
+
+/// The rules that an operator leaves possible.
+#[derive(Debug, Clone, Copy)]
+struct OperatorRules {
+    /// By `operator`.
+    ids: SetId,
+    /// By `law`, as far as the operator's homes decide it.
+    laws: SetId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ClientClass {
+    group: u32,
+    from: SetId,
+}
+
+#[derive(Debug)]
+struct GroupState {
+    name: String,
+    mode: Mode,
+    profile: u32,
+}
+
+#[derive(Debug)]
+struct RuleState {
+    name: String,
+    action: Action,
+    reason: Reason,
+    has_host: bool,
+}
+
+impl RuleState {
+    /// An allow or log rule by name holds only where the name is tied to the address.
+    fn needs_binding(&self) -> bool {
+        self.has_host && self.action != Action::Block
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct NameEntry {
+    /// Rules whose `host` holds for the name, and those that have none.
+    rules: SetId,
+    /// The `[[operator]]` that the name belongs to, as an index into the atlas.
+    operator: Option<u32>,
+}
 
 /// What is known of one address, for records, answers and `explain`.
 #[derive(Debug, Clone, Copy)]
@@ -37,67 +163,93 @@ pub struct Whereabouts<'a> {
     pub law: CountrySet,
 }
 
-#[expect(clippy::unused_self, reason = "stub")]
 impl Policy {
-    /// Judges one connection. Pure; allocates nothing.
-    #[must_use]
-    pub fn decide(&self, question: &Question<'_>) -> Verdict {
-        unimplemented!("{question:?}")
-    }
-
-    /// The verdict, where no byte that could still be read (name, protocol, ECH) can change it;
-    /// `None` where it must be waited for.
-    #[must_use]
-    pub fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
-        unimplemented!("{question:?}")
-    }
-
     /// How names are tied to addresses.
     #[must_use]
-    pub fn binding(&self) -> Binding {
-        unimplemented!()
+    pub const fn binding(&self) -> Binding {
+        self.binding
     }
 
-    /// What is known of an address.
+    /// What is known of an address, without regard to any name.
     #[must_use]
     pub fn whereabouts(&self, address: IpAddr) -> Whereabouts<'_> {
-        unimplemented!("{address}")
+        let atlas = &self.atlas;
+        let class = atlas.classes().get(atlas.class_of(target(address).judged));
+        let location = class.and_then(|class| atlas.locations().get(class.location as usize));
+        let operator = class.and_then(|class| atlas.operators().get(class.operator as usize));
+        let source =
+            location.and_then(|at| at.source).and_then(|at| atlas.sources().get(at as usize));
+        let region = location.and_then(|at| at.regions.first().copied());
+        let codes = location.map_or(CountrySet::EMPTY, |location| location.codes);
+        Whereabouts {
+            codes,
+            anycast: location.is_some_and(|location| location.anycast),
+            source: source.map(|source| source.name.as_str()),
+            region: region.and_then(|at| atlas.regions().get(at as usize)).map(String::as_str),
+            operator: operator.map(|operator| operator.id.as_str()).filter(|id| !id.is_empty()),
+            asn: class.map(|class| class.asn).filter(|&asn| asn != 0),
+            law: codes | operator.map_or(CountrySet::EMPTY, |operator| operator.homes),
+        }
+    }
+
+    /// The facts by address.
+    #[must_use]
+    pub fn atlas(&self) -> &Atlas {
+        &self.atlas
     }
 
     /// The name of a rule.
     #[must_use]
     pub fn rule_name(&self, rule: RuleId) -> &str {
-        unimplemented!("{rule:?}")
+        self.rules.get(rule.0 as usize).map_or("", |rule| rule.name.as_str())
     }
 
     /// The name of a group; `default` is the policy of clients in no group.
     #[must_use]
     pub fn group_name(&self, group: GroupId) -> &str {
-        unimplemented!("{group:?}")
+        self.groups.get(group.0 as usize).map_or("default", |group| group.name.as_str())
     }
 
     /// The policy's version: the first 12 hex digits of the digest of file and data.
     #[must_use]
     pub fn version(&self) -> &str {
-        unimplemented!()
+        &self.version
     }
 
     /// The operator's contact line for those who are refused.
     #[must_use]
     pub fn contact(&self) -> Option<&str> {
-        unimplemented!()
+        self.contact.as_deref()
     }
 
     /// How long a live connection that is no longer permitted may go on.
     #[must_use]
-    pub fn grace(&self) -> std::time::Duration {
-        unimplemented!()
+    pub const fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// First instant, in milliseconds since 1970 UTC, at which the policy is no longer what the
     /// file says (a waiver ends, a zone changes); `i64::MAX` where there is none.
     #[must_use]
-    pub fn valid_until_ms(&self) -> i64 {
-        unimplemented!()
+    pub const fn valid_until_ms(&self) -> i64 {
+        self.valid_until_ms
+    }
+
+    /// Whether some client is under `enforce`.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.groups.iter().any(|group| group.mode == Mode::Enforce)
+    }
+
+    /// Bytes held by tables and sets, the address table included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.atlas.table_bytes()
+            + self.sets.bytes()
+            + self.clients.bytes()
+            + self.names.bytes()
+            + size_of_val(&*self.classes)
+            + size_of_val(&*self.axes)
+            + size_of_val(&*self.port_classes)
     }
 }

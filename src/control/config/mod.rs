@@ -1,14 +1,119 @@
 //! The policy file: read, resolved, every fault at once (POLICY.md §2).
+//!
+//! `reader` walks the TOML document and keeps each fault with its place; `resolve` and `rules` turn
+//! its tables into the types below, in which nothing unsound can be written; `lint` looks at the
+//! result once more for what is sound and still not meant.
+
+mod error;
+mod file;
+mod hosts;
+mod known;
+mod lint;
+mod net;
+mod reader;
+mod resolve;
+mod rules;
+mod shadow;
+mod time;
+mod zones;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use toml::de::DeTable;
 
+use self::error::Wrong;
+pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
+use self::reader::{Reader, Table};
+pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
-use crate::policy::{Action, Binding, Country, Ech, Mode, Transport};
+use crate::policy::{Action, Binding, Causes, Country, Ech, Mode, Transport};
+
+/// What holds where no file is given, written out.
+const DEFAULT: &str = include_str!("../../../config/default.toml");
+
+/// The longest policy file; lists that need more go into a `host_file`.
+const FILE_MAX_BYTES: u64 = 4 << 20;
+
+/// A policy that may be used, and what to say about it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The policy.
+    pub config: Config,
+    /// The file as read, for its digest.
+    pub text: String,
+    /// What is sound and maybe not meant, in the order of the text.
+    pub lints: Vec<Lint>,
+    /// Regions that only a loaded provider table can still know. Where none does, the fault of each
+    /// is a fault of the policy.
+    pub unknown_regions: Vec<UnknownRegion>,
+}
+
+/// Reads a policy file, or what holds without one (`config/default.toml`).
+///
+/// # Errors
+/// Every fault of the file and of the host files it names.
+pub fn load(path: Option<&Path>) -> Result<Loaded, Faults> {
+    let Some(path) = path else {
+        return read(DEFAULT, "the built-in policy".to_owned(), None, Timestamp::now());
+    };
+    let named = path.display().to_string();
+    let fault = |wrong| Faults(vec![Fault::whole(&named, wrong)]);
+    let bytes = file::read(path, FILE_MAX_BYTES).map_err(fault)?;
+    let text = String::from_utf8(bytes).map_err(|bad| {
+        let sound = bad.as_bytes().get(..bad.utf8_error().valid_up_to()).unwrap_or_default();
+        let sound = String::from_utf8_lossy(sound);
+        let position = Reader::new(&sound, String::new(), PathBuf::new()).position(sound.len());
+        let wrong = Wrong::new("the file is no UTF-8 from here on", "save the file as UTF-8");
+        Faults(vec![Fault { position: Some(position), ..Fault::whole(&named, wrong) }])
+    })?;
+    parse(&text, Some(path))
+}
+
+/// Reads the text of a policy file. `path` names it in faults, and what it names is relative to
+/// `path`'s directory; without a path, to the current one.
+///
+/// # Errors
+/// Every fault of the text and of the host files it names; one that is no TOML gives one fault.
+pub fn parse(text: &str, path: Option<&Path>) -> Result<Loaded, Faults> {
+    parse_at(text, path, Timestamp::now())
+}
+
+/// As [`parse`], with the lints of another instant (what has expired, what a zone holds).
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_at(text: &str, path: Option<&Path>, now: Timestamp) -> Result<Loaded, Faults> {
+    let file = path.map_or_else(|| "<policy>".to_owned(), |path| path.display().to_string());
+    read(text, file, path, now)
+}
+
+fn read(text: &str, file: String, path: Option<&Path>, now: Timestamp) -> Result<Loaded, Faults> {
+    let base = path.and_then(Path::parent).unwrap_or_else(|| Path::new("")).to_owned();
+    let mut reader = Reader::new(text, file, base);
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            let at = error.span().unwrap_or_default().start;
+            let help = "mend the TOML here: texts and dates with a unit stand in quotes, and a \
+                        table or key is written once";
+            reader.fault_at(at, "", Wrong::new(error.message(), help));
+            return Err(Faults(reader.faults));
+        }
+    };
+    let root = Table { path: String::new(), span: 0..0, entries: document.get_ref() };
+    let resolved = resolve::config(&mut reader, &root, path);
+    match resolved {
+        Some((config, marks, unknown_regions)) if reader.faults.is_empty() => {
+            let lints = lint::all(&reader, &config, &marks, now);
+            Ok(Loaded { config, text: text.to_owned(), lints, unknown_regions })
+        }
+        _ => Err(reader.into_faults()),
+    }
+}
 
 /// A policy file whose every part is known to be sound.
 #[derive(Debug, Clone)]
@@ -52,22 +157,6 @@ pub struct Defaults {
     pub grace: Duration,
     /// A line for the person who was refused: whom to ask.
     pub contact: Option<String>,
-}
-
-/// What `[policy.on]` says, complete. `judge` (for `unread`) is [`Action::Allow`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is the cause of its name, POLICY.md §2")]
-pub struct Causes {
-    pub outside: Action,
-    pub law: Action,
-    pub operator: Action,
-    pub unknown: Action,
-    pub disputed: Action,
-    pub anycast: Action,
-    pub mismatch: Action,
-    pub unread: Action,
-    pub stale: Action,
-    pub private: Action,
 }
 
 /// `[[group]]`, with what it does not name already inherited, but for the mode after `until`.

@@ -1,9 +1,30 @@
 //! The data behind a verdict: where an address is, whose it is, and since when that is known.
 
+mod country;
+mod embedded;
+mod facts;
+mod list;
+mod load;
+mod mmdb;
+mod pack;
+mod provider;
+mod ranges;
+mod rebuild;
+mod source;
+mod text;
+
 use std::fmt;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+
+pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
+pub use facts::{ZoneRow, built_in_zones, operator_id, provider_operator};
+pub use list::{Listing, list};
+pub use load::{load, load_asn, load_country, load_provider};
+#[cfg(test)]
+use provider::provider_order;
+pub use rebuild::rebuild;
 
 use crate::policy::{Country, CountrySet};
 

@@ -1,0 +1,88 @@
+//! `schengate capture`: the rules that bring traffic to the gateway.
+
+use std::io::{self, Write};
+
+use super::{Exit, PolicyFile, complain};
+use crate::control::capture::{self, CaptureFault, Form};
+use crate::control::config;
+
+/// Arguments of `capture`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Capture {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Set the guard, the routes and the rules; may be repeated
+    Up(Rules),
+    /// Take back rules and routes; the guard stays
+    Down,
+    /// Print what `up` sets
+    Print(Rules),
+}
+
+#[derive(Debug, clap::Args)]
+struct Rules {
+    #[command(flatten)]
+    file: PolicyFile,
+    /// For traffic that other machines send through this one (the default)
+    #[arg(long, conflicts_with = "host")]
+    gateway: bool,
+    /// For this machine's own traffic
+    #[arg(long)]
+    host: bool,
+    /// User whose traffic is left alone with --host: the gateway's own
+    #[arg(long, value_name = "NAME", default_value = capture::USER)]
+    user: String,
+    /// Capture only what arrives on this interface (gateway); may be repeated
+    #[arg(long, value_name = "NAME")]
+    interface: Vec<String>,
+}
+
+/// Exit status: 0 done, 1 the policy has no listener for it, 2 a command failed.
+pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Exit> {
+    let done = match arguments.command {
+        Command::Down => capture::Capture::down(),
+        Command::Up(rules) => match rules.capture() {
+            Ok(capture) => capture.up(),
+            Err(exit) => return Ok(exit),
+        },
+        Command::Print(rules) => match rules.capture() {
+            Ok(capture) => {
+                write!(out, "{}", capture.script())?;
+                Ok(())
+            }
+            Err(exit) => return Ok(exit),
+        },
+    };
+    Ok(done.map_or_else(fail, |()| Exit::Yes))
+}
+
+fn fail(fault: CaptureFault) -> Exit {
+    let source = std::error::Error::source(&fault).map(|source| format!(": {source}"));
+    let exit = complain(format_args!("{fault}{}", source.unwrap_or_default()));
+    match fault {
+        CaptureFault::NoListener { .. } | CaptureFault::Unreachable { .. } => Exit::No,
+        CaptureFault::Interface { .. }
+        | CaptureFault::NoUser { .. }
+        | CaptureFault::RuleTaken { .. }
+        | CaptureFault::NotRun { .. }
+        | CaptureFault::Refused { .. } => exit,
+    }
+}
+
+impl Rules {
+    fn capture(&self) -> Result<capture::Capture, Exit> {
+        let loaded = config::load(self.file.config.as_deref()).map_err(complain)?;
+        let form = if self.host {
+            Form::Host { exempt_uid: capture::user_id(&self.user).map_err(fail)? }
+        } else {
+            Form::Gateway
+        };
+        capture::Capture::new(form, &loaded.config.listen)
+            .and_then(|capture| capture.on_interfaces(&self.interface))
+            .map_err(fail)
+    }
+}

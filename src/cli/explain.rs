@@ -1,0 +1,444 @@
+//! `schengate explain`: one verdict with each step, source, date and rule.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use super::{Exit, PolicyFile, complain};
+use crate::control::compile::Compiler;
+use crate::control::config::Rule;
+use crate::control::load::load;
+use crate::identify::{HostName, Protocol};
+use crate::policy::{
+    Action, Atlas, Binding, Claim, Class, Country, CountrySet, Ech, Location, Mode, Operator,
+    Policy, Question, Reason, RuleId, Standing, Step, Transport, Verdict,
+};
+
+/// Arguments of `explain`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    file: PolicyFile,
+    /// Destination; without a port: 443
+    #[arg(long, value_name = "IP[:PORT]", value_parser = destination)]
+    to: SocketAddr,
+    /// The name that the client asks for; without it none could be read
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    host: Option<HostName>,
+    /// The client's address; without it no `from` matches and no group applies
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+    /// What the first bytes are
+    #[arg(long, value_name = "PROTOCOL", value_enum, default_value = "tls")]
+    protocol: Spoken,
+    /// When; a time needs an offset, a day is its first instant in UTC; without it: now
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    at: Option<Timestamp>,
+    /// The hello carries the ECH extension
+    #[arg(long)]
+    ech: bool,
+    /// Judge the name as the client's claim only, not as bound to the address
+    #[arg(long)]
+    unbound: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Spoken {
+    Tls,
+    Quic,
+    Http,
+    Dtls,
+    Other,
+}
+
+impl Spoken {
+    const fn carried(self) -> (Protocol, Transport) {
+        match self {
+            Self::Tls => (Protocol::Tls, Transport::Tcp),
+            Self::Quic => (Protocol::Quic, Transport::Udp),
+            Self::Http => (Protocol::Http, Transport::Tcp),
+            Self::Dtls => (Protocol::Dtls, Transport::Udp),
+            Self::Other => (Protocol::Other, Transport::Tcp),
+        }
+    }
+}
+
+fn destination(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, 443));
+    }
+    text.parse()
+        .map_err(|_| "write 192.0.2.1, 192.0.2.1:443, 2001:db8::1 or [2001:db8::1]:443".into())
+}
+
+fn host_name(text: &str) -> Result<HostName, String> {
+    HostName::parse(text.as_bytes()).map_err(|bad| bad.to_string())
+}
+
+/// Reads a point in time: RFC 3339 with an offset, or a day, which is its first instant in UTC.
+pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = Timestamp::from_str(text) {
+        return Ok(at);
+    }
+    let day = Date::from_str(text).ok().filter(|_| !text.contains(['T', 't', ' ', ':']));
+    let first = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
+    first
+        .map(|zoned| zoned.timestamp())
+        .ok_or_else(|| "write 2026-11-24, 2026-11-24T12:00:00Z or 2026-11-24T14:00:00+02:00".into())
+}
+
+/// Exit status: 0 forwarded, 1 refused, 2 no answer.
+pub(super) fn explain(arguments: Explain, out: &mut impl Write) -> io::Result<Exit> {
+    let at = arguments.at.unwrap_or_else(Timestamp::now);
+    let loaded = match load(arguments.file.config.as_deref(), at) {
+        Ok(loaded) => loaded,
+        Err(fault) => return Ok(complain(fault)),
+    };
+    let policy = loaded.compiler.policy_at(at);
+    let answer = Answer::new(&arguments, &loaded.compiler, &policy);
+    if arguments.json {
+        writeln!(out, "{}", answer.json())?;
+    } else {
+        answer.text(out)?;
+    }
+    Ok(if answer.verdict.action() == Action::Block { Exit::No } else { Exit::Yes })
+}
+
+/// A verdict with all that it rests on.
+struct Answer<'a> {
+    arguments: &'a Explain,
+    compiler: &'a Compiler,
+    policy: &'a Policy,
+    verdict: Verdict,
+    /// Whether the binding of the name was looked at, and what it was taken for.
+    bound: Option<bool>,
+    steps: Vec<String>,
+}
+
+impl<'a> Answer<'a> {
+    fn new(arguments: &'a Explain, compiler: &'a Compiler, policy: &'a Policy) -> Self {
+        let (protocol, transport) = arguments.protocol.carried();
+        let claim = |bound: bool| match &arguments.host {
+            None => Claim::Unread,
+            Some(name) if bound => Claim::Bound(name),
+            Some(name) => Claim::Claimed(name),
+        };
+        let question = |bound: bool| Question {
+            client: arguments.client,
+            destination: arguments.to,
+            transport,
+            protocol,
+            name: claim(bound),
+            ech: arguments.ech,
+        };
+        let bound = !arguments.unbound;
+        let mut steps = Vec::new();
+        let verdict = policy.decide_traced(&question(bound), &mut steps);
+        let matters = policy.decide(&question(true)) != policy.decide(&question(false));
+        let mut answer = Self {
+            arguments,
+            compiler,
+            policy,
+            verdict,
+            bound: (matters && arguments.host.is_some()).then_some(bound),
+            steps: Vec::new(),
+        };
+        answer.steps = answer.sentences(&steps);
+        answer
+    }
+
+    fn atlas(&self) -> &'a Atlas {
+        self.policy.atlas()
+    }
+
+    fn class(&self) -> Option<&'a Class> {
+        let judged = crate::policy::target(self.arguments.to.ip()).judged;
+        self.atlas().classes().get(self.atlas().class_of(judged))
+    }
+
+    fn location(&self) -> Option<&'a Location> {
+        self.atlas().locations().get(self.class()?.location as usize)
+    }
+
+    fn address_operator(&self) -> Option<&'a Operator> {
+        self.atlas().operators().get(self.class()?.operator as usize)
+    }
+
+    fn source_name(&self, source: u32) -> &'a str {
+        self.atlas().sources().get(source as usize).map_or("", |note| note.name.as_str())
+    }
+
+    /// Date of a source as `2026-08-22`.
+    fn source_date(&self, source: u32) -> Option<String> {
+        let at = self.atlas().sources().get(source as usize)?.as_of_ms?;
+        Some(day(Timestamp::from_millisecond(at).ok()?))
+    }
+
+    fn regions(&self) -> Vec<&'a str> {
+        let atlas = self.atlas();
+        let regions =
+            self.location().map(|location| location.regions.as_slice()).unwrap_or_default();
+        let names = regions.iter().filter_map(|&at| atlas.regions().get(at as usize));
+        names.map(String::as_str).collect()
+    }
+
+    fn rule(&self, id: RuleId) -> Option<&'a Rule> {
+        let name = self.policy.rule_name(id);
+        self.compiler.config().rules.iter().find(|rule| rule.name == name)
+    }
+
+    fn sentences(&self, steps: &[Step]) -> Vec<String> {
+        let mut said = Vec::new();
+        for step in steps {
+            match *step {
+                Step::Target(target) => {
+                    if let Some(outer) = target.outer {
+                        said.push(format!("{outer} carries {}, which is judged", target.judged));
+                    } else if target.judged != self.arguments.to.ip() {
+                        said.push(format!("{} is {}", self.arguments.to.ip(), target.judged));
+                    }
+                    said.push(format!("{} is {}", target.judged, stands(target.standing)));
+                    if matches!(target.standing, Standing::Guard | Standing::Loop) {
+                        continue;
+                    }
+                    self.facts(&mut said);
+                }
+                Step::Group(group, mode) => said.push(format!(
+                    "{} the policy `{}`, mode {}",
+                    match self.arguments.client {
+                        Some(client) => format!("client {client} is under"),
+                        None => "no client given:".into(),
+                    },
+                    self.policy.group_name(group),
+                    mode.label()
+                )),
+                Step::Ech(Ech::Block) => {
+                    said.push(
+                        "the hello carries ECH, and [names] ech = \"block\" refuses it".into(),
+                    );
+                }
+                Step::Ech(_) => {
+                    said.push("the hello carries ECH: its name counts as not read".into());
+                }
+                Step::HostOperator(operator, bound) => {
+                    let operator = self.atlas().operators().get(operator as usize);
+                    let id = operator.map_or("", |operator| operator.id.as_str());
+                    let homes = operator.map(|operator| operator.homes).unwrap_or_default();
+                    said.push(if bound {
+                        format!("the name is bound and belongs to operator {id} (homes {homes})")
+                    } else {
+                        format!("the claimed name adds operator {id} (homes {homes})")
+                    });
+                }
+                Step::Cause(reason, action, Some(rule)) => said.push(format!(
+                    "rule `{}` would match, but {}: cause {reason} -> {}",
+                    self.policy.rule_name(rule),
+                    match reason {
+                        Reason::Unread => "no name could be read",
+                        _ => "the name is not bound to the address",
+                    },
+                    cause_action(reason, action),
+                )),
+                Step::Cause(reason, action, None) => {
+                    said.push(format!("cause {reason} holds -> {action}"));
+                }
+                Step::Rule(rule, action) => said.push(self.rule_sentence(rule, action)),
+                Step::Floor(reason) => {
+                    said.push(format!("what would be allowed is logged, by the cause {reason}"));
+                }
+            }
+        }
+        if self.verdict.rule().is_none() && self.verdict.reason() == Reason::Permitted {
+            said.push("no rule matches, and no cause holds: permitted".into());
+        }
+        if let Some(host) = &self.arguments.host {
+            let how = match (self.arguments.unbound, self.policy.binding()) {
+                (false, _) => "taken as bound to the address (offline, nothing is looked up)",
+                (true, Binding::Trust) => "believed: [names] binding = \"trust\"",
+                (true, Binding::Verify | Binding::Redial) => "judged as the client's claim only",
+            };
+            said.insert(0, format!("name {host} is {how}"));
+        }
+        if self.verdict.mode() == Mode::Observe
+            && let Some(would) = self.verdict.would()
+        {
+            said.push(format!("observe: {} instead of {would}", self.verdict.action()));
+        }
+        said
+    }
+
+    /// What is known of the address: location, dissent, operator.
+    fn facts(&self, said: &mut Vec<String>) {
+        let Some(location) = self.location() else { return };
+        let dated = |source: u32| match self.source_date(source) {
+            Some(date) => format!("{} of {date}", self.source_name(source)),
+            None => self.source_name(source).to_owned(),
+        };
+        let mut places = Vec::new();
+        if !location.codes.is_empty() {
+            places.push(format!("located in {}", location.codes));
+        }
+        if location.anycast {
+            places.push("announced from many places (anycast)".into());
+        }
+        if location.unknown {
+            places.push("of unknown location".into());
+        }
+        let mut sentence = places.join(", or ");
+        if let Some(source) = location.source {
+            sentence.push_str(&format!(", by {}", dated(source)));
+        }
+        let regions = self.regions();
+        if !regions.is_empty() {
+            sentence.push_str(&format!(", region {}", regions.join(" or ")));
+        }
+        said.push(sentence);
+        for &(source, country) in &location.dissenters {
+            said.push(format!("{} says {country} instead", dated(source)));
+        }
+        let asn = self.class().map_or(0, |class| class.asn);
+        let number = if asn == 0 { String::new() } else { format!(" (AS{asn})") };
+        match self.address_operator().filter(|operator| !operator.id.is_empty()) {
+            Some(operator) => said.push(format!(
+                "operator {}{number}, homes {}{}, by {}",
+                operator.id,
+                operator.homes,
+                if operator.technology.is_empty() {
+                    String::new()
+                } else {
+                    format!(", technology {}", operator.technology)
+                },
+                operator.source
+            )),
+            None => said.push(format!("operator unknown{number}")),
+        }
+    }
+
+    fn rule_sentence(&self, id: RuleId, action: Action) -> String {
+        let mut sentence = format!("rule `{}` matches -> {action}", self.policy.rule_name(id));
+        let Some(rule) = self.rule(id) else { return sentence };
+        let until = rule.until.map(|until| until.0.to_string());
+        let parts = [
+            ("basis", rule.basis.as_deref()),
+            ("reason", rule.reason.as_deref()),
+            ("owner", rule.owner.as_deref()),
+            ("ends", until.as_deref()),
+        ];
+        for (key, value) in parts {
+            if let Some(value) = value {
+                sentence.push_str(&format!("; {key} {value}"));
+            }
+        }
+        sentence
+    }
+
+    /// Every law that may reach the holder, the name's operator included.
+    fn law(&self) -> CountrySet {
+        let codes = self.location().map(|location| location.codes).unwrap_or_default();
+        let homes = self.address_operator().map(|operator| operator.homes).unwrap_or_default();
+        codes | homes
+    }
+
+    fn json(&self) -> Value {
+        let verdict = &self.verdict;
+        let location = self.location();
+        let operator = self.address_operator();
+        let codes = |set: CountrySet| set.iter().map(Country::code).collect::<Vec<_>>();
+        let rule = verdict.rule();
+        json!({
+            "verdict": verdict.action().label(),
+            "reason": verdict.reason().label(),
+            "would": verdict.would().map(Action::label),
+            "rule": rule.map(|id| self.policy.rule_name(id)),
+            "mode": verdict.mode().label(),
+            "policy": self.policy.group_name(verdict.group()),
+            "policy_version": self.policy.version(),
+            "destination": verdict.destination().to_string(),
+            "host": self.arguments.host.as_ref().map(HostName::as_str),
+            "name_bound": self.bound,
+            "location": {
+                "codes": codes(location.map(|location| location.codes).unwrap_or_default()),
+                "anycast": location.is_some_and(|location| location.anycast),
+                "unknown": location.is_none_or(|location| location.unknown),
+                "source": location.and_then(|at| at.source).map(|source| self.source_name(source)),
+                "as_of": location.and_then(|at| at.source).and_then(|source| self.source_date(source)),
+                "region": self.regions().first(),
+                "dissent": codes(location.map(|location| location.dissent).unwrap_or_default()),
+            },
+            "operator": {
+                "name": operator.map(|operator| operator.id.as_str()).filter(|id| !id.is_empty()),
+                "asn": self.class().map(|class| class.asn).filter(|&asn| asn != 0),
+                "homes": codes(operator.map(|operator| operator.homes).unwrap_or_default()),
+                "technology": codes(operator.map(|operator| operator.technology).unwrap_or_default()),
+            },
+            "law": codes(self.law()),
+            "ground": rule.and_then(|id| self.rule(id)).map(|rule| json!({
+                "basis": rule.basis,
+                "reason": rule.reason,
+                "owner": rule.owner,
+                "until": rule.until.map(|until| until.0.to_string()),
+            })),
+            "steps": self.steps,
+        })
+    }
+
+    fn text(&self, out: &mut impl Write) -> io::Result<()> {
+        let verdict = &self.verdict;
+        write!(out, "{}: {}", verdict.action(), verdict.reason())?;
+        if let Some(rule) = verdict.rule() {
+            write!(out, " `{}`", self.policy.rule_name(rule))?;
+        }
+        if let Some(would) = verdict.would() {
+            write!(out, " (observed; enforce: {would})")?;
+        }
+        writeln!(out, "\n{}\n", verdict.reason().sentence())?;
+        let host = self.arguments.host.as_ref().map_or("(none read)", HostName::as_str);
+        writeln!(out, "destination  {}", verdict.destination())?;
+        writeln!(out, "name         {host}")?;
+        writeln!(
+            out,
+            "policy       {} (version {})",
+            self.policy.group_name(verdict.group()),
+            self.policy.version()
+        )?;
+        writeln!(out, "law          {}", self.law())?;
+        writeln!(out, "\nsteps")?;
+        for (at, step) in self.steps.iter().enumerate() {
+            writeln!(out, "{:3}. {step}", at + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// `unread = "judge"` is how the policy file writes it.
+fn cause_action(reason: Reason, action: Action) -> &'static str {
+    match (reason, action) {
+        (Reason::Unread, Action::Allow) => "judge by address",
+        (_, Action::Allow) => "go on",
+        (_, action) => action.label(),
+    }
+}
+
+const fn stands(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Ordinary => "ordinary address space",
+        Standing::Private => "private address space: no table is asked",
+        Standing::Special => "special-purpose address space: no table is asked",
+        Standing::Guard => "an address that nothing opens",
+        Standing::Loop => "the gateway itself or loopback",
+    }
+}
+
+fn day(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).date().to_string()
+}

@@ -1,0 +1,118 @@
+//! The command line: a thin door to library code. Answers go to stdout, the rest to stderr; the
+//! exit status is 0 for yes, 1 for no, 2 for "could not answer" (POLICY.md §5).
+
+mod capture;
+mod check;
+mod data;
+mod explain;
+mod inspect;
+mod run;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A data-residency-aware egress gateway for Linux.
+///
+/// Reads the destination address and the TLS SNI of what leaves (never the contents) and asks:
+/// where can these bytes land, whose law reaches the one who holds them, on what ground may they
+/// leave. Forwards, records or refuses, and says why.
+#[derive(Debug, Parser)]
+#[command(name = "schengate", version, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run(run::Run),
+    /// Load the policy as `run` would, print every fault and lint, and stop
+    Check(check::Check),
+    /// Judge one destination and show each step
+    Explain(explain::Explain),
+    /// Read captures or raw first flights and say what the gateway would read and decide
+    Inspect(inspect::Inspect),
+    /// The nftables and policy-routing rules that bring traffic to the gateway
+    Capture(capture::Capture),
+    /// The tables behind the verdicts
+    Data(data::Data),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// Where the policy file is.
+#[derive(Debug, clap::Args)]
+struct PolicyFile {
+    /// Policy file; without it: an explicit proxy on 127.0.0.1:3128 that observes, embedded tables
+    #[arg(long, short, value_name = "FILE", env = None)]
+    config: Option<PathBuf>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Yes,
+    No,
+    NoAnswer,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Yes => Self::SUCCESS,
+            Exit::No => Self::from(1),
+            Exit::NoAnswer => Self::from(2),
+        }
+    }
+}
+
+/// Parses the command line, runs the command, and gives the exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let ended = dispatch(command, &mut out).and_then(|exit| out.flush().map(|()| exit));
+    match ended {
+        Ok(exit) => exit.into(),
+        // Whoever read the answer has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("schengate: cannot write the answer: {error}");
+            Exit::NoAnswer.into()
+        }
+    }
+}
+
+fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
+    match command {
+        Command::Run(run) => Ok(run::run(run)),
+        Command::Check(check) => check::check(check, out),
+        Command::Explain(explain) => explain::explain(explain, out),
+        Command::Inspect(inspect) => inspect::inspect(inspect, out),
+        Command::Capture(capture) => capture::capture(capture, out),
+        Command::Data(data) => data::data(data, out),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "schengate", out);
+            Ok(Exit::Yes)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Arguments::command()).render(out)?;
+            Ok(Exit::Yes)
+        }
+    }
+}
+
+/// Says on stderr what went wrong, in the form every command uses.
+fn complain(what: impl std::fmt::Display) -> Exit {
+    eprintln!("schengate: {what}");
+    Exit::NoAnswer
+}

@@ -1,0 +1,255 @@
+//! `schengate run`: the service. Wires the control plane to the data plane; decides nothing.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::{Exit, PolicyFile, complain};
+use crate::account::{Account, Way};
+use crate::control::admin::{self, Health};
+use crate::control::config::{Config, ListenMode};
+use crate::control::data::SourceInfo;
+use crate::control::notify::{self, Inherited};
+use crate::control::reload::Governor;
+use crate::flow::{DataPlane, Listener, Settings, Socket};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    file: PolicyFile,
+    /// Worker threads; without it one for each core
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Time that live connections have to end after SIGTERM, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain: u64,
+}
+
+/// What must be there before the gateway says that it is ready.
+const NEEDS: [&str; 2] = ["policy and tables", "listeners"];
+
+/// How long a worker may take to answer before the watchdog is left to bite.
+const BEAT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest wait between two looks at the clock, so that a clock that was set is noticed.
+const CLOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Exit status: 0 after an orderly stop, 2 where the gateway could not start.
+pub(super) fn run(arguments: Run) -> Exit {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .with_target(false)
+        .json()
+        .init();
+    match Service::start(&arguments) {
+        Ok(service) => service.supervise(Duration::from_secs(arguments.drain)),
+        Err(refusal) => complain(refusal),
+    }
+}
+
+struct Service {
+    governor: Governor,
+    account: Account,
+    health: Arc<Health>,
+    plane: DataPlane,
+    signals: Signals,
+    runtime: tokio::runtime::Runtime,
+}
+
+struct Signals {
+    reload: Signal,
+    stop: Signal,
+    interrupt: Signal,
+}
+
+impl Service {
+    fn start(arguments: &Run) -> Result<Self, String> {
+        let text = |error: io::Error| error.to_string();
+        // Before anything takes time: a signal that comes early must not end the process.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
+        let signals = {
+            let _inside = runtime.enter();
+            let hear = |kind| signal(kind).map_err(text);
+            Signals {
+                reload: hear(SignalKind::hangup())?,
+                stop: hear(SignalKind::terminate())?,
+                interrupt: hear(SignalKind::interrupt())?,
+            }
+        };
+        let mut inherited = Inherited::take().map_err(text)?;
+        let path = arguments.file.config.as_deref();
+        let (governor, lints) =
+            Governor::start(path, Timestamp::now()).map_err(|fault| fault.to_string())?;
+        lints.iter().for_each(|lint| eprintln!("{lint}"));
+        let account = Account::start(Box::new(io::stderr())).map_err(text)?;
+        let health = Arc::new(Health::new(account.clone(), &NEEDS));
+        let config = governor.config();
+        let admin = admin::start(config.admin.address, account.clone(), Arc::clone(&health))
+            .map_err(text)?;
+        info!(address = %admin, "admin pages");
+        let workers = arguments.workers.or_else(|| std::thread::available_parallelism().ok());
+        let workers = workers.unwrap_or(NonZeroUsize::MIN);
+        let settings = Settings { listeners: listeners(config, &mut inherited), workers };
+        for socket in inherited.left_over() {
+            warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
+        }
+        let plane = DataPlane::start(settings, governor.live(), account.clone()).map_err(text)?;
+        for (way, address) in plane.listeners() {
+            info!(mode = way.label(), %address, "listening");
+        }
+        Ok(Self { governor, account, health, plane, signals, runtime })
+    }
+
+    fn supervise(mut self, drain: Duration) -> Exit {
+        self.publish(None);
+        self.health.met(NEEDS[1]);
+        notify::ready(&self.status());
+        loop {
+            let event =
+                self.runtime.block_on(next_event(&mut self.signals, self.governor.lapses()));
+            match event {
+                Event::Reload => self.reload(),
+                Event::Stop => break,
+                Event::Tick => self.tick(),
+            }
+        }
+        notify::stopping();
+        self.health.misses("the gateway is stopping");
+        info!(limit_s = drain.as_secs(), "draining");
+        self.plane.drain(drain);
+        if !self.account.flush(Duration::from_secs(2)) {
+            error!("records were lost at the end: stderr does not take them");
+        }
+        Exit::Yes
+    }
+
+    fn reload(&mut self) {
+        notify::reloading();
+        let before = self.governor.current().version().to_owned();
+        match self.governor.reload(Timestamp::now()) {
+            Ok(reloaded) => {
+                reloaded.lints.iter().for_each(|lint| eprintln!("{lint}"));
+                if reloaded.needs_restart {
+                    warn!("listeners or the admin address changed: restart to take them up");
+                }
+                self.account.metrics().policy_reload(true);
+                self.publish(Some(&before));
+                self.plane.rejudge();
+                info!(version = self.governor.current().version(), "policy reloaded");
+            }
+            Err(fault) => {
+                self.account.metrics().policy_reload(false);
+                error!("the policy does not load; the one in force stays");
+                eprintln!("{fault}");
+            }
+        }
+        notify::ready(&self.status());
+    }
+
+    /// What the clock asks for: the policy's next state, the age of the tables, the watchdog.
+    fn tick(&mut self) {
+        if self.governor.turn_over(Timestamp::now()) {
+            self.publish(None);
+            self.plane.rejudge();
+            info!("a date in the policy has passed: judged anew");
+        }
+        self.ages();
+        if notify::watchdog_interval().is_some() && self.plane.beat(BEAT_LIMIT) {
+            notify::alive();
+        }
+    }
+
+    /// Tells the outside what is in force.
+    fn publish(&self, before: Option<&str>) {
+        let policy = self.governor.current();
+        let metrics = self.account.metrics();
+        metrics.policy_info(policy.version(), before.filter(|before| *before != policy.version()));
+        metrics.enforcing(policy.enforces());
+        let mode = if policy.enforces() { "enforce" } else { "observe" };
+        self.health.fact("Mode", mode.into());
+        self.health.fact("Policy version", policy.version().into());
+        let config = self.governor.config();
+        let file =
+            config.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
+        self.health.fact("Policy file", file);
+        self.health.fact("Rules", config.rules.len().to_string());
+        let lapses = self.governor.lapses();
+        self.health.fact("Next change by date", lapses.map_or("none".into(), |at| at.to_string()));
+        self.ages();
+        self.health.met(NEEDS[0]);
+    }
+
+    fn ages(&self) {
+        let now = Timestamp::now();
+        for info in infos(&self.governor) {
+            if let Some(age) =
+                info.as_of.and_then(|at| Duration::try_from(now.duration_since(at)).ok())
+            {
+                self.account.metrics().data_age(&info.name, age);
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        let policy = self.governor.current();
+        let mode = if policy.enforces() { "enforce" } else { "observe" };
+        format!(
+            "policy {} ({mode}), {} rules",
+            policy.version(),
+            self.governor.config().rules.len()
+        )
+    }
+}
+
+enum Event {
+    Reload,
+    Stop,
+    Tick,
+}
+
+/// Waits for a signal, the next date in the policy, or the watchdog's turn.
+async fn next_event(signals: &mut Signals, lapses: Option<Timestamp>) -> Event {
+    let until = lapses.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
+    let wait =
+        [until, notify::watchdog_interval()].into_iter().flatten().fold(CLOCK_LIMIT, Duration::min);
+    tokio::select! {
+        _ = signals.stop.recv() => Event::Stop,
+        _ = signals.interrupt.recv() => Event::Stop,
+        _ = signals.reload.recv() => Event::Reload,
+        () = tokio::time::sleep(wait) => Event::Tick,
+    }
+}
+
+fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
+    let listener = |listen: &crate::control::config::Listen| Listener {
+        way: match listen.mode {
+            ListenMode::Tproxy => Way::Tproxy,
+            ListenMode::Redirect => Way::Redirect,
+            ListenMode::Proxy => Way::Proxy,
+        },
+        socket: inherited
+            .listener(listen.mode, listen.address)
+            .map_or(Socket::Address(listen.address), Socket::Inherited),
+        peek_timeout: listen.peek_timeout,
+        connect_timeout: listen.connect_timeout,
+        idle_timeout: listen.idle_timeout,
+        max_connections: listen.max_connections,
+        silent: listen.silent,
+    };
+    config.listen.iter().map(listener).collect()
+}
+
+fn infos(governor: &Governor) -> impl Iterator<Item = &SourceInfo> {
+    let sources = governor.compiler().sources();
+    let countries = sources.countries.iter().map(|table| &table.info);
+    let asns = sources.asns.iter().map(|table| &table.info);
+    countries.chain(asns).chain(sources.providers.iter().map(|table| &table.info))
+}

@@ -1,0 +1,713 @@
+//! The nftables and policy-routing rules that bring connections to the listeners.
+//!
+//! Everything lives in one table of its own, `inet schengate`, and one routing table, so that
+//! [`Capture::down`] takes back exactly what [`Capture::up`] set. The guard ([`GUARD`]) is a table
+//! apart: `up` loads it first in the gateway form, and nothing here ever removes it, because an
+//! nft `tproxy` statement that finds no listener lets the packet pass on to be forwarded.
+//!
+//! The rules name protocols by `meta l4proto`, never by `ip6 nexthdr`: one extension header that a
+//! client sets with one socket option makes the latter miss.
+
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::control::config::{Listen, ListenMode};
+
+/// The guard's rules, as `systemd/schengate-guard.nft` holds them: a forward hook that drops all.
+pub const GUARD: &str = include_str!("../../systemd/schengate-guard.nft");
+
+/// Firewall mark of the packets that are handed to a transparent listener.
+pub const MARK: u32 = 0x5347;
+
+/// Number of the routing table, and preference of the rule, that deliver marked packets locally.
+pub const ROUTE_TABLE: u32 = 21_319;
+
+/// The user that the service runs as, where nobody says otherwise.
+pub const USER: &str = "schengate";
+
+/// Makes the table and deletes it: as the whole input it removes the table whether or not there is
+/// one, before a table it empties it.
+const EMPTY_TABLE: &str = "table inet schengate\ndelete table inet schengate\n";
+
+/// Matches destinations that this machine, or nobody in particular, answers for.
+const HERE: &str = "fib daddr type { local, broadcast, anycast, multicast }";
+
+/// The answer to UDP that no listener takes (POLICY.md §4).
+const REJECT_UDP: &str = "meta l4proto udp counter reject with icmpx type admin-prohibited";
+
+/// UDP ports that the host form leaves alone: without DNS, DHCP and NTP a host has no network.
+const HOST_UDP: &str = "53, 67, 68, 123, 546, 547";
+
+/// Longest interface name that the kernel takes (`IFNAMSIZ` less the final NUL), in bytes.
+const INTERFACE_MAX: usize = 15;
+
+/// Whose connections are captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Those that arrive from other machines: prerouting, TPROXY or REDIRECT.
+    Gateway,
+    /// Those that this host opens itself: the output hooks, REDIRECT.
+    Host {
+        /// The gateway's own user, whose connections are left alone: else it would capture what
+        /// it dials, without end.
+        exempt_uid: u32,
+    },
+}
+
+/// Where captured packets go: a listener and how it learns the original destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target {
+    mode: ListenMode,
+    address: SocketAddr,
+}
+
+/// IPv4 or IPv6, with the word that each tool has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `meta nfproto ipvN`, `ip -N`.
+    const fn digit(self) -> char {
+        match self {
+            Self::V4 => '4',
+            Self::V6 => '6',
+        }
+    }
+
+    /// Whether a socket on `address` gets this family's connections; `[::]` gets both.
+    fn served_by(self, address: SocketAddr) -> bool {
+        match (self, address.ip()) {
+            (Self::V4, IpAddr::V4(_)) | (Self::V6, IpAddr::V6(_)) => true,
+            (Self::V4, IpAddr::V6(ip)) => ip.is_unspecified(),
+            (Self::V6, IpAddr::V4(_)) => false,
+        }
+    }
+
+    /// Whether the kernel has the family at all.
+    fn exists(self) -> bool {
+        match self {
+            Self::V4 => true,
+            Self::V6 => Path::new("/proc/sys/net/ipv6").exists(),
+        }
+    }
+}
+
+/// What is to be captured, and by which listeners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    form: Form,
+    tcp: [Option<Target>; 2],
+    udp: [Option<Target>; 2],
+    interfaces: Vec<String>,
+}
+
+/// Why rules could not be made, set or taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureFault {
+    /// No listener of the policy file can take captured connections.
+    #[error("no [[listen]] takes what the {form} form captures; add one with {wanted}")]
+    NoListener {
+        /// `gateway` or `host`.
+        form: &'static str,
+        /// What to write.
+        wanted: &'static str,
+    },
+    /// A listener sits where REDIRECT never delivers.
+    #[error(
+        "[[listen]] {address}: REDIRECT delivers to the address of the interface that a client \
+         came in by; listen on [::] or 0.0.0.0"
+    )]
+    Unreachable {
+        /// The listener.
+        address: SocketAddr,
+    },
+    /// Not the name of a network interface.
+    #[error("{name:?} is no interface name: 1 to 15 bytes, no blank, quote, slash or control")]
+    Interface {
+        /// What was written.
+        name: String,
+    },
+    /// The user whose connections are left alone is not there.
+    #[error("no user {name:?} on this host; create it (systemd-sysusers) or name another")]
+    NoUser {
+        /// The user's name.
+        name: String,
+    },
+    /// A rule of somebody else is where ours belongs.
+    #[error("routing rule {ROUTE_TABLE} is taken: {found:?}; remove it, or move it elsewhere")]
+    RuleTaken {
+        /// What `ip rule` shows.
+        found: String,
+    },
+    /// A program could not be started, or not be talked to.
+    #[error("could not run `{command}`; is the package installed?")]
+    NotRun {
+        /// The command line.
+        command: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program ran and refused.
+    #[error("`{command}` failed ({status}): {stderr}")]
+    Refused {
+        /// The command line.
+        command: String,
+        /// Its exit status.
+        status: std::process::ExitStatus,
+        /// What it wrote.
+        stderr: String,
+    },
+}
+
+impl Capture {
+    /// The capture that feeds these listeners; of several that fit, the first of each family.
+    ///
+    /// The gateway form takes TPROXY or REDIRECT listeners, the host form REDIRECT ones.
+    ///
+    /// # Errors
+    /// [`CaptureFault::NoListener`] where no listener fits, [`CaptureFault::Unreachable`] where one
+    /// fits and could not be reached.
+    pub fn new(form: Form, listen: &[Listen]) -> Result<Self, CaptureFault> {
+        let fits = |mode: ListenMode| match (form, mode) {
+            (Form::Gateway, ListenMode::Tproxy) | (_, ListenMode::Redirect) => true,
+            (Form::Host { .. }, ListenMode::Tproxy) | (_, ListenMode::Proxy) => false,
+        };
+        let find = |family: Family| {
+            listen
+                .iter()
+                .find(|listen| fits(listen.mode) && family.served_by(listen.address))
+                .map(|listen| Target { mode: listen.mode, address: listen.address })
+        };
+        let tcp = Family::ALL.map(find);
+        for target in tcp.iter().flatten() {
+            let reached = match form {
+                _ if target.address.ip().is_unspecified() => true,
+                Form::Gateway => target.mode == ListenMode::Tproxy,
+                Form::Host { .. } => target.address.ip().is_loopback(),
+            };
+            if !reached {
+                return Err(CaptureFault::Unreachable { address: target.address });
+            }
+        }
+        if tcp.iter().all(Option::is_none) {
+            let (form, wanted) = match form {
+                Form::Gateway => ("gateway", "mode = \"tproxy\" or mode = \"redirect\""),
+                Form::Host { .. } => ("host", "mode = \"redirect\""),
+            };
+            return Err(CaptureFault::NoListener { form, wanted });
+        }
+        Ok(Self { form, tcp, udp: [None; 2], interfaces: Vec::new() })
+    }
+
+    /// Also hands UDP/443 to a transparent UDP socket on `address`. Without one, QUIC is answered
+    /// with ICMP "administratively prohibited", and clients fall back to TCP.
+    #[must_use]
+    pub fn with_udp(mut self, address: SocketAddr) -> Self {
+        for (family, slot) in Family::ALL.into_iter().zip(&mut self.udp) {
+            if family.served_by(address) {
+                *slot = Some(Target { mode: ListenMode::Tproxy, address });
+            }
+        }
+        self
+    }
+
+    /// Captures only what arrives on these interfaces (gateway form). Without a list, what arrives
+    /// from the far side is captured as well: name the clients' side wherever there is one.
+    ///
+    /// # Errors
+    /// [`CaptureFault::Interface`] for a name that is none.
+    pub fn on_interfaces(mut self, names: &[String]) -> Result<Self, CaptureFault> {
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\\' | '/');
+        for name in names {
+            if name.is_empty() || name.len() > INTERFACE_MAX || name.chars().any(bad) {
+                return Err(CaptureFault::Interface { name: name.clone() });
+            }
+        }
+        self.interfaces = names.to_vec();
+        Ok(self)
+    }
+
+    /// The rules of `inet schengate`, as `nft -f` takes them. Loading them replaces the table in
+    /// one transaction: there is no moment without it.
+    #[must_use]
+    pub fn ruleset(&self) -> String {
+        let chains = match self.form {
+            Form::Gateway => self.gateway(),
+            Form::Host { exempt_uid } => self.host(exempt_uid),
+        };
+        format!("{EMPTY_TABLE}table inet schengate {{\n{}}}\n", chains.concat())
+    }
+
+    /// Everything that [`Capture::up`] sets, for a person to read: the guard and the ruleset as
+    /// `nft -f` takes them, the `ip` commands as comments.
+    #[must_use]
+    pub fn script(&self) -> String {
+        let routing: String = self
+            .routed()
+            .flat_map(|family| [rule("add", family), route("replace", family)])
+            .map(|arguments| format!("# ip {}\n", arguments.join(" ")))
+            .collect();
+        let guard = if self.form == Form::Gateway { GUARD } else { "" };
+        format!("{guard}{routing}{}", self.ruleset())
+    }
+
+    /// Sets the guard (gateway form), the routes and the rules, in this order. May be repeated.
+    ///
+    /// # Errors
+    /// The first command that fails, with what it wrote. What was set before it stays: the guard
+    /// then drops what is not captured.
+    pub fn up(&self) -> Result<(), CaptureFault> {
+        if self.form == Form::Gateway {
+            nft(GUARD)?;
+        }
+        for family in Family::ALL.into_iter().filter(|family| family.exists()) {
+            if self.routed().any(|routed| routed == family) {
+                enroute(family)?;
+            } else {
+                unroute(family)?;
+            }
+        }
+        nft(&self.ruleset())
+    }
+
+    /// Takes back the rules and the routes of either form, and leaves the guard. May be repeated.
+    ///
+    /// # Errors
+    /// The first command that fails, with what it wrote.
+    pub fn down() -> Result<(), CaptureFault> {
+        nft(EMPTY_TABLE)?;
+        Family::ALL.into_iter().filter(|family| family.exists()).try_for_each(unroute)
+    }
+
+    /// The families that need marked packets delivered locally.
+    fn routed(&self) -> impl Iterator<Item = Family> {
+        let transparent = |target: &Option<Target>| {
+            target.is_some_and(|target| target.mode == ListenMode::Tproxy)
+        };
+        Family::ALL
+            .into_iter()
+            .zip(self.tcp.iter().zip(&self.udp))
+            .filter(move |(_, (tcp, udp))| transparent(tcp) || transparent(udp))
+            .map(|(family, _)| family)
+    }
+
+    /// What enters from clients: to this machine, to a listener, or nowhere.
+    fn gateway(&self) -> Vec<String> {
+        let redirected = self.redirected();
+        let mut rules = vec![hook("filter", "prerouting", "mangle")];
+        rules.extend(self.elsewhere());
+        if self.routed().next().is_some() {
+            // Established connections, and the ICMP errors that belong to them.
+            rules.push(format!("socket transparent 1 meta mark set {MARK:#x} accept"));
+        }
+        rules.push(format!("{HERE} return"));
+        for (family, target) in Family::ALL.into_iter().zip(&self.tcp) {
+            if let Some(target) = target.filter(|target| target.mode == ListenMode::Tproxy) {
+                rules.push(tproxy(family, "meta l4proto tcp", target.address));
+            }
+        }
+        for (family, target) in Family::ALL.into_iter().zip(&self.udp) {
+            rules.extend(target.map(|target| tproxy(family, "udp dport 443", target.address)));
+        }
+        if !redirected.is_empty() {
+            // The dstnat hook comes later; ICMP errors of its connections are translated there.
+            rules.push("meta l4proto { icmp, ipv6-icmp } ct state related return".to_owned());
+        }
+        for (family, _) in &redirected {
+            rules.push(format!("meta nfproto ipv{} meta l4proto tcp return", family.digit()));
+        }
+        // From here on: a listener that is gone, or nothing that anybody can judge.
+        rules.push(REJECT_UDP.to_owned());
+        rules.push("counter drop".to_owned());
+        let mut chains = vec![chain("prerouting", &rules)];
+        if !redirected.is_empty() {
+            let mut rules = vec![hook("nat", "prerouting", "dstnat")];
+            rules.extend(self.elsewhere());
+            rules.push(format!("{HERE} return"));
+            rules.extend(redirected.iter().map(redirect));
+            chains.push(chain("redirect_in", &rules));
+        }
+        chains
+    }
+
+    /// What this host opens itself: to the listener, or nowhere.
+    fn host(&self, exempt_uid: u32) -> Vec<String> {
+        // -100 is dstnat, a word that older nft takes in prerouting only.
+        let mut out = vec![hook("nat", "output", "-100")];
+        out.push(format!("meta skuid {exempt_uid} return"));
+        out.push(format!("{HERE} return"));
+        out.extend(self.redirected().iter().map(redirect));
+        let leave = [
+            hook("filter", "output", "filter"),
+            format!("meta skuid {exempt_uid} accept"),
+            // By now the destination of a redirected packet is this host.
+            format!("{HERE} accept"),
+            "ct direction reply accept".to_owned(),
+            "meta l4proto { icmp, ipv6-icmp } accept".to_owned(),
+            format!("udp dport {{ {HOST_UDP} }} accept"),
+            REJECT_UDP.to_owned(),
+            "meta l4proto tcp counter reject with tcp reset".to_owned(),
+            "counter drop".to_owned(),
+        ];
+        vec![chain("redirect_out", &out), chain("leave", &leave)]
+    }
+
+    /// The rule that leaves alone what came in elsewhere; none where every interface counts.
+    fn elsewhere(&self) -> Option<String> {
+        let names: Vec<String> = self.interfaces.iter().map(|name| format!("{name:?}")).collect();
+        (!names.is_empty()).then(|| format!("iifname != {{ {} }} return", names.join(", ")))
+    }
+
+    fn redirected(&self) -> Vec<(Family, SocketAddr)> {
+        Family::ALL
+            .into_iter()
+            .zip(&self.tcp)
+            .filter_map(|(family, target)| Some((family, (*target)?)))
+            .filter(|(_, target)| target.mode == ListenMode::Redirect)
+            .map(|(family, target)| (family, target.address))
+            .collect()
+    }
+}
+
+/// The number of a user, by the system's own tool, so that every user database counts.
+///
+/// # Errors
+/// [`CaptureFault::NoUser`] where there is none, [`CaptureFault::NotRun`] without `id`.
+pub fn user_id(name: &str) -> Result<u32, CaptureFault> {
+    let no_user = || CaptureFault::NoUser { name: name.to_owned() };
+    let output = run("id", &["-u", "--", name], None)?;
+    if !output.status.success() {
+        return Err(no_user());
+    }
+    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(|_| no_user())
+}
+
+fn chain(name: &str, rules: &[String]) -> String {
+    format!("    chain {name} {{\n        {}\n    }}\n", rules.join("\n        "))
+}
+
+fn hook(kind: &str, hook: &str, priority: &str) -> String {
+    format!("type {kind} hook {hook} priority {priority}; policy accept;")
+}
+
+fn tproxy(family: Family, what: &str, listener: SocketAddr) -> String {
+    let to = match listener.ip() {
+        ip if ip.is_unspecified() => String::new(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    let (digit, port) = (family.digit(), listener.port());
+    let word = if family == Family::V4 { "ip" } else { "ip6" };
+    let mark = format!("meta mark set {MARK:#x} accept");
+    format!("meta nfproto ipv{digit} {what} tproxy {word} to {to}:{port} {mark}")
+}
+
+fn redirect((family, listener): &(Family, SocketAddr)) -> String {
+    let (digit, port) = (family.digit(), listener.port());
+    format!("meta nfproto ipv{digit} meta l4proto tcp redirect to :{port}")
+}
+
+fn rule(verb: &str, family: Family) -> Vec<String> {
+    let what = format!("priority {ROUTE_TABLE} fwmark {MARK:#x} lookup {ROUTE_TABLE}");
+    words(&format!("-{} rule {verb} {what}", family.digit()))
+}
+
+fn route(verb: &str, family: Family) -> Vec<String> {
+    let what = format!("local default dev lo table {ROUTE_TABLE}");
+    words(&format!("-{} route {verb} {what}", family.digit()))
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+/// What `ip rule` shows where our routing rule belongs: whether ours is there, and another's line.
+fn rules_in_place(family: Family) -> Result<(bool, Option<String>), CaptureFault> {
+    let list = format!("-{} rule list priority {ROUTE_TABLE}", family.digit());
+    let shown = ip(&words(&list))?;
+    let mark = format!("from all fwmark {MARK:#x} lookup {ROUTE_TABLE}");
+    let is_ours = |line: &&str| line.contains(&mark);
+    let other = shown.lines().find(|line| !is_ours(line)).map(|line| line.trim().to_owned());
+    Ok((shown.lines().any(|line| is_ours(&line)), other))
+}
+
+/// Delivers marked packets of this family locally.
+fn enroute(family: Family) -> Result<(), CaptureFault> {
+    match rules_in_place(family)? {
+        (_, Some(found)) => return Err(CaptureFault::RuleTaken { found }),
+        (true, None) => {}
+        (false, None) => drop(ip(&rule("add", family))?),
+    }
+    ip(&route("replace", family)).map(drop)
+}
+
+/// Removes our rule and route, where they are.
+fn unroute(family: Family) -> Result<(), CaptureFault> {
+    while rules_in_place(family)?.0 {
+        ip(&rule("del", family))?;
+    }
+    // `show table N` is an error where nothing was ever put into N, so all tables are read.
+    let all = ip(&words(&format!("-{} route show table all type local", family.digit())))?;
+    let table = format!(" table {ROUTE_TABLE} ");
+    if all.lines().any(|route| format!("{route} ").contains(&table)) {
+        ip(&route("del", family))?;
+    }
+    Ok(())
+}
+
+fn ip(arguments: &[String]) -> Result<String, CaptureFault> {
+    checked("ip", arguments, None)
+}
+
+fn nft(ruleset: &str) -> Result<(), CaptureFault> {
+    checked("nft", &words("-f -"), Some(ruleset)).map(drop)
+}
+
+/// Runs a program to its end and gives back what it wrote, if it says that all went well.
+fn checked(
+    program: &str,
+    arguments: &[String],
+    input: Option<&str>,
+) -> Result<String, CaptureFault> {
+    let output = run(program, arguments, input)?;
+    if !output.status.success() {
+        return Err(CaptureFault::Refused {
+            command: format!("{program} {}", arguments.join(" ")),
+            status: output.status,
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn run(
+    program: &str,
+    arguments: &[impl AsRef<str>],
+    input: Option<&str>,
+) -> Result<Output, CaptureFault> {
+    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
+    let not_run = |source| CaptureFault::NotRun {
+        command: format!("{program} {}", arguments.join(" ")),
+        source,
+    };
+    let mut child = Command::new(program)
+        .args(&arguments)
+        .env("LC_ALL", "C")
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(not_run)?;
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+        match stdin.write_all(input.as_bytes()) {
+            // A program that refuses before it has read all: its own words say why.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(not_run)?,
+        }
+    }
+    child.wait_with_output().map_err(not_run)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn listen(mode: ListenMode, address: &str) -> Listen {
+        Listen {
+            mode,
+            address: address.parse().unwrap(),
+            peek_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            max_connections: 1,
+            silent: false,
+        }
+    }
+
+    const HOST: Form = Form::Host { exempt_uid: 990 };
+
+    fn every_form() -> Vec<(&'static str, Capture)> {
+        let tproxy = [listen(ListenMode::Tproxy, "[::]:15001")];
+        let loopback = [
+            listen(ListenMode::Tproxy, "127.0.0.1:15001"),
+            listen(ListenMode::Tproxy, "[::1]:15001"),
+        ];
+        let redirect = [listen(ListenMode::Redirect, "[::]:15002")];
+        let mixed = [
+            listen(ListenMode::Proxy, "127.0.0.1:3128"),
+            listen(ListenMode::Tproxy, "0.0.0.0:15001"),
+            listen(ListenMode::Redirect, "[::]:15002"),
+        ];
+        let new = |form, listen: &[Listen]| Capture::new(form, listen).unwrap();
+        let names = ["lan0".to_owned(), "wg-é".to_owned()];
+        vec![
+            ("tproxy", new(Form::Gateway, &tproxy)),
+            ("loopback", new(Form::Gateway, &loopback)),
+            ("udp", new(Form::Gateway, &tproxy).with_udp("[::]:443".parse().unwrap())),
+            ("interfaces", new(Form::Gateway, &tproxy).on_interfaces(&names).unwrap()),
+            ("redirect", new(Form::Gateway, &redirect)),
+            ("mixed", new(Form::Gateway, &mixed)),
+            ("host", new(HOST, &redirect)),
+        ]
+    }
+
+    fn form(wanted: &str) -> Capture {
+        every_form().into_iter().find(|(name, _)| *name == wanted).unwrap().1
+    }
+
+    fn has(text: &str, rule: &str) -> bool {
+        text.lines().any(|line| line.trim() == rule)
+    }
+
+    #[test]
+    fn a_dual_stack_tproxy_listener_takes_both_families() {
+        let text = form("tproxy").ruleset();
+        for rule in [
+            "meta nfproto ipv4 meta l4proto tcp tproxy ip to :15001 meta mark set 0x5347 accept",
+            "meta nfproto ipv6 meta l4proto tcp tproxy ip6 to :15001 meta mark set 0x5347 accept",
+            "socket transparent 1 meta mark set 0x5347 accept",
+            "fib daddr type { local, broadcast, anycast, multicast } return",
+            "counter drop",
+        ] {
+            assert!(has(&text, rule), "no {rule} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_listener_takes_is_dropped_at_the_end_of_the_chain() {
+        for (name, capture) in every_form() {
+            let text = capture.ruleset();
+            if capture.form == HOST {
+                assert!(text.ends_with("counter drop\n    }\n}\n"), "{name}:\n{text}");
+            } else {
+                let chain = text.split("    }\n").next().unwrap();
+                let last: Vec<&str> = chain.lines().rev().take(2).map(str::trim).collect();
+                let reject = "meta l4proto udp counter reject with icmpx type admin-prohibited";
+                assert_eq!(last, ["counter drop", reject], "{name}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv4_listener_leaves_ipv6_to_the_drop() {
+        let only_v4 = [listen(ListenMode::Tproxy, "0.0.0.0:15001")];
+        let text = Capture::new(Form::Gateway, &only_v4).unwrap().ruleset();
+        assert!(text.contains("tproxy ip to :15001"), "{text}");
+        assert!(!text.contains("ip6"), "{text}");
+        assert!(has(&text, "counter drop"), "{text}");
+    }
+
+    #[test]
+    fn no_form_names_a_protocol_by_the_next_header() {
+        for (name, capture) in every_form() {
+            assert!(!capture.ruleset().contains("nexthdr"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_host_form_leaves_the_gateways_own_user_alone_before_anything_else() {
+        let host = form("host");
+        let text = host.ruleset();
+        for chain in ["redirect_out", "leave"] {
+            let body = text.split(&format!("chain {chain} {{")).nth(1).unwrap();
+            let first = body.lines().nth(2).unwrap().trim();
+            assert!(first.starts_with("meta skuid 990 "), "{chain}: {first}");
+        }
+        assert_eq!(host.routed().count(), 0);
+    }
+
+    #[test]
+    fn the_own_table_is_replaced_and_the_guard_is_never_touched() {
+        for (name, capture) in every_form() {
+            let text = capture.ruleset();
+            assert!(text.starts_with(EMPTY_TABLE), "{name}");
+            assert!(!text.contains("schengate_guard"), "{name}");
+        }
+        assert!(GUARD.contains("hook forward") && GUARD.contains("policy drop"));
+    }
+
+    #[test]
+    fn only_transparent_families_are_routed_locally() {
+        let routed = |name| form(name).routed().collect::<Vec<_>>();
+        assert_eq!(routed("tproxy"), [Family::V4, Family::V6]);
+        assert_eq!(routed("mixed"), [Family::V4]);
+        assert_eq!(routed("redirect"), []);
+    }
+
+    #[test]
+    fn a_listener_that_redirect_never_reaches_is_a_fault() {
+        let loopback = [listen(ListenMode::Redirect, "127.0.0.1:15002")];
+        let fault = Capture::new(Form::Gateway, &loopback).unwrap_err();
+        assert!(matches!(fault, CaptureFault::Unreachable { .. }), "{fault}");
+        assert!(Capture::new(HOST, &loopback).is_ok());
+        let elsewhere = [listen(ListenMode::Redirect, "192.0.2.1:15002")];
+        let fault = Capture::new(HOST, &elsewhere).unwrap_err();
+        assert!(matches!(fault, CaptureFault::Unreachable { .. }), "{fault}");
+    }
+
+    #[test]
+    fn a_policy_without_a_fitting_listener_is_told_what_to_add() {
+        let proxy = [listen(ListenMode::Proxy, "127.0.0.1:3128")];
+        let gateway = Capture::new(Form::Gateway, &proxy).unwrap_err().to_string();
+        assert!(gateway.contains("gateway form") && gateway.contains("tproxy"), "{gateway}");
+        let tproxy = [listen(ListenMode::Tproxy, "[::]:15001")];
+        let host = Capture::new(HOST, &tproxy).unwrap_err().to_string();
+        assert!(host.contains("host form") && host.contains("redirect"), "{host}");
+    }
+
+    #[test]
+    fn an_interface_name_cannot_carry_rules() {
+        for name in ["", "a b", "x\"}accept", "sixteen-bytes-xx", "a/b", "a\n", "a\\"] {
+            let fault = form("tproxy").on_interfaces(&[name.to_owned()]).unwrap_err();
+            assert!(matches!(fault, CaptureFault::Interface { .. }), "{name:?}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_fails_is_named_with_what_it_wrote() {
+        let fault = checked("ls", &words("/nonexistent/schengate"), None).unwrap_err().to_string();
+        assert!(fault.starts_with("`ls /nonexistent/schengate` failed"), "{fault}");
+        assert!(fault.contains("No such file"), "{fault}");
+        let fault = checked("schengate-no-such-program", &words("x y"), None).unwrap_err();
+        assert!(fault.to_string().contains("`schengate-no-such-program x y`"), "{fault}");
+    }
+
+    #[test]
+    fn a_user_is_found_by_name_or_said_to_be_missing() {
+        assert_eq!(user_id("root").unwrap(), 0);
+        let fault = user_id("no-such-user-here").unwrap_err();
+        assert!(matches!(fault, CaptureFault::NoUser { .. }), "{fault}");
+    }
+
+    /// The kernel's own opinion, in a network namespace of its own, twice in a row.
+    #[test]
+    fn nft_takes_every_form_and_takes_it_again() {
+        let works = |flags: &&str| {
+            run("unshare", &[*flags, "nft", "list", "ruleset"], None)
+                .is_ok_and(|output| output.status.success())
+        };
+        let Some(flags) = ["-n", "-Urn"].into_iter().find(works) else {
+            assert!(std::env::var("SCHENGATE_CI").is_err(), "no nft, or no network namespace");
+            println!("LEFT OUT: nft in a network namespace is not to be had here");
+            return;
+        };
+        let load = words(&format!("{flags} nft -f -"));
+        for (name, capture) in every_form() {
+            for text in [format!("{GUARD}{0}{0}", capture.ruleset()), capture.script()] {
+                if let Err(fault) = checked("unshare", &load, Some(&text)) {
+                    panic!("{name}: {fault}\n{text}");
+                }
+            }
+        }
+    }
+}

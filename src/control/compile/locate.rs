@@ -1,0 +1,245 @@
+//! The statements about one class of addresses -> where it may be and whose it is (POLICY.md §3).
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use crate::control::config::{Config, PlaceLocation, Term, ZoneList};
+use crate::control::data::{
+    Facts, ProviderRow, RegionPlace, Sources, Whereabouts, provider_operator,
+};
+use crate::policy::{Country, CountrySet, Location, Operator, SourceNote, Standing};
+
+/// What each layer says of a class of addresses; an index into the layer's own list.
+#[derive(Debug)]
+pub(super) struct Statements<'a> {
+    pub(super) standing: Standing,
+    pub(super) place: Option<usize>,
+    /// Rows of the longest provider prefix, as `(table, row)`.
+    pub(super) provider: &'a [(usize, usize)],
+    /// What each country table says, in their order.
+    pub(super) countries: &'a [Option<Whereabouts>],
+    pub(super) asn: u32,
+    /// `[[operator]]` of the most specific prefix.
+    pub(super) operator: Option<usize>,
+}
+
+/// Everything that statements are read against.
+pub(super) struct Locator<'a> {
+    config: &'a Config,
+    sources: &'a Sources,
+    places: &'a [CountrySet],
+    regions: HashMap<(&'a str, &'a str), RegionPlace>,
+    union: CountrySet,
+    by_asn: HashMap<u32, usize>,
+    built_in: HashMap<u32, &'a crate::control::data::OperatorFact>,
+    by_name: HashMap<&'a str, &'a crate::control::data::OperatorFact>,
+    region_ids: HashMap<String, u32>,
+    pub(super) region_names: Vec<String>,
+}
+
+impl<'a> Locator<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        sources: &'a Sources,
+        places: &'a [CountrySet],
+        at: Timestamp,
+    ) -> Self {
+        let facts = Facts::built_in();
+        let by_asn = config.operators.iter().enumerate();
+        let by_asn =
+            by_asn.flat_map(|(index, entry)| entry.asn.iter().map(move |&asn| (asn, index)));
+        let region = |fact: &'a crate::control::data::RegionFact| {
+            ((fact.provider.as_str(), fact.region.as_str()), fact.place)
+        };
+        // Several rows of one name: the first is the operator's main network.
+        let mut by_name = HashMap::new();
+        for fact in &facts.operators {
+            by_name.entry(fact.name.as_str()).or_insert(fact);
+        }
+        Self {
+            config,
+            sources,
+            places,
+            regions: facts.regions.iter().map(region).collect(),
+            union: union_states(config, at),
+            by_asn: by_asn.collect(),
+            built_in: facts.operators.iter().map(|fact| (fact.asn, fact)).collect(),
+            by_name,
+            region_ids: HashMap::new(),
+            region_names: Vec::new(),
+        }
+    }
+
+    /// The sources of locations: `[[place]]` first, then provider tables, then country tables.
+    pub(super) fn source_notes(&self) -> Vec<SourceNote> {
+        let place = SourceNote { name: "place".into(), as_of_ms: None };
+        let providers = self.sources.providers.iter().map(|table| &table.info);
+        let countries = self.sources.countries.iter().map(|table| &table.info);
+        let note = |info: &crate::control::data::SourceInfo| SourceNote {
+            name: info.name.clone(),
+            as_of_ms: info.as_of.map(Timestamp::as_millisecond),
+        };
+        std::iter::once(place).chain(providers.chain(countries).map(note)).collect()
+    }
+
+    fn provider_source(&self, table: usize) -> u32 {
+        index(1 + table)
+    }
+
+    fn country_source(&self, table: usize) -> u32 {
+        index(1 + self.sources.providers.len() + table)
+    }
+
+    pub(super) fn locate(&mut self, said: &Statements<'_>) -> Location {
+        let mut location =
+            Location { regions: self.regions_of(said.provider), ..Location::default() };
+        if let Some(place) = said.place {
+            location.placed = true;
+            location.source = Some(0);
+            location.codes = self.places.get(place).copied().unwrap_or_default();
+            let anycast = self.config.places.get(place).map(|place| &place.location);
+            location.anycast = anycast == Some(&PlaceLocation::Anycast);
+            location.unknown = !location.anycast && location.codes.is_empty();
+            return location;
+        }
+        if said.standing != Standing::Ordinary {
+            location.unknown = true;
+            return location;
+        }
+        if let Some(&(table, _)) = said.provider.first() {
+            location.source = Some(self.provider_source(table));
+            for row in said.provider.iter().filter_map(|&at| row(self.sources, at)) {
+                self.add(&mut location, row);
+            }
+            // AWS lists the prefix of an anycast service under its umbrella service as well, with
+            // a region that says nothing about it.
+            if location.anycast {
+                location.codes = CountrySet::EMPTY;
+                location.unknown = false;
+            }
+            return location;
+        }
+        let answers = said.countries.iter().enumerate();
+        let mut answers = answers.filter_map(|(table, said)| Some((table, (*said)?)));
+        let Some((table, first)) = answers.next() else {
+            location.unknown = true;
+            return location;
+        };
+        location.source = Some(self.country_source(table));
+        match first {
+            Whereabouts::Country(country) => location.codes.insert(country),
+            Whereabouts::Anycast => location.anycast = true,
+        }
+        for (table, other) in answers {
+            if let Whereabouts::Country(country) = other
+                && !location.codes.contains(country)
+            {
+                location.dissent.insert(country);
+                location.dissenters.push((self.country_source(table), country));
+            }
+        }
+        location
+    }
+
+    /// The possibilities that one row of a provider's file adds.
+    fn add(&self, location: &mut Location, row: &ProviderRow) {
+        if row.anycast {
+            location.anycast = true;
+        } else if let Some(country) = row.country {
+            location.codes.insert(country);
+        } else {
+            match self.regions.get(&(row.provider.as_str(), row.region.as_str())) {
+                Some(RegionPlace::Country(country)) => location.codes.insert(*country),
+                Some(RegionPlace::Union) => location.codes |= self.union,
+                Some(RegionPlace::Anycast) => location.anycast = true,
+                Some(RegionPlace::Several) | None => location.unknown = true,
+            }
+        }
+    }
+
+    fn regions_of(&mut self, rows: &[(usize, usize)]) -> Vec<u32> {
+        let mut regions = Vec::new();
+        let sources = self.sources;
+        for row in rows.iter().filter_map(|&at| row(sources, at)) {
+            if row.region.is_empty() {
+                continue;
+            }
+            let name = format!("{}:{}", row.provider, row.region);
+            let names = &mut self.region_names;
+            let id = *self.region_ids.entry(name).or_insert_with_key(|name| {
+                names.push(name.clone());
+                index(names.len() - 1)
+            });
+            if !regions.contains(&id) {
+                regions.push(id);
+            }
+        }
+        regions
+    }
+
+    /// Whose it is: `[[operator]]` by prefix, by AS number, the provider of the range, the built-in
+    /// operator of the AS number.
+    pub(super) fn operator(&self, said: &Statements<'_>) -> Option<OperatorChoice> {
+        if let Some(entry) = said.operator {
+            return Some(OperatorChoice::Entry(entry));
+        }
+        if said.standing != Standing::Ordinary {
+            return None;
+        }
+        if let Some(&entry) = self.by_asn.get(&said.asn) {
+            return Some(OperatorChoice::Entry(entry));
+        }
+        let built_in = self.built_in.get(&said.asn).copied();
+        let provider = said.provider.first().and_then(|&at| row(self.sources, at));
+        let provider = provider.map(|row| row.provider.as_str()).and_then(|provider| {
+            let name = provider_operator(provider)?;
+            // The AS number names the very company, where it is of the same operator.
+            let main = self.by_name.get(name).copied();
+            built_in.filter(|fact| main.is_some_and(|main| main.id == fact.id)).or(main)
+        });
+        let source = if provider.is_some() { "provider" } else { "built-in" };
+        provider.or(built_in).map(|fact| {
+            OperatorChoice::BuiltIn(Operator {
+                id: fact.id.clone(),
+                homes: fact.homes,
+                technology: CountrySet::EMPTY,
+                source: source.into(),
+            })
+        })
+    }
+}
+
+/// The states of the Union, for regions that are published as standing in several of them.
+fn union_states(config: &Config, at: Timestamp) -> CountrySet {
+    let union = config.zones.all.iter().position(|zone| zone.name == "eu");
+    let terms = union.map(|at| Term::Zone(at)).into_iter().collect();
+    config.zones.resolve(&ZoneList { plus: terms, minus: Vec::new() }, at)
+}
+
+fn row(sources: &Sources, (table, row): (usize, usize)) -> Option<&ProviderRow> {
+    sources.providers.get(table)?.rows.get(row)
+}
+
+/// An operator: one of the file's, or a built-in one.
+pub(super) enum OperatorChoice {
+    /// Index into [`Config::operators`].
+    Entry(usize),
+    BuiltIn(Operator),
+}
+
+/// An `[[operator]]` as the atlas holds it.
+pub(super) fn entry(config: &Config, at: usize) -> Option<Operator> {
+    let entry = config.operators.get(at)?;
+    let set = |countries: &[Country]| countries.iter().copied().collect();
+    Some(Operator {
+        id: entry.name.clone(),
+        homes: set(&entry.homes),
+        technology: set(&entry.technology),
+        source: "[[operator]]".into(),
+    })
+}
+
+fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,233 @@
+//! `Config` + tables -> `Policy`, for an instant.
+//!
+//! The facts by address ([`chart`]) do not depend on the time and are made once a load; what the
+//! policy makes of them (zones, rules in force, modes) is compiled for an instant and is good until
+//! the next one at which any of it changes.
+
+mod chart;
+mod locate;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::control::config::{Config, From, Group, ListenMode, PlaceLocation, Rule, ZoneList};
+use crate::control::data::Sources;
+use crate::policy::{Atlas, Blueprint, CountrySet, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
+
+/// A loaded policy file with its tables, ready to be compiled for any instant.
+#[derive(Debug)]
+pub struct Compiler {
+    config: Config,
+    atlas: Arc<Atlas>,
+    /// Date of each of the atlas's sources.
+    places: Vec<CountrySet>,
+    sources: Sources,
+    version: String,
+    local: Vec<IpAddr>,
+}
+
+impl Compiler {
+    /// Takes a sound configuration and its tables. `text` is the policy file as read, for the
+    /// version; `local` are the addresses of this machine, which are the gateway itself wherever it
+    /// listens on a wildcard.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        sources: Sources,
+        text: &str,
+        local: Vec<IpAddr>,
+        at: Timestamp,
+    ) -> Self {
+        let places = place_sets(&config, at);
+        let atlas = Arc::new(chart::chart(&config, &sources, &places, at));
+        let version = version(text, &sources);
+        Self { config, atlas, places, sources, version, local }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The tables.
+    #[must_use]
+    pub const fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The policy as it is in force at `at`.
+    #[must_use]
+    pub fn policy_at(&self, at: Timestamp) -> Policy {
+        let places = place_sets(&self.config, at);
+        let atlas = if places == self.places {
+            Arc::clone(&self.atlas)
+        } else {
+            Arc::new(chart::chart(&self.config, &self.sources, &places, at))
+        };
+        Policy::build(self.blueprint(atlas, at))
+    }
+
+    /// The policy that follows when the one of `at` lapses, if it ever does.
+    #[must_use]
+    pub fn successor(&self, at: Timestamp) -> Option<Policy> {
+        self.next_change(at).map(|then| self.policy_at(then))
+    }
+
+    fn blueprint(&self, atlas: Arc<Atlas>, at: Timestamp) -> Blueprint {
+        let Config { policy, groups, rules, operators, names, .. } = &self.config;
+        let set = |list: &ZoneList| self.config.zones.resolve(list, at);
+        let default = GroupSpec {
+            name: "default".into(),
+            clients: Vec::new(),
+            mode: policy.mode,
+            permit: set(&policy.permit),
+            permit_law: policy.permit_law.as_ref().map(set),
+            on: policy.on,
+        };
+        let group = |group: &Group| GroupSpec {
+            name: group.name.clone(),
+            clients: group.clients.iter().map(net).collect(),
+            mode: mode_at(group, policy.mode, at),
+            permit: set(&group.permit),
+            permit_law: group.permit_law.as_ref().map(set),
+            on: group.on,
+        };
+        let (own, own_ports) = self.own();
+        let host_operators = operators.iter().enumerate().flat_map(|(index, operator)| {
+            let at = chart::operator_index(index);
+            operator.host.iter().map(move |host| (host.name, host.below, at))
+        });
+        let stale = atlas.sources().iter().map(|source| {
+            let end = source.as_of_ms.zip(self.config.data.max_age).map(end_of_age);
+            end.is_some_and(|end| at.as_millisecond() >= end)
+        });
+        Blueprint {
+            version: self.version.clone(),
+            valid_until_ms: self.next_change(at).map_or(i64::MAX, Timestamp::as_millisecond),
+            stale: stale.collect(),
+            own,
+            own_ports,
+            groups: std::iter::once(default).chain(groups.iter().map(group)).collect(),
+            rules: rules.iter().map(|rule| self.rule(rule, at)).collect(),
+            host_operators: host_operators.collect(),
+            binding: names.binding,
+            ech: names.ech,
+            contact: policy.contact.clone(),
+            grace: policy.grace,
+            atlas,
+        }
+    }
+
+    fn rule(&self, rule: &Rule, at: Timestamp) -> RuleSpec {
+        let set = |list: &ZoneList| self.config.zones.resolve(list, at);
+        let from = |from: &From| match from {
+            From::Group(index) => FromSpec::Group(index + 1),
+            From::Net(prefix) => {
+                let (address, length) = net(prefix);
+                FromSpec::Net(address, length)
+            }
+        };
+        RuleSpec {
+            name: rule.name.clone(),
+            action: rule.action,
+            waiver: rule.is_waiver(),
+            active: rule.since.is_none_or(|since| since <= at)
+                && rule.until.is_none_or(|until| at < until.0),
+            from: rule.from.as_ref().map(|list| list.iter().map(from).collect()),
+            host: rule
+                .host
+                .as_ref()
+                .map(|list| list.iter().map(|host| (host.name, host.below)).collect()),
+            to: rule.to.is_some(),
+            location: rule.location.as_ref().map(set),
+            law: rule.law.as_ref().map(set),
+            operator: rule.operator.clone(),
+            asn: rule.asn.clone(),
+            region: rule.region.clone(),
+            port: rule.port.clone(),
+            transport: rule.transport.clone(),
+            protocol: rule.protocol.clone(),
+        }
+    }
+
+    /// The first instant after `at` at which anything in the blueprint changes.
+    fn next_change(&self, at: Timestamp) -> Option<Timestamp> {
+        let Config { policy, groups, rules, places, zones, data, .. } = &self.config;
+        let lists = [Some(&policy.permit), policy.permit_law.as_ref()]
+            .into_iter()
+            .chain(groups.iter().flat_map(|group| [Some(&group.permit), group.permit_law.as_ref()]))
+            .chain(rules.iter().flat_map(|rule| [rule.location.as_ref(), rule.law.as_ref()]))
+            .chain(places.iter().map(|place| match &place.location {
+                PlaceLocation::Somewhere(list) => Some(list),
+                PlaceLocation::Anycast => None,
+            }))
+            .flatten();
+        let membership = lists.flat_map(|list| zones.boundaries(list));
+        let rules = rules.iter().flat_map(|rule| [rule.since, rule.until.map(|until| until.0)]);
+        let groups = groups.iter().map(|group| group.until.map(|until| until.0));
+        let ages = self.atlas.sources().iter().map(|source| {
+            let end = source.as_of_ms.zip(data.max_age).map(end_of_age);
+            end.and_then(|end| Timestamp::from_millisecond(end).ok())
+        });
+        let instants = membership.chain(rules.chain(groups).chain(ages).flatten());
+        instants.filter(|&instant| instant > at).min()
+    }
+
+    /// What is the gateway itself: on every port, and on one.
+    fn own(&self) -> (Vec<IpAddr>, Vec<(IpAddr, u16)>) {
+        let spread = |address: IpAddr| -> Vec<IpAddr> {
+            if address.is_unspecified() { self.local.clone() } else { vec![address] }
+        };
+        let own = self.config.listen.iter().flat_map(|listen| spread(listen.address.ip()));
+        let admin = self.config.admin.address;
+        let ports = spread(admin.ip()).into_iter().map(|ip| (ip, admin.port()));
+        (own.collect(), ports.collect())
+    }
+
+    /// Whether some listener is an explicit proxy, so that names are resolved by the gateway.
+    #[must_use]
+    pub fn is_explicit(&self) -> bool {
+        self.config.listen.iter().any(|listen| listen.mode == ListenMode::Proxy)
+    }
+}
+
+/// A group's mode: its own until its end, then the default policy's.
+fn mode_at(group: &Group, inherited: Mode, at: Timestamp) -> Mode {
+    if group.until.is_none_or(|until| at < until.0) { group.mode } else { inherited }
+}
+
+/// First millisecond at which a table of this date is older than allowed.
+fn end_of_age((as_of_ms, max_age): (i64, Duration)) -> i64 {
+    let age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
+    as_of_ms.saturating_add(age).saturating_add(1)
+}
+
+fn net(prefix: &IpNet) -> (IpAddr, u8) {
+    (prefix.addr(), prefix.prefix_len())
+}
+
+/// The countries of each `[[place]]`, by position; an anycast place has none.
+fn place_sets(config: &Config, at: Timestamp) -> Vec<CountrySet> {
+    let set = |location: &PlaceLocation| match location {
+        PlaceLocation::Somewhere(list) => config.zones.resolve(list, at),
+        PlaceLocation::Anycast => CountrySet::EMPTY,
+    };
+    config.places.iter().map(|place| set(&place.location)).collect()
+}
+
+/// The first 12 hex digits of a digest of the file and of every table.
+fn version(text: &str, sources: &Sources) -> String {
+    let mut digest = Sha256::new();
+    digest.update(text);
+    let tables = sources.countries.iter().map(|table| &table.info);
+    let tables = tables.chain(sources.asns.iter().map(|table| &table.info));
+    let tables = tables.chain(sources.providers.iter().map(|table| &table.info));
+    tables.for_each(|info| digest.update(&info.digest));
+    digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}

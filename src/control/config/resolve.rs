@@ -1,0 +1,485 @@
+//! From a document to a [`Config`]: each section read to its end, whatever the others hold.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::error::{UnknownRegion, Wrong};
+use super::reader::{Item, Reader, Table};
+use super::{
+    Admin, Causes, Config, Data, Defaults, Group, Listen, ListenMode, Names, Source, Until,
+    ZoneList, net, rules, time, zones,
+};
+use crate::policy::{Action, Binding, Ech, Mode};
+
+const SECTIONS: [&str; 11] = [
+    "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "listen", "admin",
+    "data",
+];
+
+const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+
+pub(super) const ACTIONS: [(&str, Action); 3] =
+    [("allow", Action::Allow), ("log", Action::Log), ("block", Action::Block)];
+
+/// As [`ACTIONS`]; where no name could be read, to allow is to judge by address.
+const UNREAD_ACTIONS: [(&str, Action); 4] = [
+    ("judge", Action::Allow),
+    ("log", Action::Log),
+    ("block", Action::Block),
+    ("allow", Action::Allow),
+];
+
+const PERMIT_HELP: &str = "say where bytes may land: permit = [\"eea\", \"gdpr-adequacy\"]";
+
+/// Where the keys of a table stand, for what is found once all is read.
+#[derive(Debug, Default)]
+pub(super) struct Mark {
+    pub(super) header: usize,
+    keys: BTreeMap<String, usize>,
+}
+
+impl Mark {
+    fn of(table: &Table<'_>) -> Self {
+        let keys = table.in_order().into_iter();
+        let keys = keys.map(|(key, span, _)| (key.to_owned(), span.start)).collect();
+        Self { header: table.span.start, keys }
+    }
+
+    /// The place of a key, else of the table.
+    pub(super) fn at(&self, key: &str) -> usize {
+        self.keys.get(key).copied().unwrap_or(self.header)
+    }
+}
+
+/// Where the tables of a [`Config`] stand in its text, each list in the order of the config's.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    pub(super) policy: Mark,
+    pub(super) names: Mark,
+    pub(super) groups: Vec<Mark>,
+    pub(super) rules: Vec<Mark>,
+}
+
+impl Causes {
+    /// What each cause leads to where the file does not say (POLICY.md §2).
+    pub const DEFAULT: Self = Self {
+        outside: Action::Block,
+        law: Action::Block,
+        operator: Action::Log,
+        unknown: Action::Block,
+        disputed: Action::Log,
+        anycast: Action::Block,
+        mismatch: Action::Block,
+        unread: Action::Allow,
+        stale: Action::Log,
+        private: Action::Allow,
+    };
+}
+
+/// The config and what belongs to it; `None` where any part of it was faulty.
+pub(super) fn config(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+    path: Option<&Path>,
+) -> Option<(Config, Marks, Vec<UnknownRegion>)> {
+    schema(reader, root);
+    reader.only(root, &SECTIONS);
+    let zone_table = reader.table(root, "zones");
+    let (zones, names) = zones::read(reader, zone_table.as_ref());
+    let policy_table = reader.table(root, "policy");
+    let policy = policy(reader, root, policy_table.as_ref(), &names);
+    // What groups inherit from a faulty [policy] is never used: the file is refused.
+    let inherited = policy.clone().unwrap_or_else(|| Defaults {
+        mode: Mode::Enforce,
+        permit: ZoneList::default(),
+        permit_law: None,
+        on: Causes::DEFAULT,
+        grace: Duration::ZERO,
+        contact: None,
+    });
+    let group_tables = reader.tables(root, "group");
+    let groups = groups(reader, &group_tables, &names, &inherited);
+    let group_names = group_names(&group_tables);
+    let operators = rules::operators(reader, root);
+    let places = rules::places(reader, root, &names);
+    let rule_tables = reader.tables(root, "rule");
+    let known = rules::Known { zones: &names, groups: &group_names };
+    let mut unknown_regions = Vec::new();
+    let rules = rules::rules(reader, &rule_tables, root, &known, &mut unknown_regions);
+    let name_table = reader.table(root, "names");
+    let bindings = name_settings(reader, name_table.as_ref());
+    let admin = admin(reader, root);
+    let listen = listeners(reader, root, admin.as_ref());
+    let data = data(reader, root);
+    let marks = Marks {
+        policy: policy_table.as_ref().map(Mark::of).unwrap_or_default(),
+        names: name_table.as_ref().map(Mark::of).unwrap_or_default(),
+        groups: group_tables.iter().map(Mark::of).collect(),
+        rules: rule_tables.iter().map(Mark::of).collect(),
+    };
+    let config = Config {
+        path: path.map(Path::to_owned),
+        policy: policy?,
+        groups: groups?,
+        zones,
+        rules: rules?,
+        operators: operators?,
+        places: places?,
+        names: bindings?,
+        listen: listen?,
+        admin: admin?,
+        data: data?,
+    };
+    Some((config, marks, unknown_regions))
+}
+
+fn schema(reader: &mut Reader<'_>, root: &Table<'_>) {
+    let help = "write schema = 1";
+    if let Some(item) = reader.required(root, "schema", help) {
+        let one = item.value.as_integer().is_some_and(|number| number.as_str() == "1");
+        if !one {
+            reader.fault(&item, "this program reads schema 1", help);
+        }
+    }
+}
+
+/// Reads an optional key: `Some(None)` where it is not written, `None` where it is faulty.
+pub(super) fn optional<'d, T>(
+    table: &Table<'d>,
+    key: &str,
+    read: impl FnOnce(&Item<'d>) -> Option<T>,
+) -> Option<Option<T>> {
+    table.item(key).map_or(Some(None), |item| read(&item).map(Some))
+}
+
+/// Reads a key that has a default.
+fn or<'d, T>(
+    table: &Table<'d>,
+    key: &str,
+    default: T,
+    read: impl FnOnce(&Item<'d>) -> Option<T>,
+) -> Option<T> {
+    table.item(key).map_or(Some(default), |item| read(&item))
+}
+
+fn policy(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+    table: Option<&Table<'_>>,
+    names: &zones::Names,
+) -> Option<Defaults> {
+    if !root.has("policy") {
+        let wrong = Wrong::new("missing", format!("write [policy] and, below it, {PERMIT_HELP}"));
+        reader.fault_at(0, "policy", wrong);
+    }
+    let table = table?;
+    reader.only(table, &["mode", "permit", "permit_law", "on", "grace", "contact"]);
+    let mode = or(table, "mode", Mode::Enforce, |item| reader.word(item, &MODES));
+    let permit = reader.required(table, "permit", PERMIT_HELP);
+    let permit = permit.and_then(|item| zones::zone_list(reader, &item, names));
+    let permit_law = optional(table, "permit_law", |item| zones::zone_list(reader, item, names));
+    let on = causes(reader, table, Causes::DEFAULT);
+    let grace = or(table, "grace", Duration::ZERO, |item| {
+        time::duration(reader, item, Duration::ZERO, None)
+    });
+    let contact = optional(table, "contact", |item| reader.line(item));
+    Some(Defaults {
+        mode: mode?,
+        permit: permit?,
+        permit_law: permit_law?,
+        on: on?,
+        grace: grace?,
+        contact: contact?,
+    })
+}
+
+/// `on`, over what holds where it does not say.
+fn causes(reader: &mut Reader<'_>, parent: &Table<'_>, inherited: Causes) -> Option<Causes> {
+    if !parent.has("on") {
+        return Some(inherited);
+    }
+    let table = reader.table(parent, "on")?;
+    let mut on = inherited;
+    let fields: [(&str, &mut Action); 10] = [
+        ("outside", &mut on.outside),
+        ("law", &mut on.law),
+        ("operator", &mut on.operator),
+        ("unknown", &mut on.unknown),
+        ("disputed", &mut on.disputed),
+        ("anycast", &mut on.anycast),
+        ("mismatch", &mut on.mismatch),
+        ("unread", &mut on.unread),
+        ("stale", &mut on.stale),
+        ("private", &mut on.private),
+    ];
+    reader.only(&table, &fields.each_ref().map(|&(key, _)| key));
+    let mut sound = true;
+    for (key, field) in fields {
+        let words: &[_] = if key == "unread" { &UNREAD_ACTIONS } else { &ACTIONS };
+        match or(&table, key, *field, |item| reader.word(item, words)) {
+            Some(action) => *field = action,
+            None => sound = false,
+        }
+    }
+    sound.then_some(on)
+}
+
+fn groups(
+    reader: &mut Reader<'_>,
+    tables: &[Table<'_>],
+    names: &zones::Names,
+    inherited: &Defaults,
+) -> Option<Vec<Group>> {
+    let mut taken = BTreeMap::new();
+    let mut owners: BTreeMap<IpNet, String> = BTreeMap::new();
+    let read: Vec<_> = tables
+        .iter()
+        .map(|table| {
+            let group = group(reader, table, names, inherited);
+            let name = rules::unique_name(reader, table, &mut taken);
+            let shown = name.clone().unwrap_or_else(|| "another".to_owned());
+            let alone = only_owner(reader, table, "clients", &mut owners, &shown);
+            let group = Group { name: name?, ..group? };
+            alone.then_some(group)
+        })
+        .collect();
+    read.into_iter().collect()
+}
+
+/// The index of each group by its name, faulty groups included, so that no rule is blamed for them.
+fn group_names(tables: &[Table<'_>]) -> BTreeMap<String, usize> {
+    let name = |table: &Table<'_>| Some(table.item("name")?.value.as_str()?.trim().to_owned());
+    tables.iter().enumerate().filter_map(|(i, table)| Some((name(table)?, i))).collect()
+}
+
+fn group(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    names: &zones::Names,
+    inherited: &Defaults,
+) -> Option<Group> {
+    reader.only(table, &["name", "clients", "mode", "permit", "permit_law", "on", "until"]);
+    if let Some(item) = table.item("name") {
+        match item.value.as_str() {
+            Some("default") => {
+                let what = "\"default\" names the policy of clients in no group";
+                reader.fault(&item, what, "give the group another name");
+            }
+            Some(name) if name.contains('/') => {
+                let what = "the name of a group with \"/\" reads as a prefix in `from`";
+                reader.fault(&item, what, "give the group a name without \"/\"");
+            }
+            Some(_) | None => {}
+        }
+    }
+    let help = "say who is in the group: clients = [\"10.40.0.0/16\"]";
+    let clients = reader.required(table, "clients", help);
+    let clients = clients.and_then(|item| net::prefixes(reader, &item));
+    let mode = or(table, "mode", inherited.mode, |item| reader.word(item, &MODES));
+    let permit =
+        or(table, "permit", inherited.permit.clone(), |item| zones::zone_list(reader, item, names));
+    let permit_law = or(table, "permit_law", inherited.permit_law.clone(), |item| {
+        zones::zone_list(reader, item, names).map(Some)
+    });
+    let on = causes(reader, table, inherited.on);
+    let until =
+        optional(table, "until", |item| time::instant(reader, item, time::Edge::After).map(Until));
+    Some(Group {
+        name: String::new(),
+        clients: clients?,
+        mode: mode?,
+        until: until?,
+        permit: permit?,
+        permit_law: permit_law?,
+        on: on?,
+    })
+}
+
+/// Records every prefix of a list that an earlier table has already, by its name; whether there was
+/// none. A prefix that cannot be read is left to whoever reads the list.
+pub(super) fn only_owner(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    key: &str,
+    owners: &mut BTreeMap<IpNet, String>,
+    name: &str,
+) -> bool {
+    let mut alone = true;
+    let mut own = Vec::new();
+    let Some(item) = table.item(key) else { return true };
+    for value in item.value.as_array().into_iter().flat_map(|array| array.iter()) {
+        let Some(net) = value.get_ref().as_str().and_then(|text| net::prefix(text).ok()) else {
+            continue;
+        };
+        if let Some(owner) = owners.get(&net) {
+            let what = format!("{net} is in {owner} already");
+            let wrong = Wrong::new(what, "leave it in one of the two");
+            reader.fault_at(value.span().start, &item.key, wrong);
+            alone = false;
+        }
+        own.push(net);
+    }
+    for net in own {
+        owners.entry(net).or_insert_with(|| name.to_owned());
+    }
+    alone
+}
+
+fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<Names> {
+    let default = Names { binding: Binding::Verify, ech: Ech::Claim };
+    let Some(table) = table else { return Some(default) };
+    reader.only(table, &["binding", "ech"]);
+    let bindings =
+        [("verify", Binding::Verify), ("redial", Binding::Redial), ("trust", Binding::Trust)];
+    let hellos = [("claim", Ech::Claim), ("unread", Ech::Unread), ("block", Ech::Block)];
+    let binding = or(table, "binding", default.binding, |item| reader.word(item, &bindings));
+    let ech = or(table, "ech", default.ech, |item| reader.word(item, &hellos));
+    Some(Names { binding: binding?, ech: ech? })
+}
+
+fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
+    let default = Admin { address: SocketAddr::from(([127, 0, 0, 1], 9643)) };
+    if !root.has("admin") {
+        return Some(default);
+    }
+    let table = reader.table(root, "admin")?;
+    reader.only(&table, &["address"]);
+    let address = or(&table, "address", default.address, |item| net::socket(reader, item));
+    Some(Admin { address: address? })
+}
+
+/// `[[listen]]`; a file without one has an explicit proxy on loopback, as no file has.
+fn listeners(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+    admin: Option<&Admin>,
+) -> Option<Vec<Listen>> {
+    if !root.has("listen") {
+        let address = SocketAddr::from(([127, 0, 0, 1], 3128));
+        return Some(vec![Listen { mode: ListenMode::Proxy, address, ..LISTEN }]);
+    }
+    let tables = reader.tables(root, "listen");
+    let mut taken: Vec<(SocketAddr, &str)> =
+        admin.iter().map(|admin| (admin.address, "[admin]")).collect();
+    let read: Vec<_> = tables
+        .iter()
+        .map(|table| {
+            let listen = listener(reader, table)?;
+            let clash = taken.iter().find(|&&(address, _)| address == listen.address);
+            // Port 0 is a free port, another one each time.
+            if let Some(&(address, whose)) = clash.filter(|(address, _)| address.port() != 0) {
+                if let Some(item) = table.item("address") {
+                    let what = format!("{address} is the address of {whose} already");
+                    reader.fault(&item, what, "give each its own address or port");
+                }
+                return None;
+            }
+            taken.push((listen.address, "another [[listen]]"));
+            Some(listen)
+        })
+        .collect();
+    read.into_iter().collect()
+}
+
+/// The defaults of a listener, but for its mode and address, which have none.
+const LISTEN: Listen = Listen {
+    mode: ListenMode::Proxy,
+    address: SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)),
+    peek_timeout: Duration::from_secs(3),
+    connect_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(60 * 60),
+    max_connections: 65_536,
+    silent: false,
+};
+
+fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
+    reader.only(
+        table,
+        &[
+            "mode",
+            "address",
+            "peek_timeout",
+            "connect_timeout",
+            "idle_timeout",
+            "max_connections",
+            "silent",
+        ],
+    );
+    let modes = [ListenMode::Tproxy, ListenMode::Redirect, ListenMode::Proxy];
+    let modes = modes.map(|mode| (mode.label(), mode));
+    let help = "write mode = \"tproxy\", \"redirect\" or \"proxy\"";
+    let mode = reader.required(table, "mode", help).and_then(|item| reader.word(&item, &modes));
+    let help = "write address and port: address = \"127.0.0.1:3128\"";
+    let address = reader.required(table, "address", help);
+    let address = address.and_then(|item| net::socket(reader, &item));
+    let mut timeout = |key, default, least, most| {
+        or(table, key, default, |item| time::duration(reader, item, least, Some(most)))
+    };
+    let (short, minute) = (Duration::from_millis(50), Duration::from_secs(60));
+    let peek_timeout = timeout("peek_timeout", LISTEN.peek_timeout, short, minute);
+    let connect_timeout = timeout("connect_timeout", LISTEN.connect_timeout, short, 5 * minute);
+    let (second, month) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
+    let idle_timeout = timeout("idle_timeout", LISTEN.idle_timeout, second, month);
+    let max_connections = or(table, "max_connections", LISTEN.max_connections, |item| {
+        usize::try_from(reader.number(item, 1..10_000_001)?).ok()
+    });
+    let silent = or(table, "silent", LISTEN.silent, |item| reader.boolean(item));
+    Some(Listen {
+        mode: mode?,
+        address: address?,
+        peek_timeout: peek_timeout?,
+        connect_timeout: connect_timeout?,
+        idle_timeout: idle_timeout?,
+        max_connections: max_connections?,
+        silent: silent?,
+    })
+}
+
+fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
+    let default = Data {
+        directory: PathBuf::from("/var/lib/schengate"),
+        country: vec![Source::Embedded],
+        asn: vec![Source::Embedded],
+        providers: vec![Source::Embedded],
+        max_age: None,
+    };
+    if !root.has("data") {
+        return Some(default);
+    }
+    let table = reader.table(root, "data")?;
+    reader.only(&table, &["directory", "country", "asn", "providers", "max_age"]);
+    let directory = or(&table, "directory", default.directory, |item| {
+        reader.line(item).map(|path| reader.base.join(path))
+    });
+    let mut sources = |key, default| or(&table, key, default, |item| source_list(reader, item));
+    let country = sources("country", default.country);
+    let asn = sources("asn", default.asn);
+    let providers = sources("providers", default.providers);
+    let max_age = optional(&table, "max_age", |item| {
+        time::duration(reader, item, Duration::from_secs(1), None)
+    });
+    Some(Data {
+        directory: directory?,
+        country: country?,
+        asn: asn?,
+        providers: providers?,
+        max_age: max_age?,
+    })
+}
+
+fn source_list(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Source>> {
+    let help =
+        "write \"embedded\" or paths relative to this file: [\"country.mmdb\", \"embedded\"]";
+    let members = reader.list(item, help)?;
+    reader.each(&members, |reader, member| {
+        let source = match reader.line(member)?.as_str() {
+            "embedded" => Source::Embedded,
+            path => Source::File(reader.base.join(path)),
+        };
+        Some(source)
+    })
+}

@@ -1,0 +1,494 @@
+//! Zones: the built-in ones, dated; those of the file; and what a list of them holds at an instant.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+
+use super::error::{Wrong, nearest};
+use super::known::{Row, Rows};
+use super::reader::{Item, Reader, Table};
+use super::time::{Edge, day, table_day};
+use super::{DatedMember, Members, Term, Zone, ZoneList, Zones};
+use crate::policy::{Country, CountrySet};
+
+const SETS: &str = include_str!("../../../config/facts/jurisdiction-sets.csv");
+
+/// Zones of its own that a file may have; also bounds how deep they can nest.
+const OWN_ZONES_MAX: usize = 1_000;
+
+/// Reserved codes that stand for a part of a country: the Canaries, Ceuta and Melilla,
+/// metropolitan France.
+const PARTS: [(&str, &str); 3] = [("EA", "ES"), ("FX", "FR"), ("IC", "ES")];
+
+/// Codes that were withdrawn from ISO 3166-1 and what took their place, so that an old list is
+/// answered with more than "unknown".
+const WITHDRAWN: [(&str, &str); 14] = [
+    ("AN", "\"BQ\", \"CW\" or \"SX\""),
+    ("BU", "\"MM\""),
+    ("CS", "\"RS\" or \"ME\" (or \"CZ\" or \"SK\", in a list from before 1993)"),
+    ("DD", "\"DE\""),
+    ("DY", "\"BJ\""),
+    ("HV", "\"BF\""),
+    ("NH", "\"VU\""),
+    ("NT", "\"IQ\" or \"SA\""),
+    ("RH", "\"ZW\""),
+    ("SU", "the states that followed, \"RU\" among them"),
+    ("TP", "\"TL\""),
+    ("VD", "\"VN\""),
+    ("YU", "\"RS\", \"ME\", \"HR\", \"SI\", \"BA\" or \"MK\""),
+    ("ZR", "\"CD\""),
+];
+
+/// Members whose decision covers some recipients only stand in a zone of their own: those of
+/// `gdpr-adequacy` in `gdpr-adequacy-partial`. A zone by its plain name holds full decisions only.
+const PARTIAL: &str = "-partial";
+
+struct BuiltIn {
+    zones: Vec<Zone>,
+    /// Members of each zone that stand there for some recipients only.
+    partial: BTreeMap<String, CountrySet>,
+    /// Sets of which no member has a country code.
+    hollow: BTreeSet<String>,
+}
+
+static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
+    let mut sets: BTreeMap<String, Vec<DatedMember>> = BTreeMap::new();
+    let mut partial: BTreeMap<String, CountrySet> = BTreeMap::new();
+    let rows = Rows::new(SETS).filter_map(|row| {
+        let mut set = row.field("set")?.to_owned();
+        let of_some = row.field("note")?.contains("scope=partial");
+        if of_some {
+            set.push_str(PARTIAL);
+        }
+        Some((set, of_some, member(&row)))
+    });
+    for (set, of_some, member) in rows {
+        if let Some(member) = member.filter(|_| of_some) {
+            partial.entry(set.clone()).or_default().insert(member.country);
+        }
+        sets.entry(set).or_default().extend(member);
+    }
+    let (zones, hollow): (Vec<_>, Vec<_>) =
+        sets.into_iter().partition(|(_, members)| !members.is_empty());
+    let zone = |(name, members)| Zone { name, members: Members::Dated(members) };
+    let hollow = hollow.into_iter().map(|(name, _)| name).collect();
+    BuiltIn { zones: zones.into_iter().map(zone).collect(), partial, hollow }
+});
+
+/// A member of a set; `None` for an organisation without a code and for a part of a country
+/// (`XC`, `XD`: no table tells them apart from the country).
+fn member(row: &Row<'_>) -> Option<DatedMember> {
+    let country = Country::from_code(row.field("iso2")?)?;
+    let since = row.field("since").and_then(table_day).and_then(|date| day(date, Edge::First));
+    let expires = row.field("note").and_then(|note| note.split_once("expires "));
+    let until = expires
+        .and_then(|(_, rest)| rest.get(..10))
+        .and_then(table_day)
+        .and_then(|date| day(date, Edge::After));
+    Some(DatedMember { country, since, until })
+}
+
+/// The built-in zones, by name (`config/facts/jurisdiction-sets.csv`).
+#[must_use]
+pub fn built_in() -> Vec<Zone> {
+    BUILT_IN.zones.clone()
+}
+
+impl Zones {
+    /// The countries of `list` at an instant: the union of its positive members less the union of
+    /// its negative ones.
+    #[must_use]
+    pub fn resolve(&self, list: &ZoneList, at: Timestamp) -> CountrySet {
+        self.list(list, at, &mut vec![None; self.all.len()])
+    }
+
+    fn list(&self, list: &ZoneList, at: Timestamp, seen: &mut [Option<CountrySet>]) -> CountrySet {
+        let mut union = |terms: &[Term]| {
+            let mut set = CountrySet::EMPTY;
+            terms.iter().for_each(|&term| set |= self.term(term, at, seen));
+            set
+        };
+        let (plus, minus) = (union(&list.plus), union(&list.minus));
+        plus & !minus
+    }
+
+    /// `seen` holds each zone's answer once it is known: zones that share members are resolved
+    /// once, and one that held itself would be empty instead of endless.
+    fn term(&self, term: Term, at: Timestamp, seen: &mut [Option<CountrySet>]) -> CountrySet {
+        let index = match term {
+            Term::Everywhere => return CountrySet::all(),
+            Term::Country(country) => return CountrySet::from_iter([country]),
+            Term::Zone(index) => index,
+        };
+        if let Some(&Some(known)) = seen.get(index) {
+            return known;
+        }
+        let remember = |seen: &mut [Option<CountrySet>], set| {
+            if let Some(slot) = seen.get_mut(index) {
+                *slot = Some(set);
+            }
+        };
+        remember(seen, CountrySet::EMPTY);
+        let set = match self.all.get(index).map(|zone| &zone.members) {
+            None => CountrySet::EMPTY,
+            Some(Members::List(list)) => self.list(list, at, seen),
+            Some(Members::Dated(members)) => {
+                let holds = |member: &&DatedMember| {
+                    member.since.is_none_or(|since| since <= at)
+                        && member.until.is_none_or(|until| at < until)
+                };
+                members.iter().filter(holds).map(|member| member.country).collect()
+            }
+        };
+        remember(seen, set);
+        set
+    }
+
+    /// Every instant at which the countries of `list` change, in order.
+    pub fn boundaries(&self, list: &ZoneList) -> impl Iterator<Item = Timestamp> {
+        let mut instants = BTreeSet::new();
+        for index in self.reached(list) {
+            if let Some(Zone { members: Members::Dated(members), .. }) = self.all.get(index) {
+                instants.extend(members.iter().flat_map(|member| [member.since, member.until]));
+            }
+        }
+        let mut before = self.resolve(list, Timestamp::MIN);
+        instants.into_iter().flatten().filter(move |&at| {
+            let now = self.resolve(list, at);
+            std::mem::replace(&mut before, now) != now
+        })
+    }
+
+    /// The zones that `list` names, and those that they name in turn.
+    pub(super) fn reached(&self, list: &ZoneList) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::new();
+        let mut open = zones_of(list);
+        while let Some(index) = open.pop() {
+            if reached.insert(index)
+                && let Some(Zone { members: Members::List(list), .. }) = self.all.get(index)
+            {
+                open.extend(zones_of(list));
+            }
+        }
+        reached
+    }
+
+    /// The countries of `list` at an instant that a zone lists for some recipients only, and that
+    /// zone's name; the first such zone.
+    pub(super) fn partial_adequacy(
+        &self,
+        list: &ZoneList,
+        at: Timestamp,
+    ) -> Option<(&str, CountrySet)> {
+        let held = self.resolve(list, at);
+        self.reached(list).into_iter().find_map(|index| {
+            let zone = self.all.get(index)?;
+            let partial = *BUILT_IN.partial.get(&zone.name)? & held;
+            (!partial.is_empty()).then_some((zone.name.as_str(), partial))
+        })
+    }
+}
+
+fn zones_of(list: &ZoneList) -> Vec<usize> {
+    let zone = |term: &Term| match term {
+        Term::Zone(index) => Some(*index),
+        Term::Everywhere | Term::Country(_) => None,
+    };
+    list.plus.iter().chain(&list.minus).filter_map(zone).collect()
+}
+
+/// The names that a list may use.
+pub(super) struct Names {
+    index: BTreeMap<String, usize>,
+}
+
+impl Names {
+    fn new(zones: &[Zone]) -> Self {
+        let index = zones.iter().enumerate().map(|(i, zone)| (zone.name.clone(), i)).collect();
+        Self { index }
+    }
+
+    /// A member without its sign.
+    fn term(&self, text: &str) -> Result<Term, Wrong> {
+        if text == "*" {
+            return Ok(Term::Everywhere);
+        }
+        if let Some(&index) = self.index.get(text) {
+            return Ok(Term::Zone(index));
+        }
+        if let Some(country) = country(text) {
+            if text.bytes().all(|byte| byte.is_ascii_uppercase()) {
+                return Ok(Term::Country(country));
+            }
+            let what = format!("no zone is called {text:?}; a country code is in upper case");
+            return Err(Wrong::new(what, format!("write \"{country}\"")));
+        }
+        Err(self.unknown(text))
+    }
+
+    fn unknown(&self, text: &str) -> Wrong {
+        let upper = text.to_ascii_uppercase();
+        let lower = text.to_ascii_lowercase();
+        let zone = self.index.contains_key(&lower).then_some(lower.as_str());
+        if let Some(&(code, instead)) = WITHDRAWN.iter().find(|&&(code, _)| code == upper) {
+            return Wrong::new(
+                format!("the code {code} was withdrawn"),
+                format!("write {instead}"),
+            );
+        }
+        if BUILT_IN.hollow.contains(&lower) {
+            return Wrong::new(
+                format!("no member of {lower:?} has a country code, so no address is ever in it"),
+                "write the AS numbers or prefixes that are meant, in a rule",
+            );
+        }
+        if upper.len() == 2 && zone.is_some() {
+            return Wrong::new(
+                format!("{text:?} is no country"),
+                format!("did you mean the zone \"{lower}\"?"),
+            );
+        }
+        let no_country = ["AP", "A1", "A2", "O1", "T1", "XX", "ZZ", "XC", "XD"];
+        if no_country.contains(&upper.as_str()) {
+            return Wrong::new(
+                format!("{upper} is no country; tables use it where they do not know one"),
+                "write codes or zones; [policy.on] unknown says what becomes of the rest",
+            );
+        }
+        let help = match zone.or_else(|| nearest(text, self.index.keys().map(String::as_str))) {
+            Some(zone) => format!("did you mean the zone \"{zone}\"?"),
+            None => "write an ISO 3166-1 code (\"FR\"), a built-in zone (\"eea\") or one of \
+                     [zones]"
+                .to_owned(),
+        };
+        Wrong::new(format!("{text:?} is neither a country nor a zone"), help)
+    }
+}
+
+/// The country of a code in either case, the reserved codes for parts of one included.
+fn country(text: &str) -> Option<Country> {
+    let upper = text.to_ascii_uppercase();
+    let part = PARTS.iter().find(|&&(part, _)| part == upper).map(|&(_, whole)| whole);
+    Country::from_code(part.unwrap_or(&upper))
+}
+
+/// A list of zones and codes.
+pub(super) fn zone_list(
+    reader: &mut Reader<'_>,
+    item: &Item<'_>,
+    names: &Names,
+) -> Option<ZoneList> {
+    let help = "write a list of zones and country codes: [\"eea\", \"CH\"]";
+    let members = reader.list(item, help)?;
+    let terms = reader.each(&members, |reader, member| {
+        let text = reader.string(member, help)?;
+        let (negative, name) = text.strip_prefix('-').map_or((false, text), |name| (true, name));
+        if negative && name == "*" {
+            reader.fault(member, "\"-*\" takes out everything", "name the zones that are meant");
+            return None;
+        }
+        let term = names.term(name);
+        reader.keep(member, term).map(|term| (negative, term))
+    })?;
+    let side = |negative| {
+        let on_side = terms.iter().filter(|&&(sign, _)| sign == negative);
+        on_side.map(|&(_, term)| term).collect()
+    };
+    let list = ZoneList { plus: side(false), minus: side(true) };
+    if list.plus.is_empty() {
+        let help = "name what they are taken out of, \"*\" for everywhere";
+        reader.fault(item, "the list only takes out (\"-...\")", help);
+        return None;
+    }
+    Some(list)
+}
+
+/// Country codes alone, neither zones nor negatives.
+pub(super) fn countries(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Country>> {
+    let help = "write a list of country codes: [\"FR\", \"US\"]";
+    let names = Names { index: BTreeMap::new() };
+    reader.parsed_list(item, help, |text| match names.term(text) {
+        Ok(Term::Country(country)) => Ok(country),
+        Ok(Term::Everywhere | Term::Zone(_)) => {
+            Err(Wrong::new(format!("{text:?} is no country"), help))
+        }
+        Err(_) if BUILT_IN.zones.iter().any(|zone| zone.name == text.to_ascii_lowercase()) => {
+            Err(Wrong::new(format!("{text:?} is a zone; here, each country is named"), help))
+        }
+        Err(wrong) => Err(wrong),
+    })
+}
+
+/// The zones of a file: the built-in ones, then those of `[zones]` in the order of the text. Every
+/// own zone has its place even where it is faulty, so that no list is blamed for another's fault.
+pub(super) fn read(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> (Zones, Names) {
+    let mut all = built_in();
+    let first_own = all.len();
+    let mut own = Vec::new();
+    for (name, span, item) in table.map(Table::in_order).unwrap_or_default() {
+        if own.len() == OWN_ZONES_MAX {
+            let wrong = Wrong::new(
+                format!("more than {OWN_ZONES_MAX} zones"),
+                "join some of them: a zone may name many countries",
+            );
+            reader.fault_at(span.start, &item.key, wrong);
+            break;
+        }
+        match own_name(name) {
+            Ok(()) => {
+                all.push(Zone {
+                    name: name.to_owned(),
+                    members: Members::List(ZoneList::default()),
+                });
+                own.push((span, item));
+            }
+            Err(wrong) => reader.fault_at(span.start, &item.key, wrong),
+        }
+    }
+    let names = Names::new(&all);
+    let lists: Vec<_> =
+        own.iter().map(|(_, item)| zone_list(reader, item, &names).unwrap_or_default()).collect();
+    for (zone, list) in all.iter_mut().skip(first_own).zip(lists) {
+        zone.members = Members::List(list);
+    }
+    let zones = Zones { all };
+    let mut walk = Walk { zones: &zones, done: BTreeSet::new(), path: Vec::new(), cycles: vec![] };
+    (first_own..zones.all.len()).for_each(|index| walk.visit(index));
+    for cycle in walk.cycles {
+        let start = cycle.first().and_then(|index| own.get(index - first_own));
+        let called = |index: &usize| zones.all.get(*index).map_or("", |zone| zone.name.as_str());
+        let path: Vec<_> = cycle.iter().chain(cycle.first()).map(called).collect();
+        if let Some((span, item)) = start {
+            let what = format!("the zone holds itself: {}", path.join(" > "));
+            reader.fault_at(span.start, &item.key, Wrong::new(what, "take one of them out"));
+        }
+    }
+    (zones, names)
+}
+
+fn own_name(name: &str) -> Result<(), Wrong> {
+    let help = "name it in lower-case letters, digits and \"-\", a letter first";
+    if BUILT_IN.zones.iter().any(|zone| zone.name == name) || BUILT_IN.hollow.contains(name) {
+        return Err(Wrong::new("a built-in zone has this name", "give yours another"));
+    }
+    if country(name).is_some() {
+        return Err(Wrong::new("the name is a country's code", "give the zone a longer name"));
+    }
+    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let starts_well = name.starts_with(|first: char| first.is_ascii_lowercase());
+    if starts_well && name.len() <= 64 && name.bytes().all(letters) {
+        return Ok(());
+    }
+    Err(Wrong::new("no name for a zone", help))
+}
+
+/// A depth-first walk over the zones; [`OWN_ZONES_MAX`] bounds its depth.
+struct Walk<'z> {
+    zones: &'z Zones,
+    done: BTreeSet<usize>,
+    path: Vec<usize>,
+    cycles: Vec<Vec<usize>>,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, index: usize) {
+        if let Some(start) = self.path.iter().position(|&on_path| on_path == index) {
+            self.cycles.push(self.path.iter().skip(start).copied().collect());
+            return;
+        }
+        if self.done.contains(&index) {
+            return;
+        }
+        if let Some(Zone { members: Members::List(list), .. }) = self.zones.all.get(index) {
+            self.path.push(index);
+            zones_of(list).into_iter().for_each(|next| self.visit(next));
+            self.path.pop();
+        }
+        self.done.insert(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(zones: &Zones, text: &str) -> ZoneList {
+        let names = Names::new(&zones.all);
+        let (minus, plus): (Vec<_>, Vec<_>) = text.split(' ').partition(|t| t.starts_with('-'));
+        let term = |t: &str| names.term(t.trim_start_matches('-')).unwrap();
+        ZoneList {
+            plus: plus.into_iter().map(term).collect(),
+            minus: minus.into_iter().map(term).collect(),
+        }
+    }
+
+    fn held(text: &str, at: &str) -> CountrySet {
+        let zones = Zones { all: built_in() };
+        zones.resolve(&list(&zones, text), at.parse().unwrap())
+    }
+
+    const NOW: &str = "2026-11-24T12:00:00Z";
+
+    #[test]
+    fn the_built_in_zones_hold_what_the_treaties_say() {
+        assert_eq!(held("eu", NOW).len(), 34);
+        assert_eq!(held("eea", NOW).len(), 37);
+        assert_eq!(held("gdpr-adequacy-partial", NOW).to_string(), "CA, JP, KR, US");
+        assert_eq!(held("uk-adequacy-partial", NOW).to_string(), "CA, JP, US");
+        assert!(!held("uk-adequacy", NOW).meets(held("uk-adequacy-partial", NOW)));
+        assert!(!held("gdpr-adequacy", NOW).meets(held("gdpr-adequacy-partial", NOW)));
+        assert_eq!(held("fr-realm", NOW).len(), 13);
+    }
+
+    #[test]
+    fn a_member_counts_from_its_day_to_the_end_of_its_last() {
+        let brazil = held("BR", NOW);
+        assert!(!brazil.is_subset(held("gdpr-adequacy", "2026-01-25T23:59:59.999Z")));
+        assert!(brazil.is_subset(held("gdpr-adequacy", "2026-01-26T00:00:00Z")));
+        let britain = held("GB", NOW);
+        assert!(britain.is_subset(held("gdpr-adequacy", "2031-12-27T23:59:59.999Z")));
+        assert!(!britain.meets(held("gdpr-adequacy", "2031-12-28T00:00:00Z")));
+    }
+
+    #[test]
+    fn a_negative_takes_out_wherever_it_stands() {
+        assert_eq!(held("-GB GB FR", NOW).to_string(), "FR");
+        assert_eq!(held("* -eea", NOW).len(), Country::COUNT - 37);
+        assert_eq!(held("US -US", NOW), CountrySet::EMPTY);
+    }
+
+    #[test]
+    fn boundaries_are_the_instants_at_which_the_countries_change() {
+        let zones = Zones { all: built_in() };
+        let at = |text: &str| -> Vec<String> {
+            zones.boundaries(&list(&zones, text)).map(|at| at.to_string()).collect()
+        };
+        assert!(at("gdpr-adequacy").contains(&"2031-12-28T00:00:00Z".to_owned()));
+        assert!(at("gdpr-adequacy").contains(&"2026-01-26T00:00:00Z".to_owned()));
+        // Everything that comes and goes is taken out, so nothing changes.
+        assert!(at("FR -gdpr-adequacy").is_empty());
+        assert!(at("* FR").is_empty());
+    }
+
+    #[test]
+    fn sets_without_any_country_are_no_zones() {
+        assert!(!built_in().iter().any(|zone| zone.name == "eu-sanctioned-regions"));
+        for zone in built_in() {
+            let Members::Dated(members) = zone.members else { panic!("{}", zone.name) };
+            assert!(!members.is_empty(), "{}", zone.name);
+        }
+    }
+
+    #[test]
+    fn partial_adequacy_is_found_through_other_zones_and_not_where_it_was_taken_out() {
+        let mut zones = Zones { all: built_in() };
+        let inner = list(&zones, "eea gdpr-adequacy-partial");
+        zones.all.push(Zone { name: "own".into(), members: Members::List(inner) });
+        let now = NOW.parse().unwrap();
+        let (name, countries) = zones.partial_adequacy(&list(&zones, "own -US"), now).unwrap();
+        assert_eq!((name, countries.to_string().as_str()), ("gdpr-adequacy-partial", "CA, JP, KR"));
+        assert_eq!(zones.partial_adequacy(&list(&zones, "own -CA -JP -KR -US"), now), None);
+        assert_eq!(zones.partial_adequacy(&list(&zones, "gdpr-adequacy US"), now), None);
+    }
+}

@@ -1,0 +1,307 @@
+//! Country and AS tables that come as text: what the free sources publish, told by content.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::load::day;
+use super::ranges::{BadRow, Builder};
+use super::text::{self, Separator, as_number, fields, lines, prefix};
+use super::{Ranges, Whereabouts, source};
+use crate::policy::Country;
+
+/// A table, its rows and the date in its content.
+pub(super) struct Read<V> {
+    pub(super) ranges: Ranges<V>,
+    pub(super) rows: u64,
+    pub(super) as_of: Option<Timestamp>,
+}
+
+/// Reads a country table: CSV or TSV of ranges (ip-location-db, DB-IP, iptoasn, IP2Location, Tor),
+/// CSV of prefixes with a header (IPinfo, MaxMind), or RIR statistics.
+pub(super) fn countries(bytes: &[u8], path: &Path) -> Result<Read<Whereabouts>, BadRow> {
+    let (row, first) = first_line(bytes)?;
+    if first.contains(&b'|') {
+        return statistics(bytes);
+    }
+    let separator = Separator::of(first);
+    let mut columns = Vec::new();
+    fields(first, separator, &mut columns).map_err(|what| (row, what))?;
+    if let Some(names) = text::header(&columns) {
+        return match Named::country(&names).ok_or_else(|| (row, no_column("a country")))? {
+            named @ Named { geoname: Some(_), .. } => maxmind(bytes, &named, path),
+            named => by_header(bytes, separator, &named, |row, columns| {
+                let code = columns.get(named.value).copied().unwrap_or_default();
+                Ok(text::country(row, code)?.map(Whereabouts::Country))
+            }),
+        };
+    }
+    // iptoasn: start, end, AS number, code, name.
+    let iptoasn = separator == Separator::Tab
+        && columns.len() >= 4
+        && columns.get(2).is_some_and(|c| !c.is_empty() && c.iter().all(u8::is_ascii_digit));
+    let column = if iptoasn { 3 } else { 2 };
+    by_position(bytes, separator, column, |row, code| {
+        Ok(text::country(row, code)?.map(Whereabouts::Country))
+    })
+}
+
+/// Reads an AS table: `start,end,number,...` by comma or tab, or prefixes with a header.
+pub(super) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, BadRow> {
+    let (row, first) = first_line(bytes)?;
+    let separator = Separator::of(first);
+    let mut columns = Vec::new();
+    fields(first, separator, &mut columns).map_err(|what| (row, what))?;
+    if let Some(names) = text::header(&columns) {
+        let named = Named::asn(&names).ok_or_else(|| (row, no_column("an AS number")))?;
+        return by_header(bytes, separator, &named, |row, columns| {
+            as_number(row, columns.get(named.value).copied().unwrap_or_default())
+        });
+    }
+    by_position(bytes, separator, 2, as_number)
+}
+
+fn first_line(bytes: &[u8]) -> Result<(u64, &[u8]), BadRow> {
+    lines(bytes)
+        .next()
+        .ok_or_else(|| (0, "holds no row; an empty table answers nothing".to_owned()))
+}
+
+fn no_column(what: &str) -> String {
+    format!("the header names no column with {what}; see config/README.md for the forms")
+}
+
+fn done<V: Copy + PartialEq>(
+    builder: Builder<V>,
+    as_of: Option<Timestamp>,
+) -> Result<Read<V>, BadRow> {
+    let rows = builder.len() as u64;
+    Ok(Read { ranges: builder.finish()?, rows, as_of })
+}
+
+/// Rows of `first,last,...` with the value at `column`.
+fn by_position<V: Copy + PartialEq>(
+    bytes: &[u8],
+    separator: Separator,
+    column: usize,
+    value: impl Fn(u64, &[u8]) -> Result<Option<V>, BadRow>,
+) -> Result<Read<V>, BadRow> {
+    let mut builder = Builder::new();
+    let mut columns = Vec::new();
+    for (row, line) in lines(bytes) {
+        fields(line, separator, &mut columns).map_err(|what| (row, what))?;
+        let (Some(first), Some(last), Some(code)) =
+            (columns.first(), columns.get(1), columns.get(column))
+        else {
+            let (has, needs) = (columns.len(), column + 1);
+            return Err((
+                row,
+                format!("has {has} columns, {needs} are needed; is the file whole?"),
+            ));
+        };
+        let (first, last) = (text::address(row, first)?, text::address(row, last)?);
+        builder.push(row, first, last, value(row, code)?)?;
+    }
+    done(builder, None)
+}
+
+/// Where the columns of a file with a header are.
+struct Named {
+    /// The prefix, or the first address.
+    first: usize,
+    /// The last address, where the first column is no prefix.
+    last: Option<usize>,
+    value: usize,
+    /// MaxMind's key into the file of locations, and its anycast mark.
+    geoname: Option<usize>,
+    anycast: Option<usize>,
+    /// How many columns the header has.
+    count: usize,
+}
+
+impl Named {
+    fn country(names: &[String]) -> Option<Self> {
+        let at = |name: &str| names.iter().position(|n| n == name);
+        let geoname = at("geoname_id").filter(|_| at("country_code").is_none());
+        let code = ["country_code", "country_iso_code", "iso_code", "country", "cc"];
+        let value = geoname.or_else(|| code.into_iter().find_map(at))?;
+        Some(Self { geoname, anycast: at("is_anycast"), ..Self::ends(names, value) })
+    }
+
+    fn asn(names: &[String]) -> Option<Self> {
+        let columns = ["autonomous_system_number", "asn", "as_number", "as"];
+        let value = columns.into_iter().find_map(|c| names.iter().position(|n| n == c))?;
+        Some(Self::ends(names, value))
+    }
+
+    fn ends(names: &[String], value: usize) -> Self {
+        const LAST: [&str; 6] = ["end", "end_ip", "ip_to", "last", "range_end", "stop"];
+        let last = names.iter().position(|name| LAST.contains(&name.as_str()));
+        Self { first: 0, last, value, geoname: None, anycast: None, count: names.len() }
+    }
+}
+
+/// Rows under a header.
+fn by_header<V: Copy + PartialEq>(
+    bytes: &[u8],
+    separator: Separator,
+    named: &Named,
+    value: impl Fn(u64, &[&[u8]]) -> Result<Option<V>, BadRow>,
+) -> Result<Read<V>, BadRow> {
+    let mut builder = Builder::new();
+    let mut columns = Vec::new();
+    for (row, line) in lines(bytes).skip(1) {
+        fields(line, separator, &mut columns).map_err(|what| (row, what))?;
+        if columns.len() != named.count {
+            let (has, names) = (columns.len(), named.count);
+            return Err((
+                row,
+                format!("has {has} columns, its header {names}; is the file whole?"),
+            ));
+        }
+        let columns: Vec<&[u8]> = columns.iter().map(AsRef::as_ref).collect();
+        let at = |column: usize| columns.get(column).copied().unwrap_or_default();
+        let (first, last) = match named.last {
+            Some(last) => (text::address(row, at(named.first))?, text::address(row, at(last))?),
+            None => ends(prefix(row, at(named.first))?),
+        };
+        builder.push(row, first, last, value(row, &columns)?)?;
+    }
+    done(builder, None)
+}
+
+/// The first and the last address of a prefix.
+fn ends(net: IpNet) -> (IpAddr, IpAddr) {
+    (net.network(), net.broadcast())
+}
+
+/// MaxMind's CSV: blocks name a geoname, and a file of locations beside them the country. A block
+/// that only names where its holder is registered is no answer.
+fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>, BadRow> {
+    let places = locations(path).map_err(|what| (1, what))?;
+    by_header(bytes, Separator::Comma, named, |row, columns| {
+        let at = |column: Option<usize>| column.and_then(|c| columns.get(c)).copied();
+        if at(named.anycast) == Some(b"1") {
+            return Ok(Some(Whereabouts::Anycast));
+        }
+        match at(named.geoname) {
+            None | Some([]) => Ok(None),
+            Some(id) => match places.get(id) {
+                Some(&place) => Ok(place.map(Whereabouts::Country)),
+                None => {
+                    let id = source::shown(id);
+                    Err((row, format!("geoname {id} is not in the file of locations")))
+                }
+            },
+        }
+    })
+}
+
+/// Geoname to country, from the one `...-Locations-en.csv` beside `path`.
+fn locations(path: &Path) -> Result<HashMap<Vec<u8>, Option<Country>>, String> {
+    let missing = "names countries by geoname: put the one matching ...-Locations-en.csv beside it";
+    let folder =
+        path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let entries = folder.read_dir().map_err(|error| format!("{missing} ({error})"))?;
+    let mut found = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
+        path.file_name().is_some_and(|n| n.to_string_lossy().ends_with("-Locations-en.csv"))
+    });
+    let (Some(file), None) = (found.next(), found.next()) else {
+        return Err(missing.to_owned());
+    };
+    let content = source::read(&file).map_err(|fault| fault.to_string())?;
+    let mut columns = Vec::new();
+    let mut places = HashMap::new();
+    let mut at = None;
+    for (row, line) in lines(&content.bytes) {
+        let bad = |what: String| format!("{}: row {row}: {what}", source::name_of(&file));
+        fields(line, Separator::Comma, &mut columns).map_err(bad)?;
+        let position = |name: &[u8]| columns.iter().position(|c| c.as_ref() == name);
+        let Some((id, code)) = at else {
+            let named = position(b"geoname_id").zip(position(b"country_iso_code"));
+            at = Some(named.ok_or_else(|| bad("no geoname_id and country_iso_code".to_owned()))?);
+            continue;
+        };
+        let (Some(id), Some(code)) = (columns.get(id), columns.get(code)) else {
+            return Err(bad("a column is missing; is the file whole?".to_owned()));
+        };
+        let code = text::country(row, code).map_err(|(_, what)| bad(what))?;
+        places.insert(id.to_vec(), code);
+    }
+    Ok(places)
+}
+
+/// RIR statistics, delegated or delegated-extended: where the holder is registered. Several files
+/// in a row are one table; the counts in their summaries must hold, which shows a cut file.
+fn statistics(bytes: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
+    let mut builder = Builder::new();
+    let mut counted: HashMap<&[u8], i64> = HashMap::new();
+    let mut as_of = None;
+    let mut rows = 0;
+    let mut last_row = 0;
+    for (row, line) in lines(bytes) {
+        let columns: Vec<&[u8]> =
+            line.split(|&byte| byte == b'|').map(<[u8]>::trim_ascii).collect();
+        last_row = row;
+        match columns.as_slice() {
+            [_, b"*", kind, b"*", count, b"summary"] => {
+                *counted.entry(*kind).or_default() += number::<i64>(row, count)?;
+            }
+            [version, _, serial, _, _, end, _]
+                if version.iter().all(|b| b.is_ascii_digit() || *b == b'.') =>
+            {
+                // The older of several files counts for all.
+                let date = day(end).or_else(|| day(serial));
+                as_of = if rows == 0 { date } else { as_of.min(date) };
+            }
+            [_, code, kind, start, value, _, status, ..] => {
+                rows += 1;
+                *counted.entry(*kind).or_default() -= 1;
+                if matches!(*status, b"allocated" | b"assigned") && *kind != b"asn" {
+                    let (first, last) = delegated(row, kind, start, value)?;
+                    let country = text::country(row, code)?.map(Whereabouts::Country);
+                    builder.push(row, first, last, country)?;
+                }
+            }
+            _ => return Err((row, "is no row of RIR statistics; is the file whole?".to_owned())),
+        }
+    }
+    if let Some((kind, off)) = counted.iter().find(|(_, off)| **off != 0) {
+        let kind = source::shown(kind);
+        return Err((last_row, format!("{} rows of {kind} are missing; fetch it again", off)));
+    }
+    Ok(Read { rows, ..done(builder, as_of)? })
+}
+
+/// The range of a record: an IPv4 count of addresses, which need not be a power of two, or an IPv6
+/// prefix length.
+fn delegated(
+    row: u64,
+    kind: &[u8],
+    start: &[u8],
+    value: &[u8],
+) -> Result<(IpAddr, IpAddr), BadRow> {
+    let first = text::address(row, start)?;
+    match (kind, first) {
+        (b"ipv4", IpAddr::V4(first)) => {
+            let count: u32 = number(row, value)?;
+            let last = count.checked_sub(1).and_then(|more| first.to_bits().checked_add(more));
+            let last = last.ok_or_else(|| (row, format!("{count} addresses do not fit there")))?;
+            Ok((first.into(), Ipv4Addr::from_bits(last).into()))
+        }
+        (b"ipv6", IpAddr::V6(first)) => {
+            let net = IpNet::new(first.into(), number(row, value)?).ok();
+            let net = net.filter(|net| net.trunc() == *net);
+            net.map(ends).ok_or_else(|| (row, "is no IPv6 prefix".to_owned()))
+        }
+        _ => Err((row, format!("{} is no {}", source::shown(start), source::shown(kind)))),
+    }
+}
+
+fn number<N: std::str::FromStr>(row: u64, field: &[u8]) -> Result<N, BadRow> {
+    let number = str::from_utf8(field).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| (row, format!("{} is no number", source::shown(field))))
+}

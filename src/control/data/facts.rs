@@ -1,0 +1,287 @@
+//! Our own facts, built in: operators, regions, zones. Read once, from the files in `config/facts`.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::text::{Separator, as_number, fields, lines};
+use super::{Facts, OperatorFact, RegionFact, RegionPlace};
+use crate::policy::{Country, CountrySet};
+
+const OPERATORS: &str = include_str!("../../../config/facts/operators.csv");
+const REGIONS: &str = include_str!("../../../config/facts/cloud-regions.csv");
+const SETS: &str = include_str!("../../../config/facts/jurisdiction-sets.csv");
+
+/// The day on which the facts were last gone through.
+pub(super) const AS_OF: &str = "2026-11-24";
+
+/// The facts' files as built in: name, content and header.
+pub(super) const FILES: [(&str, &str); 3] =
+    [("operators.csv", OPERATORS), ("cloud-regions.csv", REGIONS), ("jurisdiction-sets.csv", SETS)];
+
+/// A member of a built-in zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneRow {
+    /// The zone.
+    pub set: String,
+    /// The member.
+    pub country: Country,
+    /// First instant of membership; `None`: always.
+    pub since: Option<Timestamp>,
+    /// First instant after membership; `None`: open.
+    pub until: Option<Timestamp>,
+}
+
+impl Facts {
+    /// The facts of this version.
+    #[must_use]
+    pub fn built_in() -> &'static Self {
+        static FACTS: OnceLock<Facts> = OnceLock::new();
+        FACTS.get_or_init(|| Self { operators: operators(), regions: regions() })
+    }
+}
+
+/// The rows of `jurisdiction-sets.csv` that name a country. `gdpr-adequacy` holds the full
+/// decisions; the sector- and certificate-bound ones are `gdpr-adequacy-partial`.
+#[must_use]
+pub fn built_in_zones() -> Vec<ZoneRow> {
+    rows::<5>(SETS)
+        .filter_map(|[set, code, since, note, _]| zone_row(&set, &code, &since, &note))
+        .collect()
+}
+
+fn zone_row(set: &str, code: &str, since: &str, note: &str) -> Option<ZoneRow> {
+    // Organisations have no code; XC and XD are regions of UA that no country table knows.
+    let country = Country::from_code(code)?;
+    let set = match set {
+        "gdpr-adequacy" if note.starts_with("scope=full") => set,
+        "gdpr-adequacy" => "gdpr-adequacy-partial",
+        set => set,
+    };
+    let until = note.split(';').find_map(|part| part.trim().strip_prefix("expires "));
+    Some(ZoneRow {
+        set: set.to_owned(),
+        country,
+        since: since_of(since),
+        until: until.and_then(|day| day.parse::<Date>().ok()?.tomorrow().ok()).and_then(begins),
+    })
+}
+
+/// The first instant of a year, a month or a day, in UTC.
+fn since_of(text: &str) -> Option<Timestamp> {
+    let mut parts = text.split('-');
+    let year = parts.next()?.parse().ok()?;
+    let [month, day] = [parts.next(), parts.next()].map(|part| part.map_or(Ok(1), str::parse));
+    begins(Date::new(year, month.ok()?, day.ok()?).ok()?)
+}
+
+/// The first instant of a day, in UTC.
+pub(super) fn begins(day: Date) -> Option<Timestamp> {
+    day.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+/// The operator id of a name (POLICY.md §3): up to ` / ` or ` (`, lower case, one `-` for each run
+/// of other characters.
+#[must_use]
+pub fn operator_id(name: &str) -> String {
+    let end = [" / ", " ("].iter().filter_map(|mark| name.find(mark)).min();
+    let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
+}
+
+/// Provider key, the name of its operator in `operators.csv`, and the words that stand for it in
+/// file names.
+const PROVIDERS: [(&str, &str, &[&str]); 27] = [
+    ("alibaba", "Alibaba Cloud (US/international)", &["alibaba", "aliyun"]),
+    ("aws", "Amazon / AWS", &["aws", "amazon"]),
+    ("aws-short", "Amazon / AWS", &[]),
+    ("azure", "Microsoft / Azure", &["azure", "microsoft", "servicetags"]),
+    ("backblaze", "Backblaze", &["backblaze"]),
+    ("cloudflare", "Cloudflare", &["cloudflare"]),
+    ("digitalocean", "DigitalOcean", &["digitalocean"]),
+    ("exoscale", "Exoscale (Akenes)", &["exoscale"]),
+    ("fastly", "Fastly", &["fastly"]),
+    ("flexible-engine", "Orange", &[]),
+    ("gcp", "Google / Google Cloud", &["gcp", "google", "goog"]),
+    ("hetzner", "Hetzner", &["hetzner"]),
+    ("huawei", "Huawei International (Huawei Cloud)", &["huawei"]),
+    ("ibm", "IBM / IBM Cloud (SoftLayer)", &["ibm", "softlayer"]),
+    ("infomaniak", "Infomaniak", &["infomaniak"]),
+    ("ionos", "IONOS / STRATO (United Internet)", &["ionos"]),
+    ("linode", "Linode (Akamai)", &["linode"]),
+    ("oci", "Oracle / OCI", &["oci", "oracle"]),
+    ("otc", "T-Systems / Open Telekom Cloud", &["otc"]),
+    ("outscale", "3DS Outscale (Dassault Systemes)", &["outscale"]),
+    ("ovh", "OVHcloud", &["ovh", "ovhcloud"]),
+    ("scaleway", "Scaleway (Iliad)", &["scaleway"]),
+    ("tencent", "Tencent Cloud (international)", &["tencent"]),
+    ("upcloud", "UpCloud", &["upcloud"]),
+    ("vultr", "Vultr (The Constant Company)", &["vultr"]),
+    ("wasabi", "Wasabi", &["wasabi"]),
+    ("yandex", "Yandex Cloud", &["yandex"]),
+];
+
+/// The name in `operators.csv` of the operator that a provider key stands for; `None` where the
+/// key is not known or the operator has no AS number of its own there.
+#[must_use]
+pub fn provider_operator(provider: &str) -> Option<&'static str> {
+    PROVIDERS.iter().find(|known| known.0 == provider).map(|known| known.1)
+}
+
+/// The provider that a file name names with a whole word.
+pub(super) fn provider_of_words(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    words.find_map(|word| PROVIDERS.iter().find(|known| known.2.contains(&word)).map(|k| k.0))
+}
+
+fn operators() -> Vec<OperatorFact> {
+    let rows = rows::<11>(OPERATORS);
+    rows.filter_map(|[asn, name, home, _, _, entity, uncertain, ..]| {
+        let homes: CountrySet =
+            [home, entity].iter().filter_map(|code| Country::from_code(code)).collect();
+        let asn = as_number(0, asn.as_bytes()).ok()??;
+        let (id, name) = (operator_id(&name), name.into_owned());
+        Some(OperatorFact { asn, name, id, homes, uncertain: uncertain == "yes" })
+    })
+    .collect()
+}
+
+fn regions() -> Vec<RegionFact> {
+    let rows = rows::<7>(REGIONS);
+    rows.filter_map(|[provider, region, code, _, _, kind, _]| {
+        let place = match (code.as_ref(), kind.as_ref()) {
+            ("EU", _) => RegionPlace::Union,
+            ("ZZ", "anycast") => RegionPlace::Anycast,
+            ("ZZ", _) => RegionPlace::Several,
+            (code, _) => RegionPlace::Country(Country::from_code(code)?),
+        };
+        Some(RegionFact { provider: provider.into_owned(), region: region.into_owned(), place })
+    })
+    .collect()
+}
+
+/// The rows of a built-in file below its header. A test holds that none is malformed; one that
+/// were would be left out, and nothing would be known of what it says.
+fn rows<const N: usize>(file: &'static str) -> impl Iterator<Item = [Cow<'static, str>; N]> {
+    lines(file.as_bytes()).skip(1).filter_map(|(_, line)| {
+        let mut columns = Vec::new();
+        fields(line, Separator::Comma, &mut columns).ok()?;
+        let columns: Vec<Cow<'static, str>> = columns.into_iter().map(text).collect();
+        columns.try_into().ok()
+    })
+}
+
+fn text(field: Cow<'static, [u8]>) -> Cow<'static, str> {
+    match field {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Option<Timestamp> {
+        Some(text.parse().unwrap())
+    }
+
+    fn zone(name: &str) -> Vec<ZoneRow> {
+        built_in_zones().into_iter().filter(|row| row.set == name).collect()
+    }
+
+    #[test]
+    fn no_row_of_the_built_in_files_is_left_out() {
+        let rows = |file: &str| file.trim_end().lines().count() - 1;
+        assert_eq!(Facts::built_in().operators.len(), rows(OPERATORS));
+        assert_eq!(Facts::built_in().regions.len(), rows(REGIONS));
+        let no_country = SETS.lines().filter(|line| {
+            let code = line.split(',').nth(1).unwrap();
+            Country::from_code(code).is_none() && code != "iso2"
+        });
+        let left_out: Vec<_> = no_country.map(|line| line.split(',').nth(1).unwrap()).collect();
+        assert_eq!(left_out.iter().filter(|code| **code == "XC" || **code == "XD").count(), 4);
+        assert_eq!(left_out.iter().filter(|code| code.is_empty()).count(), left_out.len() - 4);
+        assert_eq!(built_in_zones().len(), rows(SETS) - left_out.len());
+    }
+
+    #[test]
+    fn every_operator_has_an_id_and_a_home_and_as_numbers_are_unique() {
+        let operators = &Facts::built_in().operators;
+        let mut numbers: Vec<u32> = operators.iter().map(|o| o.asn).collect();
+        numbers.sort_unstable();
+        assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]));
+        for operator in operators {
+            assert!(!operator.id.is_empty() && !operator.homes.is_empty(), "{operator:?}");
+        }
+        let aws = operators.iter().find(|o| o.asn == 16509).unwrap();
+        assert_eq!((aws.id.as_str(), aws.homes.to_string().as_str()), ("amazon", "US"));
+        let aliyun = operators.iter().find(|o| o.name.contains("Aliyun")).unwrap();
+        assert_eq!(aliyun.id, "alibaba-cloud");
+    }
+
+    #[test]
+    fn ids_end_at_the_first_mark() {
+        assert_eq!(operator_id("Akamai International"), "akamai-international");
+        assert_eq!(operator_id("IBM / IBM Cloud (SoftLayer)"), "ibm");
+        assert_eq!(operator_id("Linode (Akamai) / x"), "linode");
+        assert_eq!(operator_id("home.pl (IONOS / United Internet)"), "home-pl");
+    }
+
+    #[test]
+    fn full_and_partial_adequacy_are_two_zones() {
+        let codes = |name| zone(name).iter().map(|r| r.country.code()).collect::<Vec<_>>();
+        assert_eq!(codes("gdpr-adequacy-partial"), ["CA", "JP", "KR", "US"]);
+        assert_eq!(codes("gdpr-adequacy").len(), 12);
+        let britain = zone("gdpr-adequacy").into_iter().find(|r| r.country.code() == "GB").unwrap();
+        assert_eq!(britain.since, at("2021-06-28T00:00:00Z"));
+        assert_eq!(britain.until, at("2031-12-28T00:00:00Z"));
+        assert_eq!(zone("eea").len(), 37);
+        assert!(zone("eu-sanctioned-regions").is_empty());
+    }
+
+    #[test]
+    fn a_year_is_its_first_day_and_nothing_is_always() {
+        assert_eq!(since_of("2019"), at("2019-01-01T00:00:00Z"));
+        assert_eq!(since_of("2022-02"), at("2022-02-01T00:00:00Z"));
+        assert_eq!(since_of(""), None);
+        for line in SETS.lines().skip(1) {
+            let since = line.split(',').nth(2).unwrap();
+            assert!(since.is_empty() || since_of(since).is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_provider_stands_for_an_operator_that_is_listed() {
+        for (provider, operator, _) in PROVIDERS {
+            let known = Facts::built_in().operators.iter().any(|o| o.name == operator);
+            assert!(known, "{provider}: {operator}");
+        }
+        let without: Vec<_> = Facts::built_in()
+            .regions
+            .iter()
+            .map(|region| region.provider.as_str())
+            .filter(|provider| provider_operator(provider).is_none())
+            .collect();
+        let allowed = ["stackit"];
+        assert!(without.iter().all(|p| allowed.contains(p)), "{without:?}");
+    }
+
+    #[test]
+    fn regions_of_the_union_are_no_country() {
+        let place = |provider: &str, region: &str| {
+            let mut regions = Facts::built_in().regions.iter();
+            regions.find(|r| r.provider == provider && r.region == region).unwrap().place
+        };
+        assert_eq!(place("gcp", "eu"), RegionPlace::Union);
+        assert_eq!(place("aws", "GLOBAL"), RegionPlace::Anycast);
+        assert_eq!(place("gcp", "asia"), RegionPlace::Several);
+        let turkey = RegionPlace::Country(Country::from_code("TR").unwrap());
+        assert_eq!(place("aws", "eu-central-1-ist-1"), turkey);
+    }
+}

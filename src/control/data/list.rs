@@ -1,0 +1,121 @@
+//! What `schengate data list` shows: every table and file of facts behind a verdict.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{DataFault, SourceInfo, built_in_zones, embedded, facts, load, source};
+use crate::control::config::{Data, Source};
+
+/// One source of data. As JSON an object with the fields' names; as text one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// Short name: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`; for a source that cannot
+    /// be read, its path.
+    pub name: String,
+    /// `country`, `asn`, `providers`, `registrant` or `facts`.
+    pub kind: &'static str,
+    /// Rows.
+    pub rows: u64,
+    /// Date of the content, else of the file, RFC 3339.
+    pub date: Option<String>,
+    /// Whole days since then.
+    pub age_days: Option<i64>,
+    /// Licence, where known.
+    pub licence: Option<String>,
+    /// SHA-256 of the bytes, hex; empty where they cannot be read.
+    pub digest: String,
+    /// Why the source cannot be used.
+    pub fault: Option<String>,
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let date = self.date.as_deref().and_then(|date| date.get(..10)).unwrap_or("-");
+        let age = self.age_days.map_or_else(|| "-".to_owned(), |days| format!("{days} d"));
+        write!(f, "{:<10} {:<28} {:>9} {date:<10} {age:>7}", self.kind, self.name, self.rows)?;
+        write!(f, "  {:<12}", self.digest.get(..12).unwrap_or("-"))?;
+        match (&self.fault, &self.licence) {
+            (Some(fault), _) => write!(f, "  FAULT: {fault}"),
+            (None, Some(licence)) => write!(f, "  {licence}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Lists every source that `[data]` names, in order, then what is built in beside them. A source
+/// that cannot be read is listed with its fault.
+#[must_use]
+pub fn list(settings: &Data) -> Vec<Listing> {
+    list_at(settings, Timestamp::now())
+}
+
+fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
+    let country = settings.country.iter().map(|source| {
+        let info = match source {
+            Source::Embedded => embedded::embedded_country().map(|table| table.info),
+            Source::File(path) => load::load_country(path).map(|table| table.info),
+        };
+        listing("country", info, now)
+    });
+    let asn = settings.asn.iter().map(|source| {
+        let info = match source {
+            Source::Embedded => embedded::embedded_asn().map(|table| table.info),
+            Source::File(path) => load::load_asn(path).map(|table| table.info),
+        };
+        listing("asn", info, now)
+    });
+    let providers = settings.providers.iter().map(|source| {
+        let info = match source {
+            Source::Embedded => embedded::embedded_providers().map(|table| table.info),
+            Source::File(path) => load::load_provider(path).map(|table| table.info),
+        };
+        listing("providers", info, now)
+    });
+    let registrant = embedded::embedded_registrant().map(|table| table.info);
+    let registrant = std::iter::once_with(|| listing("registrant", registrant, now));
+    country.chain(asn).chain(providers).chain(registrant).chain(built_in(now)).collect()
+}
+
+/// The facts; the rows of the zones are those that name a country.
+fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
+    facts::FILES.into_iter().map(move |(name, content)| {
+        let rows = match name {
+            "jurisdiction-sets.csv" => built_in_zones().len(),
+            _ => content.lines().count().saturating_sub(1),
+        };
+        let as_of = facts::AS_OF.parse().ok().and_then(facts::begins);
+        let info = SourceInfo {
+            name: format!("built-in:{name}"),
+            as_of,
+            rows: rows as u64,
+            licence: Some("MIT OR Apache-2.0".to_owned()),
+            digest: source::digest(content.as_bytes()),
+        };
+        listing("facts", Ok(info), now)
+    })
+}
+
+fn listing(kind: &'static str, info: Result<SourceInfo, DataFault>, now: Timestamp) -> Listing {
+    let (info, fault) = match info {
+        Ok(info) => (info, None),
+        Err(DataFault { source, row, what }) => {
+            let row = row.map_or_else(String::new, |row| format!("row {row}: "));
+            let (as_of, rows, licence, digest) = (None, 0, None, String::new());
+            let info = SourceInfo { name: source, as_of, rows, licence, digest };
+            (info, Some(format!("{row}{what}")))
+        }
+    };
+    let age = |date: Timestamp| now.as_second().saturating_sub(date.as_second()).div_euclid(86_400);
+    Listing {
+        name: info.name,
+        kind,
+        rows: info.rows,
+        date: info.as_of.map(|date| date.to_string()),
+        age_days: info.as_of.map(age),
+        licence: info.licence,
+        digest: info.digest,
+        fault,
+    }
+}

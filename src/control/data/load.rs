@@ -1,0 +1,192 @@
+//! Loads what `[data]` names. The form of a file is told by its content, never by its name.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use super::pack::{self, Body};
+use super::ranges::BadRow;
+use super::source::{self, Content};
+use super::{
+    AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, Whereabouts,
+    country, embedded, facts, mmdb, provider,
+};
+use crate::control::config::{Data, Source};
+
+/// Loads every source of `[data]`, in order. A source that is named twice in one list counts once.
+///
+/// # Errors
+/// Every fault of every source at once.
+pub fn load(settings: &Data) -> Result<Sources, Vec<DataFault>> {
+    let mut faults = Vec::new();
+    let sources = Sources {
+        countries: each(&settings.country, embedded::embedded_country, load_country, &mut faults),
+        asns: each(&settings.asn, embedded::embedded_asn, load_asn, &mut faults),
+        providers: each(
+            &settings.providers,
+            embedded::embedded_providers,
+            load_provider,
+            &mut faults,
+        ),
+    };
+    if faults.is_empty() { Ok(sources) } else { Err(faults) }
+}
+
+fn each<T>(
+    sources: &[Source],
+    embedded: impl Fn() -> Result<T, DataFault>,
+    file: impl Fn(&Path) -> Result<T, DataFault>,
+    faults: &mut Vec<DataFault>,
+) -> Vec<T> {
+    let mut tables = Vec::new();
+    for (i, source) in sources.iter().enumerate() {
+        if sources.iter().take(i).any(|earlier| earlier == source) {
+            continue;
+        }
+        let table = match source {
+            Source::Embedded => embedded(),
+            Source::File(path) => file(path),
+        };
+        match table {
+            Ok(table) => tables.push(table),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    tables
+}
+
+/// Loads a country table: CSV, TSV, mmdb, RIR statistics or `.sgt`, gzip or not.
+///
+/// # Errors
+/// What is wrong, with its row: an unknown form, a table that is cut, empty or contradicts itself.
+pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
+    let content = source::read(path)?;
+    if content.bytes.starts_with(pack::MAGIC) {
+        return match packed(path, &content)? {
+            (info, Body::Country(ranges)) => Ok(CountryTable { info, ranges }),
+            (_, other) => Err(wrong_kind(path, &other, "country")),
+        };
+    }
+    let (ranges, rows, as_of) = if mmdb::is_mmdb(&content.bytes) {
+        let read = mmdb::countries(&content.bytes).map_err(|what| source::whole(path, what))?;
+        (read.ranges, read.rows, read.as_of)
+    } else {
+        let read = text(path, &content)
+            .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
+        (read.ranges, read.rows, read.as_of)
+    };
+    let ranges = answering::<Whereabouts>(path, ranges, "country")?;
+    Ok(CountryTable { info: info(path, &content, rows, as_of, None), ranges })
+}
+
+/// Loads an AS table: CSV, TSV, mmdb or `.sgt`, gzip or not.
+///
+/// # Errors
+/// As for [`load_country`].
+pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
+    let content = source::read(path)?;
+    if content.bytes.starts_with(pack::MAGIC) {
+        return match packed(path, &content)? {
+            (info, Body::Asn(ranges)) => Ok(AsnTable { info, ranges }),
+            (_, other) => Err(wrong_kind(path, &other, "AS")),
+        };
+    }
+    let (ranges, rows, as_of) = if mmdb::is_mmdb(&content.bytes) {
+        let read = mmdb::as_numbers(&content.bytes).map_err(|what| source::whole(path, what))?;
+        (read.ranges, read.rows, read.as_of)
+    } else {
+        let read = text(path, &content)
+            .and_then(|text| country::as_numbers(text).map_err(|bad| at_row(path, bad)))?;
+        (read.ranges, read.rows, read.as_of)
+    };
+    let ranges = answering(path, ranges, "AS number")?;
+    Ok(AsnTable { info: info(path, &content, rows, as_of, None), ranges })
+}
+
+/// Loads the ranges that a provider publishes: JSON of AWS, Google, Azure, Oracle or Fastly, a
+/// geofeed, a list of prefixes, `cidr,provider,region,country` or `.sgt`, gzip or not.
+///
+/// # Errors
+/// As for [`load_country`].
+pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
+    let content = source::read(path)?;
+    if content.bytes.starts_with(pack::MAGIC) {
+        return match packed(path, &content)? {
+            (info, Body::Provider(rows)) => Ok(ProviderTable { info, rows }),
+            (_, other) => Err(wrong_kind(path, &other, "provider")),
+        };
+    }
+    let bytes = text(path, &content)?;
+    let read = provider::read(bytes, path).map_err(|bad| at_row(path, bad))?;
+    let info = info(path, &content, read.count, read.as_of, read.name);
+    Ok(ProviderTable { info, rows: read.rows })
+}
+
+/// The bytes, where they can be text.
+fn text<'a>(path: &Path, content: &'a Content) -> Result<&'a [u8], DataFault> {
+    let bytes = content.bytes.as_slice();
+    let what = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; write it as UTF-8",
+        [b'P', b'K', 3, 4, ..] => "is a zip archive; unpack it and name the table in it",
+        _ if bytes.contains(&0) => "is in no known form (no mmdb marker, no text); fetch it again",
+        _ => return Ok(bytes),
+    };
+    Err(source::whole(path, what.to_owned()))
+}
+
+fn packed(path: &Path, content: &Content) -> Result<(SourceInfo, Body), DataFault> {
+    let (header, body) = pack::read(&content.bytes).map_err(|what| source::whole(path, what))?;
+    let licence = Some(header.licence).filter(|licence| !licence.is_empty());
+    let base = info(path, content, header.rows, header.as_of, None);
+    Ok((SourceInfo { licence, ..base }, body))
+}
+
+fn wrong_kind(path: &Path, body: &Body, wanted: &str) -> DataFault {
+    let what = format!("is a table of kind {}, and one of kind {wanted} is needed", body.kind());
+    source::whole(path, what)
+}
+
+/// A table that answers nothing is a mistake, not a table.
+fn answering<V>(path: &Path, ranges: Ranges<V>, what: &str) -> Result<Ranges<V>, DataFault> {
+    if ranges.is_empty() {
+        return Err(source::whole(
+            path,
+            format!("names no {what} in any row; is it another table?"),
+        ));
+    }
+    Ok(ranges)
+}
+
+pub(super) fn at_row(path: &Path, (row, what): BadRow) -> DataFault {
+    DataFault { row: Some(row).filter(|&row| row > 0), ..source::whole(path, what) }
+}
+
+fn info(
+    path: &Path,
+    content: &Content,
+    rows: u64,
+    as_of: Option<Timestamp>,
+    name: Option<&str>,
+) -> SourceInfo {
+    let file = || {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        source::name_of(Path::new(name))
+    };
+    SourceInfo {
+        name: name.map_or_else(file, str::to_owned),
+        as_of: as_of.or(content.modified),
+        rows,
+        licence: None,
+        digest: content.digest.clone(),
+    }
+}
+
+/// The first instant of a day written as eight digits, `20260924`.
+pub(super) fn day(digits: &[u8]) -> Option<Timestamp> {
+    let text = str::from_utf8(digits).ok().filter(|t| t.len() == 8 && t.is_ascii())?;
+    let number: u32 = text.parse().ok()?;
+    let year = i16::try_from(number / 10_000).ok()?;
+    let month = i8::try_from(number / 100 % 100).ok()?;
+    facts::begins(Date::new(year, month, i8::try_from(number % 100).ok()?).ok()?)
+}

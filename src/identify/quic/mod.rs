@@ -1,0 +1,352 @@
+//! The ClientHello inside QUIC Initial packets (RFC 9001), over many datagrams in any order.
+
+mod keys;
+mod packet;
+
+use std::fmt;
+
+pub use packet::{ConnectionId, Version, version};
+
+use self::keys::Keys;
+use self::packet::{Cursor, Next, Packet};
+use super::assembly::Assembly;
+use super::fault::Fault;
+use super::reader::Reader;
+use super::tls::{CLIENT_HELLO, HELLO_MAX, Hello};
+use super::{Identity, NameSource, Protocol};
+
+/// Connection attempts of one flow that are followed: a first one, a Retry, a Version Negotiation,
+/// and as many again for a port that is used anew.
+const ATTEMPTS_MAX: usize = 6;
+
+/// Packets of one datagram that are looked at. Clients coalesce at most four.
+const PACKETS_MAX: usize = 8;
+
+/// Frames of one packet that are looked at, runs of PADDING not counted.
+const FRAMES_MAX: usize = 1024;
+
+/// What one datagram brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuicStep {
+    /// No Initial: a short header, 0-RTT, Handshake, or no QUIC. It says nothing of a name.
+    Nothing,
+    /// A version that is not read, or an Initial that does not open: never to be forwarded on the
+    /// strength of a name, for whoever can read it may read another.
+    Unread,
+    /// It belongs to a hello that is not yet whole.
+    NeedMore,
+    /// Every hello that was begun is whole, and they agree; or there is a fault. Either way
+    /// [`QuicReader::identity`] has the answer.
+    Done,
+}
+
+/// Reads the first flight of one UDP flow, datagram by datagram.
+///
+/// Every Initial that opens is read, whatever its connection id: servers answer each. So a flow is
+/// [`QuicStep::Done`] only while no hello is half known, and a second hello with another name is a
+/// [`Fault::NameChanged`]. Keep pushing the client's long-header datagrams after `Done`: a second
+/// hello (HelloRetryRequest, Retry, a new attempt on the same port) is read as the first was.
+///
+/// Holds at most about 130 KiB for each of 6 attempts; a datagram costs at most 8 packets of 1024
+/// frames.
+pub struct QuicReader {
+    attempts: Vec<Attempt>,
+    /// Of the first long-header packet.
+    version: Option<Version>,
+    fault: Option<Fault>,
+    /// Where packets are opened.
+    room: Vec<u8>,
+}
+
+/// One set of keys, and the hello under them.
+struct Attempt {
+    keys: Keys,
+    version: Version,
+    /// The id that the keys follow from.
+    dcid: ConnectionId,
+    scid: ConnectionId,
+    google_frames: bool,
+    largest: Option<u64>,
+    crypto: Assembly,
+    /// Bytes of the stream that are whole, checked hellos.
+    read: usize,
+}
+
+/// What a refusal has to know of the client's first Initial that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Initial {
+    /// Its version.
+    pub version: Version,
+    /// The client's Destination Connection ID, from which the Initial keys follow.
+    pub dcid: ConnectionId,
+    /// The client's Source Connection ID.
+    pub scid: ConnectionId,
+}
+
+impl Default for QuicReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Key material and the client's bytes stay out of it.
+impl fmt::Debug for QuicReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicReader")
+            .field("attempts", &self.attempts.len())
+            .field("version", &self.version)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QuicReader {
+    /// A reader that has seen nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { attempts: Vec::new(), version: None, fault: None, room: Vec::new() }
+    }
+
+    /// Reads one UDP payload that the client sent.
+    pub fn push(&mut self, datagram: &[u8]) -> QuicStep {
+        self.version = self.version.or_else(|| version(datagram));
+        if self.fault.is_some() {
+            return QuicStep::Done;
+        }
+        match self.read(datagram) {
+            Ok(step @ (QuicStep::Nothing | QuicStep::Unread)) => step,
+            Ok(QuicStep::NeedMore | QuicStep::Done) if self.is_settled() => QuicStep::Done,
+            Ok(QuicStep::NeedMore | QuicStep::Done) => QuicStep::NeedMore,
+            Err(fault) => {
+                self.fault = Some(fault);
+                QuicStep::Done
+            }
+        }
+    }
+
+    /// What is known by now. The name is that of the first whole hello; a flow without one is
+    /// QUIC with [`Fault::Incomplete`] once an Initial was opened, QUIC without a fault where none
+    /// could be (another version), and no QUIC where no datagram was.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        if self.version.is_none() {
+            return Identity::of(Protocol::Other);
+        }
+        let hello = self.attempts.iter().find_map(Attempt::hello);
+        let mut identity = Identity::of(Protocol::Quic);
+        if let Some(hello) = hello {
+            identity = Identity {
+                name: hello.name.map(|name| (name, NameSource::QuicSni)),
+                fault: hello.name_fault,
+                ech: hello.ech,
+                esni: hello.esni,
+                alpn: hello.alpn,
+                tls_version: hello.version,
+                ..identity
+            };
+        } else if !self.attempts.is_empty() {
+            identity.fault = Some(Fault::Incomplete);
+        }
+        if let Some(fault) = self.fault {
+            identity.fault = Some(fault);
+            identity.name = None;
+        }
+        identity
+    }
+
+    /// The version of the first long-header packet, read or not.
+    #[must_use]
+    pub const fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// The first Initial that was opened.
+    #[must_use]
+    pub fn initial(&self) -> Option<Initial> {
+        let first = self.attempts.first()?;
+        Some(Initial { version: first.version, dcid: first.dcid, scid: first.scid })
+    }
+
+    /// Memory held for fragments, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.attempts.iter().map(|attempt| attempt.crypto.held()).sum::<usize>()
+            + self.room.capacity()
+    }
+
+    /// At least one hello is whole, and none is half known.
+    fn is_settled(&self) -> bool {
+        !self.attempts.is_empty() && self.attempts.iter().all(Attempt::is_settled)
+    }
+
+    /// Opens the Initials of a datagram; `NeedMore` stands for "all of them were opened".
+    fn read(&mut self, datagram: &[u8]) -> Result<QuicStep, Fault> {
+        let mut rest = datagram;
+        let mut first: Option<ConnectionId> = None;
+        let mut step = QuicStep::Nothing;
+        for _ in 0..PACKETS_MAX {
+            let packet = match packet::next(rest) {
+                Next::Packet(packet, behind) => {
+                    rest = behind;
+                    packet
+                }
+                Next::Unread => return Ok(QuicStep::Unread),
+                Next::End => return Ok(step),
+            };
+            // Servers ought to ignore a packet with another id; those that do not would be told
+            // another name than this reader.
+            if packet.dcid != *first.get_or_insert(packet.dcid) {
+                return Err(Fault::Coalesced);
+            }
+            if packet.initial {
+                let opened = self.open(&packet)? && step != QuicStep::Unread;
+                step = if opened { QuicStep::NeedMore } else { QuicStep::Unread };
+            }
+        }
+        // More packets than any client sends, and what is behind them was not looked at.
+        if rest.is_empty() { Ok(step) } else { Err(Fault::TooManyPieces) }
+    }
+
+    /// Whether the Initial was opened: under the keys of an earlier attempt (whose server may have
+    /// changed the id since), or else of its own id.
+    fn open(&mut self, packet: &Packet<'_>) -> Result<bool, Fault> {
+        for attempt in &mut self.attempts {
+            if let Some(frames) = attempt.open(packet, &mut self.room) {
+                attempt.read_frames(frames)?;
+                return self.agree().map(|()| true);
+            }
+        }
+        let Some(keys) = Keys::client(packet.suite, packet.key_id().as_bytes()) else {
+            return Ok(false);
+        };
+        let mut attempt = Attempt {
+            keys,
+            version: packet.version,
+            dcid: packet.dcid,
+            scid: packet.scid,
+            google_frames: packet.suite.google_frames,
+            largest: None,
+            crypto: Assembly::default(),
+            read: 0,
+        };
+        let Some(frames) = attempt.open(packet, &mut self.room) else { return Ok(false) };
+        if self.attempts.len() >= ATTEMPTS_MAX {
+            return Err(Fault::TooManyPieces);
+        }
+        attempt.read_frames(frames)?;
+        self.attempts.push(attempt);
+        self.agree().map(|()| true)
+    }
+
+    /// Reads the hellos that have become whole, and compares their names with the first.
+    fn agree(&mut self) -> Result<(), Fault> {
+        let mut first = self.attempts.iter().find_map(Attempt::hello).map(|hello| hello.name);
+        for attempt in &mut self.attempts {
+            while let Some((hello, end)) = attempt.next_hello()? {
+                if *first.get_or_insert(hello.name) != hello.name {
+                    return Err(Fault::NameChanged);
+                }
+                attempt.read = end;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Attempt {
+    fn open<'r>(&mut self, packet: &Packet<'_>, room: &'r mut Vec<u8>) -> Option<&'r [u8]> {
+        if packet.version != self.version {
+            return None;
+        }
+        self.keys.open(packet, &mut self.largest, room)
+    }
+
+    /// Takes the CRYPTO frames out of an opened Initial. A client's Initial holds PADDING, PING,
+    /// ACK, CRYPTO and CONNECTION_CLOSE and nothing else (RFC 9000 §12.4).
+    fn read_frames(&mut self, frames: &[u8]) -> Result<(), Fault> {
+        let mut cursor = Cursor { bytes: frames, at: 0 };
+        for _ in 0..FRAMES_MAX {
+            while cursor.bytes.get(cursor.at) == Some(&0) {
+                cursor.at += 1;
+            }
+            if cursor.is_empty() {
+                return Ok(());
+            }
+            self.frame(&mut cursor).ok_or(Fault::Frame)??;
+        }
+        Err(Fault::TooManyPieces)
+    }
+
+    /// `None` where the frame is cut short, or of a type that does not belong here.
+    fn frame(&mut self, cursor: &mut Cursor<'_>) -> Option<Result<(), Fault>> {
+        let kind = match (cursor.varint()?, self.google_frames) {
+            (kind, false) => kind,
+            (7, true) => 1,
+            (8, true) => 6,
+            (_, true) => return None,
+        };
+        match kind {
+            1 => {} // PING
+            kind @ (2 | 3) => {
+                let [_largest, _delay, ranges] =
+                    [cursor.varint()?, cursor.varint()?, cursor.varint()?];
+                cursor.varint()?; // first range
+                // Each turn takes a byte at least, so the packet's length bounds them.
+                for _ in 0..ranges {
+                    cursor.varint()?;
+                    cursor.varint()?;
+                }
+                for _ in 0..if kind == 3 { 3 } else { 0 } {
+                    cursor.varint()?; // ECN counts
+                }
+            }
+            6 => {
+                let offset = cursor.varint()?;
+                let len = usize::try_from(cursor.varint()?).ok()?;
+                return Some(self.crypto.add(offset, cursor.take(len)?));
+            }
+            kind @ (0x1c | 0x1d) => {
+                cursor.varint()?; // error code
+                if kind == 0x1c {
+                    cursor.varint()?; // frame type
+                }
+                let len = usize::try_from(cursor.varint()?).ok()?;
+                cursor.take(len)?;
+            }
+            _ => return None,
+        }
+        Some(Ok(()))
+    }
+
+    /// The first hello, once it was found well-formed.
+    fn hello(&self) -> Option<Hello<'_>> {
+        let read = self.crypto.front().get(..self.read)?;
+        message(read).ok().flatten().map(|(hello, _)| hello)
+    }
+
+    /// The next hello that is whole and was not yet read, and where it ends in the stream.
+    fn next_hello(&self) -> Result<Option<(Hello<'_>, usize)>, Fault> {
+        let unread = self.crypto.front().get(self.read..).unwrap_or_default();
+        Ok(message(unread)?.map(|(hello, len)| (hello, self.read + len)))
+    }
+
+    fn is_settled(&self) -> bool {
+        self.read > 0 && self.crypto.is_whole() && self.crypto.front().len() == self.read
+    }
+}
+
+/// The ClientHello at the start of a CRYPTO stream, and its length; `None` where it is not whole.
+fn message(stream: &[u8]) -> Result<Option<(Hello<'_>, usize)>, Fault> {
+    let mut reader = Reader::flat(stream);
+    // Each byte is told as soon as it is there: nothing else is waited for.
+    let Some(kind) = reader.u8() else { return Ok(None) };
+    if kind != CLIENT_HELLO {
+        return Err(Fault::NotClientHello);
+    }
+    let Some(len) = reader.u24() else { return Ok(None) };
+    if len > HELLO_MAX {
+        return Err(Fault::TooLarge);
+    }
+    let Some(body) = reader.view(len) else { return Ok(None) };
+    Ok(Some((Hello::read(body, false)?, stream.len() - reader.left())))
+}

@@ -1,0 +1,409 @@
+//! The ClientHello (RFC 8446 §4.1.2, RFC 5246 §7.4.1.2), over any split of segments and records.
+
+use super::fault::Fault;
+use super::name::{BadName, HostName, NAME_MAX};
+use super::reader::{RECORD_HEADER, Reader};
+
+/// The largest hello that is read, in bytes of handshake message. Browsers send about 2 KiB with a
+/// post-quantum key share; the largest that OpenSSL accepts is 128 KiB, by default.
+pub const HELLO_MAX: usize = 64 * 1024;
+
+/// The most records that one hello may be cut into. Bounds the work of a client that sends records
+/// of one byte, each in its own segment.
+pub const RECORDS_MAX: usize = 8192;
+
+/// RFC 8446 §5.1.
+const RECORD_MAX: usize = 1 << 14;
+/// Type and length of a handshake message (RFC 8446 §4).
+const HANDSHAKE_HEADER: usize = 4;
+
+const ALERT: u8 = 21;
+const CHANGE_CIPHER_SPEC: u8 = 20;
+/// Content type of handshake records, in TLS and DTLS.
+pub(super) const HANDSHAKE: u8 = 22;
+/// Handshake type, in TLS, DTLS and QUIC.
+pub(super) const CLIENT_HELLO: u8 = 1;
+
+const SERVER_NAME: usize = 0;
+const ALPN: usize = 16;
+const SUPPORTED_VERSIONS: usize = 43;
+const ENCRYPTED_CLIENT_HELLO: usize = 0xfe0d;
+const ENCRYPTED_SERVER_NAME: usize = 0xffce;
+
+/// What the outer ClientHello says. It borrows the bytes that it was read from.
+#[derive(Debug, Clone, Copy)]
+pub struct Hello<'a> {
+    /// The `server_name`, if the hello has one and it is a host name.
+    pub name: Option<HostName>,
+    /// What is wrong with the `server_name` extension; the rest of the hello is well-formed.
+    pub name_fault: Option<Fault>,
+    /// The protocols of the application layer, in the order of the client.
+    pub alpn: Alpn<'a>,
+    /// The highest version offered: of `supported_versions`, else the legacy field.
+    pub version: u16,
+    /// The `encrypted_client_hello` extension (0xfe0d) is there, real or GREASE.
+    pub ech: bool,
+    /// Its predecessor `encrypted_server_name` (0xffce) is there.
+    pub esni: bool,
+}
+
+/// What became of the first bytes of a TCP stream, read as TLS.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found<'a> {
+    /// TLS as far as it goes, and not yet a whole hello. `sure`: no other protocol begins so.
+    Part { sure: bool },
+    /// A whole, well-formed hello.
+    Hello(Hello<'a>),
+    /// TLS, and not to be read.
+    Fault(Fault),
+    /// Not TLS.
+    Other,
+}
+
+/// Reads `seen`, all that the client has sent from byte 0.
+pub(super) fn read(seen: &[u8]) -> Found<'_> {
+    match *seen {
+        [] => Found::Part { sure: false },
+        [HANDSHAKE, ref rest @ ..] => match rest {
+            [] => Found::Part { sure: false },
+            [3, ..] => read_records(seen),
+            _ => Found::Other,
+        },
+        // A server that skips a warning alert or an early CCS reads the hello behind it. Before
+        // application data no server does.
+        [CHANGE_CIPHER_SPEC | ALERT, ref rest @ ..] => match rest {
+            [] | [3] | [3, 0..=4] | [3, 0..=4, 0..=0x40] => Found::Part { sure: false },
+            [3, 0..=4, 0..=0x40, ..] => Found::Fault(Fault::RecordType),
+            _ => Found::Other,
+        },
+        [0x80..=0xff, ..] => read_sslv2(seen),
+        _ => Found::Other,
+    }
+}
+
+fn read_records(seen: &[u8]) -> Found<'_> {
+    match find_hello(seen) {
+        Ok(None) => Found::Part { sure: true },
+        Ok(Some(body)) => match Hello::read(body, false) {
+            Ok(hello) => Found::Hello(hello),
+            Err(fault) => Found::Fault(fault),
+        },
+        Err(fault) => Found::Fault(fault),
+    }
+}
+
+/// Walks the records until the whole hello is covered; `None` where it is not yet.
+fn find_hello(seen: &[u8]) -> Result<Option<Reader<'_>>, Fault> {
+    let mut records = Records { rest: seen, count: 0 };
+    let Some(first) = records.next()? else { return Ok(None) };
+    if first.payload.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
+        return Err(Fault::NotClientHello);
+    }
+    let mut have = first.payload.len();
+    let mut message = Reader::over_records(first.payload, records.rest, HANDSHAKE_HEADER);
+    let mut need = None;
+    let mut whole = first.whole;
+    loop {
+        if need.is_none() && have >= HANDSHAKE_HEADER {
+            message.skip(1).ok_or(Fault::FieldLength)?;
+            let len = message.u24().ok_or(Fault::FieldLength)?;
+            if len > HELLO_MAX {
+                return Err(Fault::TooLarge);
+            }
+            need = Some(HANDSHAKE_HEADER + len);
+        }
+        if let Some(need) = need.filter(|&need| have >= need) {
+            return Ok(Some(message.with_left(need - HANDSHAKE_HEADER)));
+        }
+        if !whole {
+            return Ok(None);
+        }
+        let Some(record) = records.next()? else { return Ok(None) };
+        have += record.payload.len();
+        whole = record.whole;
+    }
+}
+
+struct Record<'a> {
+    /// What has arrived of it.
+    payload: &'a [u8],
+    whole: bool,
+}
+
+struct Records<'a> {
+    rest: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Records<'a> {
+    /// The next handshake record; `None` where its header has not arrived whole. A header that is
+    /// wrong in its first bytes is a fault as soon as these are there.
+    fn next(&mut self) -> Result<Option<Record<'a>>, Fault> {
+        let Some((&[kind, major, _, high, low], rest)) =
+            self.rest.split_first_chunk::<RECORD_HEADER>()
+        else {
+            return match *self.rest {
+                [] | [HANDSHAKE] | [HANDSHAKE, 3, ..] => Ok(None),
+                _ => Err(Fault::RecordType),
+            };
+        };
+        // Any minor version: servers ignore it (RFC 8446 §5.1), so this reader must.
+        if kind != HANDSHAKE || major != 3 {
+            return Err(Fault::RecordType);
+        }
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        if len == 0 || len > RECORD_MAX {
+            return Err(Fault::RecordLength);
+        }
+        self.count += 1;
+        if self.count > RECORDS_MAX {
+            return Err(Fault::TooManyPieces);
+        }
+        Ok(Some(match rest.split_at_checked(len) {
+            Some((payload, rest)) => {
+                self.rest = rest;
+                Record { payload, whole: true }
+            }
+            None => {
+                self.rest = &[];
+                Record { payload: rest, whole: false }
+            }
+        }))
+    }
+}
+
+/// A hello in the SSLv2 format (RFC 5246 appendix E.2): a two-byte length with its high bit set,
+/// type 1, version, then the lengths of cipher specs, session id and challenge.
+fn read_sslv2(seen: &[u8]) -> Found<'_> {
+    let [high, rest @ ..] = seen else { return Found::Part { sure: false } };
+    let [low, kind, version @ ..] = rest else { return Found::Part { sure: false } };
+    if *kind != CLIENT_HELLO {
+        return Found::Other;
+    }
+    let [major, minor, lengths @ ..] = version else { return Found::Part { sure: false } };
+    if !matches!((major, minor), (3, 0..=4) | (0, 2)) {
+        return Found::Other;
+    }
+    let len = usize::from(u16::from_be_bytes([high & 0x7f, *low]));
+    let Some((lengths, _)) = lengths.split_first_chunk::<6>() else {
+        return Found::Part { sure: true };
+    };
+    let [specs, session, challenge] =
+        [[lengths[0], lengths[1]], [lengths[2], lengths[3]], [lengths[4], lengths[5]]]
+            .map(|bytes| usize::from(u16::from_be_bytes(bytes)));
+    if specs == 0 || specs % 3 != 0 || len != 9 + specs + session + challenge {
+        return Found::Fault(Fault::LengthsDisagree);
+    }
+    if seen.len() < 2 + len { Found::Part { sure: true } } else { Found::Fault(Fault::Sslv2) }
+}
+
+impl<'a> Hello<'a> {
+    /// Reads the body of a ClientHello, without its handshake header. `cookie`: the DTLS form,
+    /// which has one behind the session id (RFC 6347 §4.2.1).
+    ///
+    /// # Errors
+    /// A [`Fault`] that says which rule was broken.
+    pub(super) fn read(mut body: Reader<'a>, cookie: bool) -> Result<Self, Fault> {
+        let legacy_version: [u8; 2] = body.array().ok_or(Fault::FieldLength)?;
+        body.skip(32).ok_or(Fault::FieldLength)?; // random
+        let session = body.u8().ok_or(Fault::FieldLength)?;
+        if session > 32 {
+            return Err(Fault::FieldValue);
+        }
+        body.skip(session.into()).ok_or(Fault::FieldLength)?;
+        if cookie {
+            let cookie = body.u8().ok_or(Fault::FieldLength)?;
+            body.skip(cookie.into()).ok_or(Fault::FieldLength)?;
+        }
+        let suites = body.u16().ok_or(Fault::FieldLength)?;
+        if suites == 0 || suites % 2 != 0 {
+            return Err(Fault::FieldValue);
+        }
+        body.skip(suites).ok_or(Fault::FieldLength)?;
+        let compressions = body.u8().ok_or(Fault::FieldLength)?;
+        if compressions == 0 {
+            return Err(Fault::FieldValue);
+        }
+        body.skip(compressions.into()).ok_or(Fault::FieldLength)?;
+        let mut hello = Self {
+            name: None,
+            name_fault: None,
+            alpn: Alpn::NONE,
+            version: u16::from_be_bytes(legacy_version),
+            ech: false,
+            esni: false,
+        };
+        if body.left() == 0 {
+            return Ok(hello); // no extensions at all, as SSL 3.0 and TLS 1.0 allow
+        }
+        let extensions = body.u16().ok_or(Fault::FieldLength)?;
+        if extensions != body.left() {
+            return Err(Fault::LengthsDisagree);
+        }
+        hello.read_extensions(body)?;
+        Ok(hello)
+    }
+
+    fn read_extensions(&mut self, mut extensions: Reader<'a>) -> Result<(), Fault> {
+        let mut versions = false;
+        let mut names = false;
+        let mut alpns = false;
+        while extensions.left() > 0 {
+            let kind = extensions.u16().ok_or(Fault::FieldLength)?;
+            let len = extensions.u16().ok_or(Fault::FieldLength)?;
+            let body = extensions.view(len).ok_or(Fault::FieldLength)?;
+            match kind {
+                SERVER_NAME => {
+                    once(&mut names)?;
+                    match read_server_name(body) {
+                        Ok(name) => self.name = Some(name),
+                        Err(fault) => self.name_fault = Some(fault),
+                    }
+                }
+                ALPN => {
+                    once(&mut alpns)?;
+                    self.alpn = Alpn::read(body)?;
+                }
+                SUPPORTED_VERSIONS => {
+                    once(&mut versions)?;
+                    self.version = read_versions(body)?.unwrap_or(self.version);
+                }
+                ENCRYPTED_CLIENT_HELLO => once(&mut self.ech)?,
+                ENCRYPTED_SERVER_NAME => once(&mut self.esni)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn once(seen: &mut bool) -> Result<(), Fault> {
+    if std::mem::replace(seen, true) { Err(Fault::ExtensionTwice) } else { Ok(()) }
+}
+
+/// Exactly one host_name that fills its list, which fills the extension (RFC 6066 §3). nginx,
+/// sniproxy and others take the first of several, and servers differ: so several are a fault.
+fn read_server_name(mut extension: Reader<'_>) -> Result<HostName, Fault> {
+    let list = extension.u16().ok_or(Fault::FieldLength)?;
+    if list != extension.left() {
+        return Err(Fault::LengthsDisagree);
+    }
+    if list == 0 {
+        return Err(Fault::NameListEmpty);
+    }
+    if extension.u8() != Some(0) {
+        return Err(Fault::NameType);
+    }
+    let len = extension.u16().ok_or(Fault::FieldLength)?;
+    if len > extension.left() {
+        return Err(Fault::FieldLength);
+    }
+    if len < extension.left() {
+        return Err(Fault::NameTwice);
+    }
+    // One more byte than a name has, for the final dot.
+    let mut scratch = [0; NAME_MAX + 1];
+    if len > scratch.len() {
+        return Err(Fault::Name(BadName::TooLong));
+    }
+    let wire = extension.bytes(len, &mut scratch).ok_or(Fault::FieldLength)?;
+    HostName::parse(wire).map_err(Fault::Name)
+}
+
+/// The highest version that is no GREASE (RFC 8446 §4.2.1, RFC 8701).
+fn read_versions(mut extension: Reader<'_>) -> Result<Option<u16>, Fault> {
+    let len = extension.u8().ok_or(Fault::FieldLength)?;
+    if usize::from(len) != extension.left() || len % 2 != 0 {
+        return Err(Fault::LengthsDisagree);
+    }
+    let mut highest = None;
+    while let Some(bytes) = extension.array::<2>() {
+        if bytes[0] & 0x0f != 0x0a {
+            highest = highest.max(Some(u16::from_be_bytes(bytes)));
+        }
+    }
+    Ok(highest)
+}
+
+/// The ALPN list of a hello (RFC 7301), borrowed from its bytes. It was checked when the hello was
+/// read.
+#[derive(Debug, Clone, Copy)]
+pub struct Alpn<'a> {
+    list: Reader<'a>,
+}
+
+impl<'a> Alpn<'a> {
+    /// The list of a hello that has none.
+    pub(super) const NONE: Self = Self { list: Reader::flat(&[]) };
+
+    fn read(mut extension: Reader<'a>) -> Result<Self, Fault> {
+        let len = extension.u16().ok_or(Fault::FieldLength)?;
+        if len != extension.left() {
+            return Err(Fault::LengthsDisagree);
+        }
+        let list = Self { list: extension };
+        while extension.left() > 0 {
+            let len = extension.u8().filter(|&len| len > 0).ok_or(Fault::Alpn)?;
+            extension.skip(len.into()).ok_or(Fault::Alpn)?;
+        }
+        if list.is_empty() { Err(Fault::Alpn) } else { Ok(list) }
+    }
+
+    /// Calls `see` with each protocol, in order: bytes as the client sent them, not to be logged
+    /// unescaped.
+    pub fn each(&self, mut see: impl FnMut(&[u8])) {
+        let mut list = self.list;
+        let mut scratch = [0; u8::MAX as usize];
+        while let Some(len) = list.u8() {
+            let Some(protocol) = list.bytes(len.into(), &mut scratch) else { return };
+            see(protocol);
+        }
+    }
+
+    /// Whether the client offers `protocol`.
+    #[must_use]
+    pub fn contains(&self, protocol: &[u8]) -> bool {
+        let mut found = false;
+        self.each(|offered| found |= offered == protocol);
+        found
+    }
+
+    /// Whether there is no list.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.list.left() == 0
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A minimal hello in one record.
+    pub(crate) fn hello(name: &[u8]) -> Vec<u8> {
+        let list = [&[0][..], &u16(name.len()), name].concat();
+        let server_name = [&u16(list.len())[..], &list].concat();
+        record(&message(&extension(0, &server_name)))
+    }
+
+    fn u16(len: usize) -> [u8; 2] {
+        u16::try_from(len).unwrap().to_be_bytes()
+    }
+
+    fn extension(kind: usize, body: &[u8]) -> Vec<u8> {
+        [&u16(kind)[..], &u16(body.len()), body].concat()
+    }
+
+    fn message(extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend(u16(extensions.len()));
+        body.extend(extensions);
+        [&[CLIENT_HELLO, 0][..], &u16(body.len()), &body].concat()
+    }
+
+    fn record(payload: &[u8]) -> Vec<u8> {
+        [&[HANDSHAKE, 3, 1][..], &u16(payload.len()), payload].concat()
+    }
+}

@@ -1,0 +1,249 @@
+//! What an address is before any table is asked: the IANA special-purpose registries, the guards,
+//! and the IPv4 addresses that hide inside IPv6 (POLICY.md §3, step 1).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// How an address stands before any table is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Globally routed space: the tables are asked.
+    Ordinary,
+    /// RFC 1918, CGNAT (RFC 6598), link-local, ULA (RFC 4193).
+    Private,
+    /// Other special-purpose space (IANA registries; for IPv6 also all that lies outside 2000::/3).
+    Special,
+    /// Never opened: 0.0.0.0/8, multicast, 240.0.0.0/4, `::/96`, the cloud metadata services.
+    Guard,
+    /// Loopback.
+    Loop,
+}
+
+/// An address as it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// What is looked up: the embedded IPv4 address where there is one, else the address itself.
+    pub judged: IpAddr,
+    /// The IPv6 address around an embedded IPv4 address (NAT64, 6to4, Teredo).
+    pub outer: Option<Ipv6Addr>,
+    /// How it stands. An embedded address that is not ordinary is a guard, or the loop it names.
+    pub standing: Standing,
+}
+
+/// The address that a client means: an IPv4-mapped IPv6 address (`::ffff:0:0/96`) *is* that IPv4.
+#[must_use]
+pub const fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// Tells what to judge for `address` (canonical or not).
+#[must_use]
+pub fn target(address: IpAddr) -> Target {
+    let judged = canonical(address);
+    let IpAddr::V6(outer) = judged else {
+        return Target { judged, outer: None, standing: standing(judged) };
+    };
+    let Some(inner) = embedded(outer) else {
+        return Target { judged, outer: None, standing: standing(judged) };
+    };
+    let judged = IpAddr::V4(inner);
+    let standing = match standing(judged) {
+        Standing::Ordinary => Standing::Ordinary,
+        Standing::Loop => Standing::Loop,
+        Standing::Private | Standing::Special | Standing::Guard => Standing::Guard,
+    };
+    Target { judged, outer: Some(outer), standing }
+}
+
+/// The IPv4 address that a translator or tunnel will send the packet to: NAT64 (RFC 6052, the
+/// well-known prefix), 6to4 (RFC 3056), Teredo (RFC 4380: the client's address, stored inverted).
+const fn embedded(outer: Ipv6Addr) -> Option<Ipv4Addr> {
+    let bits = outer.to_bits();
+    if bits >> 32 == 0x0064_ff9b_0000_0000_0000_0000 {
+        return Some(Ipv4Addr::from_bits(bits as u32));
+    }
+    if bits >> 112 == 0x2002 {
+        return Some(Ipv4Addr::from_bits((bits >> 80) as u32));
+    }
+    if bits >> 96 == 0x2001_0000 {
+        return Some(Ipv4Addr::from_bits(!(bits as u32)));
+    }
+    None
+}
+
+/// How a canonical address stands, by itself.
+#[must_use]
+pub fn standing(address: IpAddr) -> Standing {
+    match address {
+        IpAddr::V4(v4) => listed(V4, v4.to_bits(), u32::BITS).unwrap_or(Standing::Ordinary),
+        IpAddr::V6(v6) => {
+            let known = listed(V6, v6.to_bits(), u128::BITS);
+            known.unwrap_or(if v6.segments()[0] >> 13 == 1 {
+                Standing::Ordinary
+            } else {
+                Standing::Special
+            })
+        }
+    }
+}
+
+fn listed<A: Copy + Into<u128>>(
+    list: &[(A, u32, Standing)],
+    address: A,
+    bits: u32,
+) -> Option<Standing> {
+    let address: u128 = address.into();
+    let holds = |&&(net, len, _): &&(A, u32, Standing)| {
+        (address ^ net.into()).checked_shr(bits - len).unwrap_or(0) == 0
+    };
+    list.iter().find(holds).map(|&(_, _, standing)| standing)
+}
+
+/// IPv4: first match counts, so hosts stand before the networks around them.
+const V4: &[(u32, u32, Standing)] = &[
+    (v4([127, 0, 0, 0]), 8, Standing::Loop),
+    (v4([169, 254, 169, 254]), 32, Standing::Guard), // AWS, Azure, GCP, OCI and most others
+    (v4([169, 254, 170, 2]), 32, Standing::Guard),   // AWS ECS task credentials
+    (v4([169, 254, 170, 23]), 32, Standing::Guard),  // AWS EKS pod identity
+    (v4([169, 254, 42, 42]), 32, Standing::Guard),   // Scaleway
+    (v4([100, 100, 100, 200]), 32, Standing::Guard), // Alibaba Cloud
+    (v4([168, 63, 129, 16]), 32, Standing::Guard),   // Azure WireServer
+    (v4([192, 0, 0, 192]), 32, Standing::Guard),     // Oracle Cloud, classic
+    (v4([0, 0, 0, 0]), 8, Standing::Guard),
+    (v4([224, 0, 0, 0]), 3, Standing::Guard), // multicast and 240.0.0.0/4
+    (v4([10, 0, 0, 0]), 8, Standing::Private),
+    (v4([100, 64, 0, 0]), 10, Standing::Private),
+    (v4([169, 254, 0, 0]), 16, Standing::Private),
+    (v4([172, 16, 0, 0]), 12, Standing::Private),
+    (v4([192, 168, 0, 0]), 16, Standing::Private),
+    (v4([192, 0, 0, 0]), 24, Standing::Special), // IETF protocol assignments
+    (v4([192, 0, 2, 0]), 24, Standing::Special), // documentation
+    (v4([192, 31, 196, 0]), 24, Standing::Special), // AS112
+    (v4([192, 52, 193, 0]), 24, Standing::Special), // AMT
+    (v4([192, 88, 99, 0]), 24, Standing::Special), // 6to4 relays
+    (v4([192, 175, 48, 0]), 24, Standing::Special), // AS112
+    (v4([198, 18, 0, 0]), 15, Standing::Special), // benchmarking
+    (v4([198, 51, 100, 0]), 24, Standing::Special), // documentation
+    (v4([203, 0, 113, 0]), 24, Standing::Special), // documentation
+];
+
+/// IPv6: the same. What lies outside 2000::/3 and is not listed is [`Standing::Special`] too.
+const V6: &[(u128, u32, Standing)] = &[
+    (1, 128, Standing::Loop),
+    (0, 96, Standing::Guard),
+    (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254]), 128, Standing::Guard), // AWS
+    (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23]), 128, Standing::Guard),  // AWS EKS pod identity
+    (v6([0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254]), 128, Standing::Guard), // GCP
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8, Standing::Guard),
+    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0]), 7, Standing::Private),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0]), 10, Standing::Private),
+    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0]), 23, Standing::Special), // IETF protocol assignments
+    (v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0]), 32, Standing::Special), // documentation
+    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0]), 16, Standing::Special), // 6to4, judged on the inner address
+    (v6([0x2620, 0x004f, 0x8000, 0, 0, 0, 0, 0]), 48, Standing::Special), // AS112
+    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0]), 20, Standing::Special), // documentation
+];
+
+const fn v4(octets: [u8; 4]) -> u32 {
+    u32::from_be_bytes(octets)
+}
+
+const fn v6(segments: [u16; 8]) -> u128 {
+    let [a, b, c, d, e, f, g, h] = segments;
+    Ipv6Addr::new(a, b, c, d, e, f, g, h).to_bits()
+}
+
+/// The special-purpose prefixes as `(first, last, standing)`, in no order, for the table builder:
+/// no table is asked about them.
+pub fn special_v4() -> impl Iterator<Item = (u32, u32, Standing)> {
+    V4.iter().map(|&(net, len, standing)| (net, net | ones_v4(len), standing))
+}
+
+/// As [`special_v4`]; of the space outside 2000::/3 the whole is given.
+pub fn special_v6() -> impl Iterator<Item = (u128, u128, Standing)> {
+    let outside = [
+        (0, v6([0x2000, 0, 0, 0, 0, 0, 0, 0]) - 1, Standing::Special),
+        (v6([0x4000, 0, 0, 0, 0, 0, 0, 0]), u128::MAX, Standing::Special),
+    ];
+    let listed = V6.iter().map(|&(net, len, standing)| {
+        (net, net | u128::MAX.checked_shr(len).unwrap_or(0), standing)
+    });
+    listed.chain(outside)
+}
+
+const fn ones_v4(len: u32) -> u32 {
+    match u32::MAX.checked_shr(len) {
+        Some(ones) => ones,
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stands(text: &str) -> Standing {
+        target(text.parse().unwrap()).standing
+    }
+
+    #[test]
+    fn every_class_is_told_at_its_edges() {
+        use Standing::{Guard, Loop, Ordinary, Private, Special};
+        for (text, expected) in [
+            ("0.255.255.255", Guard),
+            ("1.0.0.0", Ordinary),
+            ("9.255.255.255", Ordinary),
+            ("10.0.0.0", Private),
+            ("100.63.255.255", Ordinary),
+            ("100.127.255.255", Private),
+            ("100.128.0.0", Ordinary),
+            ("126.255.255.255", Ordinary),
+            ("127.255.255.255", Loop),
+            ("169.254.169.254", Guard),
+            ("169.254.169.253", Private),
+            ("172.32.0.0", Ordinary),
+            ("192.0.2.1", Special),
+            ("192.0.3.0", Ordinary),
+            ("198.17.255.255", Ordinary),
+            ("198.19.255.255", Special),
+            ("223.255.255.255", Ordinary),
+            ("224.0.0.0", Guard),
+            ("255.255.255.255", Guard),
+            ("::", Guard),
+            ("::1", Loop),
+            ("::a.b:1", Special),
+            ("fd00:ec2::254", Guard),
+            ("fd00:ec2::255", Private),
+            ("fec0::1", Special),
+            ("ff02::1", Guard),
+            ("2001:1ff:ffff::", Special),
+            ("2001:200::", Ordinary),
+            ("2001:db8::1", Special),
+            ("2a00::1", Ordinary),
+            ("4000::1", Special),
+            ("64:ff9b:1::a00:1", Special),
+        ] {
+            let Ok(address) = text.parse() else { continue };
+            assert_eq!(target(address).standing, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        assert_eq!(stands("::ffff:10.0.0.1"), Standing::Private);
+        assert_eq!(stands("::ffff:127.0.0.1"), Standing::Loop);
+        let mapped = target("::ffff:192.0.43.8".parse().unwrap());
+        assert_eq!((mapped.judged, mapped.outer), ("192.0.43.8".parse().unwrap(), None));
+    }
+
+    #[test]
+    fn an_embedded_address_is_judged_and_guarded() {
+        let nat64 = target("64:ff9b::808:808".parse().unwrap());
+        assert_eq!(nat64.judged, "8.8.8.8".parse::<IpAddr>().unwrap());
+        assert!(nat64.outer.is_some());
+        assert_eq!(target("2002:808:808::1".parse().unwrap()).judged, nat64.judged);
+        assert_eq!(target("2001:0:1:2::f7f7:f7f7".parse().unwrap()).judged, nat64.judged);
+        assert_eq!(stands("64:ff9b::a00:1"), Standing::Guard);
+        assert_eq!(stands("2002:c612:1::1"), Standing::Guard);
+        assert_eq!(stands("2001:0:a00:1::80f6:f6f6"), Standing::Loop);
+    }
+}

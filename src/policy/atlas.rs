@@ -1,0 +1,155 @@
+//! What is known of every address, whatever the policy permits: address -> class, class -> facts.
+//! It does not depend on the time, so that a policy that changes with the calendar shares it.
+
+use std::net::IpAddr;
+
+use super::ip_table::IpTable;
+use super::{CountrySet, Standing};
+
+/// Where an address may be, and who says so. Interned: many classes share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Location {
+    /// Every country that it may be in.
+    pub codes: CountrySet,
+    /// Some possibility is not known: no source knows it, or an unknown region.
+    pub unknown: bool,
+    /// Some possibility is that it is announced from many places.
+    pub anycast: bool,
+    /// Countries that lower-ranked tables name and the deciding one does not.
+    pub dissent: CountrySet,
+    /// The dissenting statements: index into [`Atlas::sources`], and the country.
+    pub dissenters: Vec<(u32, super::Country)>,
+    /// Published regions, as indices into [`Atlas::regions`].
+    pub regions: Vec<u32>,
+    /// Index into [`Atlas::sources`] of the one that gave the location.
+    pub source: Option<u32>,
+    /// A `[[place]]` gave it.
+    pub placed: bool,
+}
+
+impl Location {
+    /// Whether every possibility is a known country.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.unknown && !self.anycast && !self.codes.is_empty()
+    }
+}
+
+/// Whose an address is. The first of [`Atlas::operators`] stands for nobody known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Operator {
+    /// Operator id.
+    pub id: String,
+    /// Countries whose law reaches it by its seat.
+    pub homes: CountrySet,
+    /// Countries of the technology it runs on; shown, never judged.
+    pub technology: CountrySet,
+    /// What says so: `[[operator]]`, a provider's ranges, the built-in table.
+    pub source: String,
+}
+
+/// A class of addresses about which the same is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// How the address stands before any table: ordinary, private or special.
+    pub standing: Standing,
+    /// Index into [`Atlas::locations`].
+    pub location: u32,
+    /// Index into [`Atlas::operators`].
+    pub operator: u32,
+    /// AS number, 0 for unknown.
+    pub asn: u32,
+    /// Index into [`Atlas::to_sets`].
+    pub to: u32,
+}
+
+/// A source of locations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceNote {
+    /// Short name.
+    pub name: String,
+    /// Date of its content, milliseconds since 1970 UTC.
+    pub as_of_ms: Option<i64>,
+}
+
+/// The parts of an [`Atlas`]. Every index is into the list it names.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "the fields are the lists that Atlas hands out")]
+pub struct AtlasParts {
+    /// First address and class of each range, ascending, from 0.0.0.0 on.
+    pub v4: Vec<(u32, u32)>,
+    /// The same for IPv6.
+    pub v6: Vec<(u128, u32)>,
+    pub classes: Vec<Class>,
+    pub locations: Vec<Location>,
+    pub operators: Vec<Operator>,
+    pub regions: Vec<String>,
+    pub sources: Vec<SourceNote>,
+    pub to_sets: Vec<Vec<u32>>,
+}
+
+/// The facts about every address.
+#[derive(Debug)]
+pub struct Atlas {
+    table: IpTable,
+    parts: AtlasParts,
+}
+
+impl Atlas {
+    /// Freezes the parts.
+    #[must_use]
+    pub fn build(mut parts: AtlasParts) -> Self {
+        let table = IpTable::build(&parts.v4, &parts.v6);
+        parts.v4 = Vec::new();
+        parts.v6 = Vec::new();
+        Self { table, parts }
+    }
+
+    /// The class of an address, as an index into [`Atlas::classes`].
+    #[must_use]
+    pub fn class_of(&self, address: IpAddr) -> usize {
+        self.table.value(address) as usize
+    }
+
+    /// Every class.
+    #[must_use]
+    pub fn classes(&self) -> &[Class] {
+        &self.parts.classes
+    }
+
+    /// The locations that classes point to.
+    #[must_use]
+    pub fn locations(&self) -> &[Location] {
+        &self.parts.locations
+    }
+
+    /// The operators that classes point to; the first is nobody known.
+    #[must_use]
+    pub fn operators(&self) -> &[Operator] {
+        &self.parts.operators
+    }
+
+    /// Regions, `provider:region`.
+    #[must_use]
+    pub fn regions(&self) -> &[String] {
+        &self.parts.regions
+    }
+
+    /// Sources of locations.
+    #[must_use]
+    pub fn sources(&self) -> &[SourceNote] {
+        &self.parts.sources
+    }
+
+    /// The sets of rules whose `to` holds an address, by rule position.
+    #[must_use]
+    pub fn to_sets(&self) -> &[Vec<u32>] {
+        &self.parts.to_sets
+    }
+
+    /// Bytes held by the address table.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        self.table.bytes()
+    }
+}

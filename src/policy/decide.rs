@@ -1,0 +1,350 @@
+//! The judgement: guards, rules in file order, axes (POLICY.md §3). One function for the data
+//! plane, `explain`, `inspect` and replay; who wants to know the steps passes a [`Trace`].
+
+use std::net::SocketAddr;
+
+use super::address::{Target, canonical, target};
+use super::axes::weigh;
+use super::compile::{carrier, class_facts};
+use super::rule_set::{SetId, Term};
+use super::{
+    Action, Binding, Claim, ClientClass, Ech, GroupId, GroupState, Mode, NameEntry, Policy,
+    Question, Reason, RuleId, Standing, Verdict,
+};
+
+/// One step of a judgement, as it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// What is judged for the destination, and how it stands.
+    Target(Target),
+    /// The client's group and its mode.
+    Group(GroupId, Mode),
+    /// `[names] ech` takes the name away, or refuses.
+    Ech(Ech),
+    /// The name is of an `[[operator]]` (index into the atlas), and whether it is bound.
+    HostOperator(u32, bool),
+    /// A cause was weighed at a rule (`mismatch`, `unread`) or on the axes.
+    Cause(Reason, Action, Option<RuleId>),
+    /// A rule decided.
+    Rule(RuleId, Action),
+    /// An earlier `log` stands where the rest would allow.
+    Floor(Reason),
+}
+
+/// Hears the steps of a judgement.
+pub trait Trace {
+    /// One more step.
+    fn step(&mut self, step: Step);
+
+    /// Whether anybody listens; if nobody does, what was computed ahead is not computed again.
+    fn listens(&self) -> bool {
+        true
+    }
+}
+
+/// The data plane hears nothing, at no cost.
+impl Trace for () {
+    fn step(&mut self, _: Step) {}
+
+    fn listens(&self) -> bool {
+        false
+    }
+}
+
+impl Trace for Vec<Step> {
+    fn step(&mut self, step: Step) {
+        self.push(step);
+    }
+}
+
+/// What `enforce` does.
+#[derive(Clone, Copy)]
+struct Enforced {
+    action: Action,
+    reason: Reason,
+    rule: Option<RuleId>,
+}
+
+impl Enforced {
+    const fn by(action: Action, reason: Reason) -> Self {
+        Self { action, reason, rule: None }
+    }
+}
+
+/// What the sets are looked up by, gathered once for a question.
+struct Subject {
+    client: ClientClass,
+    class: usize,
+    target: Target,
+    port: u16,
+    name: NameEntry,
+    bound: bool,
+}
+
+impl Policy {
+    /// Judges one connection. Pure; allocates nothing.
+    #[must_use]
+    pub fn decide(&self, question: &Question<'_>) -> Verdict {
+        self.decide_traced(question, &mut ())
+    }
+
+    /// As [`Policy::decide`], and tells each step.
+    pub fn decide_traced(&self, question: &Question<'_>, trace: &mut impl Trace) -> Verdict {
+        let target = target(question.destination.ip());
+        trace.step(Step::Target(target));
+        let subject = self.subject(question, target);
+        let group = self.group(subject.client);
+        trace.step(Step::Group(GroupId(subject.client.group), group.mode));
+        if let Some(reason) = self.guard(&target, question.destination.port()) {
+            return self.verdict(
+                question,
+                subject.client,
+                Enforced::by(Action::Block, reason),
+                true,
+            );
+        }
+        let name = match (question.ech, self.ech) {
+            (true, Ech::Block) => {
+                trace.step(Step::Ech(Ech::Block));
+                let refused = Enforced::by(Action::Block, Reason::Unread);
+                return self.verdict(question, subject.client, refused, false);
+            }
+            (true, Ech::Unread) => {
+                trace.step(Step::Ech(Ech::Unread));
+                Claim::Unread
+            }
+            (true, Ech::Claim) | (false, _) => question.name,
+        };
+        let subject = self.named(subject, name);
+        if let Some(operator) = subject.name.operator {
+            trace.step(Step::HostOperator(operator, subject.bound));
+        }
+        let transport = question.transport as usize;
+        let by_protocol =
+            self.carriers.get(transport).and_then(|row| row.get(carrier(question.protocol)));
+        let enforced = match by_protocol {
+            Some(&carrier) => self.rules_then_axes(&subject, name, carrier, trace),
+            None => Enforced::by(Action::Block, Reason::Overload),
+        };
+        self.verdict(question, subject.client, enforced, false)
+    }
+
+    /// The verdict, where nothing that can still be read may change it; `None` where it must be
+    /// waited for. Protocol and ECH count as not read yet, and so does the name where the question
+    /// has none; a name that it has is settled.
+    #[must_use]
+    pub fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
+        let target = target(question.destination.ip());
+        let subject = self.subject(question, target);
+        if let Some(reason) = self.guard(&target, question.destination.port()) {
+            let enforced = Enforced::by(Action::Block, reason);
+            return Some(self.verdict(question, subject.client, enforced, true));
+        }
+        let name_open = question.name.host().is_none();
+        // A hello with ECH is refused, or loses its name, whatever else is known of it.
+        let ech_matters = match self.ech {
+            Ech::Claim => false,
+            Ech::Unread => !name_open,
+            Ech::Block => true,
+        };
+        if ech_matters || (name_open && self.has_host_operators) {
+            return None;
+        }
+        let subject = self.named(subject, question.name);
+        let transport = question.transport as usize;
+        let (any, every) = (*self.any_carrier.get(transport)?, *self.every_carrier.get(transport)?);
+        let mut from = 0;
+        while let Some(position) = self.first(&subject, any, subject.name.rules, from) {
+            let rule = self.rules.get(position)?;
+            if !self.sets.contains(every, position) || (name_open && rule.has_host) {
+                return None;
+            }
+            if !rule.needs_binding() || subject.bound {
+                break;
+            }
+            from = position + 1;
+        }
+        Some(self.decide(question))
+    }
+
+    /// Loop and guards: what nothing opens, in `observe` too.
+    fn guard(&self, target: &Target, port: u16) -> Option<Reason> {
+        let outer = target.outer.map(std::net::IpAddr::V6);
+        let is = |own: &std::net::IpAddr| *own == target.judged || Some(*own) == outer;
+        if target.standing == Standing::Loop
+            || self.own.iter().any(is)
+            || self.own_ports.iter().any(|(own, own_port)| is(own) && *own_port == port)
+        {
+            return Some(Reason::Loop);
+        }
+        (target.standing == Standing::Guard).then_some(Reason::Guard)
+    }
+
+    fn subject(&self, question: &Question<'_>, target: Target) -> Subject {
+        let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
+        let nobody = ClientClass { group: 0, from: self.everything };
+        Subject {
+            client: self.client_classes.get(class as usize).copied().unwrap_or(nobody),
+            class: self.atlas.class_of(target.judged),
+            target,
+            port: question.destination.port(),
+            name: NameEntry { rules: self.hostless, operator: None },
+            bound: false,
+        }
+    }
+
+    fn named(&self, subject: Subject, name: Claim<'_>) -> Subject {
+        let Some(host) = name.host() else {
+            return Subject {
+                name: NameEntry { rules: self.everything, operator: None },
+                ..subject
+            };
+        };
+        let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
+        let entry = self.names.value(host) as usize;
+        let unknown = NameEntry { rules: self.hostless, operator: None };
+        Subject { name: self.name_entries.get(entry).copied().unwrap_or(unknown), bound, ..subject }
+    }
+
+    fn group(&self, client: ClientClass) -> &GroupState {
+        static NOBODY: GroupState =
+            GroupState { name: String::new(), mode: Mode::Enforce, profile: 0 };
+        self.groups.get(client.group as usize).unwrap_or(&NOBODY)
+    }
+
+    fn rules_then_axes(
+        &self,
+        subject: &Subject,
+        name: Claim<'_>,
+        carrier: SetId,
+        trace: &mut impl Trace,
+    ) -> Enforced {
+        let Some(profile) = self.profiles.get(self.group(subject.client).profile as usize) else {
+            return Enforced::by(Action::Block, Reason::Overload);
+        };
+        let mut floor = None;
+        let mut from = 0;
+        while let Some(position) = self.first(subject, carrier, subject.name.rules, from) {
+            from = position + 1;
+            let Some(rule) = self.rules.get(position) else { break };
+            let id = RuleId(u32::try_from(position).unwrap_or(u32::MAX));
+            let cause = match name {
+                Claim::Unread if rule.has_host => Some((Reason::Unread, profile.on.unread)),
+                Claim::Claimed(_) if rule.needs_binding() && !subject.bound => {
+                    Some((Reason::Mismatch, profile.on.mismatch))
+                }
+                Claim::Unread | Claim::Claimed(_) | Claim::Bound(_) => None,
+            };
+            let Some((reason, action)) = cause else {
+                trace.step(Step::Rule(id, rule.action));
+                let decided = Enforced { action: rule.action, reason: rule.reason, rule: Some(id) };
+                return under(floor, decided, trace);
+            };
+            trace.step(Step::Cause(reason, action, Some(id)));
+            match action {
+                Action::Block => return Enforced::by(Action::Block, reason),
+                Action::Log => floor = floor.or(Some(reason)),
+                Action::Allow => {}
+            }
+        }
+        let (action, reason) = self.axes(subject, trace);
+        under(floor, Enforced::by(action, reason), trace)
+    }
+
+    /// The lowest rule from `from` on whose conditions all hold.
+    fn first(&self, subject: &Subject, carrier: SetId, names: SetId, from: usize) -> Option<usize> {
+        let class = self.classes.get(subject.class)?;
+        let port =
+            *self.ports.get(usize::from(*self.port_classes.get(usize::from(subject.port))?))?;
+        let set = |id| self.sets.set(id);
+        let [a, b, c, d] = [carrier, subject.client.from, port, names].map(|id| Term::Set(set(id)));
+        if subject.target.outer.is_none() && subject.name.operator.is_none() {
+            return self.sets.first(&[a, b, c, d, Term::Set(set(class.all))], from);
+        }
+        // Rare: an embedded address, whose outer form `to` sees as well, or a name that says whose
+        // the address is.
+        let either = set(self.block_rules);
+        let to = match subject.target.outer {
+            Some(outer) => {
+                let outer = self.classes.get(self.atlas.class_of(outer.into()))?;
+                Term::Fold([set(class.to), set(outer.to), set(outer.to)], set(self.everything))
+            }
+            None => Term::Set(set(class.to)),
+        };
+        let operator_sets = |index: u32| self.operators.get(index as usize);
+        let own = operator_sets(self.atlas.classes().get(subject.class)?.operator)?;
+        let named = match subject.name.operator {
+            Some(index) => operator_sets(index)?,
+            None => own,
+        };
+        let own = if subject.bound && subject.name.operator.is_some() { named } else { own };
+        let [own_ids, own_laws] = [set(own.ids), set(own.laws)];
+        let [named_ids, named_laws] = [set(named.ids), set(named.laws)];
+        let operator = Term::Fold([own_ids, named_ids, named_ids], either);
+        let law = Term::Fold([set(class.place_law), own_laws, named_laws], either);
+        self.sets.first(&[a, b, c, d, Term::Set(set(class.geo)), to, operator, law], from)
+    }
+
+    fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
+        const UNKNOWN: (Action, Reason) = (Action::Block, Reason::Unknown);
+        let profile = self.group(subject.client).profile as usize;
+        let named = subject.name.operator;
+        if named.is_none() && !trace.listens() {
+            let at = profile * self.atlas.classes().len() + subject.class;
+            return self.axes.get(at).copied().unwrap_or(UNKNOWN);
+        }
+        let facts = self.atlas.classes().get(subject.class);
+        let facts = facts.and_then(|class| class_facts(&self.atlas, class, &self.stale));
+        let (Some(profile), Some(mut facts)) = (self.profiles.get(profile), facts) else {
+            return UNKNOWN;
+        };
+        if let Some(operator) = named.and_then(|at| self.atlas.operators().get(at as usize)) {
+            if subject.bound {
+                facts.homes = operator.homes;
+                facts.operator_known = true;
+            } else {
+                facts.homes |= operator.homes;
+            }
+        }
+        weigh(profile, &facts, |reason, action| trace.step(Step::Cause(reason, action, None)))
+    }
+
+    fn verdict(
+        &self,
+        question: &Question<'_>,
+        client: ClientClass,
+        enforced: Enforced,
+        guard: bool,
+    ) -> Verdict {
+        let mode = self.group(client).mode;
+        let would = match mode {
+            Mode::Observe => Some(enforced.action),
+            Mode::Enforce => None,
+        };
+        let action = match (mode, enforced.action) {
+            (Mode::Observe, Action::Block) if !guard => Action::Log,
+            (_, action) => action,
+        };
+        let ip = canonical(question.destination.ip());
+        Verdict {
+            action,
+            reason: enforced.reason,
+            rule: enforced.rule,
+            would,
+            group: GroupId(client.group),
+            mode,
+            destination: SocketAddr::new(ip, question.destination.port()),
+        }
+    }
+}
+
+/// What stands once a cause has said `log`: nothing is merely allowed any more.
+fn under(floor: Option<Reason>, enforced: Enforced, trace: &mut impl Trace) -> Enforced {
+    match (floor, enforced.action) {
+        (Some(reason), Action::Allow) => {
+            trace.step(Step::Floor(reason));
+            Enforced::by(Action::Log, reason)
+        }
+        _ => enforced,
+    }
+}

@@ -1,0 +1,166 @@
+//! The interception rules in a kernel, with listeners that say where a connection was delivered.
+
+mod lab;
+
+use lab::role::{self, GREETING, hex, unhex};
+use lab::{GATEWAY, Helper, Lab, PERMITTED, REFUSED, lab};
+use serde_json::json;
+
+#[test]
+fn a_helper_process_does_as_its_role_says() {
+    role::run_if_asked();
+}
+
+/// Where the stand-in says that a connection to `ip`, port 80, was delivered.
+fn delivered(client: &mut Helper, ip: &str) -> String {
+    let to = at(ip, 80);
+    let reply = client.ask(&json!({"do": "send", "to": to, "patience_ms": 3000}));
+    String::from_utf8(unhex(reply["received"].as_str().unwrap())).unwrap()
+}
+
+fn at(ip: &str, port: u16) -> String {
+    std::net::SocketAddr::new(ip.parse().unwrap(), port).to_string()
+}
+
+/// Tries TCP and UDP to every address of the world, with payload, from the client's namespace.
+fn shout(client: &mut Helper) {
+    // Eight zeros: the world's exchange is asked to send nothing.
+    let payload = hex(b"\0\0\0\0\0\0\0\0 payload that must not leave");
+    for ip in [PERMITTED, REFUSED].concat() {
+        for port in [443, role::EXCHANGE] {
+            let to = at(ip, port);
+            client.ask(&json!({"do": "udp", "to": to, "hex": payload, "patience_ms": 100}));
+            client.ask(&json!({"do": "send", "to": to, "hex": payload, "patience_ms": 300}));
+        }
+    }
+}
+
+fn bytes_in_the_world(world: &mut Helper) -> Vec<u64> {
+    [PERMITTED, REFUSED].concat().into_iter().map(|ip| world.arrived(ip).0).collect()
+}
+
+fn rules(lab: &Lab) -> String {
+    let all = "nft list ruleset; ip -4 rule; ip -6 rule
+        ip -4 route show table all type local; ip -6 route show table all type local";
+    lab.gateway.shell(all).unwrap()
+}
+
+#[test]
+fn tproxy_rules_deliver_a_connection_with_its_destination_intact() {
+    let Some(lab) = lab("tproxy rules") else { return };
+    let (mut standin, mut client) = (lab.gateway.helper("stand-in"), lab.client.helper("client"));
+    assert_eq!(standin.ask(&json!("tproxy")), "done");
+    for ip in [PERMITTED, REFUSED].concat() {
+        assert_eq!(delivered(&mut client, ip), at(ip, 80));
+    }
+}
+
+#[test]
+fn redirect_rules_deliver_a_connection_to_the_listener() {
+    let Some(lab) = lab("redirect rules") else { return };
+    let (mut standin, mut client) = (lab.gateway.helper("stand-in"), lab.client.helper("client"));
+    assert_eq!(standin.ask(&json!("redirect")), "done");
+    for (ip, gateway) in PERMITTED.into_iter().zip(GATEWAY) {
+        assert_eq!(delivered(&mut client, ip), at(gateway, 15_002));
+    }
+}
+
+#[test]
+fn host_rules_capture_what_this_host_opens_but_not_what_the_gateway_dials() {
+    let Some(lab) = lab("host rules") else { return };
+    let mut standin = lab.gateway.helper("stand-in");
+    let (mut local, _world) = (lab.gateway.helper("client"), lab.world.helper("world"));
+    assert_eq!(standin.ask(&json!("host")), "done");
+    for (ip, own) in PERMITTED.into_iter().zip(["127.0.0.1", "::1"]) {
+        assert_eq!(delivered(&mut local, ip), at(own, 15_002));
+        let udp = json!({"do": "udp", "to": at(ip, 443), "hex": "00", "patience_ms": 3000});
+        let end = local.ask(&udp);
+        assert!(end["end"] != "silence" && end["received"] == "", "{ip}: {end}");
+    }
+    let dial = format!("setpriv --reuid 65534 --clear-groups curl -s http://{}/", PERMITTED[0]);
+    match lab.gateway.shell(&dial) {
+        Ok(page) => assert_eq!(page, GREETING),
+        // A user namespace of an ordinary user has one user only.
+        Err(e) => assert!(lab.gateway.shell("setpriv --reuid 65534 true").is_err(), "{e}"),
+    }
+}
+
+#[test]
+fn rules_are_set_twice_and_taken_back_twice_and_only_the_guard_stays() {
+    let Some(lab) = lab("up and down") else { return };
+    let mut standin = lab.gateway.helper("stand-in");
+    let before = rules(&lab);
+    for form in ["tproxy", "tproxy", "redirect", "tproxy"] {
+        assert_eq!(standin.ask(&json!(form)), "done");
+    }
+    let set = rules(&lab);
+    assert_eq!(set.matches("table inet schengate {").count(), 1, "{set}");
+    assert_eq!(set.matches("fwmark 0x5347 lookup 21319").count(), 2, "{set}");
+    assert_eq!(set.matches("local default dev lo table 21319").count(), 2, "{set}");
+    for _ in 0..2 {
+        assert_eq!(standin.ask(&json!("down")), "done");
+    }
+    let after = rules(&lab);
+    let guard = lab.gateway.shell("nft list table inet schengate_guard").unwrap();
+    assert!(guard.contains("policy drop"), "{guard}");
+    assert_eq!(after.replace(&guard, ""), before);
+}
+
+#[test]
+fn a_routing_rule_of_somebody_else_is_named_and_left_alone() {
+    let Some(lab) = lab("foreign rule") else { return };
+    let mut standin = lab.gateway.helper("stand-in");
+    lab.gateway.shell("ip rule add priority 21319 from 10.9.8.7 lookup main").unwrap();
+    let fault = standin.ask(&json!("tproxy")).to_string();
+    assert!(fault.contains("10.9.8.7"), "{fault}");
+    assert_eq!(standin.ask(&json!("down")), "done");
+    assert!(rules(&lab).contains("10.9.8.7"));
+}
+
+#[test]
+fn nothing_leaves_where_the_rules_stand_and_nobody_listens() {
+    let Some(lab) = lab("dead listener") else { return };
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    lab.switch_forwarding_on();
+    for form in ["tproxy", "redirect"] {
+        let mut standin = lab.gateway.helper("stand-in");
+        assert_eq!(standin.ask(&json!(form)), "done");
+        drop(standin);
+        shout(&mut client);
+        assert_eq!(bytes_in_the_world(&mut world), [0; 4], "{form}");
+        // The rules hold without the guard, too.
+        lab.gateway.shell("nft delete table inet schengate_guard").unwrap();
+        if form == "tproxy" {
+            shout(&mut client);
+            assert_eq!(bytes_in_the_world(&mut world), [0; 4], "{form}, without the guard");
+        }
+    }
+}
+
+#[test]
+fn nothing_leaves_where_only_the_guard_stands() {
+    let Some(lab) = lab("guard alone") else { return };
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    lab.switch_forwarding_on();
+    let guard = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/schengate-guard.nft");
+    lab.gateway.shell(&format!("nft -f {guard}; nft -f {guard}")).unwrap();
+    shout(&mut client);
+    assert_eq!(bytes_in_the_world(&mut world), [0; 4]);
+    // The measure itself: without the guard everything arrives, in all four families.
+    lab.gateway.shell("nft delete table inet schengate_guard").unwrap();
+    shout(&mut client);
+    let arrived = bytes_in_the_world(&mut world);
+    assert!(arrived.iter().all(|bytes| *bytes > 100), "{arrived:?}");
+}
+
+#[test]
+fn quic_without_a_listener_is_told_at_once() {
+    let Some(lab) = lab("quic refusal") else { return };
+    let (mut standin, mut client) = (lab.gateway.helper("stand-in"), lab.client.helper("client"));
+    assert_eq!(standin.ask(&json!("tproxy")), "done");
+    for ip in PERMITTED {
+        let udp = json!({"do": "udp", "to": at(ip, 443), "hex": "c0", "patience_ms": 5000});
+        let end = client.ask(&udp);
+        assert!(end["end"] != "silence" && end["received"] == "", "{ip}: {end}");
+    }
+}

@@ -1,0 +1,436 @@
+//! What the helper processes do: the world that listens and counts, the client that connects, and
+//! a stand-in that shows where the rules deliver.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{
+    IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
+};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection};
+use schengate::control::capture::{Capture, Form};
+use schengate::control::config::{Listen, ListenMode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{NAME_SERVER, PERMITTED, REFUSED};
+
+/// Name of the test that is a helper process where [`VARIABLE`] says so.
+pub(crate) const TEST: &str = "a_helper_process_does_as_its_role_says";
+/// Environment variable that names the role.
+pub(crate) const VARIABLE: &str = "SCHENGATE_LAB_ROLE";
+/// What an answer begins with.
+pub(crate) const ANSWER: &str = "@answer ";
+
+/// Port on which the world hashes what it gets and sends what it is asked for.
+pub(crate) const EXCHANGE: u16 = 9000;
+/// Ports on which the world counts datagrams and sends them back.
+pub(crate) const UDP: [u16; 2] = [443, 9000];
+/// What the world's web servers say.
+pub(crate) const GREETING: &str = "the world greets you";
+
+/// Becomes the helper that the environment asks for, and never returns; else does nothing.
+pub(crate) fn run_if_asked() {
+    let Ok(role) = env::var(VARIABLE) else { return };
+    match role.as_str() {
+        "world" => world(),
+        "client" => serve(client),
+        "stand-in" => stand_in(),
+        other => panic!("no role {other:?}"),
+    }
+    std::process::exit(0);
+}
+
+fn answer(value: &Value) {
+    // One write, so that nothing of the test runner gets between.
+    let line = format!("{ANSWER}{value}\n");
+    io::stdout().write_all(line.as_bytes()).unwrap();
+    io::stdout().flush().unwrap();
+}
+
+/// Answers questions until the test is gone.
+fn serve(mut reply: impl FnMut(&Value) -> Value) {
+    answer(&json!("ready"));
+    for line in io::stdin().lock().lines() {
+        answer(&reply(&serde_json::from_str(&line.unwrap()).unwrap()));
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    connections: u64,
+    bytes: u64,
+}
+
+/// What arrived where, and the hashes of each exchange.
+#[derive(Default)]
+struct Ledger {
+    seen: BTreeMap<String, Seen>,
+    exchanges: Vec<Value>,
+}
+
+type Shared = Arc<Mutex<Ledger>>;
+
+fn note(ledger: &Shared, at: &str, connections: u64, bytes: usize) {
+    let mut ledger = ledger.lock().unwrap();
+    let seen = ledger.seen.entry(at.to_owned()).or_default();
+    seen.connections += connections;
+    seen.bytes += bytes as u64;
+}
+
+/// A connection whose every received byte is counted.
+struct Counted {
+    stream: TcpStream,
+    at: String,
+    ledger: Shared,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer)?;
+        note(&self.ledger, &self.at, 0, read);
+        Ok(read)
+    }
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+fn world() {
+    let ledger = Shared::default();
+    let tls = server_config();
+    for ip in [PERMITTED, REFUSED].concat() {
+        let ip: IpAddr = ip.parse().unwrap();
+        for port in [80, 443, EXCHANGE] {
+            let listener = TcpListener::bind((ip, port)).unwrap();
+            let (ledger, tls) = (ledger.clone(), tls.clone());
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let at = format!("tcp {}", SocketAddr::new(ip, port));
+                    note(&ledger, &at, 1, 0);
+                    let counted = Counted { stream: stream.unwrap(), at, ledger: ledger.clone() };
+                    let tls = tls.clone();
+                    // A client may go away at any moment; what arrived is counted all the same.
+                    thread::spawn(move || drop(world_connection(port, counted, tls)));
+                }
+            });
+        }
+        for port in UDP {
+            let socket = UdpSocket::bind((ip, port)).unwrap();
+            let ledger = ledger.clone();
+            thread::spawn(move || {
+                let at = format!("udp {}", SocketAddr::new(ip, port));
+                let mut buffer = [0; 65_536];
+                while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    note(&ledger, &at, 1, length);
+                    drop(socket.send_to(&buffer[..length], from));
+                }
+            });
+        }
+    }
+    let names = UdpSocket::bind((NAME_SERVER, 53)).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = names.recv_from(&mut buffer) {
+            if let Some(reply) = name_reply(&buffer[..length]) {
+                drop(names.send_to(&reply, from));
+            }
+        }
+    });
+    serve(|question| {
+        let ledger = ledger.lock().unwrap();
+        match question.as_str() {
+            Some("counts") => ledger
+                .seen
+                .iter()
+                .map(|(at, seen)| {
+                    let seen = json!({"connections": seen.connections, "bytes": seen.bytes});
+                    (at.clone(), seen)
+                })
+                .collect(),
+            Some("exchanges") => Value::Array(ledger.exchanges.clone()),
+            _ => panic!("the world does not understand {question}"),
+        }
+    });
+}
+
+fn world_connection(port: u16, stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
+    match port {
+        80 => greet(stream),
+        443 => {
+            let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+            greet(rustls::StreamOwned::new(connection, stream))
+        }
+        _ => world_exchange(stream),
+    }
+}
+
+/// Reads a request's head and answers it, whatever it asks for.
+fn greet(mut stream: impl Read + Write) -> io::Result<()> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte)? == 0 {
+            return Ok(());
+        }
+        head.push(byte[0]);
+    }
+    let length = GREETING.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{GREETING}"
+    )?;
+    stream.flush()
+}
+
+/// The first eight bytes say how much to send; the rest is hashed. Both at once.
+fn world_exchange(mut stream: Counted) -> io::Result<()> {
+    let mut head = [0; 8];
+    stream.read_exact(&mut head)?;
+    let writer = stream.stream.try_clone()?;
+    let sending = thread::spawn(move || send_pattern(writer, u64::from_be_bytes(head), 2));
+    let (received, hash) = hash_all(&mut stream)?;
+    let sent = sending.join().unwrap()?;
+    let ledger = stream.ledger.clone();
+    let done = json!({"received": received, "received_hash": hash, "sent_hash": sent});
+    ledger.lock().unwrap().exchanges.push(done);
+    Ok(())
+}
+
+/// Writes `length` bytes that no compressor or cache could make up, and closes that direction.
+fn send_pattern(mut stream: TcpStream, mut length: u64, seed: u64) -> io::Result<String> {
+    let (mut state, mut hash) = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), Sha256::new());
+    let mut block = [0; 65_536];
+    while length > 0 {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        let part = &block[..block.len().min(usize::try_from(length).unwrap_or(usize::MAX))];
+        stream.write_all(part)?;
+        hash.update(part);
+        length -= part.len() as u64;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Ok(hex(&hash.finalize()))
+}
+
+fn hash_all(stream: &mut impl Read) -> io::Result<(u64, String)> {
+    let (mut length, mut hash, mut block) = (0, Sha256::new(), vec![0; 65_536]);
+    loop {
+        match stream.read(&mut block)? {
+            0 => return Ok((length, hex(&hash.finalize()))),
+            read => {
+                hash.update(&block[..read]);
+                length += read as u64;
+            }
+        }
+    }
+}
+
+fn server_config() -> Arc<ServerConfig> {
+    let names = ["allowed.example", "other.example"].map(str::to_owned).to_vec();
+    let own = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
+        .unwrap();
+    Arc::new(config)
+}
+
+/// Answers `permitted.example` and `refused.example` (A, AAAA), and denies every other name
+/// (RFC 1035 §4.1).
+fn name_reply(query: &[u8]) -> Option<Vec<u8>> {
+    let mut at = 12;
+    let mut labels = Vec::new();
+    while *query.get(at)? != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(query.get(at + 1..end)?).to_lowercase());
+        at = end;
+    }
+    let question = query.get(12..at + 5)?;
+    let kind = query[at + 2];
+    let addresses = match labels.join(".").as_str() {
+        "permitted.example" => Some(PERMITTED),
+        "refused.example" => Some(REFUSED),
+        _ => None,
+    };
+    let data: Option<Vec<u8>> = addresses.and_then(|[v4, v6]| match kind {
+        1 => Some(v4.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec()),
+        28 => Some(v6.parse::<Ipv6Addr>().unwrap().octets().to_vec()),
+        _ => None,
+    });
+    let mut reply = query[..2].to_vec();
+    reply.extend([0x81, if addresses.is_some() { 0x80 } else { 0x83 }, 0, 1]);
+    reply.extend([0, u8::from(data.is_some()), 0, 0, 0, 0]);
+    reply.extend(question);
+    if let Some(data) = data {
+        reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).ok()?]);
+        reply.extend(data);
+    }
+    Some(reply)
+}
+
+fn client(question: &Value) -> Value {
+    let to: SocketAddr = question["to"].as_str().unwrap().parse().unwrap();
+    let done = match question["do"].as_str() {
+        Some("exchange") => exchange(to, question["up"].as_u64().unwrap(), &question["down"]),
+        Some("send") => Ok(send(to, question)),
+        Some("udp") => udp(to, question),
+        _ => panic!("the client does not understand {question}"),
+    };
+    done.unwrap_or_else(|e| json!({"end": e.to_string(), "received": ""}))
+}
+
+fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, patience(question))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(patience(question)))?;
+    Ok(stream)
+}
+
+fn patience(question: &Value) -> Duration {
+    Duration::from_millis(question["patience_ms"].as_u64().unwrap_or(20_000))
+}
+
+fn exchange(to: SocketAddr, up: u64, down: &Value) -> io::Result<Value> {
+    let down = down.as_u64().unwrap();
+    let mut stream = connect(to, &Value::Null)?;
+    stream.write_all(&down.to_be_bytes())?;
+    let writer = stream.try_clone()?;
+    let sending = thread::spawn(move || send_pattern(writer, up, 1));
+    let (received, hash) = hash_all(&mut stream)?;
+    let sent = sending.join().unwrap()?;
+    Ok(json!({"received": received, "received_hash": hash, "sent_hash": sent}))
+}
+
+/// Sends `hex` in segments of `step` bytes, then reads until the end or `enough` bytes.
+fn send(to: SocketAddr, question: &Value) -> Value {
+    let bytes = unhex(question["hex"].as_str().unwrap_or_default());
+    let step = question["step"].as_u64().unwrap_or(u64::MAX);
+    let step = usize::try_from(step).unwrap_or(usize::MAX);
+    let enough = question["enough"].as_u64().unwrap_or(u64::MAX);
+    let mut received = Vec::new();
+    let mut talk = || {
+        let mut stream = connect(to, question)?;
+        for part in bytes.chunks(step) {
+            stream.write_all(part)?;
+        }
+        let mut block = [0; 4096];
+        while (received.len() as u64) < enough {
+            match stream.read(&mut block)? {
+                0 => return Ok("end of stream"),
+                read => received.extend(&block[..read]),
+            }
+        }
+        Ok("enough")
+    };
+    let end = match talk() {
+        Ok(end) => end.to_owned(),
+        Err(e) => io_end(&e),
+    };
+    json!({"end": end, "received": hex(&received)})
+}
+
+fn udp(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any.to_socket_addrs()?.as_slice())?;
+    socket.set_read_timeout(Some(patience(question)))?;
+    socket.connect(to)?;
+    socket.send(&unhex(question["hex"].as_str().unwrap_or_default()))?;
+    let mut block = [0; 65_536];
+    Ok(match socket.recv(&mut block) {
+        Ok(read) => json!({"end": "enough", "received": hex(&block[..read])}),
+        Err(e) => json!({"end": io_end(&e), "received": ""}),
+    })
+}
+
+/// How a connection ended, in the same words whatever the system's language.
+#[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open-ended")]
+fn io_end(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "silence".to_owned(),
+        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+        _ => e.to_string(),
+    }
+}
+
+/// Sets the real rules, with listeners that tell each client where its connection was delivered.
+fn stand_in() {
+    let listener = |port: u16, transparent: bool| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.set_only_v6(false).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        if transparent {
+            socket.set_ip_transparent_v4(true).unwrap();
+        }
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        socket.bind(&address.into()).unwrap();
+        socket.listen(16).unwrap();
+        TcpListener::from(socket)
+    };
+    for (port, transparent) in [(15_001, true), (15_002, false)] {
+        let listener = listener(port, transparent);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let local = stream.local_addr().unwrap();
+                let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+                drop(write!(stream, "{local}"));
+            }
+        });
+    }
+    serve(|question| {
+        let listen = |mode, port: u16| Listen {
+            mode,
+            address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+            peek_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(1),
+            max_connections: 1,
+            silent: false,
+        };
+        let tproxy = [listen(ListenMode::Tproxy, 15_001)];
+        let redirect = [listen(ListenMode::Redirect, 15_002)];
+        let done = match question.as_str() {
+            Some("tproxy") => Capture::new(Form::Gateway, &tproxy).and_then(|it| it.up()),
+            Some("redirect") => Capture::new(Form::Gateway, &redirect).and_then(|it| it.up()),
+            Some("host") => {
+                let form = Form::Host { exempt_uid: 65_534 };
+                Capture::new(form, &redirect).and_then(|it| it.up())
+            }
+            Some("down") => Capture::down(),
+            _ => panic!("the stand-in does not understand {question}"),
+        };
+        done.map_or_else(|fault| json!(fault.to_string()), |()| json!("done"))
+    });
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks_exact(2);
+    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}

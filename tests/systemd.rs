@@ -1,0 +1,166 @@
+//! The systemd units, judged by systemd's own tools.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Highest exposure that `systemd-analyze security` may find, in tenths.
+const EXPOSURE_MAX: &str = "20";
+
+/// Programs that the units start; stand-ins take their place where only the unit is judged.
+const PROGRAMS: [&str; 4] = ["usr/bin/schengate", "usr/sbin/nft", "usr/sbin/sysctl", "bin/kill"];
+
+/// Units of systemd itself that ours, or their default dependencies, name.
+const SYSTEM_UNITS: [&str; 6] = [
+    "sysinit.target",
+    "basic.target",
+    "sockets.target",
+    "multi-user.target",
+    "network-pre.target",
+    "shutdown.target",
+];
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
+}
+
+fn units(suffixes: &[&str]) -> Vec<PathBuf> {
+    let is_unit = |path: &PathBuf| {
+        path.extension().is_some_and(|found| suffixes.iter().any(|wanted| found == *wanted))
+    };
+    let mut units: Vec<PathBuf> = fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(is_unit)
+        .collect();
+    units.sort();
+    units
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(directory().join(name)).unwrap()
+}
+
+/// Values of a key in a unit file, in order.
+fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+/// Runs `systemd-analyze`; `None`, after saying so, where it is not installed. In CI
+/// (`SCHENGATE_CI`) that is a panic instead.
+fn analyze(arguments: &[&str]) -> Option<Output> {
+    match Command::new("systemd-analyze").env("SYSTEMD_COLORS", "0").args(arguments).output() {
+        Ok(output) => Some(output),
+        Err(e) if std::env::var_os("SCHENGATE_CI").is_some() => {
+            panic!("systemd-analyze is needed here: {e}")
+        }
+        Err(e) => {
+            println!("LEFT OUT: systemd-analyze cannot be run: {e}");
+            None
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+#[test]
+fn systemd_finds_nothing_to_say_about_any_unit() {
+    let root = tempfile::tempdir().unwrap();
+    for program in PROGRAMS {
+        let path = root.path().join(program);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let installed = root.path().join("etc/systemd/system");
+    fs::create_dir_all(&installed).unwrap();
+    for unit in SYSTEM_UNITS {
+        fs::write(installed.join(unit), "[Unit]\nDescription=stand-in\n").unwrap();
+    }
+    let root_option = format!("--root={}", root.path().display());
+    let mut arguments = vec!["verify".to_owned(), "--man=no".to_owned(), root_option];
+    for unit in units(&["service", "socket"]) {
+        let name = unit.file_name().unwrap().to_str().unwrap().to_owned();
+        fs::copy(&unit, installed.join(&name)).unwrap();
+        arguments.push(name);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Some(output) = analyze(&arguments) else { return };
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(said(&output), "");
+}
+
+#[test]
+fn the_service_is_exposed_no_more_than_it_says() {
+    let unit = directory().join("schengate.service");
+    let threshold = format!("--threshold={EXPOSURE_MAX}");
+    let arguments = ["security", "--offline=true", &threshold, unit.to_str().unwrap()];
+    let Some(output) = analyze(&arguments) else { return };
+    assert!(output.status.success(), "{}", said(&output));
+    let said = said(&output);
+    println!("{}", said.lines().last().unwrap_or_default());
+}
+
+#[test]
+fn the_service_holds_no_capability() {
+    let service = read("schengate.service");
+    assert_eq!(values(&service, "CapabilityBoundingSet"), [""]);
+    assert_eq!(values(&service, "AmbientCapabilities"), [""]);
+    assert_eq!(values(&service, "NoNewPrivileges"), ["yes"]);
+}
+
+#[test]
+fn a_reload_checks_the_file_before_the_signal() {
+    let service = read("schengate.service");
+    let reload = values(&service, "ExecReload");
+    assert!(reload[0].contains("schengate check "), "{reload:?}");
+    assert!(reload[1].contains("-HUP"), "{reload:?}");
+    assert_eq!(values(&service, "ExecStartPre"), reload[..1]);
+}
+
+#[test]
+fn stopping_opens_no_fence() {
+    let guard = read("schengate-guard.service");
+    for key in ["ExecStop", "ExecStopPost", "PartOf", "BindsTo"] {
+        assert_eq!(values(&guard, key), Vec::<&str>::new(), "{key}");
+    }
+    assert_eq!(values(&guard, "RemainAfterExit"), ["yes"]);
+    for other in ["schengate-capture.service", "schengate.service"] {
+        assert!(!read(other).contains("schengate_guard"), "{other}");
+    }
+}
+
+#[test]
+fn the_transparent_listener_is_not_opened_without_the_guard() {
+    let socket = read("schengate-tcp.socket");
+    assert_eq!(values(&socket, "Requires"), ["schengate-guard.service"]);
+    assert_eq!(values(&socket, "After"), ["schengate-guard.service"]);
+    assert_eq!(values(&socket, "Transparent"), ["yes"]);
+}
+
+#[test]
+fn each_socket_is_named_after_its_listeners_mode_and_serves_both_families() {
+    for (unit, mode) in [("tcp", "tproxy"), ("redirect", "redirect"), ("proxy", "proxy")] {
+        let socket = read(&format!("schengate-{unit}.socket"));
+        assert_eq!(values(&socket, "FileDescriptorName"), [mode]);
+        assert_eq!(values(&socket, "Service"), ["schengate.service"]);
+        let listen = values(&socket, "ListenStream");
+        assert_eq!(listen.len(), 2, "{unit}: {listen:?}");
+        let v6 = |address: &&str| address.parse::<std::net::SocketAddr>().unwrap().is_ipv6();
+        assert_eq!(listen.iter().filter(|address| v6(address)).count(), 1, "{unit}");
+    }
+}
+
+#[test]
+fn every_unit_is_a_file_that_the_install_page_names() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md");
+    let page = fs::read_to_string(page).unwrap();
+    for path in units(&["service", "socket", "nft", "sysusers", "tmpfiles"]) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(page.contains(name), "docs/install.md does not install {name}");
+    }
+}
