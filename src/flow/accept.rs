@@ -40,6 +40,23 @@ pub(super) struct Door {
     taken: Arc<AtomicUsize>,
 }
 
+#[cfg(test)]
+impl Door {
+    /// A door whose own address is nobody's destination.
+    pub(super) fn for_tests(way: Way) -> Self {
+        Self {
+            way,
+            address: SocketAddr::from(([192, 0, 2, 1], 15001)),
+            peek_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(60),
+            silent: false,
+            max_connections: 100,
+            taken: Arc::default(),
+        }
+    }
+}
+
 /// A connection, and what it holds while it lives.
 #[derive(Debug)]
 pub(super) struct Accepted {
@@ -55,7 +72,7 @@ pub(super) struct Accepted {
 pub(super) struct Slot(Arc<AtomicUsize>);
 
 impl Slot {
-    fn take(door: &Door) -> Option<Self> {
+    pub(super) fn take(door: &Door) -> Option<Self> {
         let below = |taken| (taken < door.max_connections).then_some(taken + 1);
         door.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
         Some(Self(Arc::clone(&door.taken)))

@@ -15,6 +15,8 @@ mod refuse;
 mod registry;
 mod relay;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::rc::Rc;

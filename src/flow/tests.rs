@@ -1,0 +1,593 @@
+//! The walk from accept to record, on loopback sockets, with a policy and a resolver of the tests'.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+
+use super::accept::{Door, Slot};
+use super::bind::book::Book;
+use super::judge::fake::{Fake, Shelf};
+use super::registry::Registry;
+use super::*;
+use crate::account::kept::Kept;
+use crate::account::{Account, End};
+use crate::policy::{Action, Claim, Question, Reason};
+
+const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
+
+/// A worker without threads: connections are handed to `serve` one by one.
+struct Rig {
+    gate: Rc<Gate>,
+    shelf: std::sync::Arc<Shelf>,
+    account: Account,
+    kept: Kept,
+}
+
+impl Rig {
+    fn new(fake: Fake, book: &Book) -> Self {
+        let (shelf, kept) = (Shelf::with(fake), Kept::default());
+        let account = kept.account();
+        let gate = Gate {
+            policies: shelf.clone(),
+            account: account.clone(),
+            names: book.names(),
+            registry: Rc::new(Registry::default()),
+            stopping: watch::Sender::new(false),
+        };
+        Self { gate: Rc::new(gate), shelf, account, kept }
+    }
+
+    /// Connects to `listener` and serves what it accepts. Transparent connections take the
+    /// listener's own address for their destination, as under TPROXY.
+    async fn client(&self, listener: &TcpListener, way: Way) -> TcpStream {
+        self.client_at(listener, Door::for_tests(way)).await
+    }
+
+    async fn client_at(&self, listener: &TcpListener, door: Door) -> TcpStream {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let slot = Slot::take(&door);
+        let accepted = Accepted { wire: wire::Wire::new(stream), peer, door: Rc::new(door), slot };
+        spawn_local(serve(accepted, Rc::clone(&self.gate)));
+        client
+    }
+
+    /// Every line of the record, once no connection is left.
+    async fn lines(&self) -> Vec<Value> {
+        self.gate.registry.emptied().await;
+        self.kept.lines(&self.account)
+    }
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", 0)).await.unwrap()
+}
+
+fn hello(name: &str) -> Vec<u8> {
+    crate::identify::hello_for_tests(name)
+}
+
+/// Permits the names (bound ones) given, and refuses the rest.
+fn only(names: &'static [&'static str]) -> Fake {
+    Fake::new(move |question: &Question<'_>| match question.name {
+        Claim::Bound(name) if names.contains(&name.as_str()) => (Action::Allow, Reason::Rule),
+        Claim::Bound(_) => (Action::Block, Reason::Outside),
+        Claim::Claimed(_) => (Action::Block, Reason::Mismatch),
+        Claim::Unread => (Action::Block, Reason::Unread),
+    })
+}
+
+fn everything() -> Fake {
+    Fake::new(|_| (Action::Allow, Reason::Permitted))
+}
+
+fn local(names: &[&str]) -> Book {
+    names.iter().fold(Book::default(), |book, name| book.entry(name, &["127.0.0.1"]))
+}
+
+async fn all_of(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await.unwrap();
+    all
+}
+
+async fn some(stream: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut some = vec![0; count];
+    stream.read_exact(&mut some).await.unwrap();
+    some
+}
+
+/// Reads an HTTP head and the body that its Content-Length announces.
+async fn http(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n\r\n") {
+        text.extend(some(stream, 1).await);
+    }
+    let head = String::from_utf8(text).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    head + &String::from_utf8(some(stream, length.unwrap_or(0)).await).unwrap()
+}
+
+fn field<'a>(line: &'a Value, name: &str) -> &'a str {
+    line[name].as_str().unwrap_or("null")
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_permitted_hello_arrives_as_it_was_sent() {
+    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    let sent = hello("pacs.example");
+    for part in sent.chunks(7) {
+        client.write_all(part).await.unwrap();
+    }
+    let (mut server, _) = world.accept().await.unwrap();
+    assert_eq!(some(&mut server, sent.len()).await, sent);
+    server.write_all(b"answer").await.unwrap();
+    drop(server);
+    client.shutdown().await.unwrap();
+    assert_eq!(all_of(&mut client).await, b"answer");
+    let lines = rig.lines().await;
+    let events: Vec<_> = lines.iter().map(|line| field(line, "event")).collect();
+    assert_eq!(events, ["open", "close"]);
+    assert_eq!(field(&lines[1], "end"), "done");
+    assert_eq!(lines[1]["bytes_up"], sent.len());
+    assert_eq!(lines[1]["name_bound"], true);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
+    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    client.write_all(&hello("cloud.example")).await.unwrap();
+    assert_eq!(all_of(&mut client).await, ALERT);
+    drop(client);
+    let lines = rig.lines().await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(field(&lines[0], "verdict"), "block");
+    assert_eq!(field(&lines[0], "host"), "cloud.example");
+    nobody_came(&world).await;
+}
+
+/// Fails where a connection waits to be accepted.
+async fn nobody_came(world: &TcpListener) {
+    let came = tokio::time::timeout(Duration::ZERO, world.accept()).await;
+    assert!(came.is_err(), "a refused connection was dialled: {came:?}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_name_of_another_address_opens_nothing() {
+    let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
+    let rig = Rig::new(only(&["pacs.example"]), &book);
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    client.write_all(&hello("pacs.example")).await.unwrap();
+    assert_eq!(all_of(&mut client).await, ALERT);
+    drop(client);
+    assert_eq!(field(&rig.lines().await[0], "reason"), "mismatch");
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_verdict_that_needs_no_byte_lets_the_server_speak_first() {
+    let rig = Rig::new(Fake { reads: false, ..everything() }, &Book::default());
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Redirect).await;
+    assert_eq!(
+        client.read(&mut [0; 8]).await.map_err(|e| e.kind()).unwrap_or(0),
+        0,
+        "a connection that nothing redirected has no origin"
+    );
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    let (mut server, _) = world.accept().await.unwrap();
+    server.write_all(b"220 mail").await.unwrap();
+    assert_eq!(some(&mut client, 8).await, b"220 mail");
+    drop((client, server));
+    let ends: Vec<_> =
+        rig.lines().await.iter().map(|line| field(line, "end").to_owned()).collect();
+    assert_eq!(ends[0], End::NoOrigin.label());
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_refusal_that_needed_no_byte_still_speaks_the_clients_protocol() {
+    let fake = Fake { reads: false, ..Fake::new(|_| (Action::Block, Reason::Outside)) };
+    let rig = Rig::new(fake, &Book::default());
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    client.write_all(&hello("cloud.example")).await.unwrap();
+    assert_eq!(all_of(&mut client).await, ALERT);
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: cloud.example\r\n\r\n").await.unwrap();
+    let answer = String::from_utf8(all_of(&mut client).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
+    assert!(answer.contains("it@hospital.example"), "{answer}");
+    drop(client);
+    let lines = rig.lines().await;
+    assert_eq!(field(&lines[0], "host"), "cloud.example");
+    assert_eq!(lines.len(), 2);
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn without_a_policy_in_force_nothing_is_forwarded() {
+    let rig = Rig::new(everything(), &local(&["pacs.example"]));
+    *rig.shelf.0.lock().unwrap() = None;
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    client.write_all(&hello("pacs.example")).await.unwrap();
+    client.read_to_end(&mut Vec::new()).await.ok();
+    let mut explicit = rig.client(&listener().await, Way::Proxy).await;
+    let port = world.local_addr().unwrap().port();
+    let request = format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example\r\n\r\n");
+    explicit.write_all(request.as_bytes()).await.unwrap();
+    assert!(http(&mut explicit).await.starts_with("HTTP/1.1 451 "));
+    drop((client, explicit));
+    for line in rig.lines().await {
+        assert_eq!(field(&line, "reason"), "overload", "{line}");
+    }
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_listener_that_is_full_refuses() {
+    let rig = Rig::new(everything(), &Book::default());
+    let world = listener().await;
+    let door = Door::for_tests(Way::Tproxy);
+    let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&door)).collect();
+    let mut client = rig.client_at(&world, door).await;
+    assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+    drop(taken);
+    assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_silent_client_is_judged_at_the_deadline_as_unread() {
+    let rig = Rig::new(only(&[]), &Book::default());
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+    assert_eq!(field(&rig.lines().await[0], "reason"), "unread");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_client_that_leaves_before_a_verdict_has_one_line() {
+    let rig = Rig::new(everything(), &Book::default());
+    let world = listener().await;
+    drop(rig.client(&world, Way::Tproxy).await);
+    let lines = rig.lines().await;
+    assert_eq!(lines.len(), 1);
+    assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "client-gone"));
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_new_policy_ends_what_it_no_longer_permits() {
+    let rig = Rig::new(everything(), &local(&["pacs.example", "cloud.example"]));
+    let world = listener().await;
+    let mut clients = Vec::new();
+    for name in ["pacs.example", "cloud.example"] {
+        let mut client = rig.client(&world, Way::Tproxy).await;
+        client.write_all(&hello(name)).await.unwrap();
+        let (mut server, _) = world.accept().await.unwrap();
+        some(&mut server, hello(name).len()).await;
+        clients.push((client, server));
+    }
+    *rig.shelf.0.lock().unwrap() = Some(std::sync::Arc::new(only(&["pacs.example"])));
+    rig.gate.rejudge().await;
+    let (mut client, mut server) = clients.pop().unwrap();
+    assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+    assert!(server.read(&mut [0; 8]).await.is_err(), "a reset");
+    let (mut client, mut server) = clients.pop().unwrap();
+    server.write_all(b"still here").await.unwrap();
+    assert_eq!(some(&mut client, 10).await, b"still here");
+    drop((client, server));
+    let lines = rig.lines().await;
+    let ended: Vec<_> = lines.iter().filter(|l| field(l, "end") == "policy-change").collect();
+    assert_eq!(ended.len(), 1, "{lines:?}");
+    assert_eq!((field(ended[0], "host"), field(ended[0], "verdict")), ("cloud.example", "block"));
+}
+
+fn connect(port: u16) -> String {
+    format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example:{port}\r\n\r\n")
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_tunnel_carries_the_hello_of_its_own_name() {
+    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
+    let (front, world) = (listener().await, listener().await);
+    let mut client = rig.client(&front, Way::Proxy).await;
+    // The hello right behind the request, before the 200.
+    let mut sent = connect(world.local_addr().unwrap().port()).into_bytes();
+    sent.extend(hello("pacs.example"));
+    client.write_all(&sent).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    let (mut server, _) = world.accept().await.unwrap();
+    assert_eq!(some(&mut server, hello("pacs.example").len()).await, hello("pacs.example"));
+    server.write_all(b"answer").await.unwrap();
+    server.shutdown().await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(all_of(&mut client).await, b"answer");
+    let lines = rig.lines().await;
+    let events: Vec<_> = lines.iter().map(|line| field(line, "event")).collect();
+    assert_eq!(events, ["open", "close"], "{lines:?}");
+    assert_eq!(field(&lines[1], "end"), "done");
+    assert_eq!(field(&lines[1], "name_source"), "connect");
+    let text = rig.account.metrics().render();
+    let count = r#"schengate_connections_total{mode="proxy",verdict="allow",reason="rule"} 1"#;
+    assert!(text.contains(count), "judged twice, counted once: {text}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read() {
+    for inside in [hello("cloud.example"), crate::identify::broken_hello_for_tests()] {
+        let rig = Rig::new(only(&["pacs.example", "cloud.example"]), &local(&["pacs.example"]));
+        let (front, world) = (listener().await, listener().await);
+        let mut client = rig.client(&front, Way::Proxy).await;
+        client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+        assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+        let (mut server, _) = world.accept().await.unwrap();
+        client.write_all(&inside).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(all_of(&mut client).await, ALERT);
+        assert!(!matches!(server.read(&mut [0; 8]).await, Ok(1..)), "bytes went on");
+        let lines = rig.lines().await;
+        let last = lines.last().unwrap();
+        assert_eq!((field(last, "reason"), field(last, "end")), ("mismatch", "refused"));
+        assert_eq!(last["bytes_up"], 0);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_server_may_speak_first_in_a_tunnel_whose_protocol_does_not_matter() {
+    let rig = Rig::new(everything(), &local(&["pacs.example"]));
+    let (front, world) = (listener().await, listener().await);
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    let (mut server, _) = world.accept().await.unwrap();
+    server.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+    assert_eq!(some(&mut client, 11).await, b"SSH-2.0-x\r\n");
+    client.write_all(b"SSH-2.0-y\r\n").await.unwrap();
+    assert_eq!(some(&mut server, 11).await, b"SSH-2.0-y\r\n");
+}
+
+#[tokio::test(flavor = "local")]
+async fn only_permitted_addresses_of_a_name_are_dialled() {
+    // The policy permits 127.0.0.1 alone; the refused address comes first and last.
+    let fake = Fake::new(|question| match question.destination.ip().to_string().as_str() {
+        "127.0.0.1" => (Action::Allow, Reason::Permitted),
+        _ => (Action::Block, Reason::Outside),
+    });
+    let book =
+        Book::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1", "127.0.0.3", "::1"]);
+    let rig = Rig::new(fake, &book);
+    let (front, world) = (listener().await, listener().await);
+    let port = world.local_addr().unwrap().port();
+    let forbidden = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(connect(port).as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    let (server, _) = world.accept().await.unwrap();
+    assert_eq!(server.local_addr().unwrap().ip().to_string(), "127.0.0.1");
+    nobody_came(&forbidden).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_name_whose_every_address_is_refused_is_451_with_the_reason() {
+    let rig = Rig::new(only(&[]), &local(&["pacs.example"]));
+    let (front, world) = (listener().await, listener().await);
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+    let answer = http(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
+    assert!(answer.contains("proxy-status: schengate; error=http_request_denied"), "{answer}");
+    assert!(answer.contains("\"reason\":\"outside\""), "{answer}");
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "closed after it");
+    drop(client);
+    assert_eq!(field(&rig.lines().await[0], "end"), "refused");
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_resolver_that_is_down_is_502_and_recorded() {
+    let rig = Rig::new(everything(), &Book::default());
+    let mut client = rig.client(&listener().await, Way::Proxy).await;
+    client.write_all(connect(443).as_bytes()).await.unwrap();
+    let answer = http(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(answer.contains("error=dns_error"), "{answer}");
+    drop(client);
+    let lines = rig.lines().await;
+    assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "dns-error"));
+}
+
+#[tokio::test(flavor = "local")]
+async fn requests_that_can_be_read_in_two_ways_are_400() {
+    for request in [
+        "CONNECT pacs.example HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
+        "CONNECT pacs.example:0 HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
+        "CONNECT host%00:443 HTTP/1.1\r\nHost: host\r\n\r\n",
+        "CONNECT a@pacs.example:443 HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
+        "CONNECT 2130706433:443 HTTP/1.1\r\nHost: 2130706433:443\r\n\r\n",
+        "CONNECT pacs.example:443 HTTP/1.1\r\nHost: cloud.example:443\r\n\r\n",
+        "CONNECT pacs.example:443 HTTP/1.1\r\nHost: pacs.example\r\nContent-Length: 5\r\n\r\nhello",
+        "GET / HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
+        "GET ftp://pacs.example/ HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
+        "GET http://pacs.example/ HTTP/1.1\r\nHost: cloud.example\r\n\r\n",
+        "GET http://pacs.example/ HTTP/1.1\r\nHost: pacs.example\r\nHost: pacs.example\r\n\r\n",
+        "GET http://pacs.example/ HTTP/1.1\r\n\r\n",
+        "GET http://u:p@pacs.example/ HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
+        "GET http://0x7f.1/ HTTP/1.1\r\nHost: 0x7f.1\r\n\r\n",
+        "GET http://pacs.example/ HTTP/1.1\r\nHost: pacs.example\r\n folded: yes\r\n\r\n",
+        "POST http://pacs.example/ HTTP/1.1\r\nHost: pacs.example\r\nContent-Length: +5\r\n\r\n",
+        "hello\r\n\r\n",
+    ] {
+        let book = local(&["pacs.example", "cloud.example"]);
+        let rig = Rig::new(everything(), &book);
+        let mut client = rig.client(&listener().await, Way::Proxy).await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let answer = http(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?}: {answer}");
+        drop(client);
+        let lines = rig.lines().await;
+        assert_eq!(lines.len(), 1, "{request:?}: {lines:?}");
+        assert_eq!(field(&lines[0], "end"), "bad-request", "{request:?}");
+        assert_eq!(book.queries(), 0, "{request:?}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn each_request_of_a_connection_is_judged_by_itself() {
+    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
+    let (front, world) = (listener().await, listener().await);
+    let port = world.local_addr().unwrap().port();
+    let mut client = rig.client(&front, Way::Proxy).await;
+    let request = format!(
+        "GET http://PACS.example:{port}/a?b HTTP/1.1\r\nHost: pacs.example:{port}\r\n\
+         Proxy-Authorization: Basic eA==\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\
+         Upgrade: h2c\r\n\r\n"
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    let (mut server, _) = world.accept().await.unwrap();
+    let got = http(&mut server).await.to_ascii_lowercase();
+    assert!(got.starts_with("get /a?b http/1.1\r\n"), "{got}");
+    assert!(got.contains(&format!("\r\nhost: pacs.example:{port}\r\n")), "{got}");
+    assert!(got.contains("\r\nx-end: 2\r\n"), "{got}");
+    for gone in ["proxy-authorization", "x-hop:", "upgrade"] {
+        assert!(!got.contains(gone), "{gone} in {got}");
+    }
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: 9\r\n\r\nimage";
+    server.write_all(answer.as_bytes()).await.unwrap();
+    drop(server);
+    let first = http(&mut client).await;
+    assert!(first.ends_with("\r\n\r\nimage"), "{first}");
+    assert!(!first.to_ascii_lowercase().contains("keep-alive: 9"), "{first}");
+    let second = format!("GET http://cloud.example:{port}/ HTTP/1.1\r\nHost: cloud.example:{port}\r\n\r\n");
+    client.write_all(second.as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 451 "));
+    drop(client);
+    let lines = rig.lines().await;
+    let of = |event: &str| lines.iter().filter(|line| field(line, "event") == event).count();
+    assert_eq!((of("open"), of("close"), of("refused")), (1, 1, 1), "{lines:?}");
+    nobody_came(&world).await;
+}
+
+fn socks(name: &str, port: u16) -> Vec<u8> {
+    let mut bytes = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(name.len()).unwrap()];
+    bytes.extend(name.as_bytes());
+    bytes.extend(port.to_be_bytes());
+    bytes
+}
+
+#[tokio::test(flavor = "local")]
+async fn socks_connects_where_the_policy_permits_and_says_no_elsewhere() {
+    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
+    let (front, world) = (listener().await, listener().await);
+    let port = world.local_addr().unwrap().port();
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(&socks("pacs.example", port)).await.unwrap();
+    assert_eq!(some(&mut client, 12).await, [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let (mut server, _) = world.accept().await.unwrap();
+    client.write_all(&hello("pacs.example")).await.unwrap();
+    assert_eq!(some(&mut server, hello("pacs.example").len()).await, hello("pacs.example"));
+    let mut refused = rig.client(&front, Way::Proxy).await;
+    refused.write_all(&socks("cloud.example", port)).await.unwrap();
+    assert_eq!(all_of(&mut refused).await, [5, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let mut unknown = rig.client(&front, Way::Proxy).await;
+    unknown.write_all(&socks("nowhere.example", port)).await.unwrap();
+    assert_eq!(all_of(&mut unknown).await[3], 4);
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_neither_http_nor_socks5_is_told_so_or_cut() {
+    let rig = Rig::new(everything(), &Book::default());
+    let front = listener().await;
+    let mut socks4 = rig.client(&front, Way::Proxy).await;
+    socks4.write_all(&[4, 1, 1, 187, 198, 51, 100, 7, 0]).await.unwrap();
+    assert_eq!(all_of(&mut socks4).await, [0, 91, 0, 0, 0, 0, 0, 0]);
+    let mut tls = rig.client(&front, Way::Proxy).await;
+    tls.write_all(&hello("pacs.example")).await.unwrap();
+    assert!(tls.read(&mut [0; 8]).await.is_err(), "a reset");
+    drop(rig.client(&front, Way::Proxy).await);
+    drop((socks4, tls));
+    let mut ends = Vec::new();
+    while ends.len() < 3 {
+        tokio::task::yield_now().await;
+        ends = rig.lines().await.iter().map(|line| field(line, "end").to_owned()).collect();
+    }
+    ends.sort();
+    assert_eq!(ends, ["bad-request", "bad-request", "client-gone"]);
+}
+
+/// A whole data plane, with threads.
+fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
+    let (account, book) = (kept.account(), book.clone());
+    let listener = Listener {
+        way: Way::Proxy,
+        socket: Socket::Address("127.0.0.1:0".parse().unwrap()),
+        peek_timeout: Duration::from_secs(3),
+        connect_timeout: Duration::from_secs(3),
+        idle_timeout: Duration::from_secs(60),
+        max_connections: 100,
+        silent: false,
+    };
+    let settings = Settings { listeners: vec![listener], workers: NonZeroUsize::new(2).unwrap() };
+    let names = std::sync::Arc::new(move || book.names());
+    let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
+    (plane, account)
+}
+
+#[tokio::test]
+async fn a_drained_data_plane_finishes_every_record_and_takes_nobody_new() {
+    let kept = Kept::default();
+    let (plane, account) = plane(everything(), &local(&["pacs.example"]), &kept);
+    assert!(plane.beat(Duration::from_secs(30)));
+    let (_, at) = plane.listeners()[0];
+    let world = listener().await;
+    let mut live = Vec::new();
+    for _ in 0..8 {
+        let mut client = TcpStream::connect(at).await.unwrap();
+        client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+        assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+        live.push((client, world.accept().await.unwrap()));
+    }
+    let drained = tokio::task::spawn_blocking(|| plane.drain(Duration::ZERO));
+    drained.await.unwrap();
+    let lines = kept.lines(&account);
+    let ends = lines.iter().filter(|line| field(line, "end") == "drained").count();
+    assert_eq!(ends, 8, "{lines:?}");
+    for (mut client, _server) in live {
+        assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+    }
+    assert!(TcpStream::connect(at).await.is_err());
+}
+
+#[tokio::test]
+async fn draining_waits_for_what_ends_by_itself() {
+    let kept = Kept::default();
+    let (plane, account) = plane(everything(), &local(&["pacs.example"]), &kept);
+    let (_, at) = plane.listeners()[0];
+    let world = listener().await;
+    let mut client = TcpStream::connect(at).await.unwrap();
+    client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    let (mut server, _) = world.accept().await.unwrap();
+    let drained = tokio::task::spawn_blocking(|| plane.drain(Duration::from_secs(600)));
+    server.write_all(b"the rest").await.unwrap();
+    drop(server);
+    assert_eq!(some(&mut client, 8).await, b"the rest");
+    drop(client);
+    drained.await.unwrap();
+    let lines = kept.lines(&account);
+    assert_eq!(lines.last().map(|line| field(line, "end")), Some("done"), "{lines:?}");
+}
