@@ -54,12 +54,12 @@ permit = [\"FR\"]
 binding = \"trust\"
 
 [[place]]
-to = [\"{p4}\", \"{p6}\"]
+to = [\"{p4}/32\", \"{p6}/128\"]
 location = [\"FR\"]
 reason = \"the permitted side of the laboratory\"
 
 [[place]]
-to = [\"{r4}\", \"{r6}\"]
+to = [\"{r4}/32\", \"{r6}/128\"]
 location = [\"US\"]
 reason = \"the refused side of the laboratory\"
 
