@@ -2,8 +2,8 @@
 
 mod lab;
 
-use lab::role::{self, GREETING, hex, unhex};
-use lab::{GATEWAY, Helper, Lab, PERMITTED, REFUSED, lab};
+use lab::role::{self, GREETING, unhex};
+use lab::{GATEWAY, Helper, Lab, PERMITTED, REFUSED, at, bytes_in_the_world, lab, shout};
 use serde_json::json;
 
 #[test]
@@ -16,27 +16,6 @@ fn delivered(client: &mut Helper, ip: &str) -> String {
     let to = at(ip, 80);
     let reply = client.ask(&json!({"do": "send", "to": to, "patience_ms": 3000}));
     String::from_utf8(unhex(reply["received"].as_str().unwrap())).unwrap()
-}
-
-fn at(ip: &str, port: u16) -> String {
-    std::net::SocketAddr::new(ip.parse().unwrap(), port).to_string()
-}
-
-/// Tries TCP and UDP to every address of the world, with payload, from the client's namespace.
-fn shout(client: &mut Helper) {
-    // Eight zeros: the world's exchange is asked to send nothing.
-    let payload = hex(b"\0\0\0\0\0\0\0\0 payload that must not leave");
-    for ip in [PERMITTED, REFUSED].concat() {
-        for port in [443, role::EXCHANGE] {
-            let to = at(ip, port);
-            client.ask(&json!({"do": "udp", "to": to, "hex": payload, "patience_ms": 100}));
-            client.ask(&json!({"do": "send", "to": to, "hex": payload, "patience_ms": 300}));
-        }
-    }
-}
-
-fn bytes_in_the_world(world: &mut Helper) -> Vec<u64> {
-    [PERMITTED, REFUSED].concat().into_iter().map(|ip| world.arrived(ip).0).collect()
 }
 
 fn rules(lab: &Lab) -> String {

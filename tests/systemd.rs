@@ -142,16 +142,20 @@ fn the_transparent_listener_is_not_opened_without_the_guard() {
     assert_eq!(values(&socket, "Transparent"), ["yes"]);
 }
 
+/// The service takes a passed socket for a `[[listen]]` entry by its name and its address.
 #[test]
-fn each_socket_is_named_after_its_listeners_mode_and_serves_both_families() {
-    for (unit, mode) in [("tcp", "tproxy"), ("redirect", "redirect"), ("proxy", "proxy")] {
+fn each_socket_bears_the_mode_and_the_address_of_one_listen_entry() {
+    for (unit, mode, address) in [
+        ("tcp", "tproxy", "[::]:15001"),
+        ("redirect", "redirect", "[::]:15002"),
+        ("proxy", "proxy", "127.0.0.1:3128"),
+    ] {
         let socket = read(&format!("schengate-{unit}.socket"));
         assert_eq!(values(&socket, "FileDescriptorName"), [mode]);
+        assert_eq!(values(&socket, "ListenStream"), [address]);
         assert_eq!(values(&socket, "Service"), ["schengate.service"]);
-        let listen = values(&socket, "ListenStream");
-        assert_eq!(listen.len(), 2, "{unit}: {listen:?}");
-        let v6 = |address: &&str| address.parse::<std::net::SocketAddr>().unwrap().is_ipv6();
-        assert_eq!(listen.iter().filter(|address| v6(address)).count(), 1, "{unit}");
+        let both = if address.starts_with("[::]") { vec!["both"] } else { vec![] };
+        assert_eq!(values(&socket, "BindIPv6Only"), both, "{unit}");
     }
 }
 
@@ -162,5 +166,22 @@ fn every_unit_is_a_file_that_the_install_page_names() {
     for path in units(&["service", "socket", "nft", "sysusers", "tmpfiles"]) {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(page.contains(name), "docs/install.md does not install {name}");
+    }
+}
+
+#[test]
+fn every_alert_asks_for_a_metric_that_the_gateway_has() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Ok(metrics) = fs::read_to_string(root.join("src/account/metrics.rs")) else {
+        println!("LEFT OUT: no src/account/metrics.rs");
+        return;
+    };
+    let alerts = fs::read_to_string(root.join("docs/alerts.yml")).unwrap();
+    let word = |c: char| !(c.is_ascii_lowercase() || c == '_');
+    let asked: Vec<&str> =
+        alerts.split(word).filter(|word| word.starts_with("schengate_")).collect();
+    assert!(asked.len() > 5, "{asked:?}");
+    for name in asked {
+        assert!(metrics.contains(&format!("\"{name}\"")), "no metric {name}");
     }
 }

@@ -74,28 +74,21 @@ impl Family {
     const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// `meta nfproto ipvN`, `ip -N`.
-    const fn digit(self) -> char {
-        match self {
-            Self::V4 => '4',
-            Self::V6 => '6',
-        }
+    fn digit(self) -> char {
+        if self == Self::V4 { '4' } else { '6' }
     }
 
     /// Whether a socket on `address` gets this family's connections; `[::]` gets both.
     fn served_by(self, address: SocketAddr) -> bool {
-        match (self, address.ip()) {
-            (Self::V4, IpAddr::V4(_)) | (Self::V6, IpAddr::V6(_)) => true,
-            (Self::V4, IpAddr::V6(ip)) => ip.is_unspecified(),
-            (Self::V6, IpAddr::V4(_)) => false,
+        match address.ip() {
+            IpAddr::V4(_) => self == Self::V4,
+            IpAddr::V6(ip) => self == Self::V6 || ip.is_unspecified(),
         }
     }
 
     /// Whether the kernel has the family at all.
     fn exists(self) -> bool {
-        match self {
-            Self::V4 => true,
-            Self::V6 => Path::new("/proc/sys/net/ipv6").exists(),
-        }
+        self == Self::V4 || Path::new("/proc/sys/net/ipv6").exists()
     }
 }
 
@@ -269,11 +262,8 @@ impl Capture {
             nft(GUARD)?;
         }
         for family in Family::ALL.into_iter().filter(|family| family.exists()) {
-            if self.routed().any(|routed| routed == family) {
-                enroute(family)?;
-            } else {
-                unroute(family)?;
-            }
+            let routed = self.routed().any(|routed| routed == family);
+            if routed { enroute(family)? } else { unroute(family)? }
         }
         nft(&self.ruleset())
     }
@@ -538,10 +528,8 @@ mod tests {
 
     fn every_form() -> Vec<(&'static str, Capture)> {
         let tproxy = [listen(ListenMode::Tproxy, "[::]:15001")];
-        let loopback = [
-            listen(ListenMode::Tproxy, "127.0.0.1:15001"),
-            listen(ListenMode::Tproxy, "[::1]:15001"),
-        ];
+        let loopback = ["127.0.0.1:15001", "[::1]:15001"];
+        let loopback = loopback.map(|address| listen(ListenMode::Tproxy, address));
         let redirect = [listen(ListenMode::Redirect, "[::]:15002")];
         let mixed = [
             listen(ListenMode::Proxy, "127.0.0.1:3128"),
@@ -602,8 +590,7 @@ mod tests {
     fn an_ipv4_listener_leaves_ipv6_to_the_drop() {
         let only_v4 = [listen(ListenMode::Tproxy, "0.0.0.0:15001")];
         let text = Capture::new(Form::Gateway, &only_v4).unwrap().ruleset();
-        assert!(text.contains("tproxy ip to :15001"), "{text}");
-        assert!(!text.contains("ip6"), "{text}");
+        assert!(text.contains("tproxy ip to :15001") && !text.contains("ip6"), "{text}");
         assert!(has(&text, "counter drop"), "{text}");
     }
 

@@ -7,6 +7,7 @@ use super::name::HostName;
 
 /// The host of an authority: a name, or an address written as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a box would be a heap allocation for each name")]
 pub enum Host {
     /// A host name.
     Name(HostName),

@@ -4,7 +4,7 @@ use super::assembly::Assembly;
 use super::fault::Fault;
 use super::reader::Reader;
 use super::tls::{CLIENT_HELLO, HANDSHAKE, HELLO_MAX, Hello};
-use super::{Identity, NameSource, Protocol};
+use super::{Identity, NameSource, Protocol, from_hello};
 
 /// A client sends a second hello with the server's cookie (RFC 6347 §4.2.1), and a third after a
 /// HelloRetryRequest of DTLS 1.3.
@@ -87,15 +87,7 @@ impl DtlsReader {
             return Identity::faulty(Protocol::Dtls, fault);
         }
         match self.hellos.iter().find_map(|message| message.hello().transpose()) {
-            Some(Ok(hello)) => Identity {
-                name: hello.name.map(|name| (name, NameSource::Sni)),
-                fault: hello.name_fault,
-                ech: hello.ech,
-                esni: hello.esni,
-                alpn: hello.alpn,
-                tls_version: hello.version,
-                ..Identity::of(Protocol::Dtls)
-            },
+            Some(Ok(hello)) => from_hello(Protocol::Dtls, NameSource::Sni, &hello),
             Some(Err(fault)) => Identity::faulty(Protocol::Dtls, fault),
             None if self.hellos.iter().any(|message| message.len.is_some()) => {
                 Identity::faulty(Protocol::Dtls, Fault::Incomplete)
@@ -167,6 +159,9 @@ impl DtlsReader {
 impl Message {
     fn hello(&self) -> Result<Option<Hello<'_>>, Fault> {
         let body = self.len.and_then(|len| self.body.front().get(..len));
-        body.map(|body| Hello::read(Reader::flat(body), true)).transpose()
+        let Some(body) = body else { return Ok(None) };
+        let mut hello = Hello::EMPTY;
+        hello.read(Reader::flat(body), true)?;
+        Ok(Some(hello))
     }
 }

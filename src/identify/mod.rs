@@ -1,5 +1,6 @@
 //! Bytes in, who they are for out. Pure: no I/O, clock or log; no heap but for the datagrams of a
 //! hello that is spread over several.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod assembly;
 mod authority;
@@ -80,14 +81,14 @@ pub enum Step<'a> {
 /// about 128 KiB, and allocates nothing.
 #[must_use]
 pub fn identify(seen: &[u8], ended: bool) -> Step<'_> {
-    let other = Step::Done(Identity::of(Protocol::Other));
     let half = |protocol| Identity::faulty(protocol, Fault::Incomplete);
-    match tls::read(seen) {
-        tls::Found::Hello(hello) => Step::Done(from_hello(hello)),
+    let mut hello = tls::Hello::EMPTY;
+    match tls::read(seen, &mut hello) {
+        tls::Found::Hello => Step::Done(from_hello(Protocol::Tls, NameSource::Sni, &hello)),
         tls::Found::Fault(fault) => Step::Done(Identity::faulty(Protocol::Tls, fault)),
         tls::Found::Part { .. } if !ended => Step::NeedMore,
         tls::Found::Part { sure: true } => Step::Done(half(Protocol::Tls)),
-        tls::Found::Part { sure: false } => other,
+        tls::Found::Part { sure: false } => Step::Done(Identity::NOTHING),
         tls::Found::Other => match http::read(seen) {
             http::Found::Head(head) => Step::Done(from_head(head)),
             http::Found::Part { .. } if !ended => Step::NeedMore,
@@ -95,20 +96,21 @@ pub fn identify(seen: &[u8], ended: bool) -> Step<'_> {
                 let head = http::Head { fault: head.fault.or(Some(Fault::Incomplete)), ..head };
                 Step::Done(from_head(head))
             }
-            http::Found::Part { sure: None } | http::Found::Other => other,
+            http::Found::Part { sure: None } | http::Found::Other => Step::Done(Identity::NOTHING),
         },
     }
 }
 
-fn from_hello(hello: tls::Hello<'_>) -> Identity<'_> {
+fn from_hello<'a>(protocol: Protocol, source: NameSource, hello: &tls::Hello<'a>) -> Identity<'a> {
     Identity {
-        name: hello.name.map(|name| (name, NameSource::Sni)),
+        protocol,
+        name: hello.name.map(|name| (name, source)),
         fault: hello.name_fault,
         ech: hello.ech,
         esni: hello.esni,
         alpn: hello.alpn,
         tls_version: hello.version,
-        ..Identity::of(Protocol::Tls)
+        http: None,
     }
 }
 

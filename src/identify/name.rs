@@ -52,18 +52,17 @@ impl HostName {
         let room = bytes.get_mut(..wire.len()).ok_or(BadName::TooLong)?;
         let mut label = 0_usize;
         for (to, &from) in room.iter_mut().zip(wire) {
-            match from {
-                b'.' if label == 0 => return Err(BadName::EmptyLabel),
-                b'.' => label = 0,
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
-                // An IPv6 literal, bare or in brackets, is told apart for the error's sake only.
-                b':' | b'[' => return Err(BadName::Address),
-                _ => return Err(BadName::BadByte),
+            let folded = ALPHABET.get(usize::from(from)).copied().unwrap_or_default();
+            *to = folded;
+            label += 1;
+            if folded == b'.' {
+                if label == 1 {
+                    return Err(BadName::EmptyLabel);
+                }
+                label = 0;
+            } else if folded == 0 || label > 63 {
+                return Err(fault_of(from));
             }
-            if label > 63 {
-                return Err(BadName::TooLong);
-            }
-            *to = from.to_ascii_lowercase();
         }
         if label == 0 {
             return Err(BadName::EmptyLabel);
@@ -85,6 +84,33 @@ impl HostName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+/// Each byte of the alphabet in lower case, 0 for all others: one look-up a byte, for a name is
+/// read on every connection.
+#[expect(clippy::indexing_slicing, reason = "evaluated when it is compiled")]
+const ALPHABET: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < table.len() {
+        let byte = index as u8;
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            table[index] = byte.to_ascii_lowercase();
+        }
+        index += 1;
+    }
+    table
+};
+
+/// Why a name ends at this byte.
+#[cold]
+const fn fault_of(byte: u8) -> BadName {
+    match byte {
+        // An IPv6 literal, bare or in brackets, is told apart for the error's sake only.
+        b':' | b'[' => BadName::Address,
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => BadName::TooLong,
+        _ => BadName::BadByte,
     }
 }
 

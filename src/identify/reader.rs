@@ -36,18 +36,22 @@ impl<'a> Reader<'a> {
         self.left
     }
 
+    #[inline]
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)
     }
 
+    #[inline]
     pub(super) fn u16(&mut self) -> Option<usize> {
         self.array().map(|bytes| usize::from(u16::from_be_bytes(bytes)))
     }
 
+    #[inline]
     pub(super) fn u24(&mut self) -> Option<usize> {
         self.array().map(|[a, b, c]| usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))
     }
 
+    #[inline]
     pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let left = self.left.checked_sub(N)?;
         if let Some((head, tail)) = self.near.split_first_chunk::<N>() {
@@ -60,29 +64,28 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `len` bytes as a view of their own; this one goes on behind them.
+    #[inline]
     pub(super) fn view(&mut self, len: usize) -> Option<Self> {
         let view = Self { left: len, ..*self };
         self.skip(len)?;
         Some(view)
     }
 
+    #[inline]
     pub(super) fn skip(&mut self, len: usize) -> Option<()> {
         let left = self.left.checked_sub(len)?;
         if let Some(near) = self.near.get(len..) {
             (self.near, self.left) = (near, left);
             return Some(());
         }
-        let mut missing = len;
-        while missing > self.near.len() {
-            missing -= self.near.len();
-            self.hop()?;
-        }
-        (self.near, self.left) = (self.near.get(missing..)?, left);
+        self.skip_records(len)?;
+        self.left = left;
         Some(())
     }
 
     /// The next `len` bytes in one piece: where they lie, or copied into `scratch`. `None` where
     /// the view or the scratch is shorter.
+    #[inline]
     pub(super) fn bytes<'b>(&mut self, len: usize, scratch: &'b mut [u8]) -> Option<&'b [u8]>
     where
         'a: 'b,
@@ -97,6 +100,23 @@ impl<'a> Reader<'a> {
         Some(scratch)
     }
 
+    // What reaches over the end of a record is rare, and kept out of line: the fast path of each
+    // method above is then a handful of instructions where it is used.
+
+    #[cold]
+    #[inline(never)]
+    fn skip_records(&mut self, len: usize) -> Option<()> {
+        let mut missing = len;
+        while missing > self.near.len() {
+            missing -= self.near.len();
+            self.hop()?;
+        }
+        self.near = self.near.get(missing..)?;
+        Some(())
+    }
+
+    #[cold]
+    #[inline(never)]
     fn gather(&mut self, to: &mut [u8]) -> Option<()> {
         self.left = self.left.checked_sub(to.len())?;
         for to in to {

@@ -93,7 +93,7 @@ pub fn upgrade(seen: &[u8]) -> Upgrade {
         32 => rest.mysql(), // the length of its packet, and no command begins with a blank
         b'0' => match rest.ldap() {
             Upgrade::No => rest.lines(), // an IMAP tag
-            found => found,
+            found @ (Upgrade::NeedMore | Upgrade::Tls { .. }) => found,
         },
         _ if seen.starts_with(b"CONNECT ") => rest.connect(),
         0x21..=0x7e => rest.lines(),

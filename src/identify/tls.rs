@@ -24,11 +24,11 @@ pub(super) const HANDSHAKE: u8 = 22;
 /// Handshake type, in TLS, DTLS and QUIC.
 pub(super) const CLIENT_HELLO: u8 = 1;
 
-const SERVER_NAME: usize = 0;
-const ALPN: usize = 16;
-const SUPPORTED_VERSIONS: usize = 43;
-const ENCRYPTED_CLIENT_HELLO: usize = 0xfe0d;
-const ENCRYPTED_SERVER_NAME: usize = 0xffce;
+const SERVER_NAME: u16 = 0;
+const ALPN: u16 = 16;
+const SUPPORTED_VERSIONS: u16 = 43;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+const ENCRYPTED_SERVER_NAME: u16 = 0xffce;
 
 /// What the outer ClientHello says. It borrows the bytes that it was read from.
 #[derive(Debug, Clone, Copy)]
@@ -49,24 +49,25 @@ pub struct Hello<'a> {
 
 /// What became of the first bytes of a TCP stream, read as TLS.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Found<'a> {
+pub(super) enum Found {
     /// TLS as far as it goes, and not yet a whole hello. `sure`: no other protocol begins so.
     Part { sure: bool },
     /// A whole, well-formed hello.
-    Hello(Hello<'a>),
+    Hello,
     /// TLS, and not to be read.
     Fault(Fault),
     /// Not TLS.
     Other,
 }
 
-/// Reads `seen`, all that the client has sent from byte 0.
-pub(super) fn read(seen: &[u8]) -> Found<'_> {
+/// Reads `seen`, all that the client has sent from byte 0, into `hello`: a name has 254 bytes, and
+/// each hand that it goes through by value is a copy.
+pub(super) fn read<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     match *seen {
         [] => Found::Part { sure: false },
         [HANDSHAKE, ref rest @ ..] => match rest {
             [] => Found::Part { sure: false },
-            [3, ..] => read_records(seen),
+            [3, ..] => read_records(seen, hello),
             _ => Found::Other,
         },
         // A server that skips a warning alert or an early CCS reads the hello behind it. Before
@@ -81,11 +82,11 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
     }
 }
 
-fn read_records(seen: &[u8]) -> Found<'_> {
+fn read_records<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     match find_hello(seen) {
         Ok(None) => Found::Part { sure: true },
-        Ok(Some(body)) => match Hello::read(body, false) {
-            Ok(hello) => Found::Hello(hello),
+        Ok(Some(body)) => match hello.read(body, false) {
+            Ok(()) => Found::Hello,
             Err(fault) => Found::Fault(fault),
         },
         Err(fault) => Found::Fault(fault),
@@ -174,7 +175,7 @@ impl<'a> Records<'a> {
 
 /// A hello in the SSLv2 format (RFC 5246 appendix E.2): a two-byte length with its high bit set,
 /// type 1, version, then the lengths of cipher specs, session id and challenge.
-fn read_sslv2(seen: &[u8]) -> Found<'_> {
+fn read_sslv2(seen: &[u8]) -> Found {
     let [high, rest @ ..] = seen else { return Found::Part { sure: false } };
     let [low, kind, version @ ..] = rest else { return Found::Part { sure: false } };
     if *kind != CLIENT_HELLO {
@@ -198,12 +199,22 @@ fn read_sslv2(seen: &[u8]) -> Found<'_> {
 }
 
 impl<'a> Hello<'a> {
-    /// Reads the body of a ClientHello, without its handshake header. `cookie`: the DTLS form,
-    /// which has one behind the session id (RFC 6347 §4.2.1).
+    /// A hello that says nothing.
+    pub(super) const EMPTY: Self = Self {
+        name: None,
+        name_fault: None,
+        alpn: Alpn::NONE,
+        version: 0,
+        ech: false,
+        esni: false,
+    };
+
+    /// Reads the body of a ClientHello, without its handshake header, into an empty hello.
+    /// `cookie`: the DTLS form, which has one behind the session id (RFC 6347 §4.2.1).
     ///
     /// # Errors
-    /// A [`Fault`] that says which rule was broken.
-    pub(super) fn read(mut body: Reader<'a>, cookie: bool) -> Result<Self, Fault> {
+    /// A [`Fault`] that says which rule was broken; what was read by then is not to be used.
+    pub(super) fn read(&mut self, mut body: Reader<'a>, cookie: bool) -> Result<(), Fault> {
         let legacy_version: [u8; 2] = body.array().ok_or(Fault::FieldLength)?;
         body.skip(32).ok_or(Fault::FieldLength)?; // random
         let session = body.u8().ok_or(Fault::FieldLength)?;
@@ -225,23 +236,15 @@ impl<'a> Hello<'a> {
             return Err(Fault::FieldValue);
         }
         body.skip(compressions.into()).ok_or(Fault::FieldLength)?;
-        let mut hello = Self {
-            name: None,
-            name_fault: None,
-            alpn: Alpn::NONE,
-            version: u16::from_be_bytes(legacy_version),
-            ech: false,
-            esni: false,
-        };
+        self.version = u16::from_be_bytes(legacy_version);
         if body.left() == 0 {
-            return Ok(hello); // no extensions at all, as SSL 3.0 and TLS 1.0 allow
+            return Ok(()); // no extensions at all, as SSL 3.0 and TLS 1.0 allow
         }
         let extensions = body.u16().ok_or(Fault::FieldLength)?;
         if extensions != body.left() {
             return Err(Fault::LengthsDisagree);
         }
-        hello.read_extensions(body)?;
-        Ok(hello)
+        self.read_extensions(body)
     }
 
     fn read_extensions(&mut self, mut extensions: Reader<'a>) -> Result<(), Fault> {
@@ -249,8 +252,9 @@ impl<'a> Hello<'a> {
         let mut names = false;
         let mut alpns = false;
         while extensions.left() > 0 {
-            let kind = extensions.u16().ok_or(Fault::FieldLength)?;
-            let len = extensions.u16().ok_or(Fault::FieldLength)?;
+            let [kind_high, kind_low, high, low] = extensions.array().ok_or(Fault::FieldLength)?;
+            let kind = u16::from_be_bytes([kind_high, kind_low]);
+            let len = usize::from(u16::from_be_bytes([high, low]));
             let body = extensions.view(len).ok_or(Fault::FieldLength)?;
             match kind {
                 SERVER_NAME => {
@@ -377,33 +381,243 @@ impl<'a> Alpn<'a> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::{Identity, NameSource, Protocol, Step, identify};
     use super::*;
 
     /// A minimal hello in one record.
     pub(crate) fn hello(name: &[u8]) -> Vec<u8> {
-        let list = [&[0][..], &u16(name.len()), name].concat();
-        let server_name = [&u16(list.len())[..], &list].concat();
-        record(&message(&extension(0, &server_name)))
+        record(&message(&extension(SERVER_NAME, &server_name(name))))
+    }
+
+    fn server_name(name: &[u8]) -> Vec<u8> {
+        let entry = [&[0][..], &u16(name.len()), name].concat();
+        [&u16(entry.len())[..], &entry].concat()
     }
 
     fn u16(len: usize) -> [u8; 2] {
         u16::try_from(len).unwrap().to_be_bytes()
     }
 
-    fn extension(kind: usize, body: &[u8]) -> Vec<u8> {
-        [&u16(kind)[..], &u16(body.len()), body].concat()
+    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &u16(body.len()), body].concat()
     }
 
     fn message(extensions: &[u8]) -> Vec<u8> {
+        with_fields(&[0], &[0, 2, 0x13, 0x01], &[1, 0], extensions)
+    }
+
+    fn with_fields(session: &[u8], suites: &[u8], compression: &[u8], rest: &[u8]) -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
-        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-        body.extend(u16(extensions.len()));
-        body.extend(extensions);
-        [&[CLIENT_HELLO, 0][..], &u16(body.len()), &body].concat()
+        body.extend([session, suites, compression].concat());
+        body.extend(u16(rest.len()));
+        body.extend(rest);
+        handshake(&body)
+    }
+
+    fn handshake(body: &[u8]) -> Vec<u8> {
+        let [_, len @ ..] = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&[CLIENT_HELLO][..], &len, body].concat()
     }
 
     fn record(payload: &[u8]) -> Vec<u8> {
         [&[HANDSHAKE, 3, 1][..], &u16(payload.len()), payload].concat()
+    }
+
+    fn records(message: &[u8], len: usize) -> Vec<u8> {
+        message.chunks(len).flat_map(record).collect()
+    }
+
+    fn done(seen: &[u8]) -> Identity<'_> {
+        match identify(seen, false) {
+            Step::Done(identity) => identity,
+            Step::NeedMore => panic!("needs more than {} bytes", seen.len()),
+        }
+    }
+
+    fn name(seen: &[u8]) -> String {
+        let identity = done(seen);
+        assert_eq!((identity.protocol, identity.fault), (Protocol::Tls, None));
+        let (name, source) = identity.name.unwrap();
+        assert_eq!(source, NameSource::Sni);
+        name.to_string()
+    }
+
+    fn fault(seen: &[u8]) -> Fault {
+        let identity = done(seen);
+        assert_eq!(identity.protocol, Protocol::Tls, "a malformed hello is still TLS");
+        assert!(identity.name.is_none());
+        identity.fault.unwrap()
+    }
+
+    #[test]
+    fn a_hello_reads_the_same_in_records_of_any_length() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"pacs.Example.eu.")));
+        for len in 1..=message.len() {
+            assert_eq!(name(&records(&message, len)), "pacs.example.eu", "records of {len}");
+        }
+    }
+
+    #[test]
+    fn every_strict_prefix_of_a_hello_needs_more_and_is_incomplete_at_the_end() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"host.example")));
+        for hello in [records(&message, 1), records(&message, 60), record(&message)] {
+            for end in 0..hello.len() {
+                let part = &hello[..end];
+                assert!(matches!(identify(part, false), Step::NeedMore), "at {end}");
+                let Step::Done(identity) = identify(part, true) else { panic!("at {end}") };
+                let tls = (Protocol::Tls, Some(Fault::Incomplete));
+                let expected = if end < 2 { (Protocol::Other, None) } else { tls };
+                assert_eq!((identity.protocol, identity.fault), expected, "at {end}");
+                assert!(identity.name.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn every_record_version_is_tls() {
+        let mut hello = hello(b"host.example");
+        for minor in 0..=u8::MAX {
+            hello[2] = minor;
+            assert_eq!(name(&hello), "host.example");
+        }
+    }
+
+    #[test]
+    fn a_record_that_does_not_belong_there_is_a_fault() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"host.example")));
+        let (first, rest) = message.split_at(50);
+        let around = |middle: &[u8]| [&record(first), middle, &record(rest)].concat();
+        assert_eq!(fault(&around(&[HANDSHAKE, 3, 1, 0, 0])), Fault::RecordLength);
+        assert_eq!(fault(&around(&[HANDSHAKE, 3, 1, 0x40, 1])), Fault::RecordLength);
+        for kind in [CHANGE_CIPHER_SPEC, ALERT, 23, 24, 0x80] {
+            assert_eq!(fault(&around(&[kind, 3, 3, 0, 1, 1])), Fault::RecordType, "{kind}");
+        }
+        assert_eq!(fault(&[ALERT, 3, 1, 0, 2, 1, 0]), Fault::RecordType);
+        assert_eq!(fault(&[HANDSHAKE, 3, 1, 0, 5, 2]), Fault::NotClientHello);
+        assert_eq!(name(&around(&[])), "host.example");
+    }
+
+    #[test]
+    fn lengths_that_disagree_are_faults() {
+        let name = server_name(b"host.example");
+        let outer = |list: &[u8]| fault(&record(&message(&extension(SERVER_NAME, list))));
+        assert_eq!(outer(&[&name[..], &[0]].concat()), Fault::LengthsDisagree);
+        assert_eq!(outer(&name[..name.len() - 1]), Fault::LengthsDisagree);
+        let longer = [&[0, 15, 0, 0, 0x0d], &b"host.example"[..]].concat();
+        assert_eq!(outer(&longer), Fault::FieldLength);
+        assert_eq!(outer(&[0, 15, 0, 0xff, 0xff, 1]), Fault::LengthsDisagree);
+        let mut trailing = message(&extension(SERVER_NAME, &name));
+        trailing.push(0);
+        trailing[3] += 1;
+        assert_eq!(fault(&record(&trailing)), Fault::LengthsDisagree);
+        let over = extension(SERVER_NAME, &name);
+        assert_eq!(fault(&record(&message(&over[..over.len() - 1]))), Fault::FieldLength);
+    }
+
+    #[test]
+    fn a_hello_names_one_host_in_one_way() {
+        let name = server_name(b"host.example");
+        let extension = extension(SERVER_NAME, &name);
+        let twice = record(&message(&[&extension[..], &extension].concat()));
+        assert_eq!(fault(&twice), Fault::ExtensionTwice);
+        let of = |list: &[u8]| fault(&record(&message(&self::extension(SERVER_NAME, list))));
+        assert_eq!(of(&[0, 8, 0, 0, 1, b'a', 0, 0, 1, b'b']), Fault::NameTwice);
+        assert_eq!(of(&[0, 4, 1, 0, 1, b'a']), Fault::NameType);
+        assert_eq!(of(&[0, 0]), Fault::NameListEmpty);
+        assert_eq!(of(&[0, 3, 0, 0, 0]), Fault::Name(BadName::Empty));
+        assert_eq!(of(&[]), Fault::FieldLength);
+    }
+
+    #[test]
+    fn a_bad_name_is_a_fault_that_leaves_the_rest_readable() {
+        for byte in 0..=u8::MAX {
+            let good = byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            assert_eq!(done(&hello(&[b'a', byte, b'b'])).fault.is_none(), good, "{byte:#04x}");
+        }
+        let long = [b'a'; 255];
+        for bad in [&b"192.0.2.7"[..], b"2001:db8::1", b"*.example", b".a", b"a..b", &long] {
+            assert!(matches!(fault(&hello(bad)), Fault::Name(_)));
+        }
+        let alpn = extension(ALPN, &[0, 3, 2, b'h', b'2']);
+        let bad = extension(SERVER_NAME, &server_name(b"192.0.2.7"));
+        let hello = record(&message(&[bad, alpn].concat()));
+        assert_eq!(done(&hello).fault, Some(Fault::Name(BadName::Address)));
+        assert!(done(&hello).alpn.contains(b"h2"));
+    }
+
+    #[test]
+    fn fields_that_no_server_accepts_are_faults() {
+        let of = |session: &[u8], suites: &[u8], compression: &[u8]| {
+            fault(&record(&with_fields(session, suites, compression, &[])))
+        };
+        let long = [&[33][..], &[0; 33]].concat();
+        assert_eq!(of(&long, &[0, 2, 1, 1], &[1, 0]), Fault::FieldValue);
+        assert_eq!(of(&[0], &[0, 0], &[1, 0]), Fault::FieldValue);
+        assert_eq!(of(&[0], &[0, 3, 1, 1, 1], &[1, 0]), Fault::FieldValue);
+        assert_eq!(of(&[0], &[0, 2, 1, 1], &[0]), Fault::FieldValue);
+    }
+
+    #[test]
+    fn extensions_are_told() {
+        let parts = [
+            extension(0x0a0a, &[]),
+            extension(SUPPORTED_VERSIONS, &[6, 0x7a, 0x7a, 3, 4, 3, 3]),
+            extension(
+                ALPN,
+                &[0, 12, 2, b'h', b'2', 8, b'h', b't', b't', b'p', b'/', b'1', b'.', b'1'],
+            ),
+            extension(ENCRYPTED_CLIENT_HELLO, &[0; 40]),
+            extension(ENCRYPTED_SERVER_NAME, &[0; 9]),
+        ];
+        let message = message(&parts.concat());
+        for len in [1, 7, message.len()] {
+            let hello = records(&message, len);
+            let identity = done(&hello);
+            assert_eq!((identity.name, identity.fault), (None, None));
+            assert!(identity.ech && identity.esni);
+            assert_eq!(identity.tls_version, 0x0304);
+            let mut alpn = Vec::new();
+            identity.alpn.each(|protocol| alpn.push(protocol.to_vec()));
+            assert_eq!(alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        }
+        for bad in [&[0, 0][..], &[0, 1, 0], &[0, 2, 2, b'h']] {
+            assert_eq!(fault(&record(&self::message(&extension(ALPN, bad)))), Fault::Alpn);
+        }
+    }
+
+    #[test]
+    fn a_hello_of_64_kib_is_read_and_a_larger_one_refused_at_its_header() {
+        let name = extension(SERVER_NAME, &server_name(b"host.example"));
+        let padding = |len: usize| {
+            let overhead = 43 + name.len() + 4;
+            [extension(21, &vec![0; len - overhead]), name.clone()].concat()
+        };
+        let largest = message(&padding(HELLO_MAX));
+        assert_eq!(largest.len(), HELLO_MAX + 4);
+        assert_eq!(self::name(&records(&largest, RECORD_MAX)), "host.example");
+        assert_eq!(self::name(&records(&largest, 9)), "host.example");
+        assert_eq!(fault(&[HANDSHAKE, 3, 1, 0x40, 0, 1, 1, 0, 1]), Fault::TooLarge);
+        assert_eq!(fault(&[HANDSHAKE, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]), Fault::TooLarge);
+        assert_eq!(fault(&records(&largest, 7)), Fault::TooManyPieces);
+    }
+
+    #[test]
+    fn an_sslv2_hello_is_tls_without_a_name() {
+        let mut hello = vec![0x80, 0x1c, 1, 3, 1, 0, 3, 0, 0, 0, 16, 0, 0, 4];
+        hello.extend([9; 16]);
+        assert_eq!(fault(&hello), Fault::Sslv2);
+        for end in 0..hello.len() {
+            assert!(matches!(identify(&hello[..end], false), Step::NeedMore), "at {end}");
+        }
+        hello[1] = 0x1d;
+        assert_eq!(fault(&hello), Fault::LengthsDisagree);
+    }
+
+    #[test]
+    fn other_bytes_are_told_at_the_first_that_rules_tls_out() {
+        for other in [&[22, 2][..], &[0x17, 3], &[0x80, 0, 2], &[0], &[0x15, 3, 9]] {
+            assert_eq!(done(other).protocol, Protocol::Other, "{other:?}");
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! One connection, as the gateway would read it.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use crate::identify::dtls::DtlsReader;
-use crate::identify::quic::QuicReader;
+use crate::identify::dtls::{DtlsReader, DtlsStep};
+use crate::identify::quic::{QuicReader, QuicStep};
 use crate::identify::starttls::{Upgrade, Via, upgrade};
 use crate::identify::{
     Fault, HostName, Identity, NameSource, Protocol, Step, identify, udp_protocol,
@@ -167,8 +166,7 @@ pub fn ascii_json(value: &Value) -> String {
             continue;
         }
         for unit in character.encode_utf16(&mut [0; 2]) {
-            // Writing to a string never fails.
-            let _ = write!(line, "\\u{unit:04x}");
+            line.push_str(&format!("\\u{unit:04x}"));
         }
     }
     line
@@ -193,19 +191,14 @@ const OTHERS_MAX: usize = 16;
 impl Datagrams {
     /// Whether the flow needs no more of them.
     pub(super) fn push(&mut self, datagram: &[u8]) -> bool {
-        use crate::identify::dtls::DtlsStep;
-        use crate::identify::quic::QuicStep;
         self.count += 1;
-        let proto = match self.proto {
-            Some(proto) => proto,
-            None => match udp_protocol(datagram) {
-                Protocol::Other => return self.count >= OTHERS_MAX,
-                proto => *self.proto.insert(proto),
-            },
-        };
-        let done = match proto {
-            Protocol::Quic => self.quic.push(datagram) == QuicStep::Done,
-            _ => self.dtls.push(datagram) == DtlsStep::Done,
+        if self.proto.is_none() {
+            self.proto = Some(udp_protocol(datagram)).filter(|proto| *proto != Protocol::Other);
+        }
+        let done = match self.proto {
+            Some(Protocol::Quic) => self.quic.push(datagram) == QuicStep::Done,
+            Some(_) => self.dtls.push(datagram) == DtlsStep::Done,
+            None => self.count >= OTHERS_MAX,
         };
         done || self.count >= DATAGRAMS_MAX
     }

@@ -1,5 +1,6 @@
 //! What the gateway would read in recorded traffic: captures and raw first flights in, one
 //! [`Flow`] per connection out. For `schengate inspect`; the data plane uses `identify` alone.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod capture;
 mod flow;

@@ -339,6 +339,29 @@ impl Drop for Helper {
     }
 }
 
+/// `ip:port`, with brackets where they belong.
+pub(crate) fn at(ip: &str, port: u16) -> String {
+    SocketAddr::new(ip.parse().unwrap(), port).to_string()
+}
+
+/// Tries TCP and UDP to every address of the world, with payload, from the client's namespace.
+pub(crate) fn shout(client: &mut Helper) {
+    // Eight zeros: the world's exchange is asked to send nothing.
+    let payload = role::hex(b"\0\0\0\0\0\0\0\0 payload that must not leave");
+    for ip in [PERMITTED, REFUSED].concat() {
+        for port in [443, role::EXCHANGE] {
+            let to = at(ip, port);
+            client.ask(&json!({"do": "udp", "to": to, "hex": payload, "patience_ms": 100}));
+            client.ask(&json!({"do": "send", "to": to, "hex": payload, "patience_ms": 300}));
+        }
+    }
+}
+
+/// Payload bytes that arrived at each of [`PERMITTED`], then of [`REFUSED`].
+pub(crate) fn bytes_in_the_world(world: &mut Helper) -> Vec<u64> {
+    [PERMITTED, REFUSED].concat().into_iter().map(|ip| world.arrived(ip).0).collect()
+}
+
 /// What a program wrote, both streams.
 pub(crate) fn said(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();

@@ -107,11 +107,15 @@ impl<'a> Locator<'a> {
             location.unknown = true;
             return location;
         }
-        if let Some(&(table, _)) = said.provider.first() {
+        // A list without regions says whose a prefix is, and nothing of where it is.
+        let located = |row: &ProviderRow| {
+            row.anycast || row.country.is_some() || !row.region.is_empty()
+        };
+        let rows = said.provider.iter().filter_map(|&at| Some((at.0, row(self.sources, at)?)));
+        let mut rows = rows.filter(|(_, row)| located(row)).peekable();
+        if let Some(&(table, _)) = rows.peek() {
             location.source = Some(self.provider_source(table));
-            for row in said.provider.iter().filter_map(|&at| row(self.sources, at)) {
-                self.add(&mut location, row);
-            }
+            rows.for_each(|(_, row)| self.add(&mut location, row));
             // AWS lists the prefix of an anycast service under its umbrella service as well, with
             // a region that says nothing about it.
             if location.anycast {

@@ -305,3 +305,75 @@ fn number<N: std::str::FromStr>(row: u64, field: &[u8]) -> Result<N, BadRow> {
     let number = str::from_utf8(field).ok().and_then(|text| text.parse().ok());
     number.ok_or_else(|| (row, format!("{} is no number", source::shown(field))))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(text: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
+        countries(text, Path::new("test"))
+    }
+
+    #[test]
+    fn a_row_of_statistics_that_does_not_fit_is_refused() {
+        let head = "2|test|20260924|1|19700101|20260924|+0000\ntest|*|ipv4|*|1|summary\n";
+        let row = |row: &str| whole(format!("{head}{row}\n").as_bytes());
+        assert_eq!(
+            row("test|FR|ipv4|192.0.2.0|768|20100101|assigned|x").unwrap().ranges.v4[0].1,
+            0xc000_04ff
+        );
+        for bad in [
+            "test|FR|ipv4|192.0.2.0|0|20100101|assigned",
+            "test|FR|ipv4|255.255.255.0|257|20100101|assigned",
+            "test|FR|ipv4|2001:db8::|256|20100101|assigned",
+            "test|FR|ipv4|192.0.2.0|-1|20100101|assigned",
+            "test|FR|ipv4|192.0.2.0",
+            "test|FR|ipv6|2001:db8::|32|20100101|assigned",
+        ] {
+            assert!(row(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            // Nothing random is a table: a row needs two addresses.
+            prop_assert!(whole(&bytes).is_err());
+            prop_assert!(as_numbers(&bytes).is_err());
+        }
+
+        /// Rows in any order answer as a linear scan of them does, at each edge and beside it.
+        #[test]
+        fn the_table_agrees_with_a_linear_scan(
+            ends in proptest::collection::btree_set(any::<u32>(), 0..80),
+            codes in proptest::collection::vec(0..Country::COUNT, 40),
+            turn in 0..40_usize,
+        ) {
+            let ends: Vec<u32> = ends.into_iter().collect();
+            let mut rows: Vec<(u32, u32, Country)> = ends
+                .chunks_exact(2)
+                .zip(&codes)
+                .map(|(pair, &code)| (pair[0], pair[1], Country::from_index(code).unwrap()))
+                .collect();
+            let at = turn.min(rows.len());
+            rows.rotate_left(at);
+            prop_assume!(!rows.is_empty());
+            let mut text = String::new();
+            for (first, last, country) in &rows {
+                let (first, last) = (Ipv4Addr::from_bits(*first), Ipv4Addr::from_bits(*last));
+                text.push_str(&format!("{first},{last},{country}\n"));
+            }
+            let table = whole(text.as_bytes()).unwrap().ranges;
+            for end in ends {
+                for at in [end.wrapping_sub(1), end, end.wrapping_add(1)] {
+                    let scan = rows.iter().find(|row| (row.0..=row.1).contains(&at));
+                    let wanted = scan.map(|row| Whereabouts::Country(row.2));
+                    let got = table.lookup(IpAddr::V4(Ipv4Addr::from_bits(at)));
+                    prop_assert_eq!(got, wanted, "at {}", at);
+                }
+            }
+        }
+    }
+}

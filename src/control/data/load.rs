@@ -9,8 +9,8 @@ use super::pack::{self, Body};
 use super::ranges::BadRow;
 use super::source::{self, Content};
 use super::{
-    AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, Whereabouts,
-    country, embedded, facts, mmdb, provider,
+    AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, country,
+    embedded, facts, mmdb, provider,
 };
 use crate::control::config::{Data, Source};
 
@@ -64,7 +64,9 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
     let content = source::read(path)?;
     if content.bytes.starts_with(pack::MAGIC) {
         return match packed(path, &content)? {
-            (info, Body::Country(ranges)) => Ok(CountryTable { info, ranges }),
+            (info, Body::Country(ranges)) => {
+                Ok(CountryTable { info, ranges: answering(path, ranges, "country")? })
+            }
             (_, other) => Err(wrong_kind(path, &other, "country")),
         };
     }
@@ -76,7 +78,7 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
             .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
         (read.ranges, read.rows, read.as_of)
     };
-    let ranges = answering::<Whereabouts>(path, ranges, "country")?;
+    let ranges = answering(path, ranges, "country")?;
     Ok(CountryTable { info: info(path, &content, rows, as_of, None), ranges })
 }
 
@@ -88,7 +90,9 @@ pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
     let content = source::read(path)?;
     if content.bytes.starts_with(pack::MAGIC) {
         return match packed(path, &content)? {
-            (info, Body::Asn(ranges)) => Ok(AsnTable { info, ranges }),
+            (info, Body::Asn(ranges)) => {
+                Ok(AsnTable { info, ranges: answering(path, ranges, "AS number")? })
+            }
             (_, other) => Err(wrong_kind(path, &other, "AS")),
         };
     }
@@ -113,7 +117,10 @@ pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
     let content = source::read(path)?;
     if content.bytes.starts_with(pack::MAGIC) {
         return match packed(path, &content)? {
-            (info, Body::Provider(rows)) => Ok(ProviderTable { info, rows }),
+            (info, Body::Provider(rows)) => {
+                provider::check(&rows).map_err(|bad| at_row(path, bad))?;
+                Ok(ProviderTable { info, rows })
+            }
             (_, other) => Err(wrong_kind(path, &other, "provider")),
         };
     }
@@ -137,7 +144,7 @@ fn text<'a>(path: &Path, content: &'a Content) -> Result<&'a [u8], DataFault> {
 
 fn packed(path: &Path, content: &Content) -> Result<(SourceInfo, Body), DataFault> {
     let (header, body) = pack::read(&content.bytes).map_err(|what| source::whole(path, what))?;
-    let licence = Some(header.licence).filter(|licence| !licence.is_empty());
+    let licence = Some(source::name_of(Path::new(&header.licence))).filter(|text| !text.is_empty());
     let base = info(path, content, header.rows, header.as_of, None);
     Ok((SourceInfo { licence, ..base }, body))
 }

@@ -18,8 +18,9 @@
 //! index 0 is "no answer". Both families keep every bit.
 //!
 //! The digest is compared before anything is unpacked, and nothing is allocated before the bytes
-//! that it is for were seen. Decoding all four embedded tables takes 48 ms (release, one core of
-//! the 2.1 GHz Xeon it was measured on), of which the digests are 5 ms and inflating 12 ms.
+//! that it is for were seen. Reading the embedded tables, digest included, takes 42 ms for the three
+//! in use and 53 ms with the registrants (release, one core of an AMD EPYC; the first time 58 and
+//! 71 ms): country 30, registrant 11, AS 6, cloud 6.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -41,15 +41,29 @@ pub(super) struct Read {
 pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
     let mut read =
         if bytes.trim_ascii_start().starts_with(b"{") { json(bytes)? } else { plain(bytes, path)? };
-    if read.rows.is_empty() {
-        return Err((0, "names no prefix; an empty table answers nothing".to_owned()));
-    }
-    if read.rows.len() > MAX_ROWS {
-        return Err((0, format!("has more than {MAX_ROWS} rows")));
-    }
+    check(&read.rows)?;
     read.count = read.rows.len() as u64;
     settle(&mut read.rows);
     Ok(read)
+}
+
+/// Refuses a table that answers nothing, one that is too large, and keys that could not stand in a
+/// record as they are.
+pub(super) fn check(rows: &[ProviderRow]) -> Result<(), BadRow> {
+    if rows.is_empty() {
+        return Err((0, "names no prefix; an empty table answers nothing".to_owned()));
+    }
+    if rows.len() > MAX_ROWS {
+        return Err((0, format!("has more than {MAX_ROWS} rows")));
+    }
+    let sound = |key: &str| key.len() <= 64 && key.escape_debug().eq(key.chars());
+    match rows.iter().find(|row| !sound(&row.provider) || !sound(&row.region)) {
+        Some(row) => {
+            let region = source::shown(row.region.as_bytes());
+            Err((0, format!("{}: {region} is no key of a region", row.net)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// By address, then the shorter prefix, then the rest.
@@ -326,8 +340,8 @@ fn named_row(
     code: &[u8],
 ) -> Result<ProviderRow, BadRow> {
     let word = |field: &[u8]| {
-        let text = str::from_utf8(field).ok().filter(|t| !t.contains(char::is_control));
-        text.map(str::to_owned).ok_or_else(|| (row, format!("{} is no key", source::shown(field))))
+        let text = str::from_utf8(field).map(str::to_owned);
+        text.map_err(|_| (row, format!("{} is no key", source::shown(field))))
     };
     let (provider, region) = (word(provider)?, word(region)?);
     if provider.is_empty() {
@@ -413,6 +427,7 @@ mod tests {
             ("\"ip_prefix\": \"192.0.2.0/25\"", "\"ip_prefix\": \"2001:db8::/32\""),
             ("\"service\"", "\"services\""),
             ("\"prefixes\"", "\"prefix\""),
+            ("ist-1", "\\u001b[31m"),
         ] {
             assert!(rows(&AWS.replace(from, to), "any").is_err(), "{from} -> {to}");
         }

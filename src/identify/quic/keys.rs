@@ -31,24 +31,11 @@ impl Keys {
     /// The keys that a client uses whose first Destination Connection ID is `dcid`. `None` never
     /// happens: all lengths are right by construction.
     pub(super) fn client(suite: Suite, dcid: &[u8]) -> Option<Self> {
-        Self::derive(suite, dcid, b"client in")
-    }
-
-    fn derive(suite: Suite, dcid: &[u8], side: &[u8]) -> Option<Self> {
-        let initial = hkdf::Salt::new(hkdf::HKDF_SHA256, suite.salt).extract(dcid);
-        let secret: [u8; 32] = expand_label(&initial, side)?;
-        let secret = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret);
-        let labels: [&[u8]; 3] = if suite.v2 {
-            [b"quicv2 key", b"quicv2 iv", b"quicv2 hp"]
-        } else {
-            [b"quic key", b"quic iv", b"quic hp"]
-        };
-        let key: [u8; 16] = expand_label(&secret, labels[0])?;
-        let header: [u8; 16] = expand_label(&secret, labels[2])?;
+        let (key, iv, header) = derive(suite, dcid)?;
         Some(Self {
             packet: LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).ok()?),
             header: HeaderProtectionKey::new(&AES_128, &header).ok()?,
-            iv: expand_label(&secret, labels[1])?,
+            iv,
         })
     }
 
@@ -86,6 +73,19 @@ impl Keys {
     }
 }
 
+/// Key, IV and header protection key of the client (RFC 9001 §5.1 and §5.2, RFC 9369 §3.3).
+fn derive(suite: Suite, dcid: &[u8]) -> Option<([u8; 16], [u8; 12], [u8; 16])> {
+    let initial = hkdf::Salt::new(hkdf::HKDF_SHA256, suite.salt).extract(dcid);
+    let secret: [u8; 32] = expand_label(&initial, b"client in")?;
+    let secret = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret);
+    let [key, iv, header]: [&[u8]; 3] = if suite.v2 {
+        [b"quicv2 key", b"quicv2 iv", b"quicv2 hp"]
+    } else {
+        [b"quic key", b"quic iv", b"quic hp"]
+    };
+    Some((expand_label(&secret, key)?, expand_label(&secret, iv)?, expand_label(&secret, header)?))
+}
+
 /// HKDF-Expand-Label with an empty context (RFC 8446 §7.1).
 fn expand_label<const N: usize>(secret: &hkdf::Prk, label: &[u8]) -> Option<[u8; N]> {
     let len = u16::try_from(N).ok()?.to_be_bytes();
@@ -112,7 +112,33 @@ fn whole_number(truncated: u64, len: usize, largest: Option<u64>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::packet::Version;
     use super::*;
+
+    /// RFC 9001 appendix A.1 and RFC 9369 appendix A.1.
+    #[test]
+    fn keys_are_those_of_the_rfcs() {
+        let keys = |version: Version| {
+            let suite = version.suite().unwrap();
+            let (key, iv, header) = derive(suite, b"\x83\x94\xc8\xf0\x3e\x51\x57\x08").unwrap();
+            let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            [hex(&key), hex(&iv), hex(&header)]
+        };
+        let v1 = [
+            "1f369613dd76d5467730efcbe3b1a22d",
+            "fa044b2f42a3fd3b46fb255c",
+            "9f50449e04a0e810283a1e9933adedd2",
+        ];
+        let v2 = [
+            "8b1a0bc121284290a29e0971b5cd045d",
+            "91f73e2351d8fa91660e909f",
+            "45b95e15235d6f45a6b19cbcb0294ba9",
+        ];
+        assert_eq!(
+            (keys(Version::V1), keys(Version::V2)),
+            (v1.map(Into::into), v2.map(Into::into))
+        );
+    }
 
     #[test]
     fn packet_numbers_are_completed_as_the_rfc_does() {

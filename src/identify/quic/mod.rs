@@ -13,7 +13,7 @@ use super::assembly::Assembly;
 use super::fault::Fault;
 use super::reader::Reader;
 use super::tls::{CLIENT_HELLO, HELLO_MAX, Hello};
-use super::{Identity, NameSource, Protocol};
+use super::{Identity, NameSource, Protocol, from_hello};
 
 /// Connection attempts of one flow that are followed: a first one, a Retry, a Version Negotiation,
 /// and as many again for a port that is used anew.
@@ -132,21 +132,11 @@ impl QuicReader {
         if self.version.is_none() {
             return Identity::of(Protocol::Other);
         }
-        let hello = self.attempts.iter().find_map(Attempt::hello);
-        let mut identity = Identity::of(Protocol::Quic);
-        if let Some(hello) = hello {
-            identity = Identity {
-                name: hello.name.map(|name| (name, NameSource::QuicSni)),
-                fault: hello.name_fault,
-                ech: hello.ech,
-                esni: hello.esni,
-                alpn: hello.alpn,
-                tls_version: hello.version,
-                ..identity
-            };
-        } else if !self.attempts.is_empty() {
-            identity.fault = Some(Fault::Incomplete);
-        }
+        let mut identity = match self.attempts.iter().find_map(Attempt::hello) {
+            Some(hello) => from_hello(Protocol::Quic, NameSource::QuicSni, &hello),
+            None if self.attempts.is_empty() => Identity::of(Protocol::Quic),
+            None => Identity::faulty(Protocol::Quic, Fault::Incomplete),
+        };
         if let Some(fault) = self.fault {
             identity.fault = Some(fault);
             identity.name = None;
@@ -348,5 +338,7 @@ fn message(stream: &[u8]) -> Result<Option<(Hello<'_>, usize)>, Fault> {
         return Err(Fault::TooLarge);
     }
     let Some(body) = reader.view(len) else { return Ok(None) };
-    Ok(Some((Hello::read(body, false)?, stream.len() - reader.left())))
+    let mut hello = Hello::EMPTY;
+    hello.read(body, false)?;
+    Ok(Some((hello, stream.len() - reader.left())))
 }

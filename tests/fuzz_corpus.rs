@@ -1,0 +1,51 @@
+//! The seeds of the fuzz targets, through the functions that the targets run.
+
+#[allow(unreachable_pub, reason = "it is a library where the fuzzer builds it")]
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+/// A target's name, its function and its seeds.
+fn replay(target: &str, check: fn(&[u8])) {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut count = 0;
+    for entry in std::fs::read_dir(&seeds).unwrap() {
+        let path = entry.unwrap().path();
+        let seed = std::fs::read(&path).unwrap();
+        println!("{}", path.display());
+        check(&seed);
+        // Damage at each of a few places, so that a seed is more than one case.
+        for at in (0..seed.len()).step_by(seed.len() / 40 + 1) {
+            let mut damaged = seed.clone();
+            damaged[at] ^= 0x5b;
+            check(&damaged);
+            check(&seed[..at]);
+        }
+        count += 1;
+    }
+    assert!(count > 0, "{} holds no seed", seeds.display());
+}
+
+#[test]
+fn seeds_of_tls() {
+    replay("tls", targets::tls);
+}
+
+#[test]
+fn seeds_of_quic() {
+    replay("quic", targets::quic);
+}
+
+#[test]
+fn seeds_of_http() {
+    replay("http", targets::http);
+}
+
+#[test]
+fn seeds_of_connect_target() {
+    replay("connect_target", targets::connect_target);
+}
+
+#[test]
+fn seeds_of_pcap() {
+    replay("pcap", targets::pcap);
+}
