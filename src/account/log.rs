@@ -120,8 +120,8 @@ mod tests {
 
     impl Write for Stuck {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            drop(self.reached.send(()));
-            drop(self.leave.recv());
+            self.reached.send(()).ok();
+            self.leave.recv().ok();
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {

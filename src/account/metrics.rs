@@ -325,7 +325,6 @@ impl Taken {
 }
 
 /// The help texts.
-#[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
 fn describe() {
     describe_counter!(
         "schengate_connections_total",

@@ -36,9 +36,23 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) enum Stop {
     /// It is refused, and this is what the client is told.
-    Refused { denial: Denial, protocol: Protocol, notice: Notice },
+    Refused(Box<Refusal>),
     /// It ended before, or without, a verdict.
     Ended(End),
+}
+
+/// How and what a refused client is told. The notice is made from a denial alone.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) protocol: Protocol,
+    pub(super) notice: Notice,
+}
+
+impl Stop {
+    /// The refusal of a client that speaks `protocol`.
+    pub(super) fn refused(protocol: Protocol, notice: Notice) -> Self {
+        Self::Refused(Box::new(Refusal { protocol, notice }))
+    }
 }
 
 impl Gate {
@@ -138,8 +152,8 @@ impl Gate {
                 Ok(permit)
             }
             Err(denial) => {
-                let notice = Notice::of(&denial, record, policy.contact());
-                Err(Stop::Refused { denial, protocol, notice })
+                let notice = Notice::of(denial, record, policy.contact());
+                Err(Stop::refused(protocol, notice))
             }
         }
     }
@@ -187,26 +201,19 @@ impl Gate {
         asked: Asked,
         record: &mut Record,
     ) -> Result<Permit, Stop> {
-        let (denial, protocol, notice) = match verdict {
-            Err(Stop::Refused { denial, protocol, notice }) => (denial, protocol, notice),
-            Ok(permit) => return Ok(permit),
-            Err(ended @ Stop::Ended(_)) => return Err(ended),
+        let mut refusal = match verdict {
+            Err(Stop::Refused(refusal)) if !client.door.silent => refusal,
+            settled => return settled,
         };
-        let refused = |protocol| Err(Stop::Refused { denial, protocol, notice });
-        if client.door.silent {
-            return refused(protocol);
-        }
-        match self.read(client, seen, asked, record).await {
-            Ok(read) => {
-                if let Some(judged) = record.judgement() {
-                    let Asked { protocol, name, ech, .. } = read;
-                    record.replace(Judged { protocol, name, ech, ..judged.clone() });
-                }
-                refused(read.protocol)
+        // A client that is gone meanwhile is refused all the same.
+        if let Ok(read) = self.read(client, seen, asked, record).await {
+            if let Some(judged) = record.judgement() {
+                let Asked { protocol, name, ech, .. } = read;
+                record.replace(Judged { protocol, name, ech, ..judged.clone() });
             }
-            // The client is gone, and refused all the same.
-            Err(_) => refused(protocol),
+            refusal.protocol = read.protocol;
         }
+        Err(Stop::Refused(refusal))
     }
 
     /// Judges every live connection by the policy that is now in force, and ends those that it no
@@ -234,7 +241,7 @@ impl Gate {
     }
 
     async fn rejudge_one(self: Rc<Self>, flow: Rc<Flow>, asked: Asked) {
-        let mut grace = None;
+        let mut waited = false;
         loop {
             let Ok(policy) = self.policies.load(now_ms()) else {
                 return flow.cut(End::PolicyChange, None);
@@ -244,10 +251,11 @@ impl Gate {
                 return;
             }
             // What was permitted again within the grace goes on.
-            if grace.is_some() || policy.grace().is_zero() {
+            if waited || policy.grace().is_zero() {
                 return flow.cut(End::PolicyChange, Some(answer.judged(&*policy, &asked)));
             }
-            grace = Some(sleep(policy.grace()).await);
+            sleep(policy.grace()).await;
+            waited = true;
         }
     }
 }
@@ -255,8 +263,8 @@ impl Gate {
 /// The refusal of a connection that no policy was asked about.
 pub(super) fn refused(denial: Denial, record: &mut Record) -> Stop {
     record.judged(Judged::without_policy(*denial.verdict()));
-    let notice = Notice::of(&denial, record, None);
-    Stop::Refused { denial, protocol: Protocol::Other, notice }
+    let notice = Notice::of(denial, record, None);
+    Stop::refused(Protocol::Other, notice)
 }
 
 /// Closes a connection's record, with the verdict that ended it where that was a later one.

@@ -197,6 +197,10 @@ pub(super) fn settle_at_once(
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "on the stack for a moment; a box would be a heap call"
+)]
 enum Weighed {
     Settled(Answer),
     /// The verdict hangs on whether the name belongs to the address.
@@ -224,7 +228,8 @@ fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
     if as_claimed == as_bound {
         return settled(as_claimed, None);
     }
-    let blocks = |verdict: &Verdict| verdict.would().unwrap_or(verdict.action()) == Action::Block;
+    let blocks =
+        |verdict: &Verdict| verdict.would().unwrap_or_else(|| verdict.action()) == Action::Block;
     if blocks(&as_bound) {
         // No query may settle it: the stricter of the two stands.
         let stricter = if blocks(&as_claimed) { as_claimed } else { as_bound };
@@ -281,7 +286,7 @@ pub(super) mod fake {
         decide: Box<Decide>,
         pub(crate) binding: Binding,
         /// Whether the first bytes are waited for.
-        pub(crate) reads: bool,
+        reads: bool,
     }
 
     impl Fake {
@@ -289,6 +294,11 @@ pub(super) mod fake {
             decide: impl Fn(&Question<'_>) -> (Action, Reason) + Send + Sync + 'static,
         ) -> Self {
             Self { decide: Box::new(decide), binding: Binding::Verify, reads: true }
+        }
+
+        /// The same, without a wait for bytes.
+        pub(crate) fn at_once(self) -> Self {
+            Self { reads: false, ..self }
         }
     }
 

@@ -56,9 +56,8 @@ async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -
     // Boxed, so that what only the judgement needs does not last as long as the relay.
     match Box::pin(judge(&client, &mut seen, gate, seat, record)).await {
         Ok(permit) => forward::run(client.wire, seen, permit, &client.door, record).await,
-        Err(Stop::Refused { denial, protocol, notice }) => {
-            let silent = client.door.silent;
-            refuse::run(client.wire, seen.bytes(), protocol, denial, &notice, silent).await
+        Err(Stop::Refused(refusal)) => {
+            refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await
         }
         Err(Stop::Ended(end)) => end,
     }

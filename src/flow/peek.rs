@@ -5,15 +5,14 @@ use std::io;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::relay::read_shared;
+
 /// The most bytes that are read before a verdict: 64 KiB of handshake, which is more than any
 /// hello may have, and room for the headers of the records it is split over.
 pub(super) const SEEN_MAX: usize = 72 * 1024;
 
 /// The most reads: a hello of the largest size sent byte by byte costs no more than this.
 const READS_MAX: u32 = 16 * 1024;
-
-/// The first allocation: most hellos fit.
-const FIRST_READ: usize = 2048;
 
 /// What a client has sent, from byte 0. Nothing is held before the first byte.
 #[derive(Debug, Default)]
@@ -80,8 +79,7 @@ impl Seen {
                     }
                 },
             }
-            self.bytes.reserve_exact(self.bytes.len().clamp(FIRST_READ, SEEN_MAX).min(room));
-            match client.try_read_buf(&mut self.bytes) {
+            match read_shared(client, room, |read| self.bytes.extend_from_slice(read)) {
                 Ok(0) => self.end = Some(Ended::Closed),
                 Ok(_) => self.reads += 1,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,

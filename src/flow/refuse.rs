@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::gate::Refusal;
 use super::wire::Wire;
 use crate::account::{End, Record};
 use crate::identify::Protocol;
@@ -32,7 +33,7 @@ pub(super) struct Notice {
 
 impl Notice {
     /// What the record and the policy say of a denial.
-    pub(super) fn of(denial: &Denial, record: &Record, contact: Option<&str>) -> Self {
+    pub(super) fn of(denial: Denial, record: &Record, contact: Option<&str>) -> Self {
         let reason = denial.verdict().reason();
         let judged = record.judgement();
         Self {
@@ -123,16 +124,9 @@ impl Notice {
     }
 }
 
-/// Refuses a client in the way of the protocol that it speaks.
-pub(super) async fn run(
-    client: Wire,
-    seen: &[u8],
-    protocol: Protocol,
-    denial: Denial,
-    notice: &Notice,
-    silent: bool,
-) -> End {
-    drop(denial);
+/// Refuses a client, of which `seen` was read, in the way of the protocol that it speaks.
+pub(super) async fn run(client: Wire, seen: &[u8], refusal: Refusal, silent: bool) -> End {
+    let Refusal { protocol, notice } = refusal;
     if silent {
         close(client);
         return End::Refused;
@@ -226,7 +220,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::policy::{Action, Reason, Verdict};
+    use crate::policy::Reason;
 
     fn notice() -> Notice {
         Notice {
@@ -239,11 +233,6 @@ mod tests {
         }
     }
 
-    fn denial() -> Denial {
-        let to = "198.51.100.7:443".parse().unwrap();
-        Verdict::given(Action::Block, Reason::Outside, to).permit().unwrap_err()
-    }
-
     /// All that a client sees which sent `sent` and is refused as `protocol`.
     async fn seen_by_client(sent: &[u8], protocol: Protocol, silent: bool) -> io::Result<Vec<u8>> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -252,7 +241,8 @@ mod tests {
         client.write_all(sent).await?;
         let refused = async {
             let wire = Wire::new(accepted);
-            run(wire, sent, protocol, denial(), &notice(), silent).await
+            let refusal = Refusal { protocol, notice: notice() };
+            run(wire, sent, refusal, silent).await
         };
         let mut answer = Vec::new();
         let heard = async {

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
@@ -19,6 +20,20 @@ const BUFFER: usize = 64 * 1024;
 
 thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// Reads once, up to `most` bytes, into the thread's buffer, without waiting.
+pub(super) fn read_shared(
+    from: &TcpStream,
+    most: usize,
+    take: impl FnOnce(&[u8]),
+) -> io::Result<usize> {
+    SHARED.with_borrow_mut(|buffer| {
+        let room = most.min(buffer.len());
+        let read = from.try_read(buffer.get_mut(..room).unwrap_or_default())?;
+        take(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    })
 }
 
 /// Relays until both sides have closed, one broke off, or no byte moved for `idle`. The bytes that
@@ -163,7 +178,7 @@ mod tests {
 
     use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
     use tokio::task::{JoinHandle, spawn_local};
 
     use super::*;

@@ -353,7 +353,6 @@ impl Verdict {
 
     /// The refusal of a connection whose destination is the listener that took it, before any
     /// judgement: forwarding it would have the gateway call itself.
-    #[must_use]
     pub const fn looped(destination: SocketAddr) -> Denial {
         let Denial(overload) = Self::overload(destination);
         Denial(Self { reason: Reason::Loop, ..overload })

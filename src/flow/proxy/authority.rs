@@ -1,11 +1,11 @@
-//! `host:port`, as CONNECT, SOCKS5 and absolute URIs give it. Strict: what two readers could read
-//! differently is refused, and never resolved.
+//! Where an explicit request goes: `host:port` as CONNECT, SOCKS5 and absolute URIs give it, read by
+//! the one strict reader of authorities. What it refuses is never resolved.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use crate::identify::{BadName, HostName};
+use crate::identify::{Authority, Host};
 
-/// Where an explicit request goes.
+/// A host and a port. An IPv4-mapped IPv6 address is that IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) host: Host,
@@ -13,57 +13,18 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
-/// A name to be resolved, or an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Host {
-    Name(HostName),
-    /// In canonical form: an IPv4-mapped IPv6 address is that IPv4.
-    Address(IpAddr),
-}
-
-/// Why an authority is none.
+/// Some bytes that are no host and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadAuthority {
-    #[error("the host is no name: {0}")]
-    Name(#[from] BadName),
-    #[error("the brackets hold no IPv6 address")]
-    Brackets,
-    #[error("the port is missing")]
-    NoPort,
-    #[error("the port is no number from 1 to 65535")]
-    Port,
-}
+#[error("the destination is no host and port")]
+pub(super) struct BadTarget;
 
 impl Target {
     /// Reads `host:port`; `default_port` stands for a port that was not written (but not for an
-    /// empty one). User information, zone ids and percent-encoding are faults.
-    pub(super) fn parse(text: &[u8], default_port: Option<u16>) -> Result<Self, BadAuthority> {
-        let (host, port) = match text.strip_prefix(b"[") {
-            Some(inner) => {
-                let end =
-                    inner.iter().position(|&byte| byte == b']').ok_or(BadAuthority::Brackets)?;
-                let (inner, rest) = inner.split_at_checked(end).ok_or(BadAuthority::Brackets)?;
-                let rest = rest.strip_prefix(b"]").unwrap_or_default();
-                let port = match rest {
-                    [] => None,
-                    [b':', port @ ..] => Some(port),
-                    _ => return Err(BadAuthority::Port),
-                };
-                (Host::v6(inner)?, port)
-            }
-            None => match text.iter().position(|&byte| byte == b':') {
-                None => (Host::parse(text)?, None),
-                Some(colon) => {
-                    let (host, rest) = text.split_at_checked(colon).unwrap_or((text, b""));
-                    (Host::parse(host)?, rest.strip_prefix(b":"))
-                }
-            },
-        };
-        let port = match port {
-            Some(digits) => port_number(digits)?,
-            None => default_port.ok_or(BadAuthority::NoPort)?,
-        };
-        Ok(Self { host, port })
+    /// empty one).
+    pub(super) fn parse(text: &[u8], default_port: Option<u16>) -> Result<Self, BadTarget> {
+        let Authority { host, port } = Authority::parse(text).map_err(|_| BadTarget)?;
+        let port = port.or(default_port).ok_or(BadTarget)?;
+        Ok(Self { host: canonical(host), port })
     }
 
     /// `host:port`, or the host alone where the port is `default_port`.
@@ -77,36 +38,19 @@ impl Target {
     }
 }
 
-impl Host {
-    /// A name, or an IPv4 address of four decimal numbers.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, BadName> {
-        let v4 = std::str::from_utf8(text).ok().and_then(|text| text.parse::<Ipv4Addr>().ok());
-        match v4 {
-            Some(v4) => Ok(Self::Address(v4.into())),
-            None => HostName::parse(text).map(Self::Name),
-        }
+/// The host with an IPv4-mapped IPv6 address as that IPv4.
+pub(super) fn canonical(host: Host) -> Host {
+    match host {
+        Host::Name(_) => host,
+        Host::Address(address) => Host::Address(address.to_canonical()),
     }
-
-    fn v6(text: &[u8]) -> Result<Self, BadAuthority> {
-        let text = std::str::from_utf8(text).map_err(|_| BadAuthority::Brackets)?;
-        let v6: Ipv6Addr = text.parse().map_err(|_| BadAuthority::Brackets)?;
-        Ok(Self::Address(v6.to_canonical()))
-    }
-}
-
-fn port_number(digits: &[u8]) -> Result<u16, BadAuthority> {
-    if !(1..=5).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(BadAuthority::Port);
-    }
-    let text = std::str::from_utf8(digits).map_err(|_| BadAuthority::Port)?;
-    text.parse().ok().filter(|&port| port != 0).ok_or(BadAuthority::Port)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn target(text: &str) -> Result<Target, BadAuthority> {
+    fn target(text: &str) -> Result<Target, BadTarget> {
         Target::parse(text.as_bytes(), None)
     }
 
@@ -189,8 +133,8 @@ mod tests {
     fn a_port_that_was_not_written_is_the_scheme_s_and_an_empty_one_is_not() {
         assert_eq!(Target::parse(b"a.example", Some(80)).unwrap().port, 80);
         assert_eq!(Target::parse(b"[2001:db8::7]", Some(80)).unwrap().port, 80);
-        assert_eq!(Target::parse(b"a.example:", Some(80)), Err(BadAuthority::Port));
-        assert_eq!(Target::parse(b"a.example", None), Err(BadAuthority::NoPort));
+        assert_eq!(Target::parse(b"a.example:", Some(80)), Err(BadTarget));
+        assert_eq!(Target::parse(b"a.example", None), Err(BadTarget));
     }
 
     #[test]

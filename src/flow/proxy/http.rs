@@ -29,7 +29,7 @@ use crate::account::{End, Record};
 use crate::flow::accept::{Accepted, Door, Slot};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate, Stop};
-use crate::flow::refuse::sf_string;
+use crate::flow::refuse::{self, sf_string};
 use crate::flow::registry::Seat;
 use crate::flow::wire::Wire;
 use crate::identify::{NameSource, Protocol};
@@ -99,27 +99,50 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, on: Rc<Connection>) -> Result<Response<Body>, Silence> {
+async fn answer(
+    mut request: Request<Incoming>,
+    on: Rc<Connection>,
+) -> Result<Response<Body>, Silence> {
     on.requests.set(on.requests.get() + 1);
+    let upgrade = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
     let record = on.gate.account.open(on.peer, on.door.way);
     match wanted(&request) {
-        Ok(target) => Box::pin(serve_one(request, target, record, on)).await,
+        Ok(target) => Box::pin(serve_one(request, target, upgrade, record, on)).await,
         Err(what) => {
             record.finish(End::BadRequest);
+            dismiss(upgrade, on);
             Ok(fault(StatusCode::BAD_REQUEST, "http_request_error", what))
         }
     }
 }
 
+/// Hyper hands the stream of a CONNECT over whatever the answer was, and does not close it. The
+/// answer must still arrive, and what the client sent behind its request is discarded.
+fn dismiss(upgrade: Option<OnUpgrade>, on: Rc<Connection>) {
+    let Some(upgrade) = upgrade else { return };
+    spawn_local(async move {
+        if let Some((wire, _)) = taken_over(upgrade).await {
+            refuse::say(wire, b"").await;
+        }
+        drop(on);
+    });
+}
+
+/// The stream behind an answered CONNECT, and what was read of it beyond the request.
+async fn taken_over(upgrade: OnUpgrade) -> Option<(Wire, Vec<u8>)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Wire>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+}
+
 async fn serve_one(
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     target: Target,
+    upgrade: Option<OnUpgrade>,
     mut record: Record,
     on: Rc<Connection>,
 ) -> Result<Response<Body>, Silence> {
-    let is_tunnel = request.method() == Method::CONNECT;
     let seat = on.gate.registry.seat();
-    let (protocol, source) = if is_tunnel {
+    let (protocol, source) = if upgrade.is_some() {
         (Protocol::Tls, NameSource::Connect)
     } else {
         (Protocol::Http, NameSource::HttpHost)
@@ -130,34 +153,34 @@ async fn serve_one(
         biased;
         end = seat.cut() => {
             gate::close(record, &seat, end);
+            dismiss(upgrade, Rc::clone(&on));
             return Ok(fault(StatusCode::SERVICE_UNAVAILABLE, "connection_terminated", "closing"));
         }
         reached = reach(&wanted, &at, &mut record) => reached,
     };
-    match reached {
+    let reached = match reached {
+        Ok(reached) => reached,
         Err(missed) => {
             let accept = request.headers().get(ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
             let answer = missed_answer(&missed, accept, on.door.silent);
             gate::close(record, &seat, missed.end());
-            answer
+            dismiss(upgrade, on);
+            return answer;
         }
-        Ok(reached) if is_tunnel => {
-            let upgrade = hyper::upgrade::on(&mut request);
-            spawn_local(serve_tunnel(upgrade, reached, seat, record, Rc::clone(&on)));
-            Ok(Response::new(Either::Left(Full::default())))
-        }
-        Ok(reached) => {
-            let idle = on.door.idle_timeout;
-            let got = exchange::run(request, target, reached.upstream, seat, record, idle).await;
-            Ok(got.map_or_else(
-                |_| {
-                    let what = "the destination did not answer the request";
-                    fault(StatusCode::BAD_GATEWAY, "connection_terminated", what)
-                },
-                |response| response.map(Either::Right),
-            ))
-        }
+    };
+    if let Some(upgrade) = upgrade {
+        spawn_local(serve_tunnel(upgrade, reached, seat, record, on));
+        return Ok(Response::new(Either::Left(Full::default())));
     }
+    let idle = on.door.idle_timeout;
+    let got = exchange::run(request, target, reached.upstream, seat, record, idle).await;
+    Ok(got.map_or_else(
+        |_| {
+            let what = "the destination did not answer the request";
+            fault(StatusCode::BAD_GATEWAY, "connection_terminated", what)
+        },
+        |response| response.map(Either::Right),
+    ))
 }
 
 async fn serve_tunnel(
@@ -169,12 +192,8 @@ async fn serve_tunnel(
 ) {
     let at = At { gate: &on.gate, door: &on.door, seat: &seat };
     let relayed = async {
-        let opened = upgrade.await.ok().and_then(|up| up.downcast::<TokioIo<Wire>>().ok());
-        match opened {
-            Some(parts) => {
-                let held = parts.read_buf.to_vec();
-                tunnel::run(parts.io.into_inner(), held, reached, &at, &mut record).await
-            }
+        match taken_over(upgrade).await {
+            Some((wire, held)) => tunnel::run(wire, held, reached, &at, &mut record).await,
             None => End::ClientReset,
         }
     };
@@ -204,8 +223,9 @@ fn parse_target(
     if !is_tunnel && uri.scheme_str() != Some("http") {
         return Err("only http addresses can be asked for; use CONNECT for the others");
     }
-    let target = Target::parse(authority.as_str().as_bytes(), default_port)
-        .map_err(|_| "the destination is no host and port")?;
+    let target = Target::parse(authority.as_str().as_bytes(), default_port).map_err(
+        |_| "the destination is no host and port, or one that could be read in two ways",
+    )?;
     if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
         return Err("the length of the body is given twice");
     }
@@ -236,7 +256,8 @@ fn has_body(headers: &HeaderMap) -> bool {
 fn missed_answer(missed: &Missed, accept: &[u8], silent: bool) -> Result<Response<Body>, Silence> {
     let (status, error, what) = match missed {
         Missed::Stopped(_) if silent => return Err(Silence),
-        Missed::Stopped(Stop::Refused { notice, .. }) => {
+        Missed::Stopped(Stop::Refused(refusal)) => {
+            let notice = &refusal.notice;
             let (media_type, body) = notice.body(accept);
             let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
             return Ok(whole(status, &notice.proxy_status(), media_type, body));

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::At;
-use super::authority::{Host, Target};
+use super::authority::Target;
 use crate::account::{End, Judged, Record};
 use crate::flow::accept::Door;
 use crate::flow::forward::{DialFault, dial};
@@ -17,7 +17,7 @@ use crate::flow::gate::{Gate, Stop, refused};
 use crate::flow::judge::{Asked, Tie, now_ms, settle_at_once};
 use crate::flow::registry::Seat;
 use crate::flow::wire::Wire;
-use crate::identify::{NameSource, Protocol};
+use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
 
 /// Head start of an address over the next one (RFC 8305 §5).
@@ -49,7 +49,7 @@ impl Missed {
     /// The end of the record.
     pub(super) const fn end(&self) -> End {
         match self {
-            Self::Stopped(Stop::Refused { .. }) => End::Refused,
+            Self::Stopped(Stop::Refused(_)) => End::Refused,
             Self::Stopped(Stop::Ended(end)) => *end,
             Self::Unresolved => End::DnsError,
             Self::Undialled(fault) => fault.end(),

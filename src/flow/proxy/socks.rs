@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::At;
-use super::authority::{Host, Target};
+use super::authority::{Target, canonical};
 use super::reach::{Missed, Request, reach};
 use super::tunnel;
 use crate::account::{End, Record};
@@ -18,7 +18,7 @@ use crate::flow::gate::{self, Gate};
 use crate::flow::refuse;
 use crate::flow::registry::Seat;
 use crate::flow::wire::Wire;
-use crate::identify::{NameSource, Protocol};
+use crate::identify::{Host, HostName, NameSource, Protocol};
 
 /// Reply codes (RFC 1928 §6).
 const GENERAL_FAILURE: u8 = 1;
@@ -103,20 +103,14 @@ async fn negotiate(wire: &mut Wire) -> Result<Target, Fault> {
     }
     let host = match kind {
         1 => Some(Host::Address(Ipv4Addr::from(read::<4>(wire).await?).into())),
-        4 => {
-            let v6 = Ipv6Addr::from(read::<16>(wire).await?);
-            Some(Host::Address(v6.to_canonical()))
-        }
+        4 => Some(Host::Address(Ipv6Addr::from(read::<16>(wire).await?).into())),
         3 => {
             let [length] = read(wire).await?;
             let mut name = vec![0; usize::from(length)];
             wire.read_exact(&mut name).await?;
             // An address in the place of a name is refused like any other bad name: a client that
             // has an address says so.
-            match Host::parse(&name) {
-                Ok(host @ Host::Name(_)) => Some(host),
-                Ok(Host::Address(_)) | Err(_) => None,
-            }
+            HostName::parse(&name).ok().map(Host::Name)
         }
         _ => return refused(ADDRESS_NOT_SUPPORTED),
     };
@@ -125,7 +119,7 @@ async fn negotiate(wire: &mut Wire) -> Result<Target, Fault> {
         return refused(COMMAND_NOT_SUPPORTED);
     }
     match host {
-        Some(host) if port != 0 => Ok(Target { host, port }),
+        Some(host) if port != 0 => Ok(Target { host: canonical(host), port }),
         Some(_) | None => refused(GENERAL_FAILURE),
     }
 }
@@ -158,7 +152,6 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::identify::HostName;
 
     /// What comes of a client's bytes, which arrive one by one.
     async fn negotiated(bytes: &[u8]) -> Result<Target, Fault> {

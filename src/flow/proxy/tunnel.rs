@@ -37,8 +37,8 @@ pub(super) async fn run(
         let flight = Flight { client: &client, asked, verdict, waits: server_may_speak };
         Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
             Stop::Ended(end) => end,
-            refused @ Stop::Refused { .. } => {
-                stop = Some(refused);
+            Stop::Refused(refusal) => {
+                stop = Some(refusal);
                 End::Refused
             }
         })?;
@@ -56,9 +56,8 @@ pub(super) async fn run(
     };
     match stop {
         // Once the destination has spoken, an answer of ours would be a part of its own.
-        Some(Stop::Refused { denial, protocol, notice }) if bytes.totals().1 == 0 => {
-            let silent = at.door.silent;
-            refuse::run(client, seen.bytes(), protocol, denial, &notice, silent).await
+        Some(refusal) if bytes.totals().1 == 0 => {
+            refuse::run(client, seen.bytes(), *refusal, at.door.silent).await
         }
         Some(_) | None => end,
     }
@@ -117,8 +116,8 @@ impl Flight<'_> {
             Ok(_) => Ok(()),
             Err(denial) => {
                 let contact = at.gate.contact();
-                let notice = Notice::of(&denial, record, contact.as_deref());
-                Err(Stop::Refused { denial, protocol, notice })
+                let notice = Notice::of(denial, record, contact.as_deref());
+                Err(Stop::refused(protocol, notice))
             }
         }
     }
