@@ -108,9 +108,8 @@ impl<'a> Locator<'a> {
             return location;
         }
         // A list without regions says whose a prefix is, and nothing of where it is.
-        let located = |row: &ProviderRow| {
-            row.anycast || row.country.is_some() || !row.region.is_empty()
-        };
+        let located =
+            |row: &ProviderRow| row.anycast || row.country.is_some() || !row.region.is_empty();
         let rows = said.provider.iter().filter_map(|&at| Some((at.0, row(self.sources, at)?)));
         let mut rows = rows.filter(|(_, row)| located(row)).peekable();
         if let Some(&(table, _)) = rows.peek() {
