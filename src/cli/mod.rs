@@ -53,7 +53,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct PolicyFile {
     /// Policy file; without it: an explicit proxy on 127.0.0.1:3128 that observes, embedded tables
-    #[arg(long, short, value_name = "FILE", env = None)]
+    #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 

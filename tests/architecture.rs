@@ -1,0 +1,93 @@
+//! The tree is the architecture: who may use whom, read off the `use` lines.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Modules of this crate, and which others each may use. `cli` wires and may use all.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("identify", &[]),
+    ("policy", &["identify"]),
+    ("sys", &[]),
+    ("account", &["identify", "policy", "sys"]),
+    ("flow", &["identify", "policy", "account", "sys"]),
+    ("inspect", &["identify", "policy"]),
+    ("control", &["identify", "policy", "account", "sys"]),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(folder).expect("a folder of sources").map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+        .collect()
+}
+
+/// Every `crate::MODULE` that a file names, comments left out.
+fn used(text: &str) -> Vec<(usize, String)> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let named = |line: &str| -> Vec<String> {
+        let word = |rest: &str| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned)
+        };
+        line.split("crate::").skip(1).filter_map(word).collect()
+    };
+    lines
+        .flat_map(|(at, line)| named(line).into_iter().map(move |module| (at + 1, module)))
+        .collect()
+}
+
+#[test]
+fn no_module_uses_what_it_must_not() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = 0;
+    for (module, allowed) in MAY_USE {
+        for path in sources(&root.join(module)) {
+            files += 1;
+            for (line, other) in used(&fs::read_to_string(&path).expect("a source file")) {
+                let known = MAY_USE.iter().any(|(name, _)| *name == other);
+                let fine = !known || other == *module || allowed.contains(&other.as_str());
+                assert!(fine, "{}:{line}: {module} uses {other}", path.display());
+            }
+        }
+    }
+    assert!(files > 60);
+}
+
+#[test]
+fn unsafe_code_is_in_sys_alone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in sources(&root).iter().filter(|path| !path.starts_with(root.join("sys"))) {
+        let text = fs::read_to_string(path).expect("a source file");
+        for (at, line) in
+            text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            let found = line.contains("unsafe {")
+                || line.contains("unsafe fn")
+                || line.contains("unsafe impl");
+            assert!(!found, "{}:{}: {line}", path.display(), at + 1);
+        }
+    }
+}
+
+#[test]
+fn the_pure_modules_do_no_input_or_output() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for module in ["identify", "policy"] {
+        for path in sources(&root.join(module)) {
+            let text = fs::read_to_string(&path).expect("a source file");
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for banned in [
+                "std::fs",
+                "std::io",
+                "SystemTime",
+                "Instant::now",
+                "tracing::",
+                "println!",
+                "tokio::",
+            ] {
+                assert!(!code.contains(banned), "{}: {banned}", path.display());
+            }
+        }
+    }
+}
