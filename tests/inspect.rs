@@ -177,6 +177,8 @@ fn segments_come_in_any_order_and_more_than_once() {
 fn a_hello_in_the_syn_and_a_capture_that_begins_late_are_read() {
     let fast_open = [tcp(true, 1000, Flag::Syn, &hello())];
     assert_eq!(names(&pcap(101, &fast_open)), [Some("host.example".into())]);
+    let repeated = [fast_open[0].clone(), fast_open[0].clone()];
+    assert_eq!(names(&pcap(101, &repeated)), [Some("host.example".into())]);
     let late = [tcp(false, 9, Flag::Data, b"banner"), tcp(true, 5, Flag::Data, &hello())];
     assert_eq!(names(&pcap(101, &late)), [Some("host.example".into())]);
 }
@@ -225,6 +227,12 @@ fn a_broken_capture_gives_its_flows_and_then_a_clear_error() {
     assert!(message.contains("not described"), "{message}");
     let message = inspect(&pcap(147, &[vec![0; 9]]), Form::Auto).1.unwrap_err().to_string();
     assert!(message.contains("link type 147"), "{message}");
+    let mixed: Vec<_> = (0..2)
+        .flat_map(|n| connection(&[(0, &hello())]).into_iter().map(move |p| (n, p)))
+        .collect();
+    let (flows, end) = inspect(&pcapng(&[147, 101], &mixed), Form::Auto);
+    assert_eq!(flows.len(), 1, "the other interface was read");
+    assert!(matches!(end, Err(InspectFault::LinkType { link_type: 147, .. })));
     let (flows, end) = inspect(b"GET / HTTP/1.1\r\n", Form::Auto);
     assert!(flows.is_empty() && matches!(end, Err(InspectFault::NotACapture { .. })));
     let missing = inspect_file(Path::new("/nowhere/at/all"), Form::Auto, |_| {});

@@ -49,13 +49,15 @@ fn read(
     // One link type in a pcap file, one for each interface of a pcapng section.
     let mut links: Vec<Linktype> = Vec::new();
     let mut capacity = BUFFER;
+    // The other interfaces of a capture are read though one is not.
+    let mut unread = None;
     loop {
         let offset = reader.consumed();
         let more = match reader.next() {
             Ok((len, block)) => {
                 let frame = match block {
                     PcapBlockOwned::LegacyHeader(header) => {
-                        links = vec![known(name, header.network)?];
+                        links = vec![header.network];
                         None
                     }
                     PcapBlockOwned::Legacy(block) => Some((0, block.data)),
@@ -82,14 +84,20 @@ fn read(
                             "a packet of an interface that is not described",
                         ));
                     };
-                    if let Some(packet) = decoder.read(known(name, link)?, frame) {
+                    if !packet::is_read(link) {
+                        unread.get_or_insert(link);
+                    } else if let Some(packet) = decoder.read(link, frame) {
                         tracker.add(&packet, each);
                     }
                 }
                 reader.consume(len);
                 continue;
             }
-            Err(PcapError::Eof) => return Ok(()),
+            Err(PcapError::Eof) => {
+                return unread.map_or(Ok(()), |Linktype(link_type)| {
+                    Err(InspectFault::LinkType { file: name.to_owned(), link_type })
+                });
+            }
             Err(PcapError::Incomplete(_)) => true,
             Err(PcapError::UnexpectedEof) => false,
             Err(PcapError::BufferTooSmall) => {
@@ -118,12 +126,4 @@ fn read(
             return Err(broken(offset, "the file could not be read on"));
         }
     }
-}
-
-/// A link type that is read.
-fn known(file: &str, link: Linktype) -> Result<Linktype, InspectFault> {
-    if packet::is_read(link) {
-        return Ok(link);
-    }
-    Err(InspectFault::LinkType { file: file.to_owned(), link_type: link.0 })
 }

@@ -58,7 +58,7 @@ pub enum InspectFault {
         /// What is wrong.
         what: &'static str,
     },
-    /// A link type that is not read.
+    /// Packets of a link type that is not read; those of other interfaces were.
     #[error(
         "{file}: link type {link_type} is not read (Ethernet, Linux cooked 1 and 2, raw IP, PPP, \
          BSD loopback are); capture on another interface"

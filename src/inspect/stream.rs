@@ -34,6 +34,11 @@ impl Client {
         self.base.get_or_insert(sequence);
     }
 
+    /// The sequence number of the client's first byte, as far as is known.
+    pub(super) const fn base(&self) -> Option<u32> {
+        self.base
+    }
+
     /// Whether the client's first byte has this sequence number, as far as is known.
     pub(super) fn could_start_at(&self, sequence: u32) -> bool {
         self.base.is_none_or(|base| base == sequence)

@@ -50,8 +50,8 @@ enum State {
         sure: bool,
     },
     Udp(Box<Datagrams>),
-    /// Given out.
-    Known,
+    /// Given out; the sequence number of its first byte, where it was TCP.
+    Known(Option<u32>),
 }
 
 impl<'f> Tracker<'f> {
@@ -102,9 +102,7 @@ impl<'f> Tracker<'f> {
         self.flows.get(key).is_some_and(|tracked| match &tracked.state {
             State::Tcp { client, .. } => !client.could_start_at(sequence.wrapping_add(1)),
             State::Udp(_) => false,
-            // It cannot be told from a repeated SYN of the one that is known; that is rare, since
-            // bytes came behind it.
-            State::Known => true,
+            State::Known(base) => *base != Some(sequence.wrapping_add(1)),
         })
     }
 
@@ -131,11 +129,15 @@ impl<'f> Tracker<'f> {
     fn close(&mut self, key: &Key, each: &mut dyn FnMut(Flow)) {
         let Some(tracked) = self.flows.get_mut(key) else { return };
         self.held -= std::mem::take(&mut tracked.held);
-        let state = std::mem::replace(&mut tracked.state, State::Known);
+        let base = match &tracked.state {
+            State::Tcp { client, .. } => client.base(),
+            State::Udp(_) | State::Known(_) => None,
+        };
+        let state = std::mem::replace(&mut tracked.state, State::Known(base));
         let flow = match state {
             State::Tcp { client, sure: true } => Flow::of_stream(self.file, client.seen()),
             State::Udp(datagrams) => datagrams.flow(self.file),
-            State::Tcp { sure: false, .. } | State::Known => return,
+            State::Tcp { sure: false, .. } | State::Known(_) => return,
         };
         each(Flow {
             flow: Some(format!("{}>{}", tracked.client, tracked.server)),
@@ -190,7 +192,7 @@ impl Tracked {
             (State::Udp(datagrams), Part::Udp { payload }) => {
                 from_client && datagrams.push(payload)
             }
-            (State::Known, _) | (State::Tcp { .. }, _) | (State::Udp(_), _) => false,
+            (State::Known(_), _) | (State::Tcp { .. }, _) | (State::Udp(_), _) => false,
         }
     }
 }
@@ -200,7 +202,7 @@ impl State {
         match self {
             Self::Tcp { client, .. } => client.held(),
             Self::Udp(datagrams) => datagrams.held(),
-            Self::Known => 0,
+            Self::Known(_) => 0,
         }
     }
 }

@@ -223,8 +223,11 @@ impl QuicReader {
         if self.attempts.len() >= ATTEMPTS_MAX {
             return Err(Fault::TooManyPieces);
         }
-        attempt.read_frames(frames)?;
+        // Kept before its frames are read: a refusal needs its ids, whatever they hold.
         self.attempts.push(attempt);
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.read_frames(frames)?;
+        }
         self.agree().map(|()| true)
     }
 
