@@ -413,3 +413,18 @@ impl Denial {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_with_another_name_inside_is_refused_in_enforce_and_noted_in_observe() {
+        let to = "198.51.100.7:443".parse().unwrap();
+        let enforced = Verdict::given(Action::Allow, Reason::Permitted, to).mismatched();
+        assert_eq!((enforced.action(), enforced.would()), (Action::Block, None));
+        let observed = Verdict { mode: Mode::Observe, ..enforced }.mismatched();
+        assert_eq!((observed.action(), observed.would()), (Action::Log, Some(Action::Block)));
+        assert_eq!([enforced.reason(), observed.reason()], [Reason::Mismatch; 2]);
+    }
+}
