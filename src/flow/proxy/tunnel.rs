@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::At;
 use super::reach::Reached;
 use crate::account::{End, Hello, Judged, Record};
-use crate::flow::gate::{Stop, result};
+use crate::flow::gate::{Stop, read_until, result};
 use crate::flow::judge::Asked;
 use crate::flow::peek::{Ended, Seen};
 use crate::flow::refuse::{self, Notice};
@@ -87,9 +87,10 @@ impl Flight<'_> {
             match identify(seen.bytes(), seen.ended().is_some()) {
                 Step::Done(identity) => break Inside::of(&identity, seen, &self.asked),
                 // Whatever was read cannot be told: no name, and no protocol that carries one.
-                Step::NeedMore if seen.ended().is_some() => break Inside::untold(&self.asked),
-                Step::NeedMore => {
-                    seen.more(self.client.stream(), Some(deadline)).await.map_err(gone)?;
+                Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.asked),
+                Step::NeedMore(missing) => {
+                    let client = self.client.stream();
+                    read_until(missing, seen, client, deadline).await.map_err(gone)?;
                 }
             }
         };
