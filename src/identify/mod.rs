@@ -10,6 +10,7 @@ pub mod http;
 mod name;
 pub mod quic;
 mod reader;
+mod second;
 pub mod starttls;
 pub mod tls;
 

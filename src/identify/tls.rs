@@ -3,6 +3,7 @@
 use super::fault::Fault;
 use super::name::{BadName, HostName, NAME_MAX};
 use super::reader::{RECORD_HEADER, Reader};
+pub use super::second::{SecondHello, Watch};
 
 /// The largest hello that is read, in bytes of handshake message. Browsers send about 2 KiB with a
 /// post-quantum key share; the largest that OpenSSL accepts is 128 KiB, by default.
