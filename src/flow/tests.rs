@@ -632,7 +632,9 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         max_connections: 100,
         silent: false,
     };
-    let settings = Settings { listeners: vec![listener], workers: NonZeroUsize::new(2).unwrap() };
+    let names = NameService { resolvers: Vec::new(), remember: Duration::from_secs(600) };
+    let workers = NonZeroUsize::new(2).unwrap();
+    let settings = Settings { listeners: vec![listener], workers, names };
     let names = std::sync::Arc::new(move || book.names());
     let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
     (plane, account)
