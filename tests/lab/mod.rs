@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the laboratory")]
 
+pub(crate) mod names;
 pub(crate) mod role;
 
 use std::env;

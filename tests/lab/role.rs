@@ -19,6 +19,7 @@ use schengate::control::config::{Listen, ListenMode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::names::NameServer;
 use super::{NAME_SERVER, PERMITTED, REFUSED};
 
 /// Name of the test that is a helper process where [`VARIABLE`] says so.
@@ -30,6 +31,8 @@ pub(crate) const ANSWER: &str = "@answer ";
 
 /// Port on which the world hashes what it gets and sends what it is asked for.
 pub(crate) const EXCHANGE: u16 = 9000;
+/// Port on which the world speaks first.
+pub(crate) const BANNER: u16 = 25;
 /// Ports on which the world counts datagrams and sends them back.
 pub(crate) const UDP: [u16; 2] = [443, 9000];
 /// What the world's web servers say.
@@ -73,6 +76,7 @@ struct Seen {
 struct Ledger {
     seen: BTreeMap<String, Seen>,
     exchanges: Vec<Value>,
+    names: NameServer,
 }
 
 type Shared = Arc<Mutex<Ledger>>;
@@ -114,7 +118,7 @@ fn world() {
     let tls = server_config();
     for ip in [PERMITTED, REFUSED].concat() {
         let ip: IpAddr = ip.parse().unwrap();
-        for port in [80, 443, EXCHANGE] {
+        for port in [80, 443, EXCHANGE, BANNER] {
             let listener = TcpListener::bind((ip, port)).unwrap();
             let (ledger, tls) = (ledger.clone(), tls.clone());
             thread::spawn(move || {
@@ -142,10 +146,12 @@ fn world() {
         }
     }
     let names = UdpSocket::bind((NAME_SERVER, 53)).unwrap();
+    let asked = ledger.clone();
     thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((length, from)) = names.recv_from(&mut buffer) {
-            if let Some(reply) = name_reply(&buffer[..length]) {
+            let reply = asked.lock().unwrap().names.reply(&buffer[..length]);
+            if let Some(reply) = reply {
                 drop(names.send_to(&reply, from));
             }
         }
@@ -161,6 +167,7 @@ fn world() {
                     (at.clone(), seen)
                 })
                 .collect(),
+            Some("asked") => json!(ledger.names.asked),
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
             _ => panic!("the world does not understand {question}"),
         }
@@ -174,6 +181,7 @@ fn world_connection(port: u16, stream: Counted, tls: Arc<ServerConfig>) -> io::R
             let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
             greet(rustls::StreamOwned::new(connection, stream))
         }
+        BANNER => speak_first(stream),
         _ => world_exchange(stream),
     }
 }
@@ -194,6 +202,12 @@ fn greet(mut stream: impl Read + Write) -> io::Result<()> {
         "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{GREETING}"
     )?;
     stream.flush()
+}
+
+/// Greets, then counts what comes.
+fn speak_first(mut stream: Counted) -> io::Result<()> {
+    stream.write_all(format!("220 {GREETING}\r\n").as_bytes())?;
+    io::copy(&mut stream, &mut io::sink()).map(drop)
 }
 
 /// The first eight bytes say how much to send; the rest is hashed. Both at once.
@@ -256,39 +270,6 @@ fn server_config() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Answers `permitted.example` and `refused.example` (A, AAAA), and denies every other name
-/// (RFC 1035 §4.1).
-fn name_reply(query: &[u8]) -> Option<Vec<u8>> {
-    let mut at = 12;
-    let mut labels = Vec::new();
-    while *query.get(at)? != 0 {
-        let end = at + 1 + usize::from(query[at]);
-        labels.push(String::from_utf8_lossy(query.get(at + 1..end)?).to_lowercase());
-        at = end;
-    }
-    let question = query.get(12..at + 5)?;
-    let kind = query[at + 2];
-    let addresses = match labels.join(".").as_str() {
-        "permitted.example" => Some(PERMITTED),
-        "refused.example" => Some(REFUSED),
-        _ => None,
-    };
-    let data: Option<Vec<u8>> = addresses.and_then(|[v4, v6]| match kind {
-        1 => Some(v4.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec()),
-        28 => Some(v6.parse::<Ipv6Addr>().unwrap().octets().to_vec()),
-        _ => None,
-    });
-    let mut reply = query[..2].to_vec();
-    reply.extend([0x81, if addresses.is_some() { 0x80 } else { 0x83 }, 0, 1]);
-    reply.extend([0, u8::from(data.is_some()), 0, 0, 0, 0]);
-    reply.extend(question);
-    if let Some(data) = data {
-        reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).ok()?]);
-        reply.extend(data);
-    }
-    Some(reply)
-}
-
 fn client(question: &Value) -> Value {
     let to: SocketAddr = question["to"].as_str().unwrap().parse().unwrap();
     let done = match question["do"].as_str() {
@@ -328,11 +309,25 @@ fn send(to: SocketAddr, question: &Value) -> Value {
     let step = question["step"].as_u64().unwrap_or(u64::MAX);
     let step = usize::try_from(step).unwrap_or(usize::MAX);
     let enough = question["enough"].as_u64().unwrap_or(u64::MAX);
+    let pause = Duration::from_millis(question["pause_ms"].as_u64().unwrap_or_default());
+    let rest = unhex(question["rest"].as_str().unwrap_or_default());
     let mut received = Vec::new();
     let mut talk = || {
         let mut stream = connect(to, question)?;
         for part in bytes.chunks(step) {
             stream.write_all(part)?;
+            thread::sleep(pause);
+        }
+        if question["urgent"] == true {
+            socket2::SockRef::from(&stream).send_out_of_band(b"!")?;
+            stream.write_all(&rest)?;
+        }
+        if question["shut"] == true {
+            stream.shutdown(Shutdown::Write)?;
+        }
+        if question["reset"] == true {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+            return Ok("reset by us");
         }
         let mut block = [0; 4096];
         while (received.len() as u64) < enough {
