@@ -146,6 +146,7 @@ impl fmt::Debug for Names {
 }
 
 /// Who asks the resolver about a name.
+#[expect(clippy::large_enum_variant, reason = "on the stack for a moment, beside a query")]
 enum Turn<'a> {
     /// The caller does, and tells the others.
     Mine(Flight<'a>),
