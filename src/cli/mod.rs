@@ -33,7 +33,7 @@ enum Command {
     /// Load the policy as `run` would, print every fault and lint, and stop
     Check(check::Check),
     /// Judge one destination and show each step
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     /// Read captures or raw first flights and say what the gateway would read and decide
     Inspect(inspect::Inspect),
     /// The nftables and policy-routing rules that bring traffic to the gateway
@@ -96,7 +96,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     match command {
         Command::Run(run) => Ok(run::run(run)),
         Command::Check(check) => check::check(check, out),
-        Command::Explain(explain) => explain::explain(explain, out),
+        Command::Explain(explain) => explain::explain(&explain, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),
         Command::Capture(capture) => capture::capture(capture, out),
         Command::Data(data) => data::data(data, out),

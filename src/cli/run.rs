@@ -177,12 +177,15 @@ impl Service {
         self.health.fact("Mode", mode.into());
         self.health.fact("Policy version", policy.version().into());
         let config = self.governor.config();
-        let file =
-            config.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
+        let file = config
+            .path
+            .as_ref()
+            .map_or_else(|| "built in".into(), |path| path.display().to_string());
         self.health.fact("Policy file", file);
         self.health.fact("Rules", config.rules.len().to_string());
         let lapses = self.governor.lapses();
-        self.health.fact("Next change by date", lapses.map_or("none".into(), |at| at.to_string()));
+        self.health
+            .fact("Next change by date", lapses.map_or_else(|| "none".into(), |at| at.to_string()));
         self.ages();
         self.health.met(NEEDS[0]);
     }
