@@ -256,7 +256,8 @@ impl Names {
                 "write codes or zones; [policy.on] unknown says what becomes of the rest",
             );
         }
-        let help = match zone.or_else(|| nearest(text, self.index.keys().map(String::as_str))) {
+        let zone = zone.or_else(|| nearest(text, self.index.keys().map(String::as_str)));
+        let help = match zone {
             Some(zone) => format!("did you mean the zone \"{zone}\"?"),
             None => "write an ISO 3166-1 code (\"FR\"), a built-in zone (\"eea\") or one of \
                      [zones]"
