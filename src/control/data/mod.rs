@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
-pub use facts::{ZoneRow, built_in_zones, operator_id, provider_operator};
+pub use facts::{ZoneRow, operator_id, provider_operator, zone_rows};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_provider};
 #[cfg(test)]
