@@ -5,8 +5,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{DataFault, SourceInfo, built_in_zones, embedded, facts, load, source};
-use crate::control::config::{Data, Source};
+use super::table::{self, Table};
+use super::{DataFault, SourceInfo, built_in_zones, embedded, facts, source};
+use crate::control::config::Data;
 
 /// One source of data. As JSON an object with the fields' names; as text one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,30 +53,13 @@ pub fn list(settings: &Data) -> Vec<Listing> {
 }
 
 fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
-    let country = settings.country.iter().map(|source| {
-        let info = match source {
-            Source::Embedded => embedded::embedded_country().map(|table| table.info),
-            Source::File(path) => load::load_country(path).map(|table| table.info),
-        };
-        listing("country", info, now)
-    });
-    let asn = settings.asn.iter().map(|source| {
-        let info = match source {
-            Source::Embedded => embedded::embedded_asn().map(|table| table.info),
-            Source::File(path) => load::load_asn(path).map(|table| table.info),
-        };
-        listing("asn", info, now)
-    });
-    let providers = settings.providers.iter().map(|source| {
-        let info = match source {
-            Source::Embedded => embedded::embedded_providers().map(|table| table.info),
-            Source::File(path) => load::load_provider(path).map(|table| table.info),
-        };
-        listing("providers", info, now)
+    let named = table::entries(settings).map(|(kind, source)| {
+        let info = Table::load(kind, source).map(|table| table.info().clone());
+        listing(kind.label(), info, now)
     });
     let registrant = embedded::embedded_registrant().map(|table| table.info);
     let registrant = std::iter::once_with(|| listing("registrant", registrant, now));
-    country.chain(asn).chain(providers).chain(registrant).chain(built_in(now)).collect()
+    named.chain(registrant).chain(built_in(now)).collect()
 }
 
 /// The facts; the rows of the zones are those that name a country.
@@ -97,7 +81,12 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
     })
 }
 
-fn listing(kind: &'static str, info: Result<SourceInfo, DataFault>, now: Timestamp) -> Listing {
+/// One line of the list.
+pub(super) fn listing(
+    kind: &'static str,
+    info: Result<SourceInfo, DataFault>,
+    now: Timestamp,
+) -> Listing {
     let (info, fault) = match info {
         Ok(info) => (info, None),
         Err(DataFault { source, row, what }) => {

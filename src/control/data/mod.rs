@@ -1,6 +1,7 @@
 //! The data behind a verdict: where an address is, whose it is, and since when that is known.
 
 mod country;
+mod diff;
 mod embedded;
 mod facts;
 mod list;
@@ -11,13 +12,16 @@ mod provider;
 mod ranges;
 mod rebuild;
 mod source;
+mod table;
 mod text;
+mod verify;
 
 use std::fmt;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+pub use diff::{Change, Diff, Move, diff};
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
 pub use facts::{ZoneRow, built_in_zones, operator_id, provider_operator};
 pub use list::{Listing, list};
@@ -25,6 +29,8 @@ pub use load::{load, load_asn, load_country, load_provider};
 #[cfg(test)]
 use provider::provider_order;
 pub use rebuild::rebuild;
+pub use table::{Extent, Kind, Label, Table, coverage, grouped};
+pub use verify::{Coverage, Share, Verified, verify, verify_files};
 
 use crate::policy::{Country, CountrySet};
 

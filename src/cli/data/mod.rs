@@ -1,10 +1,12 @@
 //! `schengate data`: the tables behind the verdicts.
 
+mod show;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::{Exit, PolicyFile, complain};
-use crate::control::{config, data};
+use crate::control::data;
 
 /// Arguments of `data`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read tables to their end and show what each covers
+    Verify(show::Verify),
+    /// Show what a new table says otherwise than an old one, for whom and how many addresses
+    Diff(show::Diff),
     /// Build the embedded tables from the unpacked packages (see config/README.md)
     Build {
         /// Directory of the unpacked packages
@@ -37,7 +43,9 @@ enum Command {
 /// Exit status: 0 done, 1 a table is refused, 2 could not answer.
 pub(super) fn data(arguments: Data, out: &mut impl Write) -> io::Result<Exit> {
     match arguments.command {
-        Command::List { file, json } => list(&file, json, out),
+        Command::List { file, json } => show::list(&file, json, out),
+        Command::Verify(verify) => show::verify(&verify, out),
+        Command::Diff(diff) => show::diff(&diff, out),
         Command::Build { from, out: to } => match data::rebuild(&from, &to) {
             Ok(built) => {
                 for info in built {
@@ -51,21 +59,4 @@ pub(super) fn data(arguments: Data, out: &mut impl Write) -> io::Result<Exit> {
             }
         },
     }
-}
-
-fn list(file: &PolicyFile, json: bool, out: &mut impl Write) -> io::Result<Exit> {
-    let loaded = match config::load(file.config.as_deref()) {
-        Ok(loaded) => loaded,
-        Err(faults) => return Ok(complain(faults)),
-    };
-    let listings = data::list(&loaded.config.data);
-    if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&listings)?)?;
-    } else {
-        for listing in &listings {
-            writeln!(out, "{listing}")?;
-        }
-    }
-    let sound = listings.iter().all(|listing| listing.fault.is_none());
-    Ok(if sound { Exit::Yes } else { Exit::No })
 }
