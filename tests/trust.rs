@@ -2,8 +2,13 @@
 //! they refuse.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use jiff::Timestamp;
+use schengate::control::config;
 
 fn schengate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_schengate")).args(arguments).output().unwrap()
@@ -113,4 +118,166 @@ fn diff_counts_what_was_gained_lost_and_moved() {
     let asn = write(dir.path(), "asn.csv", "192.0.2.0,192.0.2.255,64500,x\n");
     let kinds = schengate(&["data", "diff", &old, &asn]);
     assert_eq!(status(&kinds), 2, "{}", stdout(&kinds));
+}
+
+/// A policy over one country table, whose state lies beside it; every port is a free one.
+fn policy(folder: &Path, data: &str) -> String {
+    let text = format!(
+        "schema = 1\n[policy]\nmode = 'observe'\npermit = ['FR']\n[admin]\naddress = '127.0.0.1:0'\n\
+         [[listen]]\nmode = 'proxy'\naddress = '127.0.0.1:0'\n[data]\ndirectory = '.'\n\
+         country = ['t.csv']\n{data}"
+    );
+    write(folder, "policy.toml", text)
+}
+
+/// Writes the table: this many addresses of France, last written on this day.
+fn table(folder: &Path, addresses: u8, day: &str) {
+    let new = folder.join("t.new");
+    fs::write(&new, format!("192.0.2.0,192.0.2.{},FR\n", addresses - 1)).unwrap();
+    let at: Timestamp = format!("{day}T00:00:00Z").parse().unwrap();
+    fs::File::options().append(true).open(&new).unwrap().set_modified(at.into()).unwrap();
+    fs::rename(new, folder.join("t.csv")).unwrap();
+}
+
+/// A running gateway, ended with the test.
+struct Gateway {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    admin: String,
+}
+
+impl Gateway {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_schengate"))
+            .arg("run")
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut gateway = Self { child, log, admin: String::new() };
+        let line = gateway.until("admin pages");
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        gateway.admin = told["fields"]["address"].as_str().unwrap().to_owned();
+        gateway.until("listening");
+        gateway
+    }
+
+    /// The next line of the log that holds `part`.
+    fn until(&mut self, part: &str) -> String {
+        let mut seen = String::new();
+        for line in self.log.by_ref() {
+            let line = line.unwrap();
+            if line.contains(part) {
+                return line;
+            }
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+        panic!("no {part:?} in\n{seen}");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    fn metric(&self, name: &str) -> String {
+        let mut page = TcpStream::connect(&self.admin).unwrap();
+        page.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        page.read_to_string(&mut text).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_table_may_lose_a_fifth_unless_the_file_says_another_share() {
+    let head = "schema = 1\n[policy]\npermit = ['eea']\n[data]\n";
+    let read = |tail: &str| config::parse(&format!("{head}{tail}"), None);
+    assert_eq!(read("max_age = '45d'").unwrap().config.data.max_loss, 20);
+    assert_eq!(read("max_loss = '5%'").unwrap().config.data.max_loss, 5);
+    for share in ["'101%'", "'5'", "0.2"] {
+        let faults = read(&format!("max_loss = {share}")).unwrap_err().to_string();
+        assert!(faults.starts_with("<policy>:5:12: data.max_loss: "), "{faults}");
+        assert!(faults.contains("help: write whole percent"), "{faults}");
+    }
+}
+
+#[test]
+fn a_reload_with_a_worse_table_is_refused_and_the_last_good_one_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    table(dir.path(), 100, "2026-06-01");
+    let policy = policy(dir.path(), "max_loss = '10%'\n");
+    let mut gateway = Gateway::start(&["--config", &policy]);
+    let failed = "schengate_policy_reload_total{result=\"failed\"}";
+    for (at, (addresses, day, why)) in [
+        (100, "2026-05-01", None),
+        (99, "2026-05-01", Some("older than the one in use")),
+        (89, "2026-07-01", Some("FR 11% (100 to 89 IPv4 addresses)")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        table(dir.path(), addresses, day);
+        gateway.signal("HUP");
+        let Some(why) = why else {
+            // The same bytes with an older date are the same table.
+            gateway.until("policy reloaded");
+            continue;
+        };
+        let line = gateway.until("the policy does not load");
+        assert!(line.contains(why) && line.contains("t.csv"), "{line}");
+        assert!(line.contains("ERROR"), "{line}");
+        assert_eq!(gateway.metric(failed), at.to_string());
+    }
+    for broken in ["", "192.0.2.0,192.0.2.99\n", "192.0.2.0,192.0.2.99,??\n"] {
+        write(dir.path(), "t.csv", broken);
+        gateway.signal("HUP");
+        gateway.until("the policy does not load");
+    }
+    assert_eq!(gateway.metric(failed), "5");
+    assert_eq!(gateway.metric("schengate_policy_reload_total{result=\"done\"}"), "1");
+    table(dir.path(), 90, "2026-07-01");
+    gateway.signal("HUP");
+    gateway.until("policy reloaded");
+}
+
+#[test]
+fn the_next_start_remembers_and_check_says_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    table(dir.path(), 100, "2026-06-01");
+    let policy = policy(dir.path(), "");
+    let check = |more: &[&str]| schengate(&[&["check", "--config", &policy], more].concat());
+    assert_eq!(status(&check(&[])), 0);
+    assert!(!dir.path().join("state.json").exists(), "only what is in use is remembered");
+    let mut gateway = Gateway::start(&["--config", &policy]);
+    // The state is written before the first reload is answered.
+    gateway.signal("HUP");
+    gateway.until("policy reloaded");
+    drop(gateway);
+    table(dir.path(), 99, "2026-05-01");
+    let refused = check(&[]);
+    assert_eq!(status(&refused), 1);
+    assert!(stderr(&refused).contains("older than the one in use"), "{}", stderr(&refused));
+    assert_eq!(status(&check(&["--allow-older"])), 0);
+    let run = schengate(&["run", "--config", &policy]);
+    assert_eq!(status(&run), 2, "it does not start with what it would not reload");
+    let mut gateway = Gateway::start(&["--config", &policy, "--allow-older"]);
+    gateway.signal("HUP");
+    gateway.until("policy reloaded");
+    drop(gateway);
+    assert_eq!(status(&check(&[])), 0, "what was allowed is what is in use");
+    write(dir.path(), "state.json", "{\"tables\": [{");
+    let damaged = check(&[]);
+    assert_eq!(status(&damaged), 1);
+    assert!(stderr(&damaged).contains("state.json: row 1"), "{}", stderr(&damaged));
 }

@@ -14,6 +14,7 @@ mod reader;
 mod resolve;
 mod rules;
 mod shadow;
+mod share;
 mod time;
 mod zones;
 
@@ -405,6 +406,22 @@ pub struct Data {
     pub providers: Vec<Source>,
     /// Age from which a table is `stale`.
     pub max_age: Option<Duration>,
+    /// Share of a permitted country's addresses, in percent, that a table may lose against the one
+    /// in use; one that lost more is refused. Default 20; 100 refuses none.
+    pub max_loss: u8,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/schengate"),
+            country: vec![Source::Embedded],
+            asn: vec![Source::Embedded],
+            providers: vec![Source::Embedded],
+            max_age: None,
+            max_loss: 20,
+        }
+    }
 }
 
 /// One entry of a `[data]` list.

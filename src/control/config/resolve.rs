@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,7 +11,7 @@ use super::error::{UnknownRegion, Wrong};
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Causes, Config, Data, Defaults, Group, Listen, ListenMode, Names, Source, Until,
-    ZoneList, net, rules, time, zones,
+    ZoneList, net, rules, share, time, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
@@ -440,18 +440,12 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
 }
 
 fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
-    let default = Data {
-        directory: PathBuf::from("/var/lib/schengate"),
-        country: vec![Source::Embedded],
-        asn: vec![Source::Embedded],
-        providers: vec![Source::Embedded],
-        max_age: None,
-    };
+    let default = Data::default();
     if !root.has("data") {
         return Some(default);
     }
     let table = reader.table(root, "data")?;
-    reader.only(&table, &["directory", "country", "asn", "providers", "max_age"]);
+    reader.only(&table, &["directory", "country", "asn", "providers", "max_age", "max_loss"]);
     let directory = or(&table, "directory", default.directory, |item| {
         reader.line(item).map(|path| reader.base.join(path))
     });
@@ -462,12 +456,14 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
     let max_age = optional(&table, "max_age", |item| {
         time::duration(reader, item, Duration::from_secs(1), None)
     });
+    let max_loss = or(&table, "max_loss", default.max_loss, |item| share::percent(reader, item));
     Some(Data {
         directory: directory?,
         country: country?,
         asn: asn?,
         providers: providers?,
         max_age: max_age?,
+        max_loss: max_loss?,
     })
 }
 

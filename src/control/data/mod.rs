@@ -6,6 +6,7 @@ mod embedded;
 mod facts;
 mod list;
 mod load;
+mod memory;
 mod mmdb;
 mod pack;
 mod provider;
@@ -26,6 +27,7 @@ pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_
 pub use facts::{ZoneRow, built_in_zones, operator_id, provider_operator};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_provider};
+pub use memory::Memory;
 #[cfg(test)]
 use provider::provider_order;
 pub use rebuild::rebuild;

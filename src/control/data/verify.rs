@@ -28,7 +28,7 @@ pub struct Coverage {
     pub total: Extent,
     /// How many labels (countries, AS numbers) there are.
     pub labels: usize,
-    /// The largest, by IPv4 addresses and IPv6 /48s together.
+    /// The largest, by IPv4 addresses, then by IPv6.
     pub top: Vec<Share>,
 }
 
@@ -84,7 +84,8 @@ fn covers(table: &Table, top: usize) -> Coverage {
     let mut shares: Vec<Share> =
         sums.into_iter().map(|(label, extent)| Share { label, extent }).collect();
     let labels = shares.len();
-    shares.sort_by_key(|share| (std::cmp::Reverse(share.extent.weight()), share.label));
+    let size = |share: &Share| (share.extent.v4, share.extent.v6);
+    shares.sort_by_key(|share| (std::cmp::Reverse(size(share)), share.label));
     if top > 0 {
         shares.truncate(top);
     }
