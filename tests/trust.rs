@@ -1,6 +1,8 @@
 //! Whether data can be trusted, from the outside: what the commands say of tables, and which tables
 //! they refuse.
 
+mod support;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
@@ -210,6 +212,32 @@ fn a_table_may_lose_a_fifth_unless_the_file_says_another_share() {
         assert!(faults.starts_with("<policy>:5:12: data.max_loss: "), "{faults}");
         assert!(faults.contains("help: write whole percent"), "{faults}");
     }
+}
+
+#[test]
+fn the_registered_country_counts_where_it_is_asked_for_and_explain_says_so() {
+    let Some(shared) = support::shared("the registered country") else { return };
+    let table = shared.join("data/maxmind-test/test-data/GeoIP2-Country-Test.mmdb");
+    let dir = tempfile::tempdir().unwrap();
+    let asked = |field: &str| {
+        let text = format!(
+            "schema = 1\n[policy]\npermit = ['eea']\n[data]\ncountry = ['{}']\n{field}",
+            table.display()
+        );
+        let policy = write(dir.path(), "policy.toml", text);
+        let to = ["--to", "2.125.160.217", "--json"];
+        let answer = schengate(&[&["explain", "--config", &policy], &to[..]].concat());
+        let told = json(&answer);
+        (told["location"]["codes"].to_string(), told["location"]["source"].to_string())
+    };
+    let name = |suffix: &str| format!("\"GeoIP2-Country-Test.mmdb{suffix}\"");
+    assert_eq!(asked(""), ("[\"GB\"]".to_owned(), name("")));
+    assert_eq!(asked("country_field = 'country'"), ("[\"GB\"]".to_owned(), name("")));
+    let registered = asked("country_field = 'registered_country'");
+    assert_eq!(registered, ("[\"FR\"]".to_owned(), name(" (registered_country)")));
+    let text = "schema = 1\n[policy]\npermit = ['eea']\n[data]\ncountry_field = 'represented'\n";
+    let faults = config::parse(text, None).unwrap_err().to_string();
+    assert!(faults.starts_with("<policy>:5:17: data.country_field: "), "{faults}");
 }
 
 #[test]

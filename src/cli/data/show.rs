@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{Exit, PolicyFile, complain};
-use crate::control::config::{self, Source};
+use crate::control::config::{self, CountryField, Source};
 use crate::control::data::{self, DataFault, Kind, Table};
 
 /// What a file is read as.
@@ -132,20 +132,23 @@ fn pair(arguments: &Diff) -> Result<(Table, Table), DataFault> {
     let kind = arguments.kind.map(Kind::from);
     if arguments.old == Path::new(EMBEDDED) {
         let new = table(&arguments.new, kind)?;
-        return Ok((Table::load(new.kind(), &Source::Embedded)?, new));
+        return Ok((Table::load(new.kind(), &Source::Embedded, FIELD)?, new));
     }
     let old = table(&arguments.old, kind)?;
     let new = table(&arguments.new, Some(old.kind()))?;
     Ok((old, new))
 }
 
+/// Two tables are compared by where addresses are.
+const FIELD: CountryField = CountryField::Country;
+
 /// The word that stands for the table in the program, as in `[data]`.
 const EMBEDDED: &str = "embedded";
 
 fn table(path: &Path, kind: Option<Kind>) -> Result<Table, DataFault> {
     match (kind, path == Path::new(EMBEDDED)) {
-        (kind, true) => Table::load(kind.unwrap_or(Kind::Country), &Source::Embedded),
-        (Some(kind), false) => Table::load(kind, &Source::File(path.to_owned())),
+        (kind, true) => Table::load(kind.unwrap_or(Kind::Country), &Source::Embedded, FIELD),
+        (Some(kind), false) => Table::load(kind, &Source::File(path.to_owned()), FIELD),
         (None, false) => Table::guess(path),
     }
 }

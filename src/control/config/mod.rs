@@ -409,6 +409,8 @@ pub struct Data {
     /// Share of a permitted country's addresses, in percent, that a table may lose against the one
     /// in use; one that lost more is refused. Default 20; 100 refuses none.
     pub max_loss: u8,
+    /// Which country of an mmdb record counts.
+    pub country_field: CountryField,
 }
 
 impl Default for Data {
@@ -420,6 +422,29 @@ impl Default for Data {
             providers: vec![Source::Embedded],
             max_age: None,
             max_loss: 20,
+            country_field: CountryField::Country,
+        }
+    }
+}
+
+/// `[data] country_field`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CountryField {
+    /// Where the address is used.
+    #[default]
+    Country,
+    /// Where its holder is registered. That says little about where bytes land (it is right for a
+    /// third to a half of the space of the large clouds), and much about whose law reaches them.
+    Registered,
+}
+
+impl CountryField {
+    /// `country` or `registered_country`, as in the file.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Country => "country",
+            Self::Registered => "registered_country",
         }
     }
 }

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use super::error::{UnknownRegion, Wrong};
 use super::reader::{Item, Reader, Table};
 use super::{
-    Admin, Causes, Config, Data, Defaults, Group, Listen, ListenMode, Names, Source, Until,
-    ZoneList, net, rules, share, time, zones,
+    Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
+    Until, ZoneList, net, rules, share, time, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
@@ -445,7 +445,10 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         return Some(default);
     }
     let table = reader.table(root, "data")?;
-    reader.only(&table, &["directory", "country", "asn", "providers", "max_age", "max_loss"]);
+    reader.only(
+        &table,
+        &["directory", "country", "asn", "providers", "max_age", "max_loss", "country_field"],
+    );
     let directory = or(&table, "directory", default.directory, |item| {
         reader.line(item).map(|path| reader.base.join(path))
     });
@@ -457,6 +460,10 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         time::duration(reader, item, Duration::from_secs(1), None)
     });
     let max_loss = or(&table, "max_loss", default.max_loss, |item| share::percent(reader, item));
+    let fields = [CountryField::Country, CountryField::Registered];
+    let fields = fields.map(|field| (field.label(), field));
+    let country_field =
+        or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
     Some(Data {
         directory: directory?,
         country: country?,
@@ -464,6 +471,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         providers: providers?,
         max_age: max_age?,
         max_loss: max_loss?,
+        country_field: country_field?,
     })
 }
 

@@ -54,7 +54,8 @@ pub fn list(settings: &Data) -> Vec<Listing> {
 
 fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
     let named = table::entries(settings).map(|(kind, source)| {
-        let info = Table::load(kind, source).map(|table| table.info().clone());
+        let info =
+            Table::load(kind, source, settings.country_field).map(|table| table.info().clone());
         listing(kind.label(), info, now)
     });
     let registrant = embedded::embedded_registrant().map(|table| table.info);

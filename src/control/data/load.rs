@@ -12,7 +12,7 @@ use super::{
     AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, country,
     embedded, facts, mmdb, provider,
 };
-use crate::control::config::{Data, Source};
+use crate::control::config::{CountryField, Data, Source};
 
 /// Loads every source of `[data]`, in order. A source that is named twice in one list counts once.
 ///
@@ -21,7 +21,12 @@ use crate::control::config::{Data, Source};
 pub fn load(settings: &Data) -> Result<Sources, Vec<DataFault>> {
     let mut faults = Vec::new();
     let sources = Sources {
-        countries: each(&settings.country, embedded::embedded_country, load_country, &mut faults),
+        countries: each(
+            &settings.country,
+            embedded::embedded_country,
+            |path| load_country_by(path, settings.country_field),
+            &mut faults,
+        ),
         asns: each(&settings.asn, embedded::embedded_asn, load_asn, &mut faults),
         providers: each(
             &settings.providers,
@@ -61,6 +66,15 @@ fn each<T>(
 /// # Errors
 /// What is wrong, with its row: an unknown form, a table that is cut, empty or contradicts itself.
 pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
+    load_country_by(path, CountryField::Country)
+}
+
+/// As [`load_country`]; of mmdb records this field counts. A table of `registered_country` says so
+/// in its name, which records and `explain` show.
+///
+/// # Errors
+/// As for [`load_country`].
+pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable, DataFault> {
     let content = source::read(path)?;
     if content.bytes.starts_with(pack::MAGIC) {
         return match packed(path, &content)? {
@@ -70,16 +84,23 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
             (_, other) => Err(wrong_kind(path, &other, "country")),
         };
     }
-    let (ranges, rows, as_of) = if mmdb::is_mmdb(&content.bytes) {
-        let read = mmdb::countries(&content.bytes).map_err(|what| source::whole(path, what))?;
-        (read.ranges, read.rows, read.as_of)
-    } else {
-        let read = text(path, &content)
-            .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
-        (read.ranges, read.rows, read.as_of)
-    };
-    let ranges = answering(path, ranges, "country")?;
-    Ok(CountryTable { info: info(path, &content, rows, as_of, None), ranges })
+    if mmdb::is_mmdb(&content.bytes) {
+        let read = mmdb::countries(&content.bytes, field);
+        let read = read.map_err(|what| source::whole(path, what))?;
+        let ranges = answering(path, read.ranges, field.label())?;
+        let mut info = info(path, &content, read.rows, read.as_of, None);
+        match field {
+            CountryField::Country => {}
+            CountryField::Registered => {
+                info.name = format!("{} ({})", info.name, field.label());
+            }
+        }
+        return Ok(CountryTable { info, ranges });
+    }
+    let read = text(path, &content)
+        .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
+    let ranges = answering(path, read.ranges, "country")?;
+    Ok(CountryTable { info: info(path, &content, read.rows, read.as_of, None), ranges })
 }
 
 /// Loads an AS table: CSV, TSV, mmdb or `.sgt`, gzip or not.

@@ -26,7 +26,7 @@ pub use diff::{Change, Diff, Move, diff};
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
 pub use facts::{ZoneRow, built_in_zones, operator_id, provider_operator};
 pub use list::{Listing, list};
-pub use load::{load, load_asn, load_country, load_provider};
+pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use memory::Memory;
 #[cfg(test)]
 use provider::provider_order;

@@ -12,7 +12,7 @@ use super::{
     AsnTable, CountryTable, DataFault, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace,
     SourceInfo, Whereabouts, embedded, load,
 };
-use crate::control::config::{Data, Source};
+use crate::control::config::{CountryField, Data, Source};
 use crate::policy::{AddressBits, Country, nest};
 
 /// What a table is asked for: the three lists of `[data]`.
@@ -59,14 +59,16 @@ pub enum Table {
 }
 
 impl Table {
-    /// Loads one entry of a list of `[data]`.
+    /// Loads one entry of a list of `[data]`; `field` counts in mmdb files of countries.
     ///
     /// # Errors
     /// As the loader of its kind.
-    pub fn load(kind: Kind, source: &Source) -> Result<Self, DataFault> {
+    pub fn load(kind: Kind, source: &Source, field: CountryField) -> Result<Self, DataFault> {
         match (kind, source) {
             (Kind::Country, Source::Embedded) => embedded::embedded_country().map(Self::Country),
-            (Kind::Country, Source::File(path)) => load::load_country(path).map(Self::Country),
+            (Kind::Country, Source::File(path)) => {
+                load::load_country_by(path, field).map(Self::Country)
+            }
             (Kind::Asn, Source::Embedded) => embedded::embedded_asn().map(Self::Asn),
             (Kind::Asn, Source::File(path)) => load::load_asn(path).map(Self::Asn),
             (Kind::Providers, Source::Embedded) => {
@@ -85,7 +87,7 @@ impl Table {
         let file = Source::File(path.to_owned());
         let mut against = Vec::new();
         for kind in Kind::ALL {
-            match Self::load(kind, &file) {
+            match Self::load(kind, &file, CountryField::Country) {
                 Ok(table) => return Ok(table),
                 Err(fault) => against.push((kind, fault)),
             }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::list::{Listing, listing};
 use super::table::{Extent, Kind, Label, Table, coverage, entries, grouped};
 use super::{DataFault, SourceInfo};
-use crate::control::config::{Data, Source};
+use crate::control::config::{CountryField, Data, Source};
 
 /// One table, read to its end. As JSON an object of the listing's fields and `coverage`.
 #[derive(Debug, Clone, Serialize)]
@@ -45,7 +45,9 @@ pub struct Share {
 /// Reads every table that `[data]` names. `top`: how many labels are shown of each; 0 is all.
 #[must_use]
 pub fn verify(settings: &Data, top: usize, now: Timestamp) -> Vec<Verified> {
-    let loaded = entries(settings).map(|(kind, source)| (Some(kind), Table::load(kind, source)));
+    let field = settings.country_field;
+    let loaded =
+        entries(settings).map(|(kind, source)| (Some(kind), Table::load(kind, source, field)));
     loaded.map(|(kind, table)| verified(kind, table, top, now)).collect()
 }
 
@@ -58,7 +60,7 @@ pub fn verify_files(
     now: Timestamp,
 ) -> Vec<Verified> {
     let read = |path: &PathBuf| match kind {
-        Some(kind) => Table::load(kind, &Source::File(path.clone())),
+        Some(kind) => Table::load(kind, &Source::File(path.clone()), CountryField::Country),
         None => Table::guess(path),
     };
     files.iter().map(|path| verified(kind, read(path), top, now)).collect()
