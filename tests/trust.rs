@@ -309,3 +309,54 @@ fn the_next_start_remembers_and_check_says_the_same() {
     assert_eq!(status(&damaged), 1);
     assert!(stderr(&damaged).contains("state.json: row 1"), "{}", stderr(&damaged));
 }
+
+#[test]
+fn zones_show_their_members_with_dates_and_what_changed_between_two() {
+    let told = json(&schengate(&["zones", "list", "--json", "--at", "2026-11-24"]));
+    let zone = |name: &str| {
+        let zones = told.as_array().unwrap();
+        zones.iter().find(|zone| zone["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    assert_eq!(zone("eea")["members"], 37);
+    assert_eq!(zone("gdpr-adequacy")["origin"], "built-in");
+    assert_eq!(zone("gdpr-adequacy")["next_change"], "2031-12-28T00:00:00Z");
+    let shown =
+        json(&schengate(&["zones", "show", "gdpr-adequacy", "--json", "--at", "2026-11-24"]));
+    let britain = serde_json::json!({"country": "GB", "since": "2021-06-28T00:00:00Z",
+        "until": "2031-12-28T00:00:00Z", "holds": true});
+    assert!(shown["members"].as_array().unwrap().contains(&britain), "{shown}");
+    let changed = ["zones", "diff", "gdpr-adequacy", "--from", "2026-01-01", "--to", "2032-01-01"];
+    let differs = schengate(&[&changed[..], &["--json"]].concat());
+    assert_eq!(status(&differs), 1);
+    let told = json(&differs);
+    let at = |list: &str, code: &str| {
+        let changes = told[list].as_array().unwrap();
+        changes.iter().find(|c| c["country"] == code).map(|c| c["at"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(at("joined", "BR").as_deref(), Some("2026-01-26T00:00:00Z"));
+    assert_eq!(at("left", "GB").as_deref(), Some("2031-12-28T00:00:00Z"));
+    assert_eq!(at("joined", "GB"), None);
+    let text = stdout(&schengate(&changed));
+    assert!(text.contains("  + BR  2026-01-26T00:00:00Z\n"), "{text}");
+    let same = ["zones", "diff", "eea", "--from", "2026-01-01", "--to", "2026-01-02"];
+    assert_eq!(status(&schengate(&same)), 0);
+    let backwards = ["zones", "diff", "eea", "--from", "2026-01-02", "--to", "2026-01-01"];
+    assert_eq!(status(&schengate(&backwards)), 2);
+    assert_eq!(status(&schengate(&["zones", "show", "atlantis"])), 1);
+}
+
+#[test]
+fn a_zone_of_the_policy_has_the_dates_of_the_zones_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "schema = 1\n[policy]\npermit = ['home']\n[zones]\nhome = ['gdpr-adequacy', 'fr-realm', '-FR']\n";
+    let policy = write(dir.path(), "policy.toml", text);
+    let at = ["--at", "2026-01-01", "--json", "--config", &policy];
+    let shown = json(&schengate(&[&["zones", "show", "home"], &at[..]].concat()));
+    assert_eq!(shown["origin"], "policy");
+    assert_eq!(shown["written"], serde_json::json!(["gdpr-adequacy", "fr-realm", "-FR"]));
+    let codes = shown["codes"].as_array().unwrap();
+    assert!(!codes.contains(&"FR".into()) && !codes.contains(&"BR".into()), "{codes:?}");
+    let brazil = serde_json::json!({"country": "BR", "since": "2026-01-26T00:00:00Z",
+        "until": null, "holds": false});
+    assert!(shown["members"].as_array().unwrap().contains(&brazil), "{shown}");
+}
