@@ -360,3 +360,101 @@ fn a_zone_of_the_policy_has_the_dates_of_the_zones_it_names() {
         "until": null, "holds": false});
     assert!(shown["members"].as_array().unwrap().contains(&brazil), "{shown}");
 }
+
+/// Makes a key and gives its line for the policy.
+fn keygen(folder: &Path, name: &str) -> (String, String) {
+    let file = folder.join(name).into_os_string().into_string().unwrap();
+    let made = schengate(&["data", "keygen", &file]);
+    assert_eq!(status(&made), 0, "{}", stderr(&made));
+    assert_eq!(status(&schengate(&["data", "keygen", &file])), 2, "a key is never overwritten");
+    (file, stdout(&made))
+}
+
+fn pack_policy(folder: &Path, more: &str) -> String {
+    let text = format!(
+        "schema = 1\n[policy]\nmode = 'observe'\npermit = ['FR']\n[admin]\naddress = '127.0.0.1:0'\n\
+         [[listen]]\nmode = 'proxy'\naddress = '127.0.0.1:0'\n[data]\ndirectory = '.'\n\
+         pack = 'site.sgp'\n{more}"
+    );
+    write(folder, "policy.toml", text)
+}
+
+#[test]
+fn a_pack_carries_any_tables_and_only_the_right_signature_opens_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, line) = keygen(dir.path(), "key.pem");
+    let (stranger, strange_line) = keygen(dir.path(), "stranger.pem");
+    let country = write(dir.path(), "c.csv", "11.0.0.0,11.0.0.255,FR\n");
+    let asn = write(dir.path(), "asn.csv", "11.0.0.0,11.0.0.255,64500,x\n");
+    let pack = dir.path().join("site.sgp").into_os_string().into_string().unwrap();
+    let build = |more: &[&str]| {
+        let asn = format!("asn={asn}");
+        let arguments = ["data", "build", "--pack", &pack, &country, &asn];
+        let built = schengate(&[&arguments[..], more].concat());
+        assert_eq!(status(&built), 0, "{}", stderr(&built));
+    };
+    let check = |more: &str| schengate(&["check", "--config", &pack_policy(dir.path(), more)]);
+    build(&["--sign", &key]);
+    let good = check(&line);
+    assert_eq!(status(&good), 0, "{}", stderr(&good));
+    assert!(!stderr(&good).contains("nobody checks"), "{}", stderr(&good));
+    let policy = pack_policy(dir.path(), &line);
+    let told = json(&schengate(&["explain", "--config", &policy, "--to", "11.0.0.9", "--json"]));
+    assert_eq!(told["location"]["source"], "site.sgp:c.csv");
+    assert_eq!(told["operator"]["asn"], 64500);
+    // What the pack does not hold is what the program holds; what it holds is not doubted by it.
+    let verified = json(&schengate(&["data", "verify", "--config", &policy, "--json"]));
+    let names: Vec<_> =
+        verified.as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["site.sgp", "site.sgp:c.csv", "site.sgp:asn.csv", "embedded:cloud"]);
+    let wrong = check(&strange_line);
+    assert_eq!(status(&wrong), 1);
+    assert!(stderr(&wrong).contains("not signed by"), "{}", stderr(&wrong));
+    let unchecked = check("");
+    assert_eq!(status(&unchecked), 0);
+    assert!(stderr(&unchecked).contains("warning: data.pack: nobody checks"));
+    build(&[]);
+    assert!(stderr(&check(&line)).contains("site.sgp: is not signed"));
+    assert_eq!(status(&check("")), 0);
+    build(&["--sign", &stranger]);
+    assert_eq!(status(&check(&line)), 1);
+    for (more, fault) in [
+        ("pack_key = 'AAAA'\n", "data.pack_key: no Ed25519 key"),
+        ("pack_key = 3\n", "data.pack_key: an integer"),
+        ("pack = ''\n", "duplicate key"),
+    ] {
+        assert!(stderr(&check(more)).contains(fault), "{}", stderr(&check(more)));
+    }
+    let text = format!("schema = 1\n[policy]\npermit = ['eea']\n[data]\n{line}");
+    let alone = config::parse(&text, None).unwrap_err().to_string();
+    assert!(alone.contains("a key without the pack"), "{alone}");
+}
+
+#[test]
+fn a_pack_that_is_older_than_the_one_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, line) = keygen(dir.path(), "key.pem");
+    let country = write(dir.path(), "c.csv", "11.0.0.0,11.0.0.255,FR\n");
+    let pack = dir.path().join("site.sgp").into_os_string().into_string().unwrap();
+    let build = |date: &str| {
+        let arguments =
+            ["data", "build", "--pack", &pack, "--sign", &key, "--date", date, &country];
+        let built = schengate(&arguments);
+        assert_eq!(status(&built), 0, "{}", stderr(&built));
+        fs::read(&pack).unwrap()
+    };
+    assert_eq!(build("2026-06-01"), build("2026-06-01"), "the same sources give the same bytes");
+    let mut gateway = Gateway::start(&["--config", &pack_policy(dir.path(), &line)]);
+    build("2026-05-31");
+    gateway.signal("HUP");
+    let line = gateway.until("the policy does not load");
+    assert!(line.contains("site.sgp") && line.contains("older than the one in use"), "{line}");
+    let mut cut = build("2026-06-02");
+    cut.pop();
+    fs::write(&pack, cut).unwrap();
+    gateway.signal("HUP");
+    assert!(gateway.until("the policy does not load").contains("not signed by"));
+    build("2026-06-02");
+    gateway.signal("HUP");
+    gateway.until("policy reloaded");
+}

@@ -133,12 +133,13 @@ impl<'a> Zone<'a> {
         let mut all = Vec::new();
         for instant in self.zones.boundaries(&self.itself) {
             let held = self.at(instant);
-            let left = open.extract_if(.., |country, _| !held.contains(*country));
-            all.extend(left.map(|(country, since)| Membership {
+            let left = open.iter().filter(|(country, _)| !held.contains(**country));
+            all.extend(left.map(|(&country, &since)| Membership {
                 country,
                 since,
                 until: Some(instant),
             }));
+            open.retain(|country, _| held.contains(*country));
             for country in held.iter() {
                 open.entry(country).or_insert(Some(instant));
             }

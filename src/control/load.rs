@@ -104,7 +104,7 @@ pub fn load_against(
     match against {
         Against::Nothing => {}
         Against::Remembered { .. } | Against::InUse(_) => {
-            memory.take(Memory::of(settings, &sources));
+            memory.take(Memory::of(&sources));
         }
     }
     let local = crate::sys::local_addresses().unwrap_or_default();

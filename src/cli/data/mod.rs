@@ -1,12 +1,10 @@
 //! `schengate data`: the tables behind the verdicts.
 
+mod make;
 mod show;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
-
 use super::{Exit, PolicyFile, complain};
-use crate::control::data;
+use std::io::{self, Write};
 
 /// Arguments of `data`.
 #[derive(Debug, clap::Args)]
@@ -29,14 +27,13 @@ enum Command {
     Verify(show::Verify),
     /// Show what a new table says otherwise than an old one, for whom and how many addresses
     Diff(show::Diff),
-    /// Build the embedded tables from the unpacked packages (see config/README.md)
-    Build {
-        /// Directory of the unpacked packages
-        #[arg(long, value_name = "DIR")]
-        from: PathBuf,
-        /// Directory that receives the tables
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
+    /// Build one pack of any tables, or the embedded tables from their packages
+    Build(make::Build),
+    /// Make a key to sign packs with, and print the line for the policy
+    Keygen {
+        /// The file that receives the private key; it is never overwritten
+        #[arg(value_name = "FILE")]
+        file: std::path::PathBuf,
     },
 }
 
@@ -46,17 +43,7 @@ pub(super) fn data(arguments: Data, out: &mut impl Write) -> io::Result<Exit> {
         Command::List { file, json } => show::list(&file, json, out),
         Command::Verify(verify) => show::verify(&verify, out),
         Command::Diff(diff) => show::diff(&diff, out),
-        Command::Build { from, out: to } => match data::rebuild(&from, &to) {
-            Ok(built) => {
-                for info in built {
-                    writeln!(out, "{}: {} rows, sha256 {}", info.name, info.rows, info.digest)?;
-                }
-                Ok(Exit::Yes)
-            }
-            Err(fault) => {
-                eprintln!("schengate: {fault}");
-                Ok(Exit::No)
-            }
-        },
+        Command::Build(build) => make::build(&build, out),
+        Command::Keygen { file } => make::keygen(&file, out),
     }
 }

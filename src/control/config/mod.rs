@@ -10,6 +10,7 @@ mod hosts;
 mod known;
 mod lint;
 mod net;
+mod pack_key;
 mod reader;
 mod resolve;
 mod rules;
@@ -28,6 +29,7 @@ use toml::de::DeTable;
 
 use self::error::Wrong;
 pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
+pub use self::pack_key::{BadPackKey, PackKey};
 use self::reader::{Reader, Table};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
@@ -411,6 +413,11 @@ pub struct Data {
     pub max_loss: u8,
     /// Which country of an mmdb record counts.
     pub country_field: CountryField,
+    /// A pack of tables that stand before those of the lists. With one, a list that is not written
+    /// is empty, and the tables in the program are those of the kinds that it does not hold.
+    pub pack: Option<PathBuf>,
+    /// Who must have signed the pack; `None`: nobody.
+    pub pack_key: Option<PackKey>,
 }
 
 impl Default for Data {
@@ -423,6 +430,8 @@ impl Default for Data {
             max_age: None,
             max_loss: 20,
             country_field: CountryField::Country,
+            pack: None,
+            pack_key: None,
         }
     }
 }

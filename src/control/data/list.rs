@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::table::{self, Table};
+use super::table;
 use super::{DataFault, SourceInfo, built_in_zones, embedded, facts, source};
 use crate::control::config::Data;
 
@@ -15,7 +15,7 @@ pub struct Listing {
     /// Short name: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`; for a source that cannot
     /// be read, its path.
     pub name: String,
-    /// `country`, `asn`, `providers`, `registrant` or `facts`.
+    /// `pack`, `country`, `asn`, `providers`, `registrant` or `facts`.
     pub kind: &'static str,
     /// Rows.
     pub rows: u64,
@@ -53,14 +53,14 @@ pub fn list(settings: &Data) -> Vec<Listing> {
 }
 
 fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
-    let named = table::entries(settings).map(|(kind, source)| {
-        let info =
-            Table::load(kind, source, settings.country_field).map(|table| table.info().clone());
-        listing(kind.label(), info, now)
-    });
+    let (pack, tables) = table::load_all(settings);
+    let pack = pack.map(|info| listing("pack", info, now));
+    let named = tables
+        .into_iter()
+        .map(|(kind, table)| listing(kind.label(), table.map(|table| table.info().clone()), now));
     let registrant = embedded::embedded_registrant().map(|table| table.info);
     let registrant = std::iter::once_with(|| listing("registrant", registrant, now));
-    named.chain(registrant).chain(built_in(now)).collect()
+    pack.into_iter().chain(named).chain(registrant).chain(built_in(now)).collect()
 }
 
 /// The facts; the rows of the zones are those that name a country.
@@ -73,6 +73,7 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
         let as_of = facts::AS_OF.parse().ok().and_then(facts::begins);
         let info = SourceInfo {
             name: format!("built-in:{name}"),
+            origin: None,
             as_of,
             rows: rows as u64,
             licence: Some("MIT OR Apache-2.0".to_owned()),
@@ -93,7 +94,7 @@ pub(super) fn listing(
         Err(DataFault { source, row, what }) => {
             let row = row.map_or_else(String::new, |row| format!("row {row}: "));
             let (as_of, rows, licence, digest) = (None, 0, None, String::new());
-            let info = SourceInfo { name: source, as_of, rows, licence, digest };
+            let info = SourceInfo { name: source, origin: None, as_of, rows, licence, digest };
             (info, Some(format!("{row}{what}")))
         }
     };

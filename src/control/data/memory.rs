@@ -9,14 +9,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::table::{Extent, Kind, Label, coverage, entries};
+use super::table::{Extent, Kind, Label, coverage};
 use super::{DataFault, Ranges, SourceInfo, Sources, source};
-use crate::control::config::{Data, Source};
+use crate::control::config::Data;
 use crate::policy::CountrySet;
 
 /// The file in `[data] directory`.
@@ -27,6 +27,9 @@ const FILE_MAX_BYTES: u64 = 16 << 20;
 
 /// Tables that are no longer named are remembered up to this many in all.
 const TABLES_MAX: usize = 1_000;
+
+/// The kind of a pack, which is no table.
+const PACK: &str = "pack";
 
 /// How many countries a refusal names.
 const SHOWN: usize = 5;
@@ -73,24 +76,23 @@ mod instant {
 }
 
 impl Remembered {
-    fn is_of(&self, kind: Kind, path: &str) -> bool {
-        self.kind == kind.label() && self.path == path
+    fn is_of(&self, kind: &str, path: &str) -> bool {
+        self.kind == kind && self.path == path
     }
 }
 
 impl Memory {
-    /// The files among `sources`, which `settings` names.
+    /// The files among `sources`.
     #[must_use]
-    pub fn of(settings: &Data, sources: &Sources) -> Self {
-        let remembered =
-            |(kind, path, info, labels): (Kind, &PathBuf, &SourceInfo, _)| Remembered {
-                kind: kind.label().to_owned(),
-                path: absolute(path),
-                as_of: info.as_of,
-                digest: info.digest.clone(),
-                countries: counts(&labels),
-            };
-        Self { tables: files(settings, sources).map(remembered).collect() }
+    pub fn of(sources: &Sources) -> Self {
+        let remembered = |(kind, path, info, labels): (&str, &Path, &SourceInfo, _)| Remembered {
+            kind: kind.to_owned(),
+            path: absolute(path),
+            as_of: info.as_of,
+            digest: info.digest.clone(),
+            countries: counts(&labels),
+        };
+        Self { tables: files(sources).map(remembered).collect() }
     }
 
     /// What was written into `directory`; nothing where nothing was, or where it is not for us to
@@ -172,7 +174,7 @@ impl Memory {
         allow_older: bool,
     ) -> Vec<DataFault> {
         let mut faults = Vec::new();
-        for (kind, path, info, labels) in files(settings, sources) {
+        for (kind, path, info, labels) in files(sources) {
             let name = absolute(path);
             let Some(old) = self.tables.iter().find(|old| old.is_of(kind, &name)) else { continue };
             if old.digest == info.digest {
@@ -219,23 +221,20 @@ fn absolute(path: &Path) -> String {
     absolute.as_deref().unwrap_or(path).to_string_lossy().into_owned()
 }
 
-/// The tables that came from files, with what they say of addresses; of an AS table, which says
-/// nothing about places, no address.
-fn files<'a>(
-    settings: &'a Data,
-    sources: &'a Sources,
-) -> impl Iterator<Item = (Kind, &'a PathBuf, &'a SourceInfo, Ranges<Label>)> {
-    let country = sources.countries.iter().map(|table| (&table.info, Some(table), None));
-    let asn = sources.asns.iter().map(|table| (&table.info, None, None));
-    let provider = sources.providers.iter().map(|table| (&table.info, None, Some(table)));
-    // The loader keeps the order of the lists.
-    entries(settings).zip(country.chain(asn).chain(provider)).filter_map(|(entry, loaded)| {
-        let (kind, Source::File(path)) = entry else { return None };
-        let (info, country, provider) = loaded;
-        let country = country.map(super::CountryTable::labels);
-        let labels = country.or_else(|| provider.map(super::ProviderTable::labels));
-        Some((kind, path, info, labels.unwrap_or_default()))
-    })
+/// What came from files: the pack, and the tables with what they say of addresses; the pack itself
+/// and an AS table say nothing about places.
+fn files(
+    sources: &Sources,
+) -> impl Iterator<Item = (&'static str, &Path, &SourceInfo, Ranges<Label>)> {
+    let nothing = Ranges::default;
+    let pack = sources.pack.iter().map(move |info| (PACK, info, nothing()));
+    let country = sources.countries.iter();
+    let country = country.map(|table| (Kind::Country.label(), &table.info, table.labels()));
+    let asn = sources.asns.iter().map(move |table| (Kind::Asn.label(), &table.info, nothing()));
+    let providers = sources.providers.iter();
+    let providers = providers.map(|table| (Kind::Providers.label(), &table.info, table.labels()));
+    let all = pack.chain(country).chain(asn).chain(providers);
+    all.filter_map(|(kind, info, labels)| Some((kind, info.origin.as_deref()?, info, labels)))
 }
 
 /// IPv4 addresses and IPv6 /48s of each country.
@@ -277,6 +276,7 @@ fn losses(
 mod tests {
     use super::super::load;
     use super::*;
+    use crate::control::config::Source;
     use crate::policy::Country;
 
     fn settings(path: &Path) -> Data {
@@ -308,7 +308,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         let (settings, first) = table(&path, 100, "2026-06-01");
-        let memory = Memory::of(&settings, &first);
+        let memory = Memory::of(&first);
         assert_eq!(memory.tables.len(), 1, "the tables in the program are not remembered");
         let (_, older) = table(&path, 99, "2026-05-31");
         let refused = memory.refusals(&settings, &older, france(), false);
@@ -326,7 +326,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         let (settings, first) = table(&path, 100, "2026-06-01");
-        let memory = Memory::of(&settings, &first);
+        let memory = Memory::of(&first);
         let (_, at_the_limit) = table(&path, 80, "2026-06-02");
         assert!(memory.refusals(&settings, &at_the_limit, france(), false).is_empty());
         let (_, beyond) = table(&path, 79, "2026-06-02");
@@ -342,7 +342,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (settings, sources) = table(&dir.path().join("t.csv"), 9, "2026-06-01");
         assert_eq!(Memory::read(dir.path()).unwrap(), Memory::default());
-        let memory = Memory::of(&settings, &sources);
+        let memory = Memory::of(&sources);
         assert!(memory.write(dir.path()).unwrap());
         assert_eq!(Memory::read(dir.path()).unwrap(), memory);
         let state = dir.path().join(FILE);
@@ -360,10 +360,10 @@ mod tests {
     fn what_is_no_longer_named_is_still_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let (first, sources) = table(&dir.path().join("a.csv"), 9, "2026-06-01");
-        let mut memory = Memory::of(&first, &sources);
+        let mut memory = Memory::of(&sources);
         let (second, sources) = table(&dir.path().join("b.csv"), 9, "2026-06-01");
-        memory.take(Memory::of(&second, &sources));
-        memory.take(Memory::of(&second, &sources));
+        memory.take(Memory::of(&sources));
+        memory.take(Memory::of(&sources));
         assert_eq!(memory.tables.len(), 2);
         let (_, older) = table(&dir.path().join("a.csv"), 8, "2026-05-01");
         assert_eq!(memory.refusals(&first, &older, france(), false).len(), 1);

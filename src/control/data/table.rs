@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     AsnTable, CountryTable, DataFault, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace,
-    SourceInfo, Whereabouts, embedded, load,
+    SourceInfo, Whereabouts, bundle, embedded, load,
 };
 use crate::control::config::{CountryField, Data, Source};
 use crate::policy::{AddressBits, Country, nest};
@@ -143,8 +143,39 @@ impl Table {
     }
 }
 
+/// A table of `[data]` by its kind, or why it is refused.
+pub(super) type Loaded = (Kind, Result<Table, DataFault>);
+
+/// Everything that `[data]` names, loaded: the pack as a source, where there is one, and every
+/// table by its kind, each kind best first. The tables of the pack stand before those of the lists;
+/// a list that is empty, as it is where a pack is named and the list is not written, is filled with
+/// the table in the program where the pack has none of its kind.
+pub(super) fn load_all(settings: &Data) -> (Option<Result<SourceInfo, DataFault>>, Vec<Loaded>) {
+    let bundle = settings.pack.as_ref().map(|path| bundle::read(path, settings.pack_key.as_ref()));
+    let (info, packed) = match bundle {
+        None => (None, Vec::new()),
+        Some(Err(fault)) => (Some(Err(fault)), Vec::new()),
+        Some(Ok(bundle)) => (Some(Ok(bundle.info)), bundle.tables),
+    };
+    let mut tables: Vec<_> = packed.into_iter().map(|table| (table.kind(), Ok(table))).collect();
+    let missing: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|&kind| {
+            let named = entries(settings).any(|entry| entry.0 == kind);
+            !named && !tables.iter().any(|table| table.0 == kind)
+        })
+        .collect();
+    let embedded = missing.iter().map(|&kind| (kind, &Source::Embedded));
+    for (kind, source) in entries(settings).chain(embedded) {
+        tables.push((kind, Table::load(kind, source, settings.country_field)));
+    }
+    // Stable: within a kind the order stays.
+    tables.sort_by_key(|table| table.0);
+    (info, tables)
+}
+
 /// The entries of the lists of `[data]`, each once, in order.
-pub(super) fn entries(settings: &Data) -> impl Iterator<Item = (Kind, &Source)> {
+fn entries(settings: &Data) -> impl Iterator<Item = (Kind, &Source)> {
     let lists = [
         (Kind::Country, &settings.country),
         (Kind::Asn, &settings.asn),
@@ -377,6 +408,7 @@ mod tests {
     fn providers(rows: Vec<ProviderRow>) -> ProviderTable {
         let info = SourceInfo {
             name: "test".to_owned(),
+            origin: None,
             as_of: None,
             rows: rows.len() as u64,
             licence: None,

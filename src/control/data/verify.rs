@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::list::{Listing, listing};
-use super::table::{Extent, Kind, Label, Table, coverage, entries, grouped};
+use super::table::{Extent, Kind, Label, Table, coverage, grouped, load_all};
 use super::{DataFault, SourceInfo};
 use crate::control::config::{CountryField, Data, Source};
 
@@ -17,7 +17,7 @@ pub struct Verified {
     /// Name, kind, rows, date, age, licence, digest, fault.
     #[serde(flatten)]
     pub listing: Listing,
-    /// What it covers; `None` where it is refused.
+    /// What it covers; `None` where it is refused, and of a pack, whose tables stand beside it.
     pub coverage: Option<Coverage>,
 }
 
@@ -45,10 +45,10 @@ pub struct Share {
 /// Reads every table that `[data]` names. `top`: how many labels are shown of each; 0 is all.
 #[must_use]
 pub fn verify(settings: &Data, top: usize, now: Timestamp) -> Vec<Verified> {
-    let field = settings.country_field;
-    let loaded =
-        entries(settings).map(|(kind, source)| (Some(kind), Table::load(kind, source, field)));
-    loaded.map(|(kind, table)| verified(kind, table, top, now)).collect()
+    let (pack, tables) = load_all(settings);
+    let pack = pack.map(|info| Verified { listing: listing("pack", info, now), coverage: None });
+    let tables = tables.into_iter().map(|(kind, table)| verified(Some(kind), table, top, now));
+    pack.into_iter().chain(tables).collect()
 }
 
 /// Reads files, as tables of `kind`, else of the kind that their content has.
