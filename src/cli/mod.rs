@@ -7,6 +7,7 @@ mod data;
 mod explain;
 mod inspect;
 mod run;
+mod zones;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ enum Command {
     Capture(capture::Capture),
     /// The tables behind the verdicts
     Data(data::Data),
+    /// The zones that a policy may name, and who was in them when
+    Zones(zones::ZonesCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -100,6 +103,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
         Command::Inspect(inspect) => inspect::inspect(inspect, out),
         Command::Capture(capture) => capture::capture(capture, out),
         Command::Data(data) => data::data(data, out),
+        Command::Zones(zones) => zones::zones(&zones, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "schengate", out);
             Ok(Exit::Yes)

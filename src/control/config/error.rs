@@ -127,6 +127,8 @@ pub enum LintKind {
     LeadingWord,
     /// An allow rule that holds for every connection while it lasts.
     Everything,
+    /// A pack of tables whose signature nobody checks.
+    Unsigned,
 }
 
 /// A region that the built-in facts do not know. A fault, unless a loaded provider table knows it.
