@@ -22,7 +22,7 @@ const READERS: [(&str, Read); 3] =
 fn ours(hello: &[u8]) -> usize {
     match identify(hello, false) {
         Step::Done(identity) => identity.name.map_or(0, |(name, _)| name.as_bytes().len()),
-        Step::NeedMore => 0,
+        Step::NeedMore(_) => 0,
     }
 }
 

@@ -56,6 +56,10 @@ reason = "x"
 name = "by prefix"
 to = ["64:ff9b::/96", "8.8.8.0/24"]
 action = "log"
+[[rule]]
+name = "never"
+host = ["*.example.org"]
+action = "block"
 [[operator]]
 name = "ours"
 host = ["*.example.net"]
@@ -97,6 +101,7 @@ fn a_verdict_allocates_nothing() {
             let count = allocations(|| {
                 black_box(policy.decide(black_box(&question)));
                 black_box(policy.decide_unread(black_box(&question)));
+                black_box(policy.decide_name(black_box(&question)));
                 black_box(policy.whereabouts(destination.ip()));
             });
             assert_eq!(count, 0, "{destination} {name:?}");

@@ -26,7 +26,7 @@ fn alpn(identity: &Identity<'_>) -> Vec<Vec<u8>> {
 fn done(seen: &[u8]) -> Identity<'_> {
     match identify(seen, false) {
         Step::Done(identity) => identity,
-        Step::NeedMore => panic!("needs more than {} bytes", seen.len()),
+        Step::NeedMore(_) => panic!("needs more than {} bytes", seen.len()),
     }
 }
 
@@ -113,7 +113,7 @@ proptest! {
     ) {
         let stream = records(&tls_hello(&host, &[])[5..], &cuts);
         for end in 0..stream.len() {
-            prop_assert!(matches!(identify(&stream[..end], false), Step::NeedMore), "at {}", end);
+            prop_assert!(matches!(identify(&stream[..end], false), Step::NeedMore(_)), "at {}", end);
         }
     }
 

@@ -157,6 +157,7 @@ impl Account {
             way,
             destination: None,
             judged: None,
+            sni_inside: None,
             bytes: Arc::default(),
             was_opened: false,
             finished: false,
@@ -274,6 +275,7 @@ pub struct Record {
     way: Way,
     destination: Option<SocketAddr>,
     judged: Option<Box<Judged>>,
+    sni_inside: Option<Box<HostName>>,
     bytes: Arc<Bytes>,
     was_opened: bool,
     finished: bool,
@@ -313,6 +315,11 @@ impl Record {
     /// Where the connection was going, known before any verdict.
     pub const fn bound_for(&mut self, destination: SocketAddr) {
         self.destination = Some(destination);
+    }
+
+    /// The hello inside an explicit tunnel named another host than the tunnel's.
+    pub fn heard_inside(&mut self, name: HostName) {
+        self.sni_inside = Some(Box::new(name));
     }
 
     /// What was judged last.
@@ -387,6 +394,7 @@ impl Record {
             host: name.map(|(host, _)| host.as_str()),
             name_source: name.map(|(_, source)| source.label()),
             name_bound: judged.and_then(|j| j.bound),
+            sni_inside: self.sni_inside.as_ref().map(|name| name.as_str()),
             ech: judged.map(|j| j.ech),
             protocol: judged.map(|j| j.protocol.label()),
             location: place.map(|p| codes(p.codes)),
@@ -440,6 +448,8 @@ struct Line<'a> {
     host: Option<&'a str>,
     name_source: Option<&'static str>,
     name_bound: Option<bool>,
+    /// Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
+    sni_inside: Option<&'a str>,
     ech: Option<bool>,
     protocol: Option<&'static str>,
     location: Option<Vec<&'static str>>,

@@ -16,7 +16,7 @@ use crate::control::config::{Config, ListenMode};
 use crate::control::data::SourceInfo;
 use crate::control::notify::{self, Inherited};
 use crate::control::reload::Governor;
-use crate::flow::{DataPlane, Listener, Settings, Socket};
+use crate::flow::{DataPlane, Listener, NameService, Settings, Socket};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -100,7 +100,11 @@ impl Service {
         info!(address = %admin, "admin pages");
         let workers = arguments.workers.or_else(|| std::thread::available_parallelism().ok());
         let workers = workers.unwrap_or(NonZeroUsize::MIN);
-        let settings = Settings { listeners: listeners(config, &mut inherited), workers };
+        let names = NameService {
+            resolvers: config.names.resolvers.clone(),
+            remember: config.names.remember,
+        };
+        let settings = Settings { listeners: listeners(config, &mut inherited), workers, names };
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
         }
@@ -142,7 +146,9 @@ impl Service {
             Ok(reloaded) => {
                 reloaded.lints.iter().for_each(|lint| eprintln!("{lint}"));
                 if reloaded.needs_restart {
-                    warn!("listeners or the admin address changed: restart to take them up");
+                    warn!(
+                        "listeners, resolvers or the admin address changed: restart to take them up"
+                    );
                 }
                 self.account.metrics().policy_reload(true);
                 self.publish(Some(&before));

@@ -96,7 +96,9 @@ impl Governor {
     pub fn reload(&mut self, now: Timestamp) -> Result<Reloaded, LoadFault> {
         let loaded = load_against(self.path.as_deref(), now, Against::InUse(&self.memory))?;
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
-        let needs_restart = old.listen != new.listen || old.admin != new.admin;
+        let resolving = |config: &Config| (config.names.resolvers.clone(), config.names.remember);
+        let needs_restart =
+            old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
         self.compiler = loaded.compiler;
         self.memory = loaded.memory;
         self.publish(now);

@@ -4,23 +4,32 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::config::{
+    LookupIpStrategy, NameServerConfig, NameServerConfigGroup, ResolveHosts, ResolverConfig,
+};
+use hickory_resolver::name_server::TokioConnectionProvider;
+use hickory_resolver::proto::xfer::Protocol;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::identify::HostName;
 
-/// How long an answer ties a name to an address, where its TTL is shorter: clients and resolvers
-/// keep answers past their time, and a name that turns over its addresses is not a mismatch.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// The longest that an answer ties a name to an address, whatever its TTL: who owns the name says
+/// that, and it may not be the gateway's last word for years.
+const TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an address that was not among the answers is not asked about again.
 const ASKED_AGAIN: Duration = Duration::from_secs(30);
+
+/// The same, where the resolver gave no answer: long enough that a resolver which is down is not
+/// asked, and waited for, by every connection.
+const ASKED_AGAIN_WHEN_DOWN: Duration = Duration::from_secs(2);
 
 /// Time allowed for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,7 +49,8 @@ pub(super) enum Unresolved {
     NoAnswer,
 }
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<Addresses, Unresolved>> + 'a>>;
+type Answered = Result<Addresses, Unresolved>;
+type Answer<'a> = Pin<Box<dyn Future<Output = Answered> + 'a>>;
 
 /// The addresses of a name, and how long they are good.
 #[derive(Debug, Clone)]
@@ -61,9 +71,17 @@ pub(super) struct Names {
     memory: Memory,
 }
 
-/// What was answered lately.
-#[derive(Clone, Default)]
-pub(super) struct Memory(Arc<Mutex<HashMap<HostName, Remembered>>>);
+/// What was answered lately, and what is being asked.
+#[derive(Clone)]
+pub(super) struct Memory {
+    /// How long an answer ties a name to an address, where its TTL is shorter: clients and
+    /// resolvers keep answers past their time, and a name that turns over its addresses is not a
+    /// mismatch.
+    keep: Duration,
+    names: Arc<Mutex<HashMap<HostName, Remembered>>>,
+    /// One query at a time for each name; whoever comes meanwhile waits for its answer.
+    asking: Arc<Mutex<HashMap<HostName, watch::Receiver<Option<Answered>>>>>,
+}
 
 struct Remembered {
     addresses: Vec<(IpAddr, Instant)>,
@@ -83,22 +101,41 @@ impl Names {
         }
         match self.resolve(name).await {
             Ok(addresses) => addresses.contains(&address) || self.memory.holds(name, address),
-            Err(_) => false,
+            // An answer of before may still hold, though the resolver is down now.
+            Err(_) => self.memory.holds(name, address),
         }
     }
 
     /// The name's addresses, in canonical form, as the resolver gives them now.
     pub(super) async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Unresolved> {
+        loop {
+            match self.memory.turn(name) {
+                Turn::Mine(flight) => return self.ask(name, flight).await.map(|a| a.addresses),
+                Turn::Wait(mut answer) => {
+                    // Whoever asked may have been cut off before the answer came.
+                    if let Ok(answered) = answer.wait_for(Option::is_some).await
+                        && let Some(answered) = &*answered
+                    {
+                        return answered.clone().map(|answer| answer.addresses);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, name: &HostName, flight: Flight<'_>) -> Answered {
         let answer = timeout(PATIENCE, self.resolver.resolve(name)).await;
-        let mut answer = match answer.unwrap_or(Err(Unresolved::NoAnswer)) {
-            // A name without an address is an answer, to be remembered like any other.
-            Err(Unresolved::NoAddress) => Addresses { addresses: Vec::new(), ttl: Duration::ZERO },
-            answer => answer?,
-        };
-        answer.addresses.truncate(ADDRESSES_MAX);
-        answer.addresses.iter_mut().for_each(|address| *address = address.to_canonical());
+        let mut answer = answer.unwrap_or(Err(Unresolved::NoAnswer));
+        if let Ok(found) = &mut answer {
+            found.addresses.truncate(ADDRESSES_MAX);
+            found.addresses.iter_mut().for_each(|address| *address = address.to_canonical());
+            if found.addresses.is_empty() {
+                answer = Err(Unresolved::NoAddress);
+            }
+        }
         self.memory.remember(name, &answer);
-        if answer.addresses.is_empty() { Err(Unresolved::NoAddress) } else { Ok(answer.addresses) }
+        flight.land(answer.clone());
+        answer
     }
 }
 
@@ -108,11 +145,55 @@ impl fmt::Debug for Names {
     }
 }
 
+/// Who asks the resolver about a name.
+enum Turn<'a> {
+    /// The caller does, and tells the others.
+    Mine(Flight<'a>),
+    /// Somebody does already.
+    Wait(watch::Receiver<Option<Answered>>),
+}
+
+/// A query under way; dropped without an answer, the next one who waits asks anew.
+struct Flight<'a> {
+    memory: &'a Memory,
+    name: HostName,
+    told: watch::Sender<Option<Answered>>,
+}
+
+impl Flight<'_> {
+    fn land(self, answer: Answered) {
+        self.told.send_replace(Some(answer));
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.memory.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.remove(&self.name);
+    }
+}
+
 impl Memory {
+    /// An empty memory that keeps answers for `keep` at least.
+    pub(super) fn new(keep: Duration) -> Self {
+        Self { keep, names: Arc::default(), asking: Arc::default() }
+    }
+
+    /// Joins the query for `name`, or begins it.
+    fn turn(&self, name: &HostName) -> Turn<'_> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = asking.get(name) {
+            return Turn::Wait(answer.clone());
+        }
+        let (told, answer) = watch::channel(None);
+        asking.insert(*name, answer);
+        Turn::Mine(Flight { memory: self, name: *name, told })
+    }
+
     /// Whether the address is the name's; `None` where the resolver has to be asked.
     fn knows(&self, name: &HostName, address: IpAddr) -> Option<bool> {
         let now = Instant::now();
-        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let known = names.get(name)?;
         if known.addresses.iter().any(|&(ip, until)| ip == address && now < until) {
             return Some(true);
@@ -124,11 +205,20 @@ impl Memory {
         self.knows(name, address) == Some(true)
     }
 
-    /// Adds an answer to the ones before it: a name may give a few of its addresses at a time.
-    fn remember(&self, name: &HostName, answer: &Addresses) {
+    /// Adds an answer to the ones before it: a name may give a few of its addresses at a time. That
+    /// there is none, or no answer, is remembered too, and takes none of them away.
+    fn remember(&self, name: &HostName, answer: &Answered) {
         let now = Instant::now();
-        let until = now + answer.ttl.max(REMEMBERED);
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (found, ttl) = match answer {
+            Ok(answer) => (answer.addresses.as_slice(), answer.ttl),
+            Err(_) => (&[][..], Duration::ZERO),
+        };
+        let wait = match answer {
+            Err(Unresolved::NoAnswer) => ASKED_AGAIN_WHEN_DOWN,
+            Ok(_) | Err(Unresolved::NoAddress) => ASKED_AGAIN,
+        };
+        let until = now + ttl.min(TTL_MAX).max(self.keep);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= NAMES_MAX && !names.contains_key(name) {
             names.retain(|_, known| known.addresses.iter().any(|&(_, until)| now < until));
             if names.len() >= NAMES_MAX {
@@ -139,20 +229,32 @@ impl Memory {
         let known = names
             .entry(*name)
             .or_insert_with(|| Remembered { addresses: Vec::new(), ask_again: now });
-        known.ask_again = now + ASKED_AGAIN;
-        known.addresses.retain(|(ip, until)| now < *until && !answer.addresses.contains(ip));
-        known.addresses.splice(0..0, answer.addresses.iter().map(|&ip| (ip, until)));
+        known.ask_again = now + wait;
+        known.addresses.retain(|(ip, until)| now < *until && !found.contains(ip));
+        known.addresses.splice(0..0, found.iter().map(|&ip| (ip, until)));
         known.addresses.truncate(ADDRESSES_MAX);
     }
 }
 
-/// The host's own resolver configuration. Where that cannot be read, no name has an address.
+/// The resolvers of `[names] resolvers`, else those of the host's own configuration. Where neither
+/// can be had, no name has an address.
 pub(super) struct SystemResolver(Option<TokioResolver>);
 
 impl SystemResolver {
-    /// Reads the configuration; to be called within the runtime that will ask.
-    pub(super) fn new() -> Self {
-        let resolver = TokioResolver::builder_tokio().map(|mut builder| {
+    /// Asks `resolvers`, over UDP and, where an answer does not fit, TCP; without any, those that
+    /// the host's configuration names. To be called within the runtime that will ask.
+    pub(super) fn new(resolvers: &[SocketAddr]) -> Self {
+        let builder = if resolvers.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers(resolvers));
+            let provider = TokioConnectionProvider::default();
+            let mut builder = TokioResolver::builder_with_config(config, provider);
+            // Who names the resolvers means these, and no file of this host.
+            builder.options_mut().use_hosts_file = ResolveHosts::Never;
+            Ok(builder)
+        };
+        let resolver = builder.map(|mut builder| {
             let options = builder.options_mut();
             options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
             options.timeout = PATIENCE / 2;
@@ -164,6 +266,13 @@ impl SystemResolver {
         }
         Self(resolver.ok())
     }
+}
+
+fn servers(resolvers: &[SocketAddr]) -> NameServerConfigGroup {
+    let each = |&at: &SocketAddr| {
+        [Protocol::Udp, Protocol::Tcp].map(|protocol| NameServerConfig::new(at, protocol))
+    };
+    resolvers.iter().flat_map(each).collect::<Vec<_>>().into()
 }
 
 impl Resolve for SystemResolver {
@@ -205,12 +314,16 @@ pub(super) mod book {
             self
         }
 
+        pub(crate) fn forget(&self, name: &str) {
+            self.entries.lock().unwrap().remove(name);
+        }
+
         pub(crate) fn queries(&self) -> usize {
             self.queries.load(Ordering::Relaxed)
         }
 
         pub(crate) fn names(&self) -> Names {
-            Names::new(Box::new(self.clone()), Memory::default())
+            Names::new(Box::new(self.clone()), Memory::new(Duration::from_secs(600)))
         }
     }
 
@@ -274,10 +387,101 @@ mod tests {
                 Box::pin(std::future::pending())
             }
         }
-        let names = Names::new(Box::new(Never), Memory::default());
+        let names = Names::new(Box::new(Never), Memory::new(Duration::ZERO));
         let begun = Instant::now();
         assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
         assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_before_holds_while_the_resolver_is_down() {
+        let book = Book::default().entry("a.example", &["198.51.100.1"]);
+        let names = book.names();
+        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        book.forget("a.example");
+        tokio::time::advance(Duration::from_secs(500)).await;
+        assert!(!names.is_bound(&name("a.example"), ip("203.0.113.1")).await, "no answer");
+        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        tokio::time::advance(Duration::from_secs(101)).await;
+        assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_is_down_is_asked_once_in_two_seconds() {
+        let book = Book::default();
+        let names = book.names();
+        for _ in 0..5 {
+            assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        }
+        assert_eq!(book.queries(), 1);
+        tokio::time::advance(ASKED_AGAIN_WHEN_DOWN).await;
+        let book = book.entry("a.example", &["198.51.100.1"]);
+        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert_eq!(book.queries(), 2);
+    }
+
+    /// Answers when it is told to.
+    #[derive(Clone, Default)]
+    struct Slow(Arc<tokio::sync::Notify>, Book);
+
+    impl Resolve for Slow {
+        fn resolve(&self, name: &HostName) -> Answer<'_> {
+            let answer = self.1.resolve(name);
+            Box::pin(async move {
+                self.0.notified().await;
+                answer.await
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_at_once_share_one_query_over_all_workers() {
+        let slow = Slow::default();
+        let slow = Slow(slow.0, slow.1.entry("a.example", &["198.51.100.1"]));
+        let memory = Memory::new(Duration::from_secs(600));
+        let workers = [(); 2].map(|()| Names::new(Box::new(slow.clone()), memory.clone()));
+        let name = name("a.example");
+        let ask = |worker: usize| workers[worker].resolve(&name);
+        let answer = async {
+            tokio::task::yield_now().await;
+            slow.0.notify_waiters();
+        };
+        let (a, b, c, ()) = tokio::join!(ask(0), ask(1), ask(0), answer);
+        let expected = Ok(vec![ip("198.51.100.1")]);
+        assert_eq!([a, b, c], [expected.clone(), expected.clone(), expected]);
+        assert_eq!(slow.1.queries(), 1);
+        assert!(memory.asking.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_who_waits_for_a_query_that_is_given_up_asks_anew() {
+        let slow = Slow::default();
+        let slow = Slow(slow.0, slow.1.entry("a.example", &["198.51.100.1"]));
+        let names = Names::new(Box::new(slow.clone()), Memory::new(Duration::ZERO));
+        let name = name("a.example");
+        let mut first = Box::pin(names.resolve(&name));
+        let mut second = Box::pin(names.resolve(&name));
+        for waiting in [&mut first, &mut second] {
+            assert!(timeout(Duration::ZERO, waiting).await.is_err());
+        }
+        drop(first);
+        let answer = async {
+            tokio::task::yield_now().await;
+            slow.0.notify_waiters();
+        };
+        let (answered, ()) = tokio::join!(second, answer);
+        assert_eq!(answered, Ok(vec![ip("198.51.100.1")]));
+        assert_eq!(slow.1.queries(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_ttl_binds_for_more_than_a_day() {
+        let memory = Memory::new(Duration::from_secs(600));
+        let for_ever = Duration::from_secs(u64::from(u32::MAX));
+        let answer = Ok(Addresses { addresses: vec![ip("198.51.100.1")], ttl: for_ever });
+        memory.remember(&name("a.example"), &answer);
+        tokio::time::advance(TTL_MAX).await;
+        assert!(!memory.holds(&name("a.example"), ip("198.51.100.1")));
     }
 
     #[tokio::test]
@@ -290,10 +494,10 @@ mod tests {
     async fn the_memory_is_bounded() {
         let book = Book::default();
         let names = book.names();
-        let answer = Addresses { addresses: vec![ip("198.51.100.1")], ttl: Duration::ZERO };
+        let answer = Ok(Addresses { addresses: vec![ip("198.51.100.1")], ttl: Duration::ZERO });
         for i in 0..NAMES_MAX * 2 {
             names.memory.remember(&name(&format!("n{i}.example")), &answer);
         }
-        assert!(names.memory.0.lock().unwrap().len() <= NAMES_MAX);
+        assert!(names.memory.names.lock().unwrap().len() <= NAMES_MAX);
     }
 }

@@ -67,8 +67,9 @@ impl DataPlane {
     /// A listener that cannot be opened (its address is in the text), or a thread that cannot be
     /// started. Nothing is left running.
     pub fn start(settings: Settings, live: Arc<Live>, account: Account) -> io::Result<Self> {
-        let memory = Memory::default();
-        let names = move || Names::new(Box::new(SystemResolver::new()), memory.clone());
+        let memory = Memory::new(settings.names.remember);
+        let resolvers = settings.names.resolvers.clone();
+        let names = move || Names::new(Box::new(SystemResolver::new(&resolvers)), memory.clone());
         Self::launch(settings, live, account, Arc::new(names))
     }
 

@@ -1,9 +1,11 @@
 //! What a worker's connections share, and the steps of the walk that need it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
@@ -16,7 +18,7 @@ use super::peek::{Ended, Seen};
 use super::refuse::Notice;
 use super::registry::{Flow, Registry, Seat};
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
-use crate::identify::{Identity, Protocol, Step, identify};
+use crate::identify::{Identity, Missing, Protocol, Step, identify};
 use crate::policy::{Action, Denial, Permit, Verdict};
 
 /// Connections that are judged again between two chances for the others of the worker.
@@ -175,9 +177,9 @@ impl Gate {
                     return Ok(asked.read(&identity));
                 }
                 // Whatever was read cannot be told; it is a connection without a name.
-                Step::NeedMore if ended.is_some() => return Ok(asked),
-                Step::NeedMore => {
-                    let read = seen.more(client.wire.stream(), Some(deadline)).await;
+                Step::NeedMore(_) if ended.is_some() => return Ok(asked),
+                Step::NeedMore(missing) => {
+                    let read = read_until(missing, seen, client.wire.stream(), deadline).await;
                     read.map_err(|_| Stop::Ended(End::ClientGone))?;
                 }
             }
@@ -256,6 +258,25 @@ impl Gate {
             }
             sleep(policy.grace()).await;
             waited = true;
+        }
+    }
+}
+
+/// Reads until `missing` has arrived, or there is a reason why no more will.
+///
+/// # Errors
+/// The client broke the connection off.
+pub(super) async fn read_until(
+    missing: Missing,
+    seen: &mut Seen,
+    client: &TcpStream,
+    deadline: Instant,
+) -> io::Result<()> {
+    loop {
+        let before = seen.bytes().len();
+        seen.more(client, Some(deadline)).await?;
+        if seen.ended().is_some() || missing.has_come(seen.bytes(), before) {
+            return Ok(());
         }
     }
 }

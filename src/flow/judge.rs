@@ -19,6 +19,10 @@ pub(super) trait Judge {
     fn decide(&self, question: &Question<'_>) -> Verdict;
     /// As [`Policy::decide_unread`].
     fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::decide_name`].
+    fn decide_name(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::on_mismatch`].
+    fn on_mismatch(&self, group: GroupId) -> Action;
     /// As [`Policy::binding`].
     fn binding(&self) -> Binding;
     /// As [`Policy::whereabouts`].
@@ -41,6 +45,12 @@ impl Judge for Policy {
     }
     fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
         Self::decide_unread(self, question)
+    }
+    fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
+        Self::decide_name(self, question)
+    }
+    fn on_mismatch(&self, group: GroupId) -> Action {
+        Self::on_mismatch(self, group)
     }
     fn binding(&self) -> Binding {
         Self::binding(self)
@@ -97,6 +107,8 @@ pub(super) struct Asked {
     pub(super) name: Option<(HostName, NameSource)>,
     pub(super) tie: Tie,
     pub(super) ech: bool,
+    /// The host that the hello inside an explicit tunnel named, where it is not the tunnel's.
+    pub(super) inside: Option<HostName>,
 }
 
 impl Asked {
@@ -109,6 +121,7 @@ impl Asked {
             name: None,
             tie: Tie::Said,
             ech: false,
+            inside: None,
         }
     }
 
@@ -211,8 +224,36 @@ enum Weighed {
     },
 }
 
+/// The refusal of an explicit request whose name no address can save; asked before the name is
+/// resolved, so that no query carries it out.
+pub(super) fn refused_by_name(
+    policy: &dyn Judge,
+    asked: &Asked,
+    metrics: &Metrics,
+) -> Option<Answer> {
+    let (name, _) = asked.name.as_ref()?;
+    let verdict = timed(metrics, || policy.decide_name(&asked.question(Claim::Bound(name))))?;
+    (verdict.action() == Action::Block).then_some(Answer { verdict, bound: None })
+}
+
+/// The strictest of what the tunnel's own name gives, what the policy says about a mismatch, and
+/// what the name inside gives as a claim.
+fn with_inside(policy: &dyn Judge, asked: &Asked, outer: Verdict) -> Verdict {
+    let Some(inside) = &asked.inside else { return outer };
+    let claimed = policy.decide(&asked.question(Claim::Claimed(inside)));
+    if blocks(&claimed) && !blocks(&outer) {
+        return claimed;
+    }
+    outer.mismatched(policy.on_mismatch(outer.group()))
+}
+
+/// Whether `enforce` refuses.
+fn blocks(verdict: &Verdict) -> bool {
+    verdict.would().unwrap_or_else(|| verdict.action()) == Action::Block
+}
+
 fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
-    let decide = |claim| policy.decide(&asked.question(claim));
+    let decide = |claim| with_inside(policy, asked, policy.decide(&asked.question(claim)));
     let settled = |verdict, bound| Weighed::Settled(Answer { verdict, bound });
     let Some((name, _)) = &asked.name else {
         return settled(decide(Claim::Unread), None);
@@ -228,8 +269,6 @@ fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
     if as_claimed == as_bound {
         return settled(as_claimed, None);
     }
-    let blocks =
-        |verdict: &Verdict| verdict.would().unwrap_or_else(|| verdict.action()) == Action::Block;
     if blocks(&as_bound) {
         // No query may settle it: the stricter of the two stands.
         let stricter = if blocks(&as_claimed) { as_claimed } else { as_bound };
@@ -285,6 +324,7 @@ pub(super) mod fake {
     pub(crate) struct Fake {
         decide: Box<Decide>,
         pub(crate) binding: Binding,
+        on_mismatch: Action,
         /// Whether the first bytes are waited for.
         reads: bool,
     }
@@ -293,7 +333,17 @@ pub(super) mod fake {
         pub(crate) fn new(
             decide: impl Fn(&Question<'_>) -> (Action, Reason) + Send + Sync + 'static,
         ) -> Self {
-            Self { decide: Box::new(decide), binding: Binding::Verify, reads: true }
+            Self {
+                decide: Box::new(decide),
+                binding: Binding::Verify,
+                on_mismatch: Action::Block,
+                reads: true,
+            }
+        }
+
+        /// The same, with another answer to a name that differs inside a tunnel.
+        pub(crate) fn on_mismatch(self, on_mismatch: Action) -> Self {
+            Self { on_mismatch, ..self }
         }
 
         /// The same, without a wait for bytes.
@@ -309,6 +359,14 @@ pub(super) mod fake {
         }
         fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
             (!self.reads).then(|| self.decide(question))
+        }
+        fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
+            let host = question.name.host()?;
+            let refused = Verdict::given(Action::Block, Reason::Rule, question.destination);
+            host.as_str().ends_with("refused.example").then_some(refused)
+        }
+        fn on_mismatch(&self, _: GroupId) -> Action {
+            self.on_mismatch
         }
         fn binding(&self) -> Binding {
             self.binding

@@ -22,7 +22,7 @@ mod wire;
 use std::rc::Rc;
 
 pub use drain::DataPlane;
-pub use settings::{Listener, Settings, Socket};
+pub use settings::{Listener, NameService, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;

@@ -13,6 +13,17 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Worker threads; each has a socket of its own on every address.
     pub workers: NonZeroUsize,
+    /// How names are resolved.
+    pub names: NameService,
+}
+
+/// How names are resolved, and for how long an answer ties a name to its addresses.
+#[derive(Debug, Clone)]
+pub struct NameService {
+    /// Who is asked, over UDP and TCP; where there is none, the resolvers of the host.
+    pub resolvers: Vec<SocketAddr>,
+    /// How long an answer holds, where its TTL is shorter.
+    pub remember: Duration,
 }
 
 /// One place where connections come in.

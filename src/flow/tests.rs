@@ -361,6 +361,81 @@ async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read(
     }
 }
 
+/// What comes of a tunnel to `pacs.example` whose hello names `inside`, and its last line.
+async fn tunnel_with_inside(on: Action, inside: &str) -> (bool, Value) {
+    let fake = Fake::new(|question: &Question<'_>| match question.name {
+        Claim::Bound(_) => (Action::Allow, Reason::Permitted),
+        Claim::Claimed(name) if name.as_str() == "blocked.example" => (Action::Block, Reason::Rule),
+        Claim::Claimed(_) | Claim::Unread => (Action::Allow, Reason::Permitted),
+    });
+    let rig = Rig::new(fake.on_mismatch(on), &local(&["pacs.example"]));
+    let (front, world) = (listener().await, listener().await);
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    let (mut server, _) = world.accept().await.unwrap();
+    client.write_all(&hello(inside)).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut arrived = Vec::new();
+    server.read_to_end(&mut arrived).await.ok();
+    drop(server);
+    client.read_to_end(&mut Vec::new()).await.ok();
+    drop(client);
+    let line = rig.lines().await.pop().unwrap();
+    (arrived == hello(inside), line)
+}
+
+#[tokio::test(flavor = "local")]
+async fn the_policy_decides_what_another_name_inside_a_tunnel_leads_to() {
+    for (on, passes, verdict, reason) in [
+        (Action::Block, false, "block", "mismatch"),
+        (Action::Log, true, "log", "mismatch"),
+        (Action::Allow, true, "allow", "permitted"),
+    ] {
+        let (passed, line) = tunnel_with_inside(on, "cloud.example").await;
+        assert_eq!(passed, passes, "{line}");
+        assert_eq!((field(&line, "verdict"), field(&line, "reason")), (verdict, reason));
+        assert_eq!(field(&line, "host"), "pacs.example");
+        assert_eq!(field(&line, "sni_inside"), "cloud.example");
+    }
+    let (passed, line) = tunnel_with_inside(Action::Block, "PACS.example").await;
+    assert!(passed && line["sni_inside"].is_null(), "{line}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_name_inside_a_tunnel_that_a_rule_refuses_is_refused_whatever_a_mismatch_leads_to() {
+    for on in Action::ALL {
+        let (passed, line) = tunnel_with_inside(on, "blocked.example").await;
+        assert!(!passed, "{line}");
+        assert_eq!((field(&line, "verdict"), field(&line, "reason")), ("block", "rule"));
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn no_query_leaves_for_an_explicit_name_that_no_address_can_save() {
+    let book = local(&["x.refused.example", "pacs.example"]);
+    let rig = Rig::new(everything(), &book);
+    let front = listener().await;
+    let request = "CONNECT x.refused.example:443 HTTP/1.1\r\nHost: x.refused.example\r\n\r\n";
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 451 "));
+    let mut socks = rig.client(&front, Way::Proxy).await;
+    let name = b"x.refused.example";
+    socks.write_all(&[5, 1, 0, 5, 1, 0, 3, name.len() as u8]).await.unwrap();
+    socks.write_all(&[&name[..], &[1, 187]].concat()).await.unwrap();
+    assert_eq!(some(&mut socks, 4).await[3], 2);
+    drop((client, socks));
+    let lines = rig.lines().await;
+    assert_eq!(book.queries(), 0);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in lines {
+        assert_eq!((field(&line, "event"), field(&line, "reason")), ("refused", "rule"));
+        assert_eq!(field(&line, "host"), "x.refused.example");
+        assert_eq!(field(&line, "destination"), "[::]:443", "nothing was resolved");
+    }
+}
+
 #[tokio::test(flavor = "local")]
 async fn a_server_may_speak_first_in_a_tunnel_whose_protocol_does_not_matter() {
     let rig = Rig::new(everything(), &local(&["pacs.example"]));
@@ -557,7 +632,9 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         max_connections: 100,
         silent: false,
     };
-    let settings = Settings { listeners: vec![listener], workers: NonZeroUsize::new(2).unwrap() };
+    let names = NameService { resolvers: Vec::new(), remember: Duration::from_secs(600) };
+    let workers = NonZeroUsize::new(2).unwrap();
+    let settings = Settings { listeners: vec![listener], workers, names };
     let names = std::sync::Arc::new(move || book.names());
     let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
     (plane, account)

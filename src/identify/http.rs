@@ -1,5 +1,6 @@
 //! The head of an HTTP/1 request (RFC 9112), as far as it says who the request is for.
 
+use super::Missing;
 use super::authority::{Authority, Host};
 use super::fault::Fault;
 
@@ -77,7 +78,7 @@ pub struct Head<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found<'a> {
     /// HTTP as far as it goes. `sure`: no other protocol begins so; then what has arrived is read.
-    Part { sure: Option<Head<'a>> },
+    Part { sure: Option<Head<'a>>, missing: Missing },
     /// A whole head, or one that has grown too large.
     Head(Head<'a>),
     /// Not HTTP.
@@ -111,7 +112,16 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
         return match (sure, request.len() >= HEAD_MAX) {
             (true, true) => Found::Head(Head { fault: Some(Fault::TooLarge), ..head }),
             (false, true) => Found::Other,
-            (sure, false) => Found::Part { sure: sure.then_some(head) },
+            (sure, false) => {
+                // Behind the method, nothing but the end of the line tells HTTP from the others.
+                let in_method = request.iter().all(|&byte| is_token(byte));
+                let missing = if in_method {
+                    Missing::UntilLength(seen.len() + 1)
+                } else {
+                    Missing::Line(start + HEAD_MAX)
+                };
+                Found::Part { sure: sure.then_some(head), missing }
+            }
         };
     };
     let Some(version) = head.read_request_line(first, sure) else { return Found::Other };
@@ -129,7 +139,8 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
     head.len = start + (request.len() - lines.rest.len());
     if !whole {
         if request.len() < HEAD_MAX {
-            return Found::Part { sure: Some(head) };
+            let missing = Missing::EmptyLine(start + HEAD_MAX);
+            return Found::Part { sure: Some(head), missing };
         }
         head.blame(Fault::TooLarge);
     }
@@ -148,7 +159,11 @@ fn read_preface(request: &[u8], start: usize) -> Found<'_> {
         len: start + request.len().min(PREFACE.len()),
         fault: (start > 0).then_some(Fault::LeadingLine),
     };
-    if request.len() < PREFACE.len() { Found::Part { sure: Some(head) } } else { Found::Head(head) }
+    if request.len() < PREFACE.len() {
+        let missing = Missing::UntilLength(start + request.len() + 1);
+        return Found::Part { sure: Some(head), missing };
+    }
+    Found::Head(head)
 }
 
 /// Whether the bytes begin a request line: `None` where they do not, else whether nothing but HTTP
@@ -380,7 +395,7 @@ mod tests {
     fn done(seen: &[u8]) -> Identity<'_> {
         match identify(seen, false) {
             Step::Done(identity) => identity,
-            Step::NeedMore => panic!("needs more than {}", seen.escape_ascii()),
+            Step::NeedMore(_) => panic!("needs more than {}", seen.escape_ascii()),
         }
     }
 
@@ -485,7 +500,7 @@ mod tests {
     fn every_strict_prefix_of_a_head_needs_more() {
         let head = b"POST /x HTTP/1.1\r\nHost: host.example\r\nContent-Length: 3\r\n\r\n";
         for end in 0..head.len() {
-            assert!(matches!(identify(&head[..end], false), Step::NeedMore), "at {end}");
+            assert!(matches!(identify(&head[..end], false), Step::NeedMore(_)), "at {end}");
             let Step::Done(identity) = identify(&head[..end], true) else { panic!("at {end}") };
             assert!(identity.name.is_none());
             let half = (Protocol::Http, Some(Fault::Incomplete));
@@ -510,7 +525,7 @@ mod tests {
             assert_eq!(done(text.as_bytes()).protocol, Protocol::Other, "{text:?}");
             let before = &text.as_bytes()[..text.len() - 1];
             if before.len() > 1 && !text.starts_with('<') {
-                assert!(matches!(identify(before, false), Step::NeedMore), "{text:?}");
+                assert!(matches!(identify(before, false), Step::NeedMore(_)), "{text:?}");
             }
         }
         assert_eq!(done(&[b'A'; METHOD_MAX + 1]).protocol, Protocol::Other);
@@ -519,7 +534,7 @@ mod tests {
     #[test]
     fn http_2_with_prior_knowledge_is_http_without_a_name() {
         for end in 1..PREFACE.len() {
-            assert!(matches!(identify(&PREFACE[..end], false), Step::NeedMore), "at {end}");
+            assert!(matches!(identify(&PREFACE[..end], false), Step::NeedMore(_)), "at {end}");
         }
         let identity = done(PREFACE);
         assert_eq!((identity.protocol, identity.name), (Protocol::Http, None));
@@ -530,7 +545,7 @@ mod tests {
     fn a_head_over_64_kib_is_too_large() {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_MAX));
         assert_eq!(fault(&head), Some(Fault::TooLarge));
-        assert!(matches!(identify(&head.as_bytes()[..HEAD_MAX - 1], false), Step::NeedMore));
+        assert!(matches!(identify(&head.as_bytes()[..HEAD_MAX - 1], false), Step::NeedMore(_)));
         let line = format!("GET /{}", "x".repeat(HEAD_MAX));
         assert_eq!(fault(&line), Some(Fault::TooLarge));
     }

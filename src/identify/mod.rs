@@ -10,6 +10,7 @@ pub mod http;
 mod name;
 pub mod quic;
 mod reader;
+mod second;
 pub mod starttls;
 pub mod tls;
 
@@ -62,12 +63,43 @@ impl Identity<'_> {
     }
 }
 
+/// What has to arrive before another look at the first bytes can change the answer, so that a
+/// client who sends them one by one costs no more than one who sends them at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// So many bytes, counted from byte 0 of the stream.
+    UntilLength(usize),
+    /// The end of a line, or so many bytes from byte 0.
+    Line(usize),
+    /// An empty line, or so many bytes from byte 0.
+    EmptyLine(usize),
+}
+
+impl Missing {
+    /// Whether it has arrived. `seen` is all that has, from byte 0; `before` is how long that was
+    /// when this was asked last, or when [`identify`] answered. Looks at the bytes since, and two.
+    #[must_use]
+    pub fn has_come(self, seen: &[u8], before: usize) -> bool {
+        let since = |overlap: usize| seen.get(before.saturating_sub(overlap)..).unwrap_or_default();
+        match self {
+            Self::UntilLength(length) => seen.len() >= length,
+            Self::Line(length) => seen.len() >= length || since(0).contains(&b'\n'),
+            Self::EmptyLine(length) => {
+                let new = since(2);
+                let bare = new.windows(2).any(|pair| pair == b"\n\n");
+                seen.len() >= length || bare || new.windows(3).any(|three| three == b"\n\r\n")
+            }
+        }
+    }
+}
+
 /// Whether the first bytes are enough.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::large_enum_variant, reason = "a box would be a heap allocation for each hello")]
 pub enum Step<'a> {
-    /// They still look like a protocol that carries a name.
-    NeedMore,
+    /// They still look like a protocol that carries a name; until this has arrived, another look
+    /// gives the same answer.
+    NeedMore(Missing),
     /// More bytes would change nothing.
     Done(Identity<'a>),
 }
@@ -86,17 +118,21 @@ pub fn identify(seen: &[u8], ended: bool) -> Step<'_> {
     match tls::read(seen, &mut hello) {
         tls::Found::Hello => Step::Done(from_hello(Protocol::Tls, NameSource::Sni, &hello)),
         tls::Found::Fault(fault) => Step::Done(Identity::faulty(Protocol::Tls, fault)),
-        tls::Found::Part { .. } if !ended => Step::NeedMore,
-        tls::Found::Part { sure: true } => Step::Done(half(Protocol::Tls)),
-        tls::Found::Part { sure: false } => Step::Done(Identity::NOTHING),
+        tls::Found::Part { missing, .. } if !ended => {
+            Step::NeedMore(Missing::UntilLength(seen.len() + missing))
+        }
+        tls::Found::Part { sure: true, .. } => Step::Done(half(Protocol::Tls)),
+        tls::Found::Part { sure: false, .. } => Step::Done(Identity::NOTHING),
         tls::Found::Other => match http::read(seen) {
             http::Found::Head(head) => Step::Done(from_head(head)),
-            http::Found::Part { .. } if !ended => Step::NeedMore,
-            http::Found::Part { sure: Some(head) } => {
+            http::Found::Part { missing, .. } if !ended => Step::NeedMore(missing),
+            http::Found::Part { sure: Some(head), .. } => {
                 let head = http::Head { fault: head.fault.or(Some(Fault::Incomplete)), ..head };
                 Step::Done(from_head(head))
             }
-            http::Found::Part { sure: None } | http::Found::Other => Step::Done(Identity::NOTHING),
+            http::Found::Part { sure: None, .. } | http::Found::Other => {
+                Step::Done(Identity::NOTHING)
+            }
         },
     }
 }
@@ -195,5 +231,79 @@ impl NameSource {
             Self::HttpHost => "http-host",
             Self::Connect => "connect",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `stream` byte by byte to a reader that looks only when it is told to. Looks in all,
+    /// and the length at which the answer fell; every look left out would have changed nothing.
+    fn looks(stream: &[u8], check: bool) -> (usize, usize) {
+        let (mut looks, mut waits) = (0, None::<Missing>);
+        for end in 0..=stream.len() {
+            let seen = &stream[..end];
+            if waits.is_some_and(|missing| !missing.has_come(seen, end.saturating_sub(1))) {
+                let same = !check || matches!(identify(seen, false), Step::NeedMore(_));
+                assert!(same, "a look at {end} was left out: {:?}", seen.escape_ascii());
+                continue;
+            }
+            looks += 1;
+            match identify(seen, false) {
+                Step::NeedMore(missing) => waits = Some(missing),
+                Step::Done(_) => return (looks, end),
+            }
+        }
+        (looks, stream.len())
+    }
+
+    fn head(lines: &str) -> Vec<u8> {
+        format!("GET / HTTP/1.1\r\nHost: a.example\r\n{lines}\r\n").into_bytes()
+    }
+
+    #[test]
+    fn no_look_that_is_left_out_would_have_changed_the_answer() {
+        let hello = tls::tests::hello(b"host.example");
+        let mut sslv2 = vec![0x80, 0x1c, 1, 3, 1, 0, 3, 0, 0, 0, 16, 0, 0, 4];
+        sslv2.extend([9; 16]);
+        let mut small = vec![22, 3, 1, 0, 1, 1];
+        small.extend(hello.iter().skip(6).flat_map(|&byte| [22, 3, 1, 0, 1, byte]));
+        let alert = [&hello[..20], &[21, 3, 3, 0, 2, 2, 40]].concat();
+        for stream in [
+            hello.clone(),
+            sslv2,
+            small,
+            alert,
+            vec![22, 3, 1, 0x40, 1, 1, 0, 1],
+            vec![21, 3, 3, 0, 2, 1, 0],
+            head(""),
+            head("A: b\r\n c\r\n"),
+            b"\r\n\r\nGET / HTTP/1.1\nHost: a\n\nrest".to_vec(),
+            b"GET /\r\n".to_vec(),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore".to_vec(),
+            b"PRI * HTTP/1.1\r\n\r\n".to_vec(),
+            b"SSH-2.0-x\r\n".to_vec(),
+            b"OPTIONS sip:x SIP/2.0\r\n\r\n".to_vec(),
+            b"x-long /path and words\r\nand more".to_vec(),
+            vec![b'a'; 64],
+            vec![b'\n'; 32],
+        ] {
+            looks(&stream, true);
+        }
+    }
+
+    #[test]
+    fn bytes_that_come_one_by_one_are_looked_at_as_often_as_the_answer_can_change() {
+        let long = head(&"A: b\r\n".repeat(9_000));
+        let (many, end) = looks(&long, false);
+        assert_eq!(end, long.len());
+        assert!(many < 12, "{many} looks at a head of {end} bytes");
+        let line = [&b"GET /"[..], &vec![b'a'; http::HEAD_MAX]].concat();
+        let (many, end) = looks(&line, false);
+        assert_eq!(end, http::HEAD_MAX, "too large");
+        assert!(many < 12, "{many} looks at a line of {end} bytes");
+        let (many, end) = looks(&tls::tests::hello(&[b'a'; 60]), false);
+        assert!(many < 8, "{many} looks at a hello of {end} bytes");
     }
 }

@@ -3,6 +3,7 @@
 use super::fault::Fault;
 use super::name::{BadName, HostName, NAME_MAX};
 use super::reader::{RECORD_HEADER, Reader};
+pub use super::second::{SecondHello, Watch};
 
 /// The largest hello that is read, in bytes of handshake message. Browsers send about 2 KiB with a
 /// post-quantum key share; the largest that OpenSSL accepts is 128 KiB, by default.
@@ -51,7 +52,8 @@ pub struct Hello<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found {
     /// TLS as far as it goes, and not yet a whole hello. `sure`: no other protocol begins so.
-    Part { sure: bool },
+    /// `missing`: as long as fewer bytes come, the answer stays; from 1.
+    Part { sure: bool, missing: usize },
     /// A whole, well-formed hello.
     Hello,
     /// TLS, and not to be read.
@@ -60,20 +62,25 @@ pub(super) enum Found {
     Other,
 }
 
+impl Found {
+    /// What another protocol may begin with as well.
+    const MAYBE: Self = Self::Part { sure: false, missing: 1 };
+}
+
 /// Reads `seen`, all that the client has sent from byte 0, into `hello`: a name has 254 bytes, and
 /// each hand that it goes through by value is a copy.
 pub(super) fn read<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     match *seen {
-        [] => Found::Part { sure: false },
+        [] => Found::MAYBE,
         [HANDSHAKE, ref rest @ ..] => match rest {
-            [] => Found::Part { sure: false },
+            [] => Found::MAYBE,
             [3, ..] => read_records(seen, hello),
             _ => Found::Other,
         },
         // A server that skips a warning alert or an early CCS reads the hello behind it. Before
         // application data no server does.
         [CHANGE_CIPHER_SPEC | ALERT, ref rest @ ..] => match rest {
-            [] | [3] | [3, 0..=4] | [3, 0..=4, 0..=0x40] => Found::Part { sure: false },
+            [] | [3] | [3, 0..=4] | [3, 0..=4, 0..=0x40] => Found::MAYBE,
             [3, 0..=4, 0..=0x40, ..] => Found::Fault(Fault::RecordType),
             _ => Found::Other,
         },
@@ -84,8 +91,8 @@ pub(super) fn read<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
 
 fn read_records<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     match find_hello(seen) {
-        Ok(None) => Found::Part { sure: true },
-        Ok(Some(body)) => match hello.read(body, false) {
+        Ok(Walk::Missing(missing)) => Found::Part { sure: true, missing },
+        Ok(Walk::Hello(body)) => match hello.read(body, false) {
             Ok(()) => Found::Hello,
             Err(fault) => Found::Fault(fault),
         },
@@ -93,17 +100,23 @@ fn read_records<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     }
 }
 
-/// Walks the records until the whole hello is covered; `None` where it is not yet.
-fn find_hello(seen: &[u8]) -> Result<Option<Reader<'_>>, Fault> {
+enum Walk<'a> {
+    Hello(Reader<'a>),
+    /// At least so many bytes are missing, of the record or of the hello; from 1.
+    Missing(usize),
+}
+
+/// Walks the records until the whole hello is covered.
+fn find_hello(seen: &[u8]) -> Result<Walk<'_>, Fault> {
     let mut records = Records { rest: seen, count: 0 };
-    let Some(first) = records.next()? else { return Ok(None) };
+    let Some(first) = records.next()? else { return Ok(Walk::Missing(records.of_header())) };
     if first.payload.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
         return Err(Fault::NotClientHello);
     }
     let mut have = first.payload.len();
     let mut message = Reader::over_records(first.payload, records.rest, HANDSHAKE_HEADER);
     let mut need = None;
-    let mut whole = first.whole;
+    let mut missing = first.missing;
     loop {
         if need.is_none() && have >= HANDSHAKE_HEADER {
             message.skip(1).ok_or(Fault::FieldLength)?;
@@ -114,21 +127,22 @@ fn find_hello(seen: &[u8]) -> Result<Option<Reader<'_>>, Fault> {
             need = Some(HANDSHAKE_HEADER + len);
         }
         if let Some(need) = need.filter(|&need| have >= need) {
-            return Ok(Some(message.with_left(need - HANDSHAKE_HEADER)));
+            return Ok(Walk::Hello(message.with_left(need - HANDSHAKE_HEADER)));
         }
-        if !whole {
-            return Ok(None);
+        if missing > 0 {
+            return Ok(Walk::Missing(missing.min(need.unwrap_or(HANDSHAKE_HEADER) - have)));
         }
-        let Some(record) = records.next()? else { return Ok(None) };
+        let Some(record) = records.next()? else { return Ok(Walk::Missing(records.of_header())) };
         have += record.payload.len();
-        whole = record.whole;
+        missing = record.missing;
     }
 }
 
 struct Record<'a> {
     /// What has arrived of it.
     payload: &'a [u8],
-    whole: bool,
+    /// Bytes of it that have not.
+    missing: usize,
 }
 
 struct Records<'a> {
@@ -137,6 +151,11 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Bytes that are missing of the next record's header.
+    const fn of_header(&self) -> usize {
+        RECORD_HEADER.saturating_sub(self.rest.len())
+    }
+
     /// The next handshake record; `None` where its header has not arrived whole. A header that is
     /// wrong in its first bytes is a fault as soon as these are there.
     fn next(&mut self) -> Result<Option<Record<'a>>, Fault> {
@@ -163,11 +182,11 @@ impl<'a> Records<'a> {
         Ok(Some(match rest.split_at_checked(len) {
             Some((payload, rest)) => {
                 self.rest = rest;
-                Record { payload, whole: true }
+                Record { payload, missing: 0 }
             }
             None => {
                 self.rest = &[];
-                Record { payload: rest, whole: false }
+                Record { payload: rest, missing: len - rest.len() }
             }
         }))
     }
@@ -176,18 +195,18 @@ impl<'a> Records<'a> {
 /// A hello in the SSLv2 format (RFC 5246 appendix E.2): a two-byte length with its high bit set,
 /// type 1, version, then the lengths of cipher specs, session id and challenge.
 fn read_sslv2(seen: &[u8]) -> Found {
-    let [high, rest @ ..] = seen else { return Found::Part { sure: false } };
-    let [low, kind, version @ ..] = rest else { return Found::Part { sure: false } };
+    let [high, rest @ ..] = seen else { return Found::MAYBE };
+    let [low, kind, version @ ..] = rest else { return Found::MAYBE };
     if *kind != CLIENT_HELLO {
         return Found::Other;
     }
-    let [major, minor, lengths @ ..] = version else { return Found::Part { sure: false } };
+    let [major, minor, lengths @ ..] = version else { return Found::MAYBE };
     if !matches!((major, minor), (3, 0..=4) | (0, 2)) {
         return Found::Other;
     }
     let len = usize::from(u16::from_be_bytes([high & 0x7f, *low]));
     let Some((lengths, _)) = lengths.split_first_chunk::<6>() else {
-        return Found::Part { sure: true };
+        return Found::Part { sure: true, missing: 1 };
     };
     let [specs, session, challenge] =
         [[lengths[0], lengths[1]], [lengths[2], lengths[3]], [lengths[4], lengths[5]]]
@@ -195,7 +214,10 @@ fn read_sslv2(seen: &[u8]) -> Found {
     if specs == 0 || specs % 3 != 0 || len != 9 + specs + session + challenge {
         return Found::Fault(Fault::LengthsDisagree);
     }
-    if seen.len() < 2 + len { Found::Part { sure: true } } else { Found::Fault(Fault::Sslv2) }
+    match (2 + len).checked_sub(seen.len()) {
+        None | Some(0) => Found::Fault(Fault::Sslv2),
+        Some(missing) => Found::Part { sure: true, missing },
+    }
 }
 
 impl<'a> Hello<'a> {
@@ -431,7 +453,7 @@ pub(crate) mod tests {
     fn done(seen: &[u8]) -> Identity<'_> {
         match identify(seen, false) {
             Step::Done(identity) => identity,
-            Step::NeedMore => panic!("needs more than {} bytes", seen.len()),
+            Step::NeedMore(_) => panic!("needs more than {} bytes", seen.len()),
         }
     }
 
@@ -464,7 +486,7 @@ pub(crate) mod tests {
         for hello in [records(&message, 1), records(&message, 60), record(&message)] {
             for end in 0..hello.len() {
                 let part = &hello[..end];
-                assert!(matches!(identify(part, false), Step::NeedMore), "at {end}");
+                assert!(matches!(identify(part, false), Step::NeedMore(_)), "at {end}");
                 let Step::Done(identity) = identify(part, true) else { panic!("at {end}") };
                 let tls = (Protocol::Tls, Some(Fault::Incomplete));
                 let expected = if end < 2 { (Protocol::Other, None) } else { tls };
@@ -608,7 +630,7 @@ pub(crate) mod tests {
         hello.extend([9; 16]);
         assert_eq!(fault(&hello), Fault::Sslv2);
         for end in 0..hello.len() {
-            assert!(matches!(identify(&hello[..end], false), Step::NeedMore), "at {end}");
+            assert!(matches!(identify(&hello[..end], false), Step::NeedMore(_)), "at {end}");
         }
         hello[1] = 0x1d;
         assert_eq!(fault(&hello), Fault::LengthsDisagree);

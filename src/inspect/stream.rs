@@ -105,7 +105,7 @@ impl Client {
             return true;
         }
         match identify(&self.seen, false) {
-            Step::NeedMore => false,
+            Step::NeedMore(_) => false,
             Step::Done(identity) => {
                 let connect = identity.http.is_some_and(|head| head.method == b"CONNECT");
                 let clear = identity.protocol == Protocol::Other || connect;
@@ -117,7 +117,7 @@ impl Client {
     /// The TLS hello behind STARTTLS is not whole.
     fn waits_for_tls(&self) -> bool {
         let Upgrade::Tls { at, .. } = upgrade(&self.seen) else { return false };
-        matches!(identify(self.seen.get(at..).unwrap_or_default(), false), Step::NeedMore)
+        matches!(identify(self.seen.get(at..).unwrap_or_default(), false), Step::NeedMore(_))
     }
 
     /// Memory held, in bytes.

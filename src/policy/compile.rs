@@ -60,6 +60,9 @@ impl Policy {
         let everything = build.set(|_| true);
         let block_rules = build.set(|rule| rule.action == Action::Block);
         let hostless = build.set(|rule| rule.host.is_none());
+        let addressless = build
+            .set(|rule| is_unplaced_block(rule) && rule.operator.is_none() && rule.law.is_none());
+        let unplaced = build.set(is_unplaced_block);
         Self {
             rules: rules.iter().map(RuleState::of).collect(),
             sets: build.sets.finish(),
@@ -72,6 +75,8 @@ impl Policy {
             hostless,
             everything,
             block_rules,
+            addressless,
+            unplaced,
             carriers,
             any_carrier,
             every_carrier,
@@ -97,6 +102,15 @@ impl Policy {
             grace: blueprint.grace,
         }
     }
+}
+
+/// A block rule that asks neither where the address is nor which it is.
+fn is_unplaced_block(rule: &RuleSpec) -> bool {
+    rule.action == Action::Block
+        && !rule.to
+        && rule.location.is_none()
+        && rule.asn.is_none()
+        && rule.region.is_none()
 }
 
 fn carries(rule: &RuleSpec, transport: Transport, protocol: Protocol) -> bool {

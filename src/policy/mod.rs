@@ -15,6 +15,7 @@ mod blueprint;
 mod compile;
 mod country;
 mod decide;
+mod decide_name;
 mod ip_table;
 mod live;
 mod name_table;
@@ -84,6 +85,10 @@ pub struct Policy {
     everything: SetId,
     hostless: SetId,
     block_rules: SetId,
+    /// Block rules without a condition about the address, and those whose only ones are about the
+    /// operator and its law.
+    addressless: SetId,
+    unplaced: SetId,
 }
 
 /// The rules that a class of addresses leaves possible.

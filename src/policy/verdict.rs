@@ -341,12 +341,18 @@ impl Verdict {
     }
 
     /// The verdict once the hello inside an explicit tunnel named another host than the tunnel's
-    /// (POLICY.md §3): `mismatch`, refused in `enforce`, recorded in `observe`.
+    /// (POLICY.md §3), where `on` is what `[policy.on] mismatch` leads to for the client
+    /// ([`super::Policy::on_mismatch`]): `block` refuses in `enforce` and is recorded in `observe`,
+    /// `log` is a floor under what would be allowed, `allow` changes nothing.
     #[must_use]
-    pub const fn mismatched(self) -> Self {
+    pub fn mismatched(self, on: Action) -> Self {
+        let enforced = self.would.unwrap_or(self.action);
+        if on <= enforced {
+            return self;
+        }
         let (action, would) = match self.mode {
-            Mode::Enforce => (Action::Block, None),
-            Mode::Observe => (Action::Log, Some(Action::Block)),
+            Mode::Enforce => (on, None),
+            Mode::Observe => (Action::Log, Some(on)),
         };
         Self { action, reason: Reason::Mismatch, rule: None, would, ..self }
     }
@@ -420,10 +426,25 @@ mod tests {
     #[test]
     fn a_tunnel_with_another_name_inside_is_refused_in_enforce_and_noted_in_observe() {
         let to = "198.51.100.7:443".parse().unwrap();
-        let enforced = Verdict::given(Action::Allow, Reason::Permitted, to).mismatched();
+        let allowed = Verdict::given(Action::Allow, Reason::Permitted, to);
+        let enforced = allowed.mismatched(Action::Block);
         assert_eq!((enforced.action(), enforced.would()), (Action::Block, None));
-        let observed = Verdict { mode: Mode::Observe, ..enforced }.mismatched();
+        let watched = Verdict { mode: Mode::Observe, would: Some(Action::Allow), ..allowed };
+        let observed = watched.mismatched(Action::Block);
         assert_eq!((observed.action(), observed.would()), (Action::Log, Some(Action::Block)));
         assert_eq!([enforced.reason(), observed.reason()], [Reason::Mismatch; 2]);
+    }
+
+    #[test]
+    fn log_for_a_mismatch_is_a_floor_and_allow_changes_nothing() {
+        let to = "198.51.100.7:443".parse().unwrap();
+        let allowed = Verdict::given(Action::Allow, Reason::Permitted, to);
+        let logged = allowed.mismatched(Action::Log);
+        assert_eq!((logged.action(), logged.reason()), (Action::Log, Reason::Mismatch));
+        assert_eq!(allowed.mismatched(Action::Allow), allowed);
+        let disputed = Verdict::given(Action::Log, Reason::Disputed, to);
+        assert_eq!(disputed.mismatched(Action::Log), disputed, "the floor that stood first stays");
+        let blocked = Verdict::given(Action::Block, Reason::Outside, to);
+        assert_eq!(blocked.mismatched(Action::Block), blocked);
     }
 }

@@ -338,12 +338,17 @@ pub enum PlaceLocation {
 }
 
 /// `[names]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     /// How a name must be tied to the address before it can allow.
     pub binding: Binding,
     /// What a hello with the ECH extension is.
     pub ech: Ech,
+    /// Who is asked for the addresses of a name; empty: the resolvers of the host.
+    pub resolvers: Vec<SocketAddr>,
+    /// How long an answer ties a name to its addresses, where its TTL is shorter. Default 10 min,
+    /// 0 s to a day.
+    pub remember: Duration,
 }
 
 /// `[[listen]]`.

@@ -106,9 +106,43 @@ pub(super) fn socket(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<SocketA
     reader.keep(item, parsed)
 }
 
+/// Reads the address of a resolver, `address:port`.
+pub(super) fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
+    const HELP: &str = "write address and port: \"192.0.2.53:53\" or \"[2001:db8::53]:53\"";
+    if let Some((scheme, _)) = text.split_once("://") {
+        let what = format!("{scheme:?} is not spoken here: resolvers are asked over UDP and TCP");
+        return Err(Wrong::new(what, HELP));
+    }
+    let at: SocketAddr = match text.parse() {
+        Ok(at) => at,
+        Err(_) => {
+            let help = match text.parse() {
+                Ok(address) => format!("write {:?}", SocketAddr::new(address, 53).to_string()),
+                Err(_) => HELP.to_owned(),
+            };
+            return Err(Wrong::new(format!("{text:?} is no address with a port"), help));
+        }
+    };
+    if at.port() == 0 || at.ip().is_unspecified() || at.ip().is_multicast() {
+        return Err(Wrong::new(format!("nobody answers at {text:?}"), HELP));
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resolver_is_an_address_with_a_port_that_somebody_can_answer_at() {
+        assert!(resolver("192.0.2.53:53").is_ok() && resolver("[2001:db8::53]:5353").is_ok());
+        assert_eq!(resolver("192.0.2.53").unwrap_err().help, "write \"192.0.2.53:53\"");
+        assert!(resolver("tls://192.0.2.53:853").unwrap_err().what.contains("UDP and TCP"));
+        for text in ["", "dns.example:53", "192.0.2.53:0", "0.0.0.0:53", "[::]:53", "224.0.0.1:53"]
+        {
+            assert!(resolver(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn host_bits_are_a_fault_that_names_the_prefix() {

@@ -345,15 +345,37 @@ pub(super) fn only_owner(
 }
 
 fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<Names> {
-    let default = Names { binding: Binding::Verify, ech: Ech::Claim };
+    let ten_minutes = Duration::from_secs(600);
+    let default = Names {
+        binding: Binding::Verify,
+        ech: Ech::Claim,
+        resolvers: Vec::new(),
+        remember: ten_minutes,
+    };
     let Some(table) = table else { return Some(default) };
-    reader.only(table, &["binding", "ech"]);
+    reader.only(table, &["binding", "ech", "resolvers", "remember"]);
     let bindings =
         [("verify", Binding::Verify), ("redial", Binding::Redial), ("trust", Binding::Trust)];
     let hellos = [("claim", Ech::Claim), ("unread", Ech::Unread), ("block", Ech::Block)];
     let binding = or(table, "binding", default.binding, |item| reader.word(item, &bindings));
     let ech = or(table, "ech", default.ech, |item| reader.word(item, &hellos));
-    Some(Names { binding: binding?, ech: ech? })
+    let help = "write resolvers = [\"192.0.2.53:53\"]";
+    let resolvers = or(table, "resolvers", Vec::new(), |item| {
+        let mut known = Vec::new();
+        reader.parsed_list(item, help, |text| {
+            let at = net::resolver(text)?;
+            if known.contains(&at) {
+                return Err(Wrong::new(format!("{at} stands here twice"), "write it once"));
+            }
+            known.push(at);
+            Ok(at)
+        })
+    });
+    let day = Duration::from_secs(24 * 60 * 60);
+    let remember = or(table, "remember", default.remember, |item| {
+        time::duration(reader, item, Duration::ZERO, Some(day))
+    });
+    Some(Names { binding: binding?, ech: ech?, resolvers: resolvers?, remember: remember? })
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {

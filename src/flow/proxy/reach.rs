@@ -2,7 +2,7 @@
 //! permitted answers dialled (POLICY.md §3).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -14,10 +14,10 @@ use crate::account::{End, Judged, Record};
 use crate::flow::accept::Door;
 use crate::flow::forward::{DialFault, dial};
 use crate::flow::gate::{Gate, Stop, refused};
-use crate::flow::judge::{Asked, Tie, now_ms, settle_at_once};
+use crate::flow::judge::{Asked, Tie, now_ms, refused_by_name, settle_at_once};
 use crate::flow::registry::Seat;
 use crate::flow::wire::Wire;
-use crate::identify::{Host, NameSource, Protocol};
+use crate::identify::{Host, HostName, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
 
 /// Head start of an address over the next one (RFC 8305 §5).
@@ -78,8 +78,8 @@ pub(super) async fn reach(
     let (addresses, name) = match request.target.host {
         Host::Address(address) => (vec![address], None),
         Host::Name(name) => {
-            let found = gate.names.resolve(&name).await.map_err(|_| Missed::Unresolved)?;
-            (found, Some((name, request.source)))
+            let name = Some((name, request.source));
+            (resolved(request, name, at, record).await?, name)
         }
     };
     let asked = addresses.into_iter().take(TRIED_MAX).map(|address| Asked {
@@ -106,6 +106,29 @@ pub(super) async fn reach(
         judged.verdict = *permit.verdict();
     }
     Ok(Reached { upstream, asked, verdict: judged.verdict })
+}
+
+/// The name's addresses, where some address of it might pass: the query for a name that none can
+/// save never leaves.
+async fn resolved(
+    request: &Request,
+    name: Option<(HostName, NameSource)>,
+    at: &At<'_>,
+    record: &mut Record,
+) -> Result<Vec<IpAddr>, Missed> {
+    let gate = at.gate;
+    let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, request.target.port));
+    let (protocol, tie) = (request.protocol, Tie::Resolved);
+    let asked = Asked { protocol, name, tie, ..Asked::unread(record.client().ip(), nowhere) };
+    let Some(policy) = gate.policies.load(now_ms()).ok().filter(|_| request.has_room) else {
+        return Err(Missed::Stopped(refused(Verdict::overload(nowhere), record)));
+    };
+    if let Some(answer) = refused_by_name(&*policy, &asked, record.metrics()) {
+        let noted = gate.note(&*policy, asked, answer, at.seat, record);
+        return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
+    }
+    let Some((name, _)) = &name else { return Err(Missed::Unresolved) };
+    gate.names.resolve(name).await.map_err(|_| Missed::Unresolved)
 }
 
 /// An address that may be dialled.

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use super::At;
 use super::reach::Reached;
 use crate::account::{End, Hello, Judged, Record};
-use crate::flow::gate::{Stop, result};
+use crate::flow::gate::{Stop, read_until, result};
 use crate::flow::judge::Asked;
 use crate::flow::peek::{Ended, Seen};
 use crate::flow::refuse::{self, Notice};
 use crate::flow::relay;
 use crate::flow::wire::Wire;
-use crate::identify::{Identity, Protocol, Step, identify};
-use crate::policy::Verdict;
+use crate::identify::{HostName, Identity, Protocol, Step, identify};
+use crate::policy::{Action, Verdict};
 
 /// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
 /// is open. Where the policy lets any protocol pass, the destination may speak first.
@@ -87,25 +87,30 @@ impl Flight<'_> {
             match identify(seen.bytes(), seen.ended().is_some()) {
                 Step::Done(identity) => break Inside::of(&identity, seen, &self.asked),
                 // Whatever was read cannot be told: no name, and no protocol that carries one.
-                Step::NeedMore if seen.ended().is_some() => break Inside::untold(&self.asked),
-                Step::NeedMore => {
-                    seen.more(self.client.stream(), Some(deadline)).await.map_err(gone)?;
+                Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.asked),
+                Step::NeedMore(missing) => {
+                    let client = self.client.stream();
+                    read_until(missing, seen, client, deadline).await.map_err(gone)?;
                 }
             }
         };
         record.metrics().hello(inside.hello, record.age());
-        if inside.mismatch {
-            return self.mismatched(&inside, at, record);
+        if inside.unreadable {
+            return self.unreadable(&inside, at, record);
+        }
+        if let Some(other) = inside.other {
+            record.heard_inside(other);
         }
         // The tunnel's own name stays; a tunnel to an address gets the name that was read inside,
         // as something that the client says.
         let name = self.asked.name.or(inside.read.name);
-        let asked = Asked { name, tie: self.asked.tie, ..inside.read };
+        let asked = Asked { name, tie: self.asked.tie, inside: inside.other, ..inside.read };
         at.gate.admit(asked, at.seat, record).await.map(drop)
     }
 
-    fn mismatched(&self, inside: &Inside, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
-        let verdict = self.verdict.mismatched();
+    /// A hello that cannot be read might name anybody, whatever the policy says about another name.
+    fn unreadable(&self, inside: &Inside, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
+        let verdict = self.verdict.mismatched(Action::Block);
         if let Some(judged) = record.judgement() {
             let (protocol, ech) = (inside.read.protocol, inside.read.ech);
             let bound = Some(false);
@@ -128,28 +133,30 @@ struct Inside {
     /// The tunnel's question with what was read.
     read: Asked,
     hello: Hello,
-    /// A hello that names another host than the tunnel's, or that cannot be read.
-    mismatch: bool,
+    /// The host that a hello names, where it is not the tunnel's.
+    other: Option<HostName>,
+    /// A hello that cannot be read.
+    unreadable: bool,
 }
 
 impl Inside {
     fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Asked) -> Self {
         let read = tunnel.clone().read(identity);
-        let mismatch = match (&tunnel.name, identity.protocol) {
+        let (other, unreadable) = match (&tunnel.name, identity.protocol) {
             (Some((host, _)), Protocol::Tls) => {
-                let same = read.name.is_none_or(|(name, _)| name == *host);
-                identity.fault.is_some() || !same
+                let other = read.name.map(|(name, _)| name).filter(|name| name != host);
+                (other, identity.fault.is_some())
             }
             // A tunnel to an address has no name to differ from, and POLICY.md §3 compares hellos.
             (None, _) | (_, Protocol::Http | Protocol::Quic | Protocol::Dtls | Protocol::Other) => {
-                false
+                (None, false)
             }
         };
-        Self { read, hello: result(identity, seen), mismatch }
+        Self { read, hello: result(identity, seen), other, unreadable }
     }
 
     fn untold(tunnel: &Asked) -> Self {
         let read = Asked { protocol: Protocol::Other, ech: false, ..tunnel.clone() };
-        Self { read, hello: Hello::Other, mismatch: false }
+        Self { read, hello: Hello::Other, other: None, unreadable: false }
     }
 }

@@ -1,0 +1,123 @@
+//! The judgement of a name alone, before any address is known: where it refuses, no query for the
+//! name has to leave, and a query carries bytes of the client out.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::address::canonical;
+use super::compile::carrier;
+use super::rule_set::{SetId, Term};
+use super::{
+    Action, ClientClass, GroupId, GroupState, Mode, Policy, Question, Reason, RuleId, Verdict,
+};
+
+/// What the name alone settles.
+struct Settled {
+    reason: Reason,
+    rule: Option<RuleId>,
+}
+
+impl Policy {
+    /// The refusal, where [`Policy::decide`] refuses every address that the question's name could
+    /// be bound to; `None` where some address might pass, where the client is only observed, or
+    /// where that cannot be told from the name. Of the destination, the port alone is looked at.
+    ///
+    /// The verdict's destination is the port under `::`: nothing was resolved, and nothing may be
+    /// dialled. Pure; allocates nothing.
+    #[must_use]
+    pub fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
+        // A hello with ECH may lose its name (`[names] ech`); an explicit request has no hello yet.
+        let name = question.name.host().filter(|_| !question.ech)?;
+        let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
+        let client = *self.client_classes.get(class as usize)?;
+        let group = self.groups.get(client.group as usize)?;
+        if group.mode == Mode::Observe {
+            return None;
+        }
+        let entry = self.name_entries.get(self.names.value(name) as usize);
+        let (rules, operator) =
+            entry.map_or((self.hostless, None), |entry| (entry.rules, entry.operator));
+        let settled = match self.refused_by_rule(question, client, rules, operator) {
+            Walk::Refused(rule) => Settled { reason: Reason::Rule, rule: Some(rule) },
+            Walk::Possible => return None,
+            Walk::NoRule => Settled { reason: self.refused_by_law(group, operator)?, rule: None },
+        };
+        let nowhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        Some(Verdict {
+            action: Action::Block,
+            reason: settled.reason,
+            rule: settled.rule,
+            would: None,
+            group: GroupId(client.group),
+            mode: group.mode,
+            destination: SocketAddr::new(nowhere, question.destination.port()),
+        })
+    }
+
+    /// What `[policy.on] mismatch` leads to for the clients of a group.
+    #[must_use]
+    pub fn on_mismatch(&self, group: GroupId) -> Action {
+        let group = self.groups.get(group.0 as usize);
+        let profile = group.and_then(|group| self.profiles.get(group.profile as usize));
+        profile.map_or(Action::Block, |profile| profile.on.mismatch)
+    }
+
+    /// Walks the rules that some address may match, in order, to the first that settles it.
+    fn refused_by_rule(
+        &self,
+        question: &Question<'_>,
+        client: ClientClass,
+        names: SetId,
+        operator: Option<u32>,
+    ) -> Walk {
+        let port = question.destination.port();
+        let ports = self.port_classes.get(usize::from(port));
+        let ports = ports.and_then(|&class| self.ports.get(usize::from(class)));
+        let carriers = self.carriers.get(question.transport as usize);
+        let carried = carriers.and_then(|row| row.get(carrier(question.protocol)));
+        let (Some(&ports), Some(&carried)) = (ports, carried) else { return Walk::Possible };
+        let sets = [carried, client.from, ports, names].map(|id| Term::Set(self.sets.set(id)));
+        let mut from = 0;
+        while let Some(position) = self.sets.first(&sets, from) {
+            let Some(rule) = self.rules.get(position) else { return Walk::Possible };
+            if rule.action != Action::Block {
+                return Walk::Possible;
+            }
+            if self.holds_everywhere(position, operator) {
+                return Walk::Refused(RuleId(u32::try_from(position).unwrap_or(u32::MAX)));
+            }
+            // A block rule about some addresses takes them out, and says nothing of the others.
+            from = position + 1;
+        }
+        Walk::NoRule
+    }
+
+    /// Whether a block rule matches whatever the address is: it has no condition about it, or only
+    /// such as the name's own operator meets (a block rule matches on any possibility).
+    fn holds_everywhere(&self, rule: usize, operator: Option<u32>) -> bool {
+        match operator.and_then(|index| self.operators.get(index as usize)) {
+            Some(of) => {
+                [self.unplaced, of.ids, of.laws].iter().all(|&s| self.sets.contains(s, rule))
+            }
+            None => self.sets.contains(self.addressless, rule),
+        }
+    }
+
+    /// Where no rule is in the way, the law of the name's own operator reaches every address of it.
+    /// Private ones have a cause of their own, which must refuse as well.
+    fn refused_by_law(&self, group: &GroupState, operator: Option<u32>) -> Option<Reason> {
+        let operator = self.atlas.operators().get(operator? as usize)?;
+        let profile = self.profiles.get(group.profile as usize)?;
+        let blocks = profile.on.law == Action::Block && profile.on.private == Action::Block;
+        let foreign = !operator.homes.is_subset(profile.permit_law?);
+        (blocks && foreign).then_some(Reason::Law)
+    }
+}
+
+enum Walk {
+    /// Every address is refused, by this rule at the latest.
+    Refused(RuleId),
+    /// Some address might be let through by a rule.
+    Possible,
+    /// No rule settles it: the axes decide.
+    NoRule,
+}

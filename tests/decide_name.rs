@@ -1,0 +1,195 @@
+//! A name that is refused before it is resolved is refused at every address it could have.
+
+use jiff::Timestamp;
+use schengate::control::compile::Compiler;
+use schengate::control::config;
+use schengate::control::data::Sources;
+use schengate::identify::{HostName, Protocol};
+use schengate::policy::{Action, Claim, Policy, Question, Reason, Transport};
+
+const HEAD: &str = r#"
+schema = 1
+[policy]
+mode = "enforce"
+permit = ["*"]
+[policy.on]
+private = "allow"
+unknown = "allow"
+anycast = "allow"
+[[group]]
+name = "watched"
+clients = ["10.9.0.0/16"]
+mode = "observe"
+[[operator]]
+name = "afar"
+host = ["*.afar.example"]
+homes = ["US"]
+[[operator]]
+name = "google"
+prefix = ["8.8.8.0/24"]
+homes = ["US"]
+[[operator]]
+name = "ovh"
+prefix = ["213.186.33.0/24"]
+homes = ["FR"]
+[[place]]
+to = ["8.8.8.0/24", "52.95.110.0/24"]
+location = ["US"]
+reason = "x"
+[[place]]
+to = ["213.186.33.0/24", "2a01:4f8::/32"]
+location = ["FR"]
+reason = "x"
+[[place]]
+to = ["1.1.1.0/24", "2606:4700::/32"]
+anycast = true
+reason = "x"
+"#;
+
+/// Rules of every kind of condition; each test policy is some of them, in some order.
+const RULES: [&str; 12] = [
+    "host = [\"*.bad.example\"]\naction = \"block\"",
+    "host = [\"*.bad.example\"]\nto = [\"8.8.8.0/24\"]\naction = \"allow\"",
+    "host = [\"x.bad.example\"]\naction = \"allow\"",
+    "host = [\"*.bad.example\"]\nlocation = [\"US\"]\naction = \"block\"",
+    "host = [\"*.bad.example\"]\nport = [\"1-1023\"]\naction = \"block\"",
+    "to = [\"8.8.8.0/24\", \"64:ff9b::/96\"]\naction = \"log\"",
+    "operator = [\"afar\"]\naction = \"block\"",
+    "law = [\"US\"]\naction = \"block\"",
+    "operator = [\"google\"]\naction = \"allow\"",
+    "from = [\"10.8.0.0/16\"]\naction = \"allow\"",
+    "protocol = [\"http\"]\naction = \"block\"",
+    "host = [\"*.bad.example\", \"*.afar.example\"]\ntransport = [\"tcp\"]\naction = \"block\"",
+];
+
+const NAMES: [&str; 5] =
+    ["x.bad.example", "y.bad.example", "a.afar.example", "bad.example", "good.example"];
+
+/// Every standing, embedded forms, several countries, operators, ports and anycast.
+const ADDRESSES: [&str; 14] = [
+    "8.8.8.8",
+    "213.186.33.5",
+    "10.0.0.1",
+    "169.254.169.254",
+    "192.0.2.7",
+    "52.95.110.1",
+    "1.1.1.1",
+    "64:ff9b::808:808",
+    "2002:808:808::1",
+    "::ffff:8.8.8.8",
+    "2a01:4f8::1",
+    "2001:db8::1",
+    "fd00::1",
+    "2606:4700::1111",
+];
+
+fn compile(text: &str) -> Policy {
+    let loaded = config::parse(text, None).unwrap_or_else(|faults| panic!("{faults}"));
+    // Without tables, which take long to chart: the places and operators of `HEAD` are all there is.
+    let now = Timestamp::now();
+    Compiler::new(loaded.config, Sources::default(), text, Vec::new(), now).policy_at(now)
+}
+
+fn ask<'a>(
+    client: &str,
+    address: &str,
+    port: u16,
+    protocol: Protocol,
+    name: Claim<'a>,
+) -> Question<'a> {
+    Question {
+        client: Some(client.parse().expect("an address")),
+        destination: (address.parse::<std::net::IpAddr>().expect("an address"), port).into(),
+        transport: Transport::Tcp,
+        protocol,
+        name,
+        ech: false,
+    }
+}
+
+/// Some of the rules, drawn from `seed`, each at most once.
+fn drawn(mut seed: u64) -> String {
+    let mut text = HEAD.to_owned();
+    let mut left: Vec<usize> = (0..RULES.len()).collect();
+    for nth in 0..4 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let rule = left.remove((seed >> 33) as usize % left.len());
+        text += &format!("[[rule]]\nname = \"r{nth}\"\nreason = \"x\"\n{}\n", RULES[rule]);
+    }
+    text
+}
+
+#[test]
+fn what_is_refused_by_name_is_refused_at_every_address() {
+    let mut refused = 0;
+    for seed in 0..60 {
+        let text = drawn(seed);
+        let policy = compile(&text);
+        for name in NAMES {
+            let name = HostName::parse(name.as_bytes()).expect("a name");
+            for client in ["10.7.0.1", "10.8.0.1", "10.9.0.1"] {
+                for (port, protocol) in
+                    [(443, Protocol::Tls), (80, Protocol::Http), (8443, Protocol::Tls)]
+                {
+                    let at = |address| ask(client, address, port, protocol, Claim::Bound(&name));
+                    let Some(verdict) = policy.decide_name(&at("::")) else { continue };
+                    refused += 1;
+                    assert_eq!(verdict.action(), Action::Block);
+                    for address in ADDRESSES {
+                        let there = policy.decide(&at(address));
+                        assert_eq!(
+                            there.action(),
+                            Action::Block,
+                            "{name} from {client} at {address}:{port}, though {verdict:?}\n{text}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 300, "the sample refuses by name often enough to say something: {refused}");
+}
+
+/// What a policy of [`HEAD`] and these rules says about a name before it is resolved.
+fn before(rules: &str, client: &str, name: &str) -> Option<(Reason, Option<String>)> {
+    let policy = compile(&format!("{HEAD}{rules}"));
+    let name = HostName::parse(name.as_bytes()).expect("a name");
+    let verdict =
+        policy.decide_name(&ask(client, "::", 443, Protocol::Tls, Claim::Bound(&name)))?;
+    let rule = verdict.rule().map(|rule| policy.rule_name(rule).to_owned());
+    Some((verdict.reason(), rule))
+}
+
+const BLOCK: &str = "[[rule]]\nname = \"no\"\nhost = [\"*.bad.example\"]\naction = \"block\"\n";
+
+#[test]
+fn a_block_rule_about_the_name_alone_refuses_it() {
+    let no = Some((Reason::Rule, Some("no".to_owned())));
+    assert_eq!(before(BLOCK, "10.7.0.1", "y.bad.example"), no);
+    assert_eq!(before(BLOCK, "10.7.0.1", "bad.example"), None);
+    assert_eq!(before(BLOCK, "10.9.0.1", "y.bad.example"), None, "observe refuses nothing");
+}
+
+#[test]
+fn an_allow_rule_about_some_address_before_it_leaves_it_open() {
+    let allow =
+        "[[rule]]\nname = \"some\"\nto = [\"8.8.8.0/24\"]\naction = \"allow\"\nreason = \"x\"\n";
+    assert_eq!(before(&format!("{allow}{BLOCK}"), "10.7.0.1", "y.bad.example"), None);
+    let no = Some((Reason::Rule, Some("no".to_owned())));
+    assert_eq!(before(&format!("{BLOCK}{allow}"), "10.7.0.1", "y.bad.example"), no);
+}
+
+#[test]
+fn a_law_that_reaches_the_names_own_operator_refuses_it_where_private_space_is_refused_too() {
+    let foreign = |private: &str| {
+        let head = HEAD
+            .replace("permit = [\"*\"]", "permit = [\"*\"]\npermit_law = [\"eea\"]")
+            .replace("private = \"allow\"", &format!("private = \"{private}\""));
+        let policy = compile(&head);
+        let name = HostName::parse(b"a.afar.example").expect("a name");
+        let asked = ask("10.7.0.1", "::", 443, Protocol::Tls, Claim::Bound(&name));
+        policy.decide_name(&asked).map(|verdict| verdict.reason())
+    };
+    assert_eq!(foreign("block"), Some(Reason::Law));
+    assert_eq!(foreign("allow"), None, "the name may have a private address");
+}
