@@ -52,7 +52,7 @@ fn only(sources: &[&Path]) -> Vec<Source> {
 }
 
 fn data(country: Vec<Source>, asn: Vec<Source>, providers: Vec<Source>) -> Data {
-    Data { directory: PathBuf::new(), country, asn, providers, max_age: None }
+    Data { directory: PathBuf::new(), country, asn, providers, ..Data::default() }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The built binary between a client and the world, with the firewall rules it sets itself.
 
 mod lab;
+mod support;
 
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -225,6 +226,35 @@ fn a_long_hello_in_many_segments_is_judged_by_its_name() {
             let received = end["received"].as_str().unwrap();
             // The world's answer is a handshake record.
             assert!(received.starts_with("1603"), "{listen}, step {step}: {end}");
+            let expected = (nth as u64 + 1) * allowed.len() as u64;
+            assert_eq!(scene.world.arrived(ip), (expected, nth as u64 + 1));
+        }
+    }
+}
+
+/// Hellos that Chromium sent (post-quantum key share, ECH, over 1,500 bytes), from the comparison
+/// material: each is opened by a rule for its own name, and by no other.
+#[test]
+fn a_browsers_hello_in_many_segments_is_judged_by_its_name() {
+    let Some(shared) = support::shared("hellos of a browser") else { return };
+    let Some(lab) = lab("a browser's hello") else { return };
+    let rule = NAME_RULE.replace("allowed.example", "www.example.fr");
+    let mut scene = Scene::start(&lab, "enforce", TPROXY, &rule);
+    let flight = |name: &str| {
+        let path = shared.join(format!("corpus/tcp/local-chromium-{name}-tcp-1.bin"));
+        std::fs::read(path).expect("a flight of the corpus")
+    };
+    let (allowed, other) = (flight("tls1"), flight("moret0"));
+    assert!(allowed.len() > 1_500 && other.len() > 1_500);
+    for ip in REFUSED {
+        for step in [1_400, 1] {
+            let end = scene.send(&at(ip, 443), &other, step);
+            assert!(ALERT.contains(&end["received"].as_str().unwrap()), "step {step}: {end}");
+        }
+        assert_eq!(scene.world.arrived(ip), (0, 0), "bytes and connections");
+        for (nth, step) in [1_400, 1].into_iter().enumerate() {
+            let end = scene.send(&at(ip, 443), &allowed, step);
+            assert_ne!(end["received"].as_str().unwrap(), "", "step {step}: {end}");
             let expected = (nth as u64 + 1) * allowed.len() as u64;
             assert_eq!(scene.world.arrived(ip), (expected, nth as u64 + 1));
         }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use super::{Exit, PolicyFile};
-use crate::control::load::{LoadFault, load};
+use crate::control::load::{Against, LoadFault, load_against};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -15,13 +15,17 @@ pub(super) struct Check {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Accept tables that are older than those that the gateway last used
+    #[arg(long)]
+    allow_older: bool,
 }
 
 /// Exit status: 0 the policy loads, 1 it does not, 2 the file cannot be read.
 pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> {
     let path = arguments.file.config.as_deref();
     let now = Timestamp::now();
-    let loaded = load(path, now);
+    let against = Against::Remembered { allow_older: arguments.allow_older };
+    let loaded = load_against(path, now, against);
     let exit = match &loaded {
         Ok(_) => Exit::Yes,
         Err(LoadFault::Policy(faults)) if faults.is_unreadable() => Exit::NoAnswer,

@@ -98,14 +98,14 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Exit status: 0 forwarded, 1 refused, 2 no answer.
-pub(super) fn explain(arguments: Explain, out: &mut impl Write) -> io::Result<Exit> {
+pub(super) fn explain(arguments: &Explain, out: &mut impl Write) -> io::Result<Exit> {
     let at = arguments.at.unwrap_or_else(Timestamp::now);
     let loaded = match load(arguments.file.config.as_deref(), at) {
         Ok(loaded) => loaded,
         Err(fault) => return Ok(complain(fault)),
     };
     let policy = loaded.compiler.policy_at(at);
-    let answer = Answer::new(&arguments, &loaded.compiler, &policy);
+    let answer = Answer::new(arguments, &loaded.compiler, &policy);
     if arguments.json {
         writeln!(out, "{}", answer.json())?;
     } else {
@@ -243,9 +243,10 @@ impl<'a> Answer<'a> {
                 Step::Cause(reason, action, Some(rule)) => said.push(format!(
                     "rule `{}` would match, but {}: cause {reason} -> {}",
                     self.policy.rule_name(rule),
-                    match reason {
-                        Reason::Unread => "no name could be read",
-                        _ => "the name is not bound to the address",
+                    if reason == Reason::Unread {
+                        "no name could be read"
+                    } else {
+                        "the name is not bound to the address"
                     },
                     cause_action(reason, action),
                 )),

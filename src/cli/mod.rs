@@ -7,6 +7,7 @@ mod data;
 mod explain;
 mod inspect;
 mod run;
+mod zones;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -33,13 +34,15 @@ enum Command {
     /// Load the policy as `run` would, print every fault and lint, and stop
     Check(check::Check),
     /// Judge one destination and show each step
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     /// Read captures or raw first flights and say what the gateway would read and decide
     Inspect(inspect::Inspect),
     /// The nftables and policy-routing rules that bring traffic to the gateway
     Capture(capture::Capture),
     /// The tables behind the verdicts
     Data(data::Data),
+    /// The zones that a policy may name, and who was in them when
+    Zones(zones::ZonesCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -96,10 +99,11 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     match command {
         Command::Run(run) => Ok(run::run(run)),
         Command::Check(check) => check::check(check, out),
-        Command::Explain(explain) => explain::explain(explain, out),
+        Command::Explain(explain) => explain::explain(&explain, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),
         Command::Capture(capture) => capture::capture(capture, out),
         Command::Data(data) => data::data(data, out),
+        Command::Zones(zones) => zones::zones(&zones, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "schengate", out);
             Ok(Exit::Yes)

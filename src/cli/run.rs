@@ -29,6 +29,9 @@ pub(super) struct Run {
     /// Time that live connections have to end after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
+    /// Take up tables at the start even where they are older than those last in use
+    #[arg(long)]
+    allow_older: bool,
 }
 
 /// What must be there before the gateway says that it is ready.
@@ -86,8 +89,8 @@ impl Service {
         };
         let mut inherited = Inherited::take().map_err(text)?;
         let path = arguments.file.config.as_deref();
-        let (governor, lints) =
-            Governor::start(path, Timestamp::now()).map_err(|fault| fault.to_string())?;
+        let (governor, lints) = Governor::start(path, arguments.allow_older, Timestamp::now())
+            .map_err(|fault| fault.to_string())?;
         lints.iter().for_each(|lint| eprintln!("{lint}"));
         let account = Account::start(Box::new(io::stderr())).map_err(text)?;
         let health = Arc::new(Health::new(account.clone(), &NEEDS));
@@ -114,6 +117,7 @@ impl Service {
 
     fn supervise(mut self, drain: Duration) -> Exit {
         self.publish(None);
+        self.remember();
         self.health.met(NEEDS[1]);
         notify::ready(&self.status());
         loop {
@@ -148,16 +152,27 @@ impl Service {
                 }
                 self.account.metrics().policy_reload(true);
                 self.publish(Some(&before));
+                self.remember();
+                self.health.fact("Last reload", format!("taken up at {}", Timestamp::now()));
                 self.plane.rejudge();
                 info!(version = self.governor.current().version(), "policy reloaded");
             }
             Err(fault) => {
                 self.account.metrics().policy_reload(false);
-                error!("the policy does not load; the one in force stays");
-                eprintln!("{fault}");
+                let version = self.governor.current().version();
+                error!(version, %fault, "the policy does not load; the one in force stays");
+                let refused = format!("REFUSED at {}, see the log", Timestamp::now());
+                self.health.fact("Last reload", refused);
             }
         }
         notify::ready(&self.status());
+    }
+
+    fn remember(&self) {
+        if let Err(fault) = self.governor.remember() {
+            let directory = self.governor.config().data.directory.display();
+            warn!(%directory, %fault, "the tables in use are not written down for the next start");
+        }
     }
 
     /// What the clock asks for: the policy's next state, the age of the tables, the watchdog.
@@ -183,12 +198,15 @@ impl Service {
         self.health.fact("Mode", mode.into());
         self.health.fact("Policy version", policy.version().into());
         let config = self.governor.config();
-        let file =
-            config.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
+        let file = config
+            .path
+            .as_ref()
+            .map_or_else(|| "built in".into(), |path| path.display().to_string());
         self.health.fact("Policy file", file);
         self.health.fact("Rules", config.rules.len().to_string());
         let lapses = self.governor.lapses();
-        self.health.fact("Next change by date", lapses.map_or("none".into(), |at| at.to_string()));
+        self.health
+            .fact("Next change by date", lapses.map_or_else(|| "none".into(), |at| at.to_string()));
         self.ages();
         self.health.met(NEEDS[0]);
     }

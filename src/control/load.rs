@@ -6,8 +6,9 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::compile::Compiler;
-use super::config::{self, Faults, Lint};
-use super::data::{self, DataFault, Sources};
+use super::config::{self, Config, Faults, Lint};
+use super::data::{self, DataFault, Memory, Sources};
+use crate::policy::CountrySet;
 
 /// A policy that loads, and what was noticed on the way.
 #[derive(Debug)]
@@ -16,6 +17,22 @@ pub struct LoadedPolicy {
     pub compiler: Compiler,
     /// What is worth a second look.
     pub lints: Vec<Lint>,
+    /// The tables in use, once this policy is, and those before them.
+    pub memory: Memory,
+}
+
+/// What the tables are compared with before they are taken up.
+#[derive(Debug, Clone, Copy)]
+pub enum Against<'a> {
+    /// Nothing: the answer is about the files as they are.
+    Nothing,
+    /// What was in use when the gateway last ran, as far as `[data] directory` tells.
+    Remembered {
+        /// Whether a table may be older than it was.
+        allow_older: bool,
+    },
+    /// What is in use.
+    InUse(&'a Memory),
 }
 
 /// Why a policy does not load.
@@ -43,11 +60,26 @@ impl fmt::Display for LoadFault {
 
 impl std::error::Error for LoadFault {}
 
-/// Loads the policy at `path` (`None`: the built-in default) with its tables.
+/// Loads the policy at `path` (`None`: the built-in default) with its tables, which are compared
+/// with nothing.
 ///
 /// # Errors
-/// Every fault of the file at once; where the file is sound, every fault of its tables.
+/// As [`load_against`].
 pub fn load(path: Option<&Path>, at: Timestamp) -> Result<LoadedPolicy, LoadFault> {
+    load_against(path, at, Against::Nothing)
+}
+
+/// Loads the policy at `path` (`None`: the built-in default) with its tables, and compares these
+/// with what is in use.
+///
+/// # Errors
+/// Every fault of the file at once; where the file is sound, every fault of its tables; where they
+/// are sound, everything that speaks against taking them up.
+pub fn load_against(
+    path: Option<&Path>,
+    at: Timestamp,
+    against: Against<'_>,
+) -> Result<LoadedPolicy, LoadFault> {
     let loaded = config::load(path).map_err(LoadFault::Policy)?;
     let sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
     let unknown = loaded.unknown_regions.into_iter();
@@ -56,9 +88,36 @@ pub fn load(path: Option<&Path>, at: Timestamp) -> Result<LoadedPolicy, LoadFaul
     if !unknown.is_empty() {
         return Err(LoadFault::Policy(Faults(unknown)));
     }
+    let settings = &loaded.config.data;
+    let (mut memory, allow_older) = match against {
+        Against::Nothing => (Memory::default(), true),
+        Against::Remembered { allow_older } => {
+            let read = Memory::read(&settings.directory);
+            (read.map_err(|fault| LoadFault::Data(vec![fault]))?, allow_older)
+        }
+        Against::InUse(memory) => (memory.clone(), false),
+    };
+    let refusals = memory.refusals(settings, &sources, permitted(&loaded.config, at), allow_older);
+    if !refusals.is_empty() {
+        return Err(LoadFault::Data(refusals));
+    }
+    match against {
+        Against::Nothing => {}
+        Against::Remembered { .. } | Against::InUse(_) => {
+            memory.take(Memory::of(&sources));
+        }
+    }
     let local = crate::sys::local_addresses().unwrap_or_default();
     let compiler = Compiler::new(loaded.config, sources, &loaded.text, local, at);
-    Ok(LoadedPolicy { compiler, lints: loaded.lints })
+    Ok(LoadedPolicy { compiler, lints: loaded.lints, memory })
+}
+
+/// Every country that anybody is permitted to reach.
+fn permitted(config: &Config, at: Timestamp) -> CountrySet {
+    let groups = config.groups.iter().map(|group| &group.permit);
+    let lists = std::iter::once(&config.policy.permit).chain(groups);
+    let sets = lists.map(|list| config.zones.resolve(list, at));
+    sets.fold(CountrySet::EMPTY, |all, set| all | set)
 }
 
 /// Whether a loaded provider table has rows of `provider:region`.

@@ -4,6 +4,7 @@
 //! force stays. When a policy lapses (a waiver ends, a zone changes, a table grows stale) its
 //! successor is already published beside it, so that the change falls on the instant.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use jiff::Timestamp;
 
 use super::compile::Compiler;
 use super::config::{Config, Lint};
-use super::load::{LoadFault, load};
+use super::data::Memory;
+use super::load::{Against, LoadFault, load_against};
 use crate::policy::{Live, Policy};
 
 /// The one who publishes policies.
@@ -21,6 +23,7 @@ pub struct Governor {
     compiler: Compiler,
     current: Arc<Policy>,
     live: Arc<Live>,
+    memory: Memory,
 }
 
 /// What a reload changed.
@@ -34,16 +37,23 @@ pub struct Reloaded {
 
 impl Governor {
     /// Loads the policy at `path` (`None`: the built-in default) and publishes it as of `now`.
+    /// Tables that are older than when the gateway last ran are refused unless `allow_older`.
     ///
     /// # Errors
     /// Every fault of the file, or of its tables.
-    pub fn start(path: Option<&Path>, now: Timestamp) -> Result<(Self, Vec<Lint>), LoadFault> {
-        let loaded = load(path, now)?;
+    pub fn start(
+        path: Option<&Path>,
+        allow_older: bool,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<Lint>), LoadFault> {
+        let loaded = load_against(path, now, Against::Remembered { allow_older })?;
         let compiler = loaded.compiler;
         let current = Arc::new(compiler.policy_at(now));
         let next = compiler.successor(now).map(Arc::new);
         let live = Arc::new(Live::new(Arc::clone(&current), next));
-        Ok((Self { path: path.map(Path::to_owned), compiler, current, live }, loaded.lints))
+        let memory = loaded.memory;
+        let governor = Self { path: path.map(Path::to_owned), compiler, current, live, memory };
+        Ok((governor, loaded.lints))
     }
 
     /// The published policy, for those who judge.
@@ -70,17 +80,27 @@ impl Governor {
         self.compiler.config()
     }
 
-    /// Loads the file and the tables anew and publishes them.
+    /// Writes down which tables are in use, for the next start, where `[data] directory` is there
+    /// and may be written; tells whether it did.
+    ///
+    /// # Errors
+    /// Why it could not be written.
+    pub fn remember(&self) -> io::Result<bool> {
+        self.memory.write(&self.config().data.directory)
+    }
+
+    /// Loads the file and the tables anew, compares them with those in use, and publishes them.
     ///
     /// # Errors
     /// Every fault; the policy in force stays.
     pub fn reload(&mut self, now: Timestamp) -> Result<Reloaded, LoadFault> {
-        let loaded = load(self.path.as_deref(), now)?;
+        let loaded = load_against(self.path.as_deref(), now, Against::InUse(&self.memory))?;
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
         let resolving = |config: &Config| (config.names.resolvers.clone(), config.names.remember);
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
         self.compiler = loaded.compiler;
+        self.memory = loaded.memory;
         self.publish(now);
         Ok(Reloaded { lints: loaded.lints, needs_restart })
     }

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::settings::{Listener, Socket};
-use super::wire::Wire;
+use super::wire::{Wire, prepare};
 use super::{Gate, serve};
 use crate::account::{Accept, Limit, Way};
 
@@ -111,6 +111,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             (0..workers).map(|_| socket.try_clone()).collect::<io::Result<_>>()?
         }
     };
+    sockets.iter().for_each(prepare);
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
     let door = Door {
         way: listener.way,
@@ -155,7 +156,7 @@ pub(super) async fn run(listener: TcpListener, door: Rc<Door>, gate: Rc<Gate>) -
                     gate.account.metrics().limit_hit(Limit::Connections);
                 }
                 let accepted =
-                    Accepted { wire: Wire::new(stream), peer, door: Rc::clone(&door), slot };
+                    Accepted { wire: Wire::accepted(stream), peer, door: Rc::clone(&door), slot };
                 spawn_local(serve(accepted, Rc::clone(&gate)));
             }
             Err(fault) => {
@@ -240,6 +241,23 @@ mod tests {
         }
         let inherited = Socket::Inherited(StdListener::bind(("127.0.0.1", 0)).unwrap());
         assert_eq!(open(listener(inherited), 2).unwrap().sockets.len(), 2);
+    }
+
+    #[test]
+    fn accepted_sockets_have_their_options_from_the_listener() {
+        use std::io::Write;
+        use std::os::fd::AsFd;
+
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(listener(any), 1).unwrap();
+        let mut client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        opened.sockets[0].set_nonblocking(false).unwrap();
+        let (accepted, _) = opened.sockets[0].accept().unwrap();
+        assert!(accepted.nodelay().unwrap());
+        client.write_all(b"x").unwrap();
+        accepted.peek(&mut [0]).unwrap();
+        let read = crate::sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!(read.left, Some(0));
     }
 
     #[test]

@@ -11,15 +11,29 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use crate::account::{Bytes, End};
+use crate::sys::Pipe;
 
 /// One read's worth. The buffer is the thread's, and a connection holds bytes of its own only while
 /// the other side does not take them: an idle connection costs no buffer.
 const BUFFER: usize = 64 * 1024;
 
+/// Reads in a row that fill the buffer, after which bytes go through a pipe: small messages, and the
+/// first kilobytes of everything, are cheaper copied.
+const BULK: u8 = 2;
+
+/// Pipes that a thread lends at once. Each holds up to 1 MiB for a peer that does not read; more
+/// than these, and their connections, are relayed by copies, which hold 64 KiB.
+const PIPES_MAX: usize = 64;
+
+/// Empty pipes that a thread keeps.
+const SPARE_MAX: usize = 16;
+
 thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    static LENT: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Reads once, up to `most` bytes, into the thread's buffer, without waiting.
@@ -30,7 +44,7 @@ pub(super) fn read_shared(
 ) -> io::Result<usize> {
     SHARED.with_borrow_mut(|buffer| {
         let room = most.min(buffer.len());
-        let read = from.try_read(buffer.get_mut(..room).unwrap_or_default())?;
+        let read = wire::receive(from, buffer.get_mut(..room).unwrap_or_default())?;
         take(buffer.get(..read).unwrap_or_default());
         Ok(read)
     })
@@ -50,6 +64,11 @@ pub(super) async fn run(
         let moved = Cell::new(Instant::now());
         let (up_ended, down_ended) = (Notify::new(), Notify::new());
         let (near, far) = (client, upstream);
+        let one_ended = Cell::new(false);
+        // Where both have ended the sockets are closed next, which says it as well.
+        let close = |side: &Wire, end| {
+            if one_ended.replace(true) { Ok(()) } else { side.half_close().map_err(|_| end) }
+        };
         let up = async {
             let first = opening.await?;
             let count = |n| {
@@ -58,6 +77,7 @@ pub(super) async fn run(
             };
             let ends = Ends { from: End::ClientReset, to: End::UpstreamReset };
             pump(near, far, first, ends, count).await?;
+            close(far, ends.to)?;
             up_ended.notify_one();
             until_reset(near, ends.from, &down_ended).await
         };
@@ -68,6 +88,7 @@ pub(super) async fn run(
             };
             let ends = Ends { from: End::UpstreamReset, to: End::ClientReset };
             pump(far, near, Vec::new(), ends, count).await?;
+            close(near, ends.to)?;
             down_ended.notify_one();
             until_reset(far, ends.from, &up_ended).await
         };
@@ -102,23 +123,122 @@ async fn pump(
         count(first.len());
     }
     drop(first);
+    let mut full_reads = 0;
     loop {
         // A fast pair of peers must not keep the thread from the others.
         consume_budget().await;
         from.stream().readable().await.map_err(|_| ends.from)?;
+        if full_reads >= BULK
+            && let Some(lent) = Lent::take()
+        {
+            match stream(from, to, lent, ends, &count).await? {
+                Streamed::Bulk => {}
+                Streamed::Little => full_reads = 0,
+                Streamed::End => return Ok(()),
+            }
+            continue;
+        }
         match SHARED.with_borrow_mut(|buffer| shift(from, to, buffer, ends))? {
             Shifted::Nothing => {}
-            Shifted::All(moved) => count(moved),
+            Shifted::All(moved) => {
+                full_reads = if moved == BUFFER { BULK.min(full_reads + 1) } else { 0 };
+                count(moved);
+            }
             Shifted::Part { moved, rest } => {
                 count(moved);
                 to.write_all(&rest).await.map_err(|_| ends.to)?;
                 count(rest.len());
+                full_reads =
+                    if moved + rest.len() == BUFFER { BULK.min(full_reads + 1) } else { 0 };
             }
-            Shifted::End => {
-                // A destination that is already gone says so on its own side of the relay.
-                return to.half_close().map_err(|_| ends.to);
+            Shifted::End => return Ok(()),
+        }
+    }
+}
+
+/// How a run through a pipe went, which ended because nothing was left to read.
+enum Streamed {
+    /// So much passed that the next bytes go through a pipe as well.
+    Bulk,
+    /// Less than a copy is good for.
+    Little,
+    /// The stream has ended.
+    End,
+}
+
+/// Moves bytes through a pipe for as long as some are there. The pipe is given back, empty,
+/// whenever nothing is left to read.
+async fn stream(
+    from: &Wire,
+    to: &Wire,
+    mut pipe: Lent,
+    ends: Ends,
+    count: &impl Fn(usize),
+) -> Result<Streamed, End> {
+    let mut run = 0;
+    let streamed = loop {
+        match from.fill(&mut pipe.pipe) {
+            Ok(0) => break Streamed::End,
+            Ok(moved) => run += moved,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                break if run >= BUFFER { Streamed::Bulk } else { Streamed::Little };
+            }
+            Err(_) => return Err(ends.from),
+        }
+        while pipe.pipe.held() > 0 {
+            match to.drain(&mut pipe.pipe) {
+                Ok(moved) => count(moved),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    to.stream().writable().await.map_err(|_| ends.to)?;
+                }
+                Err(_) => return Err(ends.to),
             }
         }
+        consume_budget().await;
+    };
+    pipe.give_back();
+    Ok(streamed)
+}
+
+/// A pipe of the thread's.
+struct Lent {
+    pipe: Pipe,
+    _place: Place,
+}
+
+impl Lent {
+    /// `None` where the thread has lent as many as it may, or no descriptor is left: then bytes are
+    /// copied, which always works.
+    fn take() -> Option<Self> {
+        let place = Place::take()?;
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        Some(Self { pipe: spare.map_or_else(Pipe::new, Ok).ok()?, _place: place })
+    }
+
+    /// Keeps the pipe for the next one. A pipe that is dropped instead, with the bytes of a
+    /// connection that broke off, is closed.
+    fn give_back(self) {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAX && self.pipe.held() == 0 {
+                spare.push(self.pipe);
+            }
+        });
+    }
+}
+
+/// One of the pipes that the thread may lend at once.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let lent = LENT.get();
+        (lent < PIPES_MAX).then(|| LENT.set(lent + 1)).map(|()| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        LENT.set(LENT.get().saturating_sub(1));
     }
 }
 
@@ -135,7 +255,7 @@ enum Shifted {
 
 /// One read and one write, without waiting.
 fn shift(from: &Wire, to: &Wire, buffer: &mut [u8], ends: Ends) -> Result<Shifted, End> {
-    let read = match from.stream().try_read(buffer) {
+    let read = match from.receive(buffer) {
         Ok(0) => return Ok(Shifted::End),
         Ok(read) => buffer.get(..read).unwrap_or_default(),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Shifted::Nothing),
@@ -260,6 +380,107 @@ mod tests {
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         assert_eq!(relay.await.unwrap().0, End::ClientReset);
+    }
+
+    /// A sequence of numbers that nobody sends by chance (xorshift).
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % bound as u64).unwrap()
+        }
+    }
+
+    async fn send(mut to: tokio::net::tcp::OwnedWriteHalf, seed: u64, total: usize) -> Vec<u8> {
+        let mut chance = Chance(seed);
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut left = total;
+        while left > 0 {
+            // Mostly small messages, now and then enough to fill every buffer on the way.
+            let most = [100, 5_000, 70_000, 3_000_000][chance.below(4)];
+            let chunk: Vec<u8> = (0..left.min(1 + chance.below(most)))
+                .map(|at| u8::try_from((at ^ left) % 251).unwrap())
+                .collect();
+            digest.update(&chunk);
+            left -= chunk.len();
+            to.write_all(&chunk).await.unwrap();
+            for _ in 0..chance.below(20) {
+                tokio::task::yield_now().await;
+            }
+        }
+        to.shutdown().await.unwrap();
+        digest.finish().as_ref().to_vec()
+    }
+
+    async fn receive(mut from: tokio::net::tcp::OwnedReadHalf, seed: u64) -> (usize, Vec<u8>) {
+        let mut chance = Chance(seed);
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut total = 0;
+        let mut buffer = vec![0; 200_000];
+        loop {
+            let room = 1 + chance.below(buffer.len());
+            let read = from.read(&mut buffer[..room]).await.unwrap();
+            if read == 0 {
+                return (total, digest.finish().as_ref().to_vec());
+            }
+            digest.update(&buffer[..read]);
+            total += read;
+            // A reader that stalls, so that pipes and socket buffers are full when the end comes.
+            for _ in 0..chance.below(60) * chance.below(2) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn every_byte_arrives_once_and_in_order_whatever_the_sizes_and_stalls() {
+        for seed in 1..=12_u64 {
+            let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let (up, down) = (chance.below(9_000_000), chance.below(9_000_000));
+            let (client, server, relay) = relay(b"", LONG).await;
+            let ((from_relay, to_relay), (from_far, to_far)) =
+                (client.into_split(), server.into_split());
+            let (sent_up, sent_down) =
+                (spawn_local(send(to_relay, seed, up)), spawn_local(send(to_far, seed + 99, down)));
+            let (got_up, got_down) =
+                tokio::join!(receive(from_far, seed + 7), receive(from_relay, seed + 8));
+            assert_eq!(got_up, (up, sent_up.await.unwrap()), "seed {seed}");
+            assert_eq!(got_down, (down, sent_down.await.unwrap()), "seed {seed}");
+            let outcome = relay.await.unwrap();
+            assert_eq!(outcome, (End::Done, (up as u64, down as u64)), "seed {seed}");
+            assert_eq!(LENT.get(), 0, "no pipe is held any more");
+        }
+        assert!(SPARE.with_borrow(Vec::len) > 0, "bulk went through pipes");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_stalled_reader_holds_no_more_pipes_than_may_be_lent() {
+        let places: Vec<_> = std::iter::from_fn(Place::take).collect();
+        assert_eq!(places.len(), PIPES_MAX);
+        assert!(Lent::take().is_none());
+        drop(places);
+        assert_eq!(LENT.get(), 0);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn bytes_behind_an_urgent_one_are_not_left_lying() {
+        let (mut client, mut server, relay) = relay(b"", LONG).await;
+        client.write_all(b"before").await.unwrap();
+        let mut word = [0; 6];
+        server.read_exact(&mut word).await.unwrap();
+        // Everything is on its way before the relay has a turn to read.
+        let socket = SockRef::from(&client);
+        assert_eq!(socket.send_out_of_band(b"ab!").unwrap(), 3);
+        assert_eq!(socket.send(b"after").unwrap(), 5);
+        let mut rest = [0; 7];
+        server.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"abafter");
+        drop(client);
+        drop(server);
+        relay.await.unwrap();
     }
 
     #[tokio::test(flavor = "local")]

@@ -3,13 +3,16 @@
 use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::sys::{self, Pipe};
 
 /// A TCP stream that ends in a reset unless someone said that it ended in order: a relay that is
 /// cut short, by a fault, a panic or a new policy, must not look like a complete answer.
@@ -20,11 +23,33 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Takes the stream over and turns Nagle's algorithm off: the bytes were paced by their sender.
+    /// Takes a stream over that was dialled, and turns Nagle's algorithm off: the bytes were paced
+    /// by their sender.
     pub(super) fn new(stream: TcpStream) -> Self {
-        // Fails only where the connection is already gone, which the next read will say.
-        stream.set_nodelay(true).ok();
+        prepare(&stream);
+        Self::accepted(stream)
+    }
+
+    /// Takes a stream over that has its options from a listener ([`prepare`]).
+    pub(super) fn accepted(stream: TcpStream) -> Self {
         Self { stream, orderly: Cell::new(false) }
+    }
+
+    /// Reads once into `buffer`, without waiting. Where the kernel says that nothing is left, the
+    /// next wait for a byte is a wait, and not a read in vain: half of the reads of a connection
+    /// that sends small messages.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        receive(&self.stream, buffer)
+    }
+
+    /// Moves bytes from here into a pipe, without waiting; 0 is the end of the stream.
+    pub(super) fn fill(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        self.stream.try_io(Interest::READABLE, || pipe.fill(self.stream.as_fd()))
+    }
+
+    /// Moves bytes out of a pipe to here, without waiting.
+    pub(super) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        self.stream.try_io(Interest::WRITABLE, || pipe.drain(self.stream.as_fd()))
     }
 
     /// The stream.
@@ -53,6 +78,33 @@ impl Wire {
             }
         }
         Ok(())
+    }
+}
+
+/// Sets what every relayed socket has; accepted ones inherit it from their listener.
+pub(super) fn prepare(socket: &impl AsFd) {
+    // Fails only where the connection is already gone, which the next read will say.
+    SockRef::from(socket).set_tcp_nodelay(true).ok();
+    // An older kernel does not say what is left to read; then it is found out by reading.
+    sys::tell_left(socket.as_fd()).ok();
+}
+
+/// As [`Wire::receive`].
+pub(super) fn receive(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut read = None;
+    let tried = from.try_io(Interest::READABLE, || {
+        let received = sys::receive(from.as_fd(), buffer)?;
+        read = Some(received.bytes);
+        if received.bytes > 0 && received.left == Some(0) {
+            // The runtime takes this for "not readable any more", which it is.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    });
+    match (read, tried) {
+        (Some(read), _) => Ok(read),
+        (None, Err(fault)) => Err(fault),
+        (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 

@@ -76,12 +76,9 @@ pub fn standing(address: IpAddr) -> Standing {
     match address {
         IpAddr::V4(v4) => listed(V4, v4.to_bits(), u32::BITS).unwrap_or(Standing::Ordinary),
         IpAddr::V6(v6) => {
-            let known = listed(V6, v6.to_bits(), u128::BITS);
-            known.unwrap_or(if v6.segments()[0] >> 13 == 1 {
-                Standing::Ordinary
-            } else {
-                Standing::Special
-            })
+            let bits = v6.to_bits();
+            let unicast = if bits >> 125 == 1 { Standing::Ordinary } else { Standing::Special };
+            listed(V6, bits, u128::BITS).unwrap_or(unicast)
         }
     }
 }

@@ -373,7 +373,6 @@ impl Verdict {
 
     /// The refusal of a connection that the gateway cannot take on (no descriptors, no policy in
     /// force ...), before or instead of a judgement.
-    #[must_use]
     pub const fn overload(destination: SocketAddr) -> Denial {
         Denial(Self {
             action: Action::Block,

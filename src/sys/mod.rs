@@ -1,12 +1,18 @@
 //! The only place in which `unsafe` or a raw descriptor may appear.
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
+mod pipe;
+mod receive;
+
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use pipe::Pipe;
+pub use receive::{Received, receive, tell_left};
 
 /// Every address of every interface of this host, loopback included, in canonical form.
 ///

@@ -216,7 +216,7 @@ impl<'a> Locator<'a> {
 /// The states of the Union, for regions that are published as standing in several of them.
 fn union_states(config: &Config, at: Timestamp) -> CountrySet {
     let union = config.zones.all.iter().position(|zone| zone.name == "eu");
-    let terms = union.map(|at| Term::Zone(at)).into_iter().collect();
+    let terms = union.map(Term::Zone).into_iter().collect();
     config.zones.resolve(&ZoneList { plus: terms, minus: Vec::new() }, at)
 }
 

@@ -127,6 +127,8 @@ pub enum LintKind {
     LeadingWord,
     /// An allow rule that holds for every connection while it lasts.
     Everything,
+    /// A pack of tables whose signature nobody checks.
+    Unsigned,
 }
 
 /// A region that the built-in facts do not know. A fault, unless a loaded provider table knows it.
@@ -170,23 +172,32 @@ pub(super) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance in characters.
+/// Edits between two words in characters; two neighbours that changed places are one edit
+/// (optimal string alignment).
 fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
+    let right: Vec<char> = right.chars().collect();
+    let mut rows: [Vec<usize>; 2] = [Vec::new(), (0..=right.len()).collect()];
+    let mut above = None;
     for (i, from) in left.chars().enumerate() {
-        let mut diagonal = i;
-        let mut before = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = before;
+        let [before, last] = &rows;
+        let mut row = vec![i + 1];
+        for (j, &to) in right.iter().enumerate() {
+            let cell = |row: &[usize], at: usize| row.get(at).copied().unwrap_or(usize::MAX - 1);
+            let mut best = cell(last, j) + usize::from(from != to);
+            best = best.min(cell(last, j + 1) + 1).min(cell(&row, j) + 1);
+            let beside = j.checked_sub(1).and_then(|at| right.get(at).map(|&left| (at, left)));
+            if let Some((at, left)) = beside
+                && above == Some(to)
+                && left == from
+            {
+                best = best.min(cell(before, at) + 1);
+            }
+            row.push(best);
         }
-        for (cell, to) in row.iter_mut().skip(1).zip(right.chars()) {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = *cell;
-            before = replaced.min(diagonal + 1).min(before + 1);
-            *cell = before;
-        }
+        above = Some(from);
+        rows = [std::mem::take(&mut rows[1]), row];
     }
-    row.last().copied().unwrap_or_default()
+    rows[1].last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -199,6 +210,8 @@ mod tests {
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("abc", ""), 3);
         assert_eq!(distance("permit", "permit"), 0);
+        assert_eq!(distance("eae", "eea"), 1);
+        assert_eq!(distance("ca", "abc"), 3);
     }
 
     #[test]

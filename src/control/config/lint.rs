@@ -30,6 +30,13 @@ pub(super) fn all(
         let help = "write \"verify\", or \"redial\" where names have many addresses";
         lints.add(LintKind::Trust, marks.names.at("binding"), "names.binding", what, help);
     }
+    if config.data.pack.is_some() && config.data.pack_key.is_none() {
+        let what = "nobody checks who made the pack: whoever can write the file says where \
+                    every address is";
+        let help = "sign it (`schengate data keygen`, `schengate data build --pack --sign`) and \
+                    write its pack_key";
+        lints.add(LintKind::Unsigned, marks.data.at("pack"), "data.pack", what, help);
+    }
     lints.found.sort_by_key(|lint| lint.finding.position);
     lints.found
 }

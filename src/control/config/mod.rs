@@ -10,10 +10,12 @@ mod hosts;
 mod known;
 mod lint;
 mod net;
+mod pack_key;
 mod reader;
 mod resolve;
 mod rules;
 mod shadow;
+mod share;
 mod time;
 mod zones;
 
@@ -27,6 +29,7 @@ use toml::de::DeTable;
 
 use self::error::Wrong;
 pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
+pub use self::pack_key::{BadPackKey, PackKey};
 use self::reader::{Reader, Table};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
@@ -410,6 +413,54 @@ pub struct Data {
     pub providers: Vec<Source>,
     /// Age from which a table is `stale`.
     pub max_age: Option<Duration>,
+    /// Share of a permitted country's addresses, in percent, that a table may lose against the one
+    /// in use; one that lost more is refused. Default 20; 100 refuses none.
+    pub max_loss: u8,
+    /// Which country of an mmdb record counts.
+    pub country_field: CountryField,
+    /// A pack of tables that stand before those of the lists. With one, a list that is not written
+    /// is empty, and the tables in the program are those of the kinds that it does not hold.
+    pub pack: Option<PathBuf>,
+    /// Who must have signed the pack; `None`: nobody.
+    pub pack_key: Option<PackKey>,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/schengate"),
+            country: vec![Source::Embedded],
+            asn: vec![Source::Embedded],
+            providers: vec![Source::Embedded],
+            max_age: None,
+            max_loss: 20,
+            country_field: CountryField::Country,
+            pack: None,
+            pack_key: None,
+        }
+    }
+}
+
+/// `[data] country_field`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CountryField {
+    /// Where the address is used.
+    #[default]
+    Country,
+    /// Where its holder is registered. That says little about where bytes land (it is right for a
+    /// third to a half of the space of the large clouds), and much about whose law reaches them.
+    Registered,
+}
+
+impl CountryField {
+    /// `country` or `registered_country`, as in the file.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Country => "country",
+            Self::Registered => "registered_country",
+        }
+    }
 }
 
 /// One entry of a `[data]` list.

@@ -2,22 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::error::{UnknownRegion, Wrong};
+use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
-    Admin, Causes, Config, Data, Defaults, Group, Listen, ListenMode, Names, Source, Until,
-    ZoneList, net, rules, time, zones,
+    Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
+    Until, ZoneList, net, rules, share, time, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
 const SECTIONS: [&str; 11] = [
     "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "listen", "admin",
     "data",
+];
+
+const DATA_KEYS: [&str; 9] = [
+    "directory",
+    "country",
+    "asn",
+    "providers",
+    "max_age",
+    "max_loss",
+    "country_field",
+    "pack",
+    "pack_key",
 ];
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
@@ -60,6 +73,7 @@ impl Mark {
 pub(super) struct Marks {
     pub(super) policy: Mark,
     pub(super) names: Mark,
+    pub(super) data: Mark,
     pub(super) groups: Vec<Mark>,
     pub(super) rules: Vec<Mark>,
 }
@@ -118,6 +132,7 @@ pub(super) fn config(
     let marks = Marks {
         policy: policy_table.as_ref().map(Mark::of).unwrap_or_default(),
         names: name_table.as_ref().map(Mark::of).unwrap_or_default(),
+        data: reader.table(root, "data").as_ref().map(Mark::of).unwrap_or_default(),
         groups: group_tables.iter().map(Mark::of).collect(),
         rules: rule_tables.iter().map(Mark::of).collect(),
     };
@@ -462,34 +477,51 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
 }
 
 fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
-    let default = Data {
-        directory: PathBuf::from("/var/lib/schengate"),
-        country: vec![Source::Embedded],
-        asn: vec![Source::Embedded],
-        providers: vec![Source::Embedded],
-        max_age: None,
-    };
+    let default = Data::default();
     if !root.has("data") {
         return Some(default);
     }
     let table = reader.table(root, "data")?;
-    reader.only(&table, &["directory", "country", "asn", "providers", "max_age"]);
+    reader.only(&table, &DATA_KEYS);
     let directory = or(&table, "directory", default.directory, |item| {
         reader.line(item).map(|path| reader.base.join(path))
     });
-    let mut sources = |key, default| or(&table, key, default, |item| source_list(reader, item));
+    let pack =
+        optional(&table, "pack", |item| reader.line(item).map(|path| reader.base.join(path)));
+    let pack_key = optional(&table, "pack_key", |item| {
+        let help = "write the line that `schengate data keygen` printed";
+        let key = reader.string(item, help)?.parse();
+        reader.keep(item, key.map_err(|bad: BadPackKey| Wrong::new(bad.to_string(), help)))
+    });
+    if let Some(item) = table.item("pack_key").filter(|_| !table.has("pack")) {
+        let help = "name the pack as well: pack = \"site.sgp\"";
+        reader.fault(&item, "a key without the pack that it is for", help);
+    }
+    // Beside a pack, a list holds what is written and nothing else.
+    let unwritten = |list| if table.has("pack") { Vec::new() } else { list };
+    let mut sources =
+        |key, default| or(&table, key, unwritten(default), |item| source_list(reader, item));
     let country = sources("country", default.country);
     let asn = sources("asn", default.asn);
     let providers = sources("providers", default.providers);
     let max_age = optional(&table, "max_age", |item| {
         time::duration(reader, item, Duration::from_secs(1), None)
     });
+    let max_loss = or(&table, "max_loss", default.max_loss, |item| share::percent(reader, item));
+    let fields = [CountryField::Country, CountryField::Registered];
+    let fields = fields.map(|field| (field.label(), field));
+    let country_field =
+        or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
     Some(Data {
         directory: directory?,
         country: country?,
         asn: asn?,
         providers: providers?,
         max_age: max_age?,
+        max_loss: max_loss?,
+        country_field: country_field?,
+        pack: pack?,
+        pack_key: pack_key?,
     })
 }
 

@@ -204,6 +204,8 @@ fn regions(
 }
 
 fn known_operator(text: &str, own: &BTreeSet<String>) -> Result<String, Wrong> {
+    // Of a name that ends in a dot ("Orange Business U.S.") the id may be written with its last dash.
+    let text = text.trim_end_matches('-');
     let mut ids = known::operator_ids().iter().chain(own);
     if !text.is_empty() && ids.clone().any(|id| known::leads(text, id)) {
         return Ok(text.to_owned());

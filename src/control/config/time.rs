@@ -99,15 +99,6 @@ fn moment(date: Date, time: Time, offset: TomlOffset) -> Option<Timestamp> {
     offset.to_timestamp(date.to_datetime(time)).ok()
 }
 
-/// A day of our own tables: a date, a year and month (its first day) or a year (1 January).
-pub(super) fn table_day(text: &str) -> Option<Date> {
-    let mut parts = text.splitn(3, '-');
-    let year = parts.next()?.parse().ok()?;
-    let month = parts.next().map_or(Some(1), |month| month.parse().ok())?;
-    let day = parts.next().map_or(Some(1), |day| day.parse().ok())?;
-    calendar_day(year, month, day)
-}
-
 /// A duration within bounds.
 pub(super) fn duration(
     reader: &mut Reader<'_>,
@@ -199,14 +190,5 @@ mod tests {
             assert!(parse_duration(text).is_err(), "{text:?}");
         }
         assert!(parse_duration("300000000000000d").is_err());
-    }
-
-    #[test]
-    fn table_days_may_leave_out_day_and_month() {
-        assert_eq!(table_day("2022"), Date::new(2022, 1, 1).ok());
-        assert_eq!(table_day("2022-02"), Date::new(2022, 2, 1).ok());
-        assert_eq!(table_day("2022-02-03"), Date::new(2022, 2, 3).ok());
-        assert_eq!(table_day(""), None);
-        assert_eq!(table_day("2022-02-30"), None);
     }
 }

@@ -6,13 +6,10 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 
 use super::error::{Wrong, nearest};
-use super::known::{Row, Rows};
 use super::reader::{Item, Reader, Table};
-use super::time::{Edge, day, table_day};
 use super::{DatedMember, Members, Term, Zone, ZoneList, Zones};
+use crate::control::data::zone_rows;
 use crate::policy::{Country, CountrySet};
-
-const SETS: &str = include_str!("../../../config/facts/jurisdiction-sets.csv");
 
 /// Zones of its own that a file may have; also bounds how deep they can nest.
 const OWN_ZONES_MAX: usize = 1_000;
@@ -55,16 +52,14 @@ struct BuiltIn {
 static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
     let mut sets: BTreeMap<String, Vec<DatedMember>> = BTreeMap::new();
     let mut partial: BTreeMap<String, CountrySet> = BTreeMap::new();
-    let rows = Rows::new(SETS).filter_map(|row| {
-        let mut set = row.field("set")?.to_owned();
-        let of_some = row.field("note")?.contains("scope=partial");
-        if of_some {
+    for row in zone_rows() {
+        let mut set = row.set;
+        if row.partial {
             set.push_str(PARTIAL);
         }
-        Some((set, of_some, member(&row)))
-    });
-    for (set, of_some, member) in rows {
-        if let Some(member) = member.filter(|_| of_some) {
+        let member =
+            row.country.map(|country| DatedMember { country, since: row.since, until: row.until });
+        if let Some(member) = member.filter(|_| row.partial) {
             partial.entry(set.clone()).or_default().insert(member.country);
         }
         sets.entry(set).or_default().extend(member);
@@ -75,19 +70,6 @@ static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
     let hollow = hollow.into_iter().map(|(name, _)| name).collect();
     BuiltIn { zones: zones.into_iter().map(zone).collect(), partial, hollow }
 });
-
-/// A member of a set; `None` for an organisation without a code and for a part of a country
-/// (`XC`, `XD`: no table tells them apart from the country).
-fn member(row: &Row<'_>) -> Option<DatedMember> {
-    let country = Country::from_code(row.field("iso2")?)?;
-    let since = row.field("since").and_then(table_day).and_then(|date| day(date, Edge::First));
-    let expires = row.field("note").and_then(|note| note.split_once("expires "));
-    let until = expires
-        .and_then(|(_, rest)| rest.get(..10))
-        .and_then(table_day)
-        .and_then(|date| day(date, Edge::After));
-    Some(DatedMember { country, since, until })
-}
 
 /// The built-in zones, by name (`config/facts/jurisdiction-sets.csv`).
 #[must_use]
@@ -256,7 +238,8 @@ impl Names {
                 "write codes or zones; [policy.on] unknown says what becomes of the rest",
             );
         }
-        let help = match zone.or_else(|| nearest(text, self.index.keys().map(String::as_str))) {
+        let zone = zone.or_else(|| nearest(text, self.index.keys().map(String::as_str)));
+        let help = match zone {
             Some(zone) => format!("did you mean the zone \"{zone}\"?"),
             None => "write an ISO 3166-1 code (\"FR\"), a built-in zone (\"eea\") or one of \
                      [zones]"

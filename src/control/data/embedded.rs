@@ -60,6 +60,7 @@ fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
     let (header, body) = pack::read(table).map_err(fault)?;
     let info = SourceInfo {
         name: header.name,
+        origin: None,
         as_of: header.as_of,
         rows: header.rows,
         licence: Some(header.licence),

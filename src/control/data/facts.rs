@@ -22,13 +22,16 @@ pub(super) const AS_OF: &str = "2026-11-24";
 pub(super) const FILES: [(&str, &str); 3] =
     [("operators.csv", OPERATORS), ("cloud-regions.csv", REGIONS), ("jurisdiction-sets.csv", SETS)];
 
-/// A member of a built-in zone.
+/// A row of `jurisdiction-sets.csv`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneRow {
-    /// The zone.
+    /// The set.
     pub set: String,
-    /// The member.
-    pub country: Country,
+    /// The member; `None` for an organisation without a code and for a part of a country (`XC`,
+    /// `XD`: no table tells them apart from the country).
+    pub country: Option<Country>,
+    /// The membership covers some recipients only (sector- or certificate-bound adequacy).
+    pub partial: bool,
     /// First instant of membership; `None`: always.
     pub since: Option<Timestamp>,
     /// First instant after membership; `None`: open.
@@ -44,29 +47,17 @@ impl Facts {
     }
 }
 
-/// The rows of `jurisdiction-sets.csv` that name a country. `gdpr-adequacy` holds the full
-/// decisions; the sector- and certificate-bound ones are `gdpr-adequacy-partial`.
-#[must_use]
-pub fn built_in_zones() -> Vec<ZoneRow> {
-    rows::<5>(SETS)
-        .filter_map(|[set, code, since, note, _]| zone_row(&set, &code, &since, &note))
-        .collect()
-}
-
-fn zone_row(set: &str, code: &str, since: &str, note: &str) -> Option<ZoneRow> {
-    // Organisations have no code; XC and XD are regions of UA that no country table knows.
-    let country = Country::from_code(code)?;
-    let set = match set {
-        "gdpr-adequacy" if note.starts_with("scope=full") => set,
-        "gdpr-adequacy" => "gdpr-adequacy-partial",
-        set => set,
-    };
-    let until = note.split(';').find_map(|part| part.trim().strip_prefix("expires "));
-    Some(ZoneRow {
-        set: set.to_owned(),
-        country,
-        since: since_of(since),
-        until: until.and_then(|day| day.parse::<Date>().ok()?.tomorrow().ok()).and_then(begins),
+/// The rows of `jurisdiction-sets.csv`, in their order.
+pub fn zone_rows() -> impl Iterator<Item = ZoneRow> {
+    rows::<5>(SETS).map(|[set, code, since, note, _]| {
+        let until = note.split(';').find_map(|part| part.trim().strip_prefix("expires "));
+        ZoneRow {
+            set: set.into_owned(),
+            country: Country::from_code(&code),
+            partial: note.contains("scope=partial"),
+            since: since_of(&since),
+            until: until.and_then(|day| day.parse::<Date>().ok()?.tomorrow().ok()).and_then(begins),
+        }
     })
 }
 
@@ -192,7 +183,7 @@ mod tests {
     }
 
     fn zone(name: &str) -> Vec<ZoneRow> {
-        built_in_zones().into_iter().filter(|row| row.set == name).collect()
+        zone_rows().filter(|row| row.set == name).collect()
     }
 
     #[test]
@@ -207,7 +198,7 @@ mod tests {
         let left_out: Vec<_> = no_country.map(|line| line.split(',').nth(1).unwrap()).collect();
         assert_eq!(left_out.iter().filter(|code| **code == "XC" || **code == "XD").count(), 4);
         assert_eq!(left_out.iter().filter(|code| code.is_empty()).count(), left_out.len() - 4);
-        assert_eq!(built_in_zones().len(), rows(SETS) - left_out.len());
+        assert_eq!(zone_rows().count(), rows(SETS));
     }
 
     #[test]
@@ -234,15 +225,19 @@ mod tests {
     }
 
     #[test]
-    fn full_and_partial_adequacy_are_two_zones() {
-        let codes = |name| zone(name).iter().map(|r| r.country.code()).collect::<Vec<_>>();
-        assert_eq!(codes("gdpr-adequacy-partial"), ["CA", "JP", "KR", "US"]);
-        assert_eq!(codes("gdpr-adequacy").len(), 12);
-        let britain = zone("gdpr-adequacy").into_iter().find(|r| r.country.code() == "GB").unwrap();
+    fn partial_adequacy_is_told_and_ends_are_read() {
+        let codes = |partial| {
+            let rows = zone("gdpr-adequacy").into_iter().filter(move |row| row.partial == partial);
+            rows.filter_map(|row| row.country.map(Country::code)).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(true), ["CA", "JP", "KR", "US"]);
+        assert_eq!(codes(false).len(), 12);
+        let is_britain = |row: &ZoneRow| row.country == Country::from_code("GB");
+        let britain = zone("gdpr-adequacy").into_iter().find(is_britain).unwrap();
         assert_eq!(britain.since, at("2021-06-28T00:00:00Z"));
         assert_eq!(britain.until, at("2031-12-28T00:00:00Z"));
         assert_eq!(zone("eea").len(), 37);
-        assert!(zone("eu-sanctioned-regions").is_empty());
+        assert!(zone("eu-sanctioned-regions").iter().all(|row| row.country.is_none()));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{DataFault, SourceInfo, built_in_zones, embedded, facts, load, source};
-use crate::control::config::{Data, Source};
+use super::table;
+use super::{DataFault, SourceInfo, embedded, facts, source};
+use crate::control::config::Data;
 
 /// One source of data. As JSON an object with the fields' names; as text one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,7 +15,7 @@ pub struct Listing {
     /// Short name: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`; for a source that cannot
     /// be read, its path.
     pub name: String,
-    /// `country`, `asn`, `providers`, `registrant` or `facts`.
+    /// `pack`, `country`, `asn`, `providers`, `registrant` or `facts`.
     pub kind: &'static str,
     /// Rows.
     pub rows: u64,
@@ -52,42 +53,29 @@ pub fn list(settings: &Data) -> Vec<Listing> {
 }
 
 fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
-    let country = settings.country.iter().map(|source| {
-        let info = match source {
-            Source::Embedded => embedded::embedded_country().map(|table| table.info),
-            Source::File(path) => load::load_country(path).map(|table| table.info),
-        };
-        listing("country", info, now)
-    });
-    let asn = settings.asn.iter().map(|source| {
-        let info = match source {
-            Source::Embedded => embedded::embedded_asn().map(|table| table.info),
-            Source::File(path) => load::load_asn(path).map(|table| table.info),
-        };
-        listing("asn", info, now)
-    });
-    let providers = settings.providers.iter().map(|source| {
-        let info = match source {
-            Source::Embedded => embedded::embedded_providers().map(|table| table.info),
-            Source::File(path) => load::load_provider(path).map(|table| table.info),
-        };
-        listing("providers", info, now)
-    });
+    let (pack, tables) = table::load_all(settings);
+    let pack = pack.map(|info| listing("pack", info, now));
+    let named = tables
+        .into_iter()
+        .map(|(kind, table)| listing(kind.label(), table.map(|table| table.info().clone()), now));
     let registrant = embedded::embedded_registrant().map(|table| table.info);
     let registrant = std::iter::once_with(|| listing("registrant", registrant, now));
-    country.chain(asn).chain(providers).chain(registrant).chain(built_in(now)).collect()
+    pack.into_iter().chain(named).chain(registrant).chain(built_in(now)).collect()
 }
 
 /// The facts; the rows of the zones are those that name a country.
 fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
     facts::FILES.into_iter().map(move |(name, content)| {
         let rows = match name {
-            "jurisdiction-sets.csv" => built_in_zones().len(),
+            "jurisdiction-sets.csv" => {
+                facts::zone_rows().filter(|row| row.country.is_some()).count()
+            }
             _ => content.lines().count().saturating_sub(1),
         };
         let as_of = facts::AS_OF.parse().ok().and_then(facts::begins);
         let info = SourceInfo {
             name: format!("built-in:{name}"),
+            origin: None,
             as_of,
             rows: rows as u64,
             licence: Some("MIT OR Apache-2.0".to_owned()),
@@ -97,13 +85,18 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
     })
 }
 
-fn listing(kind: &'static str, info: Result<SourceInfo, DataFault>, now: Timestamp) -> Listing {
+/// One line of the list.
+pub(super) fn listing(
+    kind: &'static str,
+    info: Result<SourceInfo, DataFault>,
+    now: Timestamp,
+) -> Listing {
     let (info, fault) = match info {
         Ok(info) => (info, None),
         Err(DataFault { source, row, what }) => {
             let row = row.map_or_else(String::new, |row| format!("row {row}: "));
             let (as_of, rows, licence, digest) = (None, 0, None, String::new());
-            let info = SourceInfo { name: source, as_of, rows, licence, digest };
+            let info = SourceInfo { name: source, origin: None, as_of, rows, licence, digest };
             (info, Some(format!("{row}{what}")))
         }
     };

@@ -8,52 +8,35 @@ use jiff::civil::Date;
 use super::pack::{self, Body};
 use super::ranges::BadRow;
 use super::source::{self, Content};
+use super::table::{Table, load_all};
 use super::{
-    AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, country,
-    embedded, facts, mmdb, provider,
+    AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, country, facts,
+    mmdb, provider,
 };
-use crate::control::config::{Data, Source};
+use crate::control::config::{CountryField, Data};
 
 /// Loads every source of `[data]`, in order. A source that is named twice in one list counts once.
 ///
 /// # Errors
 /// Every fault of every source at once.
 pub fn load(settings: &Data) -> Result<Sources, Vec<DataFault>> {
+    let (pack, tables) = load_all(settings);
+    let mut sources = Sources::default();
     let mut faults = Vec::new();
-    let sources = Sources {
-        countries: each(&settings.country, embedded::embedded_country, load_country, &mut faults),
-        asns: each(&settings.asn, embedded::embedded_asn, load_asn, &mut faults),
-        providers: each(
-            &settings.providers,
-            embedded::embedded_providers,
-            load_provider,
-            &mut faults,
-        ),
-    };
-    if faults.is_empty() { Ok(sources) } else { Err(faults) }
-}
-
-fn each<T>(
-    sources: &[Source],
-    embedded: impl Fn() -> Result<T, DataFault>,
-    file: impl Fn(&Path) -> Result<T, DataFault>,
-    faults: &mut Vec<DataFault>,
-) -> Vec<T> {
-    let mut tables = Vec::new();
-    for (i, source) in sources.iter().enumerate() {
-        if sources.iter().take(i).any(|earlier| earlier == source) {
-            continue;
-        }
-        let table = match source {
-            Source::Embedded => embedded(),
-            Source::File(path) => file(path),
-        };
+    match pack {
+        Some(Ok(info)) => sources.pack = Some(info),
+        Some(Err(fault)) => faults.push(fault),
+        None => {}
+    }
+    for (_, table) in tables {
         match table {
-            Ok(table) => tables.push(table),
+            Ok(Table::Country(table)) => sources.countries.push(table),
+            Ok(Table::Asn(table)) => sources.asns.push(table),
+            Ok(Table::Providers(table)) => sources.providers.push(table),
             Err(fault) => faults.push(fault),
         }
     }
-    tables
+    if faults.is_empty() { Ok(sources) } else { Err(faults) }
 }
 
 /// Loads a country table: CSV, TSV, mmdb, RIR statistics or `.sgt`, gzip or not.
@@ -61,6 +44,15 @@ fn each<T>(
 /// # Errors
 /// What is wrong, with its row: an unknown form, a table that is cut, empty or contradicts itself.
 pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
+    load_country_by(path, CountryField::Country)
+}
+
+/// As [`load_country`]; of mmdb records this field counts. A table of `registered_country` says so
+/// in its name, which records and `explain` show.
+///
+/// # Errors
+/// As for [`load_country`].
+pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable, DataFault> {
     let content = source::read(path)?;
     if content.bytes.starts_with(pack::MAGIC) {
         return match packed(path, &content)? {
@@ -70,16 +62,23 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
             (_, other) => Err(wrong_kind(path, &other, "country")),
         };
     }
-    let (ranges, rows, as_of) = if mmdb::is_mmdb(&content.bytes) {
-        let read = mmdb::countries(&content.bytes).map_err(|what| source::whole(path, what))?;
-        (read.ranges, read.rows, read.as_of)
-    } else {
-        let read = text(path, &content)
-            .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
-        (read.ranges, read.rows, read.as_of)
-    };
-    let ranges = answering(path, ranges, "country")?;
-    Ok(CountryTable { info: info(path, &content, rows, as_of, None), ranges })
+    if mmdb::is_mmdb(&content.bytes) {
+        let read = mmdb::countries(&content.bytes, field);
+        let read = read.map_err(|what| source::whole(path, what))?;
+        let ranges = answering(path, read.ranges, field.label())?;
+        let mut info = info(path, &content, read.rows, read.as_of, None);
+        match field {
+            CountryField::Country => {}
+            CountryField::Registered => {
+                info.name = format!("{} ({})", info.name, field.label());
+            }
+        }
+        return Ok(CountryTable { info, ranges });
+    }
+    let read = text(path, &content)
+        .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
+    let ranges = answering(path, read.ranges, "country")?;
+    Ok(CountryTable { info: info(path, &content, read.rows, read.as_of, None), ranges })
 }
 
 /// Loads an AS table: CSV, TSV, mmdb or `.sgt`, gzip or not.
@@ -155,7 +154,11 @@ fn wrong_kind(path: &Path, body: &Body, wanted: &str) -> DataFault {
 }
 
 /// A table that answers nothing is a mistake, not a table.
-fn answering<V>(path: &Path, ranges: Ranges<V>, what: &str) -> Result<Ranges<V>, DataFault> {
+pub(super) fn answering<V>(
+    path: &Path,
+    ranges: Ranges<V>,
+    what: &str,
+) -> Result<Ranges<V>, DataFault> {
     if ranges.is_empty() {
         return Err(source::whole(
             path,
@@ -182,6 +185,7 @@ fn info(
     };
     SourceInfo {
         name: name.map_or_else(file, str::to_owned),
+        origin: Some(path.to_owned()),
         as_of: as_of.or(content.modified),
         rows,
         licence: None,

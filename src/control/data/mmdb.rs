@@ -18,6 +18,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::ranges::Builder;
 use super::{Ranges, Whereabouts};
+use crate::control::config::CountryField;
 use crate::policy::Country;
 
 /// What precedes the metadata, in the last 128 KiB of the file.
@@ -38,19 +39,25 @@ pub(super) struct Read<V> {
     pub(super) as_of: Option<Timestamp>,
 }
 
-/// Reads countries: `country.iso_code`, `country_code` or a two-letter `country`, in that order;
-/// `traits.is_anycast` is an answer of its own. `registered_country` is where the holder is
-/// registered, and is never taken for a place.
-pub(super) fn countries(bytes: &[u8]) -> Result<Read<Whereabouts>, String> {
+/// Reads countries: `country.iso_code`, `country_code` or a two-letter `country`, in that order, or
+/// where it is asked for `registered_country.iso_code` and nothing else; one is never taken for the
+/// other. `traits.is_anycast` is an answer of its own.
+pub(super) fn countries(bytes: &[u8], field: CountryField) -> Result<Read<Whereabouts>, String> {
     read(bytes, |record: &Record<'_>| {
         if record.traits.as_ref().is_some_and(|traits| traits.is_anycast) {
             return Ok(Some(Whereabouts::Anycast));
         }
-        let code = match (&record.country, record.country_code) {
-            (Some(Place::Nested(code)), _) => code.as_deref(),
-            (_, Some(code)) => Some(code),
-            (Some(Place::Text(text)), None) if text.len() == 2 => Some(text.as_str()),
-            (Some(Place::Text(_)) | None, None) => None,
+        let code = match (field, &record.country, record.country_code) {
+            (CountryField::Registered, ..) => match &record.registered_country {
+                Some(Place::Nested(code)) => code.as_deref(),
+                Some(Place::Text(_)) | None => None,
+            },
+            (CountryField::Country, Some(Place::Nested(code)), _) => code.as_deref(),
+            (CountryField::Country, _, Some(code)) => Some(code),
+            (CountryField::Country, Some(Place::Text(text)), None) if text.len() == 2 => {
+                Some(text.as_str())
+            }
+            (CountryField::Country, Some(Place::Text(_)) | None, None) => None,
         };
         Ok(code.and_then(Country::from_code).map(Whereabouts::Country))
     })
@@ -75,6 +82,7 @@ pub(super) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, String> {
 #[derive(Deserialize)]
 struct Record<'a> {
     country: Option<Place>,
+    registered_country: Option<Place>,
     #[serde(borrow)]
     country_code: Option<&'a str>,
     traits: Option<Traits>,
@@ -323,9 +331,10 @@ mod tests {
     /// The reader's own iterator would visit 2^32 networks here (2^128 in a tree of IPv6).
     #[test]
     fn a_tree_that_meets_itself_is_refused_at_once() {
-        let refused = countries(&file(&[(0, 0)])).unwrap_err();
+        let refused = countries(&file(&[(0, 0)]), CountryField::Country).unwrap_err();
         assert!(refused.contains("meets itself"), "{refused}");
-        let refused = countries(&file(&[(1, 1), (2, 2), (3, 3), (4, 4)])).unwrap_err();
+        let refused =
+            countries(&file(&[(1, 1), (2, 2), (3, 3), (4, 4)]), CountryField::Country).unwrap_err();
         assert!(refused.contains("meets itself"), "{refused}");
     }
 

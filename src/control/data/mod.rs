@@ -1,30 +1,41 @@
 //! The data behind a verdict: where an address is, whose it is, and since when that is known.
 
+mod bundle;
 mod country;
+mod diff;
 mod embedded;
 mod facts;
 mod list;
 mod load;
+mod memory;
 mod mmdb;
 mod pack;
 mod provider;
 mod ranges;
 mod rebuild;
 mod source;
+mod table;
 mod text;
+mod verify;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+pub use bundle::{SigningKey, build_pack};
+pub use diff::{Change, Diff, Move, diff};
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
-pub use facts::{ZoneRow, built_in_zones, operator_id, provider_operator};
+pub use facts::{ZoneRow, operator_id, provider_operator, zone_rows};
 pub use list::{Listing, list};
-pub use load::{load, load_asn, load_country, load_provider};
+pub use load::{load, load_asn, load_country, load_country_by, load_provider};
+pub use memory::Memory;
 #[cfg(test)]
 use provider::provider_order;
 pub use rebuild::rebuild;
+pub use table::{Extent, Kind, Label, Table, coverage, grouped};
+pub use verify::{Coverage, Share, Verified, verify, verify_files};
 
 use crate::policy::{Country, CountrySet};
 
@@ -52,6 +63,9 @@ pub enum Whereabouts {
 pub struct SourceInfo {
     /// Short name for records and `explain`: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`.
     pub name: String,
+    /// The file that it came from, of a table in a pack with the table's name below it; `None`: it
+    /// is in the program.
+    pub origin: Option<PathBuf>,
     /// Date of the content, else of the file.
     pub as_of: Option<Timestamp>,
     /// Rows read.
@@ -107,6 +121,8 @@ pub struct ProviderRow {
 /// Everything that was loaded for one policy.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
+    /// The pack, where there is one; its tables are among the others.
+    pub pack: Option<SourceInfo>,
     /// Country tables, best first.
     pub countries: Vec<CountryTable>,
     /// AS tables, best first.

@@ -31,7 +31,8 @@ pub(super) fn read(path: &Path) -> Result<Content, DataFault> {
     read_up_to(path, MAX_BYTES)
 }
 
-fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> {
+/// As [`read`], with another limit.
+pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> {
     let fault = |what: String| whole(path, what);
     let (file, about) = open(path).map_err(|error| fault(format!("cannot be opened: {error}")))?;
     if !about.is_file() {

@@ -43,6 +43,7 @@ pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
                 .map_err(|error| source::whole(&path, format!("cannot be written: {error}")))?;
             Ok(SourceInfo {
                 name: header.name,
+                origin: Some(path),
                 as_of: header.as_of,
                 rows: header.rows,
                 licence: Some(header.licence),

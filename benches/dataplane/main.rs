@@ -1,0 +1,378 @@
+//! What a connection and a gigabyte cost in the data plane, beside others that relay TCP.
+//!
+//! ```text
+//! cargo bench --bench dataplane              seven rounds, about five minutes
+//! cargo bench --bench dataplane -- --brief   one round of a quarter, under a minute
+//! ```
+//! Needs root, `nft`, `ip`, `cc`; `haproxy` and `nginx` with its stream module are left out, with a
+//! word, where they are not installed.
+//!
+//! Client, gateway and world are network namespaces joined by veth. All contenders run at once in
+//! the gateway's, one thread each, and every round asks each of them in turn. schengate judges by
+//! 200 rules with the embedded tables and writes records; HAProxy and nginx read the name of the
+//! hello and write a log line; the two of `bare.c` do neither. All but nginx, which cannot listen
+//! transparently and forwards to a fixed address, get their connections by TPROXY.
+//!
+//! CPU is the run time that the kernel counts for the contender's threads
+//! (`/proc/PID/task/*/schedstat`), its share of the network stack included. A ratio is to HAProxy
+//! with pipes of 1 MiB in the same round; figures and ratios are medians over the rounds.
+
+#[path = "../../tests/lab/mod.rs"]
+mod lab;
+mod load;
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use lab::{Lab, has, wait_until};
+
+const SERVER_PORT: u16 = 443;
+
+/// Among the contenders, the one that ratios are to.
+const MEASURE: &str = "haproxy-1m";
+
+/// What is measured: title, unit.
+const ROWS: [(&str, &str); 9] = [
+    ("CPU, new connection, hello of 517 B", "us"),
+    ("CPU, new connection, hello of 1750 B", "us"),
+    ("added time to first byte, p50", "us"),
+    ("CPU, one download", "s/GB"),
+    ("CPU, 64 downloads", "s/GB"),
+    ("CPU, 64 uploads", "s/GB"),
+    ("64 downloads", "Gbit/s"),
+    ("CPU, 64 B round trip, 64 conns", "us"),
+    ("user memory, idle connection", "B"),
+];
+
+/// Volumes of a round.
+struct Volume {
+    rounds: usize,
+    connections: u64,
+    waits: u64,
+    one: u64,
+    each_of_64: u64,
+    trips: u64,
+    held: u64,
+}
+
+const FULL: Volume = Volume {
+    rounds: 7,
+    connections: 2000,
+    waits: 300,
+    one: 1 << 30,
+    each_of_64: 24 << 20,
+    trips: 200,
+    held: 2000,
+};
+
+const BRIEF: Volume = Volume {
+    rounds: 1,
+    connections: 400,
+    waits: 100,
+    one: 128 << 20,
+    each_of_64: 3 << 20,
+    trips: 40,
+    held: 500,
+};
+
+/// One that relays, and how the client reaches the world through it.
+struct Contender {
+    name: &'static str,
+    to: String,
+    /// `None` for the kernel's own forwarding.
+    child: Option<Running>,
+}
+
+/// A process that ends with this, so that a bench that breaks off leaves none behind.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may be gone already.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn main() {
+    let words: Vec<String> = env::args().skip(1).collect();
+    match words.split_first() {
+        Some((role, _)) if role == "serve" => return load::serve(SERVER_PORT).expect("the server"),
+        Some((role, rest)) if role == "load" => return load::run(rest).expect("the load"),
+        _ => {}
+    }
+    let volume = if words.iter().any(|word| word == "--brief") { BRIEF } else { FULL };
+    let only = words.iter().find_map(|word| word.strip_prefix("--only="));
+    if !(has("nft") && has("ip") && has("cc")) {
+        return println!("LEFT OUT: the bench needs nft, ip and cc");
+    }
+    let Some(lab) = lab::lab("the bench of the data plane") else { return };
+    bench(&lab, &volume, only);
+}
+
+fn bench(lab: &Lab, volume: &Volume, only: Option<&str>) {
+    println!("{}", machine());
+    let mut server = role(lab.world.command(env::current_exe().unwrap()).arg("serve"));
+    assert_eq!(line_of(&mut server), "ready");
+    let contenders = start(lab, only);
+    // Each has served before anything is measured.
+    for contender in &contenders {
+        ask(lab, contender, &["connect", "4", "50", "517"]);
+        ask(lab, contender, &["down", "4", "0", "33554432"]);
+    }
+    let mut rounds: Vec<Vec<[f64; ROWS.len()]>> = Vec::new();
+    for number in 0..volume.rounds {
+        let mut round: Vec<_> = contenders.iter().map(|one| measure(lab, one, volume)).collect();
+        let direct = round[0][2];
+        round.iter_mut().for_each(|figures| figures[2] -= direct);
+        rounds.push(round);
+        eprintln!("round {} of {}", number + 1, volume.rounds);
+    }
+    print!("{}", table(&contenders, &rounds));
+}
+
+fn measure(lab: &Lab, one: &Contender, volume: &Volume) -> [f64; ROWS.len()] {
+    let cpu = |words: &[&str]| {
+        let before = one.cpu();
+        let answer = ask(lab, one, words);
+        (one.cpu() - before, answer)
+    };
+    let text = |number: u64| number.to_string();
+    let per_thread = text(volume.connections / 8);
+    let connects = (volume.connections / 8 * 8) as f64;
+    let (small, _) = cpu(&["connect", "8", &per_thread, "517"]);
+    let (large, _) = cpu(&["connect", "8", &per_thread, "1750"]);
+    let (_, first) = cpu(&["connect", "1", &text(volume.waits), "517"]);
+    let (down, _) = cpu(&["down", "1", "0", &text(volume.one)]);
+    let (downs, took) = cpu(&["down", "64", "0", &text(volume.each_of_64)]);
+    let (ups, _) = cpu(&["up", "64", "0", &text(volume.each_of_64)]);
+    let (trips, _) = cpu(&["trips", "64", &text(volume.trips), "64"]);
+    let all = (volume.each_of_64 * 64) as f64;
+    [
+        small * 1e6 / connects,
+        large * 1e6 / connects,
+        first.1,
+        down * 1e9 / volume.one as f64,
+        downs * 1e9 / all,
+        ups * 1e9 / all,
+        all * 8.0 / took.0 / 1e9,
+        trips * 1e6 / (64 * volume.trips) as f64,
+        held(lab, one, volume.held),
+    ]
+}
+
+/// Growth of the contender's anonymous memory for each connection that is open and silent.
+fn held(lab: &Lab, one: &Contender, count: u64) -> f64 {
+    let before = one.memory();
+    let words = ["load", "hold", &one.to, &count.to_string(), "0", "0"];
+    let mut load = role(lab.client.command(env::current_exe().unwrap()).args(words));
+    assert_eq!(line_of(&mut load), "held");
+    (one.memory() - before) / count as f64
+}
+
+impl Contender {
+    /// Seconds on a processor so far, all threads.
+    fn cpu(&self) -> f64 {
+        let Some(child) = &self.child else { return 0.0 };
+        let tasks =
+            fs::read_dir(format!("/proc/{}/task", child.0.id())).expect("a contender ended");
+        let of = |path: &Path| {
+            let text = fs::read_to_string(path.join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<f64>().ok()
+        };
+        tasks.flatten().filter_map(|task| of(&task.path())).sum::<f64>() / 1e9
+    }
+
+    /// Anonymous resident memory in bytes.
+    fn memory(&self) -> f64 {
+        let Some(child) = &self.child else { return 0.0 };
+        let status = fs::read_to_string(format!("/proc/{}/status", child.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+    }
+}
+
+/// Runs a load against a contender: seconds it took, and the median of its parts.
+fn ask(lab: &Lab, one: &Contender, words: &[&str]) -> (f64, f64) {
+    let [kind, rest @ ..] = words else { unreachable!("a load has a kind") };
+    let words = [&["load", kind, &one.to][..], rest].concat();
+    let output =
+        lab.client.command(env::current_exe().unwrap()).args(&words).output().expect("a load");
+    assert!(output.status.success(), "{}: {words:?}: {}", one.name, lab::said(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut numbers = text.split_whitespace().map(|word| word.parse::<f64>().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Starts every contender there is.
+fn start(lab: &Lab, only: Option<&str>) -> Vec<Contender> {
+    lab.world
+        .shell("for n in 10 11 12 13 14 15 16; do ip address add 198.51.100.$n/32 dev eth0; done")
+        .unwrap();
+    lab.gateway
+        .shell(
+            "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.tcp_tw_reuse=1
+            sysctl -qw net.ipv4.ip_local_port_range='10000 64000' || true
+            ip rule add fwmark 1 lookup 100; ip route add local default dev lo table 100",
+        )
+        .unwrap();
+    let mut rules = String::from(
+        "table ip bench { chain prerouting { type filter hook prerouting priority mangle;\n\
+         meta l4proto tcp socket transparent 1 meta mark set 1 accept\n",
+    );
+    let mut all = vec![Contender { name: "direct", to: at(10), child: None }];
+    let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|one| one == name));
+    let mut add = |name: &'static str, octet: u16, command: Option<Command>| {
+        let Some(mut command) = command.filter(|_| wanted(name)) else { return };
+        let log = File::create(lab.write(&format!("{name}.log"), "")).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let child = Running(child);
+        let port = 15_000 + octet;
+        writeln!(rules, "ip daddr 198.51.100.{octet} tcp dport {SERVER_PORT} tproxy to :{port} meta mark set 1 accept").unwrap();
+        let to = if name == "nginx" { format!("{}:{port}", lab::GATEWAY[0]) } else { at(octet) };
+        wait_until(&format!("{name} listens"), || {
+            let sockets =
+                lab.gateway.shell(&format!("cat /proc/{}/net/tcp*", child.0.id())).ok()?;
+            sockets.contains(&format!(":{port:04X} ")).then_some(())
+        });
+        all.push(Contender { name, to, child: Some(child) });
+    };
+    add("schengate", 11, Some(schengate(lab)));
+    add("haproxy", 12, has("haproxy").then(|| haproxy(lab, 12, "")));
+    add(MEASURE, 13, has("haproxy").then(|| haproxy(lab, 13, "tune.pipesize 1048576")));
+    add("nginx", 14, nginx(lab, 14));
+    add("bare-copy", 15, Some(bare(lab, "copy", 15)));
+    add("bare-splice", 16, Some(bare(lab, "splice", 16)));
+    let path = lab.write("bench.nft", &(rules + "}\n}\n"));
+    lab.gateway.shell(&format!("nft -f {}", path.display())).unwrap();
+    all
+}
+
+fn at(octet: u16) -> String {
+    format!("198.51.100.{octet}:{SERVER_PORT}")
+}
+
+fn schengate(lab: &Lab) -> Command {
+    let mut policy = String::from(
+        "schema = 1\n[policy]\nmode = 'enforce'\npermit = ['eea']\n\
+         [[place]]\nto = ['198.51.100.0/24']\nlocation = ['FR']\nreason = 'bench'\n\
+         [[listen]]\nmode = 'tproxy'\naddress = '0.0.0.0:15011'\n\
+         [admin]\naddress = '127.0.0.1:9643'\n",
+    );
+    for n in 0..200 {
+        let hosts = format!("['h{n}.example.net', '*.z{n}.example.org']");
+        writeln!(policy, "[[rule]]\nname = 'r{n}'\nhost = {hosts}\naction = 'block'").unwrap();
+    }
+    let path = lab.write("bench.toml", &policy);
+    let program =
+        env::var("SCHENGATE_BENCH_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_schengate").into());
+    let mut command = lab.gateway.command(program);
+    command.args(["run", "--workers", "1", "--config"]).arg(path);
+    command
+}
+
+fn haproxy(lab: &Lab, octet: u16, tuning: &str) -> Command {
+    let port = 15_000 + octet;
+    let text = format!(
+        "global\n nbthread 1\n maxconn 6000\n log stdout format raw local0\n {tuning}\n\
+         defaults\n mode tcp\n log global\n option tcplog\n option splice-auto\n\
+         \x20timeout connect 10s\n timeout client 1h\n timeout server 1h\n\
+         listen bench\n bind 0.0.0.0:{port} transparent\n tcp-request inspect-delay 3s\n\
+         \x20tcp-request content capture req.ssl_sni len 100\n\
+         \x20tcp-request content accept if {{ req.ssl_hello_type 1 }}\n server world 0.0.0.0\n"
+    );
+    let path = lab.write(&format!("haproxy{octet}.cfg"), &text);
+    let mut command = lab.gateway.command("haproxy");
+    command.args(["-db", "-f"]).arg(path);
+    command
+}
+
+fn nginx(lab: &Lab, octet: u16) -> Option<Command> {
+    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    if !has("nginx") || !Path::new(module).exists() {
+        println!("LEFT OUT: nginx with its stream module is not installed");
+        return None;
+    }
+    let log = lab.write("nginx-access.log", "");
+    let text = format!(
+        "load_module {module};\ndaemon off;\nmaster_process off;\nerror_log stderr;\n\
+         pid {log}.pid;\nevents {{ worker_connections 16000; }}\n\
+         stream {{ log_format line '$remote_addr $ssl_preread_server_name $bytes_sent';\n\
+         access_log {log} line;\nserver {{ listen {}; ssl_preread on; proxy_timeout 1h;\n\
+         proxy_pass {}; }} }}\n",
+        15_000 + octet,
+        at(octet),
+        log = log.display(),
+    );
+    let path = lab.write("nginx.conf", &text);
+    let mut command = lab.gateway.command("nginx");
+    command.arg("-c").arg(path);
+    Some(command)
+}
+
+fn bare(lab: &Lab, how: &str, octet: u16) -> Command {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/dataplane/bare.c");
+    let program = lab.write("bare", "").with_file_name(format!("bare-{how}"));
+    let built = Command::new("cc").arg("-O2").arg("-o").arg(&program).arg(source).status().unwrap();
+    assert!(built.success(), "bare.c does not compile");
+    let mut command = lab.gateway.command(program);
+    command.args([how, &(15_000 + octet).to_string()]);
+    command
+}
+
+fn role(command: &mut Command) -> Running {
+    Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+}
+
+fn line_of(child: &mut Running) -> String {
+    let mut line = String::new();
+    BufReader::new(child.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn table(contenders: &[Contender], rounds: &[Vec<[f64; ROWS.len()]>]) -> String {
+    let mut text = String::new();
+    let measure = contenders.iter().position(|one| one.name == MEASURE);
+    for (row, (title, unit)) in ROWS.iter().enumerate() {
+        writeln!(text, "\n{title}").unwrap();
+        for (column, one) in contenders.iter().enumerate().skip(1) {
+            let figure = median(rounds.iter().map(|round| round[column][row]).collect());
+            write!(text, "  {:<12} {figure:>10.2} {unit:<6}", one.name).unwrap();
+            if let Some(measure) = measure {
+                let ratios = rounds.iter().map(|round| round[column][row] / round[measure][row]);
+                write!(text, "  x {:.2}", median(ratios.collect())).unwrap();
+            }
+            writeln!(text).unwrap();
+        }
+    }
+    text
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    format!(
+        "machine: {} x{}, Linux {}, load {}",
+        model.trim_start_matches(['\t', ' ', ':']),
+        cpus.matches("processor\t").count(),
+        kernel.trim(),
+        load.trim()
+    )
+}

@@ -1,0 +1,142 @@
+//! `schengate data build|keygen`: tables made, packed and signed.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use jiff::Timestamp;
+
+use super::{Exit, complain};
+use crate::cli::explain::instant;
+use crate::control::config::{CountryField, Source};
+use crate::control::data::{self, DataFault, Kind, SigningKey, SourceInfo, Table};
+
+/// Arguments of `data build`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("made").required(true).args(["from", "pack"]))]
+pub(super) struct Build {
+    /// Rebuild the embedded tables from this directory of unpacked packages (config/README.md)
+    #[arg(long, value_name = "DIR", requires = "out", conflicts_with = "sources")]
+    from: Option<PathBuf>,
+    /// Directory that receives the embedded tables
+    #[arg(long, value_name = "DIR", requires = "from")]
+    out: Option<PathBuf>,
+    /// Build one pack and write it to this file
+    #[arg(long, value_name = "OUT", requires = "sources")]
+    pack: Option<PathBuf>,
+    /// Sign the pack with this key (`schengate data keygen`)
+    #[arg(long, value_name = "KEYFILE", requires = "pack")]
+    sign: Option<PathBuf>,
+    /// Date of the build; without it now. A pack is never taken up after a later one
+    #[arg(long, value_name = "TIME", value_parser = instant, requires = "pack")]
+    date: Option<Timestamp>,
+    /// Tables, best first of each kind: FILE, or country=FILE, asn=FILE, providers=FILE where the
+    /// content does not tell; "embedded" for FILE is the table in the program
+    #[arg(value_name = "SOURCES", value_parser = Input::from_str)]
+    sources: Vec<Input>,
+}
+
+/// One table of a pack, as written on the command line.
+#[derive(Debug, Clone)]
+enum Input {
+    /// A file whose content tells its kind.
+    Any(PathBuf),
+    /// A file or the embedded table, of this kind.
+    Of(Kind, Source),
+}
+
+impl FromStr for Input {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = |(word, path): (&str, &str)| {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.label() == word)?;
+            Some((kind, path.to_owned()))
+        };
+        match text.split_once('=').and_then(known) {
+            Some((_, path)) if path.is_empty() => Err("name a file".to_owned()),
+            Some((kind, path)) if path == "embedded" => Ok(Self::Of(kind, Source::Embedded)),
+            Some((kind, path)) => Ok(Self::Of(kind, Source::File(path.into()))),
+            None if text.is_empty() => Err("name a file".to_owned()),
+            None if text == "embedded" => {
+                Err("say which: country=embedded, asn=embedded or providers=embedded".to_owned())
+            }
+            None => Ok(Self::Any(text.into())),
+        }
+    }
+}
+
+impl Input {
+    fn load(&self) -> Result<Table, DataFault> {
+        match self {
+            Self::Any(path) => Table::guess(path),
+            Self::Of(kind, source) => Table::load(*kind, source, CountryField::Country),
+        }
+    }
+}
+
+/// Exit status: 0 built, 1 a source is refused, 2 the key cannot be used.
+pub(super) fn build(arguments: &Build, out: &mut impl Write) -> io::Result<Exit> {
+    let built = match (&arguments.from, &arguments.out, &arguments.pack) {
+        (Some(from), Some(to), _) => data::rebuild(from, to).map_err(|fault| vec![fault]),
+        (_, _, Some(pack)) => {
+            let key = match arguments.sign.as_deref().map(SigningKey::read).transpose() {
+                Ok(key) => key,
+                Err(fault) => return Ok(complain(fault)),
+            };
+            build_pack(arguments, pack, key.as_ref(), out)?
+        }
+        (_, _, None) => return Ok(complain("say --from and --out, or --pack")),
+    };
+    match built {
+        Ok(built) => {
+            for info in built {
+                writeln!(out, "{}: {} rows, sha256 {}", info.name, info.rows, info.digest)?;
+            }
+            Ok(Exit::Yes)
+        }
+        Err(faults) => {
+            for fault in faults {
+                eprintln!("schengate: {fault}");
+            }
+            Ok(Exit::No)
+        }
+    }
+}
+
+/// Every source read, then the pack written; every fault at once.
+fn build_pack(
+    arguments: &Build,
+    pack: &Path,
+    key: Option<&SigningKey>,
+    out: &mut impl Write,
+) -> io::Result<Result<Vec<SourceInfo>, Vec<DataFault>>> {
+    let (mut tables, mut faults) = (Vec::new(), Vec::new());
+    for input in &arguments.sources {
+        match input.load() {
+            Ok(table) => tables.push(table),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        return Ok(Err(faults));
+    }
+    for table in &tables {
+        let info = table.info();
+        writeln!(out, "  {} {}: {} rows", table.kind().label(), info.name, info.rows)?;
+    }
+    let date = arguments.date.unwrap_or_else(Timestamp::now);
+    let built = data::build_pack(tables, date, key, pack);
+    Ok(built.map(|info| vec![info]).map_err(|fault| vec![fault]))
+}
+
+/// Exit status: 0 written, 2 not.
+pub(super) fn keygen(file: &Path, out: &mut impl Write) -> io::Result<Exit> {
+    match SigningKey::generate(file) {
+        Ok(key) => {
+            writeln!(out, "pack_key = \"{}\"", key.public())?;
+            Ok(Exit::Yes)
+        }
+        Err(error) => Ok(complain(format_args!("{}: {error}", file.display()))),
+    }
+}

@@ -1,0 +1,115 @@
+//! Reading a TCP socket in one call that also says whether anything is left to read.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// One read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes that were read; 0 is the end of the stream.
+    pub bytes: usize,
+    /// Bytes that can be read at once; an end that has come counts as one. `None` where the kernel
+    /// does not say, which needs [`tell_left`] on the socket, or on the listener that it came from.
+    pub left: Option<usize>,
+}
+
+/// Has [`receive`] say what is left (`TCP_INQ`, Linux 4.18). Sockets inherit it from a listener.
+///
+/// # Errors
+/// The kernel does not know the option, or the socket is none of TCP.
+pub fn tell_left(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    // SAFETY: the pointer and the length describe one integer.
+    let done = unsafe {
+        let value = (&raw const on).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INQ, value, length)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Room for one control message that holds an integer, with the alignment of its header.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Reads into `buffer` without waiting. A short read alone does not say that nothing is left: a
+/// read stops at an urgent byte.
+///
+/// # Errors
+/// `WouldBlock`, or what recvmsg(2) says of the connection.
+pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = Control([0; 64]);
+    // SAFETY: a message header of zeros is one without address, data and control.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control.0).cast();
+    message.msg_controllen = size_of::<Control>();
+    // SAFETY: the header names `buffer` and `control`, which outlive the call, with their sizes.
+    let read = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let bytes = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel filled `control` and set its length in the header.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    let mut left = None;
+    if !first.is_null() {
+        // SAFETY: not null, so that it points to a whole header inside `control`.
+        let header = unsafe { first.read_unaligned() };
+        if (header.cmsg_level, header.cmsg_type) == (libc::IPPROTO_TCP, libc::TCP_INQ) {
+            // SAFETY: a message of this type carries one integer.
+            let count = unsafe { libc::CMSG_DATA(first).cast::<libc::c_int>().read_unaligned() };
+            left = usize::try_from(count).ok();
+        }
+    }
+    Ok(Received { bytes, left })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// The accepted side has what its listener had.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        tell_left(listener.as_fd()).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn what_is_left_is_told_to_the_byte() {
+        let (mut client, server) = pair();
+        client.write_all(b"0123456789").unwrap();
+        let mut buffer = [0; 4];
+        assert_eq!(receive(server.as_fd(), &mut buffer).unwrap().left, Some(6));
+        assert_eq!(&buffer, b"0123");
+        let mut buffer = [0; 64];
+        let all = receive(server.as_fd(), &mut buffer).unwrap();
+        assert_eq!(all, Received { bytes: 6, left: Some(0) });
+        let nothing = receive(server.as_fd(), &mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn an_end_that_has_come_is_something_left() {
+        let (mut client, server) = pair();
+        client.write_all(b"bye").unwrap();
+        drop(client);
+        let mut buffer = [0; 64];
+        let all = receive(server.as_fd(), &mut buffer).unwrap();
+        assert_eq!(all, Received { bytes: 3, left: Some(1) });
+        assert_eq!(receive(server.as_fd(), &mut buffer).unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn without_the_option_nothing_is_said() {
+        let (client, mut server) = pair();
+        server.write_all(b"x").unwrap();
+        let read = receive(client.as_fd(), &mut [0; 64]).unwrap();
+        assert_eq!(read, Received { bytes: 1, left: None });
+    }
+}
