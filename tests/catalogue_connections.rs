@@ -199,7 +199,7 @@ fn c11_heads_whose_end_is_read_in_two_ways_are_refused() {
 #[test]
 fn c12_http2_and_upgrades_carry_no_name_past_the_judgement() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    refused("c12", &plain(), &[preface.clone()], "unread");
+    refused("c12", &plain(), std::slice::from_ref(&preface), "unread");
     let upgrade = whole(&[GET, "Host: other.example", "Upgrade: h2c", "Connection: upgrade"]);
     refused("c12 upgrade", &plain(), &[upgrade], "outside");
     row("c12 explicit", Expect::Told, 2, |scene| {

@@ -133,6 +133,10 @@ async fn http(stream: &mut TcpStream) -> String {
     head + &String::from_utf8(some(stream, length.unwrap_or(0)).await).unwrap()
 }
 
+fn connect(port: u16) -> String {
+    format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example:{port}\r\n\r\n")
+}
+
 fn field<'a>(line: &'a Value, name: &str) -> &'a str {
     line[name].as_str().unwrap_or("null")
 }

@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn connect(port: u16) -> String {
-    format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example:{port}\r\n\r\n")
-}
-
 #[tokio::test(flavor = "local")]
 async fn a_tunnel_carries_the_hello_of_its_own_name() {
     let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
