@@ -1,6 +1,5 @@
 //! Dials what was permitted, and nothing else; then relays.
 
-use std::future::ready;
 use std::io;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::accept::Door;
 use super::peek::Seen;
-use super::relay;
+use super::second;
 use super::wire::Wire;
 use crate::account::{Connect, End, Metrics, Record};
 use crate::policy::Permit;
@@ -28,8 +27,7 @@ pub(super) async fn run(
         Ok(upstream) => upstream,
         Err(fault) => return fault.end(),
     };
-    let opening = ready(Ok(seen.into_bytes()));
-    relay::run(&client, &upstream, opening, door.idle_timeout, record.bytes()).await
+    second::run(&client, &upstream, seen.into_bytes(), door.idle_timeout, record).await
 }
 
 /// Why a connect failed.

@@ -14,6 +14,7 @@ mod proxy;
 mod refuse;
 mod registry;
 mod relay;
+mod second;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -179,6 +179,66 @@ async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
     nobody_came(&world).await;
 }
 
+/// A client, its destination and the rig, once the hello of `pacs.example` has arrived and been
+/// answered with a request for another one.
+async fn asked_for_another_hello(rig: &Rig, way: Way) -> (TcpStream, TcpStream) {
+    let (front, world) = (listener().await, listener().await);
+    let mut client = match way {
+        Way::Proxy => rig.client(&front, way).await,
+        Way::Tproxy | Way::Redirect => rig.client(&world, way).await,
+    };
+    if way == Way::Proxy {
+        client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+        assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    }
+    client.write_all(&hello("pacs.example")).await.unwrap();
+    let (mut server, _) = world.accept().await.unwrap();
+    some(&mut server, hello("pacs.example").len()).await;
+    server.write_all(b"retry!").await.unwrap();
+    assert_eq!(some(&mut client, 6).await, b"retry!");
+    (client, server)
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_second_hello_of_another_host_ends_the_connection_and_is_not_sent_on() {
+    for (fake, way) in [
+        (only(&["pacs.example"]), Way::Tproxy),
+        (only(&["pacs.example"]), Way::Proxy),
+        (everything(), Way::Proxy),
+    ] {
+        let rig = Rig::new(fake, &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        let sent = [&[20, 3, 3, 0, 1, 1][..], &hello("cloud.example")].concat();
+        client.write_all(&sent).await.unwrap();
+        assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+        assert!(server.read(&mut [0; 8]).await.is_err(), "a reset, and no byte before it");
+        drop((client, server));
+        let line = rig.lines().await.pop().unwrap();
+        assert_eq!((field(&line, "verdict"), field(&line, "reason")), ("block", "mismatch"));
+        assert_eq!((field(&line, "end"), field(&line, "host")), ("refused", "pacs.example"));
+        assert_eq!(line["bytes_up"], hello("pacs.example").len());
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_second_hello_of_the_same_host_and_all_behind_it_goes_on() {
+    for way in [Way::Tproxy, Way::Proxy] {
+        let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        let data = [&[23, 3, 3, 0x10, 0][..], &[7; 4096]].concat().repeat(40);
+        let sent = [hello("pacs.example"), data].concat();
+        client.write_all(&sent).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert!(all_of(&mut server).await == sent);
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        assert_eq!(all_of(&mut client).await, b"answer");
+        let line = rig.lines().await.pop().unwrap();
+        assert_eq!((field(&line, "end"), field(&line, "verdict")), ("done", "allow"));
+        assert_eq!(line["bytes_up"], sent.len() + hello("pacs.example").len());
+    }
+}
+
 /// Fails where a connection waits to be accepted.
 async fn nobody_came(world: &TcpListener) {
     let came = tokio::time::timeout(Duration::ZERO, world.accept()).await;

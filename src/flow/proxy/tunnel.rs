@@ -1,7 +1,6 @@
 //! The inside of an explicit tunnel: nothing of the client's first flight goes on before it was
 //! read, and judged with what it says.
 
-use std::future::ready;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use crate::flow::judge::Asked;
 use crate::flow::peek::{Ended, Seen};
 use crate::flow::refuse::{self, Notice};
 use crate::flow::relay;
+use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
 use crate::identify::{HostName, Identity, Protocol, Step, identify};
 use crate::policy::{Action, Verdict};
@@ -33,6 +33,7 @@ pub(super) async fn run(
     let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
     let mut seen = Seen::with(held);
     let mut stop = None;
+    let mut follower = None;
     let opening = async {
         let flight = Flight { client: &client, asked, verdict, waits: server_may_speak };
         Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
@@ -42,18 +43,25 @@ pub(super) async fn run(
                 End::Refused
             }
         })?;
-        Ok(std::mem::take(&mut seen).into_bytes())
+        let first = std::mem::take(&mut seen).into_bytes();
+        let follower = follower.insert(Follower::of(record));
+        // Where the destination may not speak before the hello was judged, it may from here on.
+        if !server_may_speak {
+            return Ok(first);
+        }
+        follower.follow(&client, &upstream, first, idle).await
     };
     let end = if server_may_speak {
         relay::run(&client, &upstream, opening, idle, &bytes).await
     } else {
         match opening.await {
-            Ok(first) => {
-                return relay::run(&client, &upstream, ready(Ok(first)), idle, &bytes).await;
-            }
+            Ok(first) => return second::run(&client, &upstream, first, idle, record).await,
             Err(end) => end,
         }
     };
+    if let Some(follower) = follower {
+        follower.note(record);
+    }
     match stop {
         // Once the destination has spoken, an answer of ours would be a part of its own.
         Some(refusal) if bytes.totals().1 == 0 => {

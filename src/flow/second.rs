@@ -1,0 +1,129 @@
+//! Relays a connection, and follows the client behind its hello until no second one can come: a
+//! server that asks for one (RFC 8446 §4.1.4) answers the second, which may name somebody else.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::relay::{self, read_shared};
+use super::wire::Wire;
+use crate::account::{Bytes, End, Judged, Record};
+use crate::identify::tls::{SecondHello, Watch};
+use crate::policy::{Action, Mode};
+
+/// A server that asks for a second hello has said no more than that: a few hundred bytes, and a
+/// cookie. One that has said this much has answered the first.
+const ANSWERED: u64 = 2048;
+
+/// How long servers wait for the rest of a handshake, at most.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(60);
+
+/// One read's worth.
+const PART: usize = 16 * 1024;
+
+/// Relays as [`relay::run`] does. `first` was judged; a second hello of another host, or one that
+/// cannot be read, ends the connection and is its verdict: `mismatch`.
+pub(super) async fn run(
+    client: &Wire,
+    upstream: &Wire,
+    first: Vec<u8>,
+    idle: Duration,
+    record: &mut Record,
+) -> End {
+    let bytes = Arc::clone(record.bytes());
+    let mut follower = Follower::of(record);
+    let opening = follower.follow(client, upstream, first, idle);
+    let end = relay::run(client, upstream, opening, idle, &bytes).await;
+    follower.note(record);
+    end
+}
+
+/// Follows one client.
+pub(super) struct Follower {
+    bytes: Arc<Bytes>,
+    /// The verdict is carried out, and not only recorded.
+    enforces: bool,
+    changed: bool,
+}
+
+impl Follower {
+    /// For a connection that was judged.
+    pub(super) fn of(record: &Record) -> Self {
+        let mode = record.judgement().map(|judged| judged.verdict.mode());
+        Self {
+            bytes: Arc::clone(record.bytes()),
+            enforces: mode != Some(Mode::Observe),
+            changed: false,
+        }
+    }
+
+    /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
+    /// yields has not been sent. Boxed, as it is over long before the relay is.
+    ///
+    /// # Errors
+    /// The end, where the hello changed or a side broke off.
+    pub(super) fn follow<'a>(
+        &'a mut self,
+        client: &'a Wire,
+        upstream: &'a Wire,
+        first: Vec<u8>,
+        idle: Duration,
+    ) -> impl Future<Output = Result<Vec<u8>, End>> + 'a {
+        let second = SecondHello::after(&first).filter(|second| second.watch() != Watch::Over);
+        async move {
+            match second {
+                None => Ok(first),
+                Some(second) => Box::pin(self.watch(second, client, upstream, first, idle)).await,
+            }
+        }
+    }
+
+    async fn watch(
+        &mut self,
+        mut second: SecondHello,
+        client: &Wire,
+        upstream: &Wire,
+        mut part: Vec<u8>,
+        idle: Duration,
+    ) -> Result<Vec<u8>, End> {
+        // The relay counts its idle time from its begin or the destination's last byte.
+        let until = Instant::now() + HANDSHAKE_TIME.min(idle / 2);
+        loop {
+            if second.watch() == Watch::Changed {
+                self.changed = true;
+                return if self.enforces { Err(End::Refused) } else { Ok(part) };
+            }
+            if second.watch() == Watch::Over || self.bytes.totals().1 > ANSWERED {
+                return Ok(part);
+            }
+            upstream.write_all(&part).await.map_err(|_| End::UpstreamReset)?;
+            self.bytes.up(part.len());
+            part.clear();
+            while part.is_empty() {
+                match timeout_at(until, client.stream().readable()).await {
+                    Ok(ready) => ready.map_err(|_| End::ClientReset)?,
+                    Err(_) => return Ok(part),
+                }
+                match read_shared(client.stream(), PART, |read| part.extend_from_slice(read)) {
+                    // The relay meets the same end.
+                    Ok(0) => return Ok(part),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Err(End::ClientReset),
+                }
+            }
+            second.feed(&part);
+        }
+    }
+
+    /// Makes a changed hello the record's verdict.
+    pub(super) fn note(&self, record: &mut Record) {
+        let Some(judged) = record.judgement().filter(|_| self.changed) else { return };
+        let verdict = judged.verdict.mismatched(Action::Block);
+        let judged = Judged { verdict, rule: None, ..judged.clone() };
+        record.judged(judged);
+    }
+}
