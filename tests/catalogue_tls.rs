@@ -196,6 +196,33 @@ fn t18_no_version_makes_a_hello_something_else() {
     refused("t18", &abroad(), &flights(b"other.example"), "outside");
 }
 
+/// A hello of TLS 1.3 without a key share, which a server answers with a request for another.
+fn without_a_share(name: &[u8]) -> Vec<u8> {
+    let extensions = [
+        server_names(&[(0, name)]),
+        extension(43, &[2, 3, 4]),
+        extension(10, &[0, 2, 0, 0x1d]),
+        extension(13, &[0, 4, 4, 3, 8, 7]),
+        extension(51, &[0, 0]),
+    ];
+    record(22, &message(&extensions.concat()))
+}
+
+#[test]
+fn t19_a_second_hello_of_another_host_ends_the_connection() {
+    let first = without_a_share(ALLOWED);
+    let lines = row("t19", Expect::Forwarded(first.len()), 1, |scene| {
+        let then = [record(20, &[1]), without_a_share(b"x.foreign.example")].concat();
+        let end = scene.send_with(&abroad(), &first, json!({"then": role::hex(&then)}));
+        // A ServerHello, which here is a HelloRetryRequest, and no more.
+        assert!(end["received"].as_str().unwrap().starts_with("160303"), "{end}");
+        assert_eq!(end["end"], "reset", "{end}");
+    });
+    for line in lines.into_iter().flatten() {
+        assert_eq!((&line["reason"], &line["verdict"]), (&json!("mismatch"), &json!("block")));
+    }
+}
+
 #[test]
 fn t20_early_data_leaves_with_its_hello_or_not_at_all() {
     let early = |name: &[u8]| [hello(name), record(20, &[1]), record(23, &[7; 900])].concat();

@@ -303,7 +303,8 @@ fn exchange(to: SocketAddr, up: u64, down: &Value) -> io::Result<Value> {
     Ok(json!({"received": received, "received_hash": hash, "sent_hash": sent}))
 }
 
-/// Sends `hex` in segments of `step` bytes, then reads until the end or `enough` bytes.
+/// Sends `hex` in segments of `step` bytes, then reads until the end or `enough` bytes; where there
+/// is more to be said, `then`, it is said there, and the rest read.
 fn send(to: SocketAddr, question: &Value) -> Value {
     let bytes = unhex(question["hex"].as_str().unwrap_or_default());
     let step = question["step"].as_u64().unwrap_or(u64::MAX);
@@ -330,13 +331,19 @@ fn send(to: SocketAddr, question: &Value) -> Value {
             return Ok("reset by us");
         }
         let mut block = [0; 4096];
-        while (received.len() as u64) < enough {
-            match stream.read(&mut block)? {
-                0 => return Ok("end of stream"),
-                read => received.extend(&block[..read]),
+        let mut then = question["then"].as_str().map(unhex);
+        let mut limit = enough;
+        loop {
+            while (received.len() as u64) < limit {
+                match stream.read(&mut block)? {
+                    0 => return Ok("end of stream"),
+                    read => received.extend(&block[..read]),
+                }
             }
+            let Some(more) = then.take() else { return Ok("enough") };
+            stream.write_all(&more)?;
+            limit = u64::MAX;
         }
-        Ok("enough")
     };
     let end = match talk() {
         Ok(end) => end.to_owned(),
