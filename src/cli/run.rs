@@ -13,7 +13,6 @@ use super::{Exit, PolicyFile, complain};
 use crate::account::{Account, Way};
 use crate::control::admin::{self, Health};
 use crate::control::config::{Config, ListenMode};
-use crate::control::data::SourceInfo;
 use crate::control::notify::{self, Inherited};
 use crate::control::reload::Governor;
 use crate::flow::{DataPlane, Listener, NameService, Settings, Socket};
@@ -213,7 +212,7 @@ impl Service {
 
     fn ages(&self) {
         let now = Timestamp::now();
-        for info in infos(&self.governor) {
+        for info in self.governor.compiler().infos() {
             if let Some(age) =
                 info.as_of.and_then(|at| Duration::try_from(now.duration_since(at)).ok())
             {
@@ -269,11 +268,4 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         silent: listen.silent,
     };
     config.listen.iter().map(listener).collect()
-}
-
-fn infos(governor: &Governor) -> impl Iterator<Item = &SourceInfo> {
-    let sources = governor.compiler().sources();
-    let countries = sources.countries.iter().map(|table| &table.info);
-    let asns = sources.asns.iter().map(|table| &table.info);
-    countries.chain(asns).chain(sources.providers.iter().map(|table| &table.info))
 }

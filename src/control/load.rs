@@ -107,7 +107,14 @@ pub fn load_against(
             memory.take(Memory::of(&sources));
         }
     }
-    let local = crate::sys::local_addresses().unwrap_or_default();
+    let local = crate::sys::local_addresses().map_err(|error| {
+        let what = format!("cannot be listed, so the gateway cannot know itself: {error}");
+        LoadFault::Data(vec![DataFault {
+            source: "addresses of this host".into(),
+            row: None,
+            what,
+        }])
+    })?;
     let compiler = Compiler::new(loaded.config, sources, &loaded.text, local, at);
     Ok(LoadedPolicy { compiler, lints: loaded.lints, memory })
 }

@@ -15,6 +15,7 @@ use super::config::{Config, Lint};
 use super::data::Memory;
 use super::load::{Against, LoadFault, load_against};
 use crate::policy::{Live, Policy};
+use crate::sys;
 
 /// The one who publishes policies.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl Governor {
         let live = Arc::new(Live::new(Arc::clone(&current), next));
         let memory = loaded.memory;
         let governor = Self { path: path.map(Path::to_owned), compiler, current, live, memory };
+        sys::trim_heap();
         Ok((governor, loaded.lints))
     }
 
@@ -127,5 +129,6 @@ impl Governor {
         self.current = Arc::new(self.compiler.policy_at(now));
         let next = self.compiler.successor(now).map(Arc::new);
         self.live.publish(Arc::clone(&self.current), next);
+        sys::trim_heap();
     }
 }

@@ -14,6 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use pipe::Pipe;
 pub use receive::{Received, receive, tell_left};
 
+/// Gives memory that was freed back to the system: after a load, of which most is freed at once.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) takes no pointer and may be called from any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Every address of every interface of this host, loopback included, in canonical form.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::control::config::{Config, From, Group, ListenMode, PlaceLocation, Rule, ZoneList};
-use crate::control::data::Sources;
+use crate::control::data::{SourceInfo, Sources};
 use crate::policy::{Atlas, Blueprint, CountrySet, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
 
 /// A loaded policy file with its tables, ready to be compiled for any instant.
@@ -24,9 +24,11 @@ use crate::policy::{Atlas, Blueprint, CountrySet, FromSpec, GroupSpec, Mode, Pol
 pub struct Compiler {
     config: Config,
     atlas: Arc<Atlas>,
-    /// Date of each of the atlas's sources.
+    /// The countries of each `[[place]]` in `atlas`.
     places: Vec<CountrySet>,
-    sources: Sources,
+    /// Kept only where a `[[place]]` changes with a zone, so that the atlas has to be drawn again.
+    sources: Option<Sources>,
+    infos: Vec<SourceInfo>,
     version: String,
     local: Vec<IpAddr>,
 }
@@ -45,8 +47,13 @@ impl Compiler {
     ) -> Self {
         let places = place_sets(&config, at);
         let atlas = Arc::new(chart::chart(&config, &sources, &places, at));
-        let version = version(text, &sources);
-        Self { config, atlas, places, sources, version, local }
+        let tables = sources.countries.iter().map(|table| &table.info);
+        let tables = tables.chain(sources.asns.iter().map(|table| &table.info));
+        let tables = tables.chain(sources.providers.iter().map(|table| &table.info));
+        let infos: Vec<_> = tables.cloned().collect();
+        let version = version(text, &infos);
+        let sources = Some(sources).filter(|_| places_change(&config));
+        Self { config, atlas, places, sources, infos, version, local }
     }
 
     /// The configuration.
@@ -55,20 +62,21 @@ impl Compiler {
         &self.config
     }
 
-    /// The tables.
+    /// Where each table came from.
     #[must_use]
-    pub const fn sources(&self) -> &Sources {
-        &self.sources
+    pub fn infos(&self) -> &[SourceInfo] {
+        &self.infos
     }
 
     /// The policy as it is in force at `at`.
     #[must_use]
     pub fn policy_at(&self, at: Timestamp) -> Policy {
         let places = place_sets(&self.config, at);
-        let atlas = if places == self.places {
-            Arc::clone(&self.atlas)
-        } else {
-            Arc::new(chart::chart(&self.config, &self.sources, &places, at))
+        let atlas = match &self.sources {
+            Some(sources) if places != self.places => {
+                Arc::new(chart::chart(&self.config, sources, &places, at))
+            }
+            _ => Arc::clone(&self.atlas),
         };
         Policy::build(self.blueprint(atlas, at))
     }
@@ -221,13 +229,18 @@ fn place_sets(config: &Config, at: Timestamp) -> Vec<CountrySet> {
     config.places.iter().map(|place| set(&place.location)).collect()
 }
 
+/// Whether some `[[place]]` names a zone whose members change with the date.
+fn places_change(config: &Config) -> bool {
+    config.places.iter().any(|place| match &place.location {
+        PlaceLocation::Somewhere(list) => config.zones.boundaries(list).next().is_some(),
+        PlaceLocation::Anycast => false,
+    })
+}
+
 /// The first 12 hex digits of a digest of the file and of every table.
-fn version(text: &str, sources: &Sources) -> String {
+fn version(text: &str, tables: &[SourceInfo]) -> String {
     let mut digest = Sha256::new();
     digest.update(text);
-    let tables = sources.countries.iter().map(|table| &table.info);
-    let tables = tables.chain(sources.asns.iter().map(|table| &table.info));
-    let tables = tables.chain(sources.providers.iter().map(|table| &table.info));
-    tables.for_each(|info| digest.update(&info.digest));
+    tables.iter().for_each(|info| digest.update(&info.digest));
     digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
