@@ -23,7 +23,9 @@ pub(super) async fn run(
     record: &mut Record,
 ) -> End {
     record.forwarding();
-    let upstream = match dial(&permit, door.connect_timeout, record.metrics()).await {
+    // Boxed, so that what only the dial needs does not last as long as the relay.
+    let dialled = Box::pin(dial(&permit, door.connect_timeout, record.metrics())).await;
+    let upstream = match dialled {
         Ok(upstream) => upstream,
         Err(fault) => return fault.end(),
     };

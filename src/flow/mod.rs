@@ -37,7 +37,8 @@ use registry::Seat;
 async fn serve(client: Accepted, gate: Rc<Gate>) {
     match client.door.way {
         Way::Tproxy | Way::Redirect => serve_transparent(client, &gate).await,
-        Way::Proxy => proxy::serve(client, gate).await,
+        // Boxed, so that a transparent connection does not hold room for an explicit one.
+        Way::Proxy => Box::pin(proxy::serve(client, gate)).await,
     }
 }
 
@@ -58,7 +59,7 @@ async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -
     match Box::pin(judge(&client, &mut seen, gate, seat, record)).await {
         Ok(permit) => forward::run(client.wire, seen, permit, &client.door, record).await,
         Err(Stop::Refused(refusal)) => {
-            refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await
+            Box::pin(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent)).await
         }
         Err(Stop::Ended(end)) => end,
     }

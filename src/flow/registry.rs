@@ -25,7 +25,8 @@ pub(super) struct Registry {
 pub(super) struct Flow {
     asked: RefCell<Option<Asked>>,
     end: Cell<Option<End>>,
-    judged: RefCell<Option<Judged>>,
+    /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
+    judged: RefCell<Option<Box<Judged>>>,
     cut: Notify,
 }
 
@@ -79,7 +80,7 @@ impl Flow {
     pub(super) fn cut(&self, end: End, judged: Option<Judged>) {
         if self.end.get().is_none() {
             self.end.set(Some(end));
-            *self.judged.borrow_mut() = judged;
+            *self.judged.borrow_mut() = judged.map(Box::new);
             self.cut.notify_one();
         }
     }
@@ -103,7 +104,7 @@ impl Seat {
 
     /// The verdict that ended the connection.
     pub(super) fn last_judged(&self) -> Option<Judged> {
-        self.flow.judged.borrow_mut().take()
+        self.flow.judged.borrow_mut().take().map(|judged| *judged)
     }
 }
 
