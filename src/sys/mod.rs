@@ -1,6 +1,8 @@
 //! The only place in which `unsafe` or a raw descriptor may appear.
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
+pub mod udp;
+
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
