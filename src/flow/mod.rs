@@ -17,12 +17,13 @@ mod relay;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod udp;
 mod wire;
 
 use std::rc::Rc;
 
 pub use drain::DataPlane;
-pub use settings::{Listener, Settings, Socket};
+pub use settings::{Datagrams, Listener, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;

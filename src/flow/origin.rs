@@ -31,7 +31,7 @@ pub(super) fn of(client: &TcpStream, way: Way, listener: SocketAddr) -> Result<S
         Way::Proxy => Err(io::Error::other("an explicit proxy has no original destination")),
     };
     let origin = canonical(origin.map_err(Fault::Unknown)?);
-    if is_listener(origin, listener, sys::local_addresses).map_err(Fault::Unknown)? {
+    if is_own(origin, listener).map_err(Fault::Unknown)? {
         return Err(Fault::Loop(origin));
     }
     Ok(origin)
@@ -51,6 +51,11 @@ fn redirected(client: &TcpStream) -> io::Result<SocketAddr> {
 /// The address with an IPv4-mapped IPv6 address as that IPv4, and without flow label and scope.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether `origin` is the listener itself, which is bound to `listener`.
+pub(super) fn is_own(origin: SocketAddr, listener: SocketAddr) -> io::Result<bool> {
+    is_listener(origin, listener, sys::local_addresses)
 }
 
 /// The interfaces are asked only where the port is the listener's, which is rare.

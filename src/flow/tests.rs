@@ -556,6 +556,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         idle_timeout: Duration::from_secs(60),
         max_connections: 100,
         silent: false,
+        udp: None,
     };
     let settings = Settings { listeners: vec![listener], workers: NonZeroUsize::new(2).unwrap() };
     let names = std::sync::Arc::new(move || book.names());

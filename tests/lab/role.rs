@@ -409,6 +409,7 @@ fn stand_in() {
             idle_timeout: Duration::from_secs(1),
             max_connections: 1,
             silent: false,
+            udp: None,
         };
         let tproxy = [listen(ListenMode::Tproxy, 15_001)];
         let redirect = [listen(ListenMode::Redirect, 15_002)];
