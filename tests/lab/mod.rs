@@ -164,6 +164,13 @@ impl Gateway<'_> {
         assert!(output.status.success(), "capture up: {}", said(&output));
     }
 
+    /// Resident memory of the process.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Ends the process as the kernel does when memory runs out.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -199,7 +206,10 @@ impl Drop for Gateway<'_> {
         drop(self.child.kill());
         drop(self.child.wait());
         if thread::panicking() {
-            eprintln!("--- gateway log\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
+            eprintln!("--- end of the gateway's log\n{}", last.join("\n"));
         }
     }
 }

@@ -31,8 +31,9 @@ use crate::sys::udp::{self, Mailbox};
 use refuse::Icmp;
 use table::{Delivered, Key, Limits, Table};
 
-/// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows.
-const LISTENER_BUFFER: usize = 4 * 1024 * 1024;
+/// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows: some 900 first
+/// datagrams. A larger one would not save a flood's victims, only have them wait behind it.
+const LISTENER_BUFFER: usize = 1024 * 1024;
 
 /// Wait after the listener failed for want of memory.
 const PAUSE: Duration = Duration::from_millis(10);
