@@ -430,7 +430,7 @@ fn q15_dns_to_a_foreign_resolver_is_a_destination_like_any_other() {
     let mut scene = Scene::start(&lab, "enforce", "", "");
     let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x01\0\x01".to_vec();
     for ip in REFUSED {
-        let end = scene.is_held_back(ip, 53, &[query.clone()], "DNS");
+        let end = scene.is_held_back(ip, 53, std::slice::from_ref(&query), "DNS");
         assert!(is_prohibited(&end), "{end}");
     }
 }

@@ -183,7 +183,7 @@ fn open_datagrams(datagrams: Datagrams, tcp: &Door, workers: usize) -> io::Resul
         Datagrams::Address(at) if at.port() == 0 => {
             Datagrams::Address(SocketAddr::new(at.ip(), tcp.address.port()))
         }
-        given => given,
+        given @ (Datagrams::Address(_) | Datagrams::Inherited(_)) => given,
     };
     let at = format!("{datagrams:?}");
     let sockets = udp::open(datagrams, workers).map_err(|e| {

@@ -322,7 +322,7 @@ unsafe fn each_control(header: &libc::msghdr, mut see: impl FnMut(c_int, c_int, 
         let mut message = libc::CMSG_FIRSTHDR(header);
         while let Some(control) = message.as_ref() {
             let head = libc::CMSG_LEN(0) as usize;
-            let len = (control.cmsg_len as usize).saturating_sub(head);
+            let len = control.cmsg_len.saturating_sub(head);
             let data = slice::from_raw_parts(libc::CMSG_DATA(message), len);
             see(control.cmsg_level, control.cmsg_type, data);
             message = libc::CMSG_NXTHDR(header, message);

@@ -164,6 +164,10 @@ impl Gateway<'_> {
         assert!(output.status.success(), "capture up: {}", said(&output));
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory of the process.
     pub(crate) fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -309,6 +313,11 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
+    /// Of the process that `nsenter` became.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn ask(&mut self, question: &Value) -> Value {
         writeln!(self.stdin, "{question}").unwrap();
         self.answer()

@@ -56,7 +56,7 @@ fn answer(value: &Value) {
 }
 
 /// Answers questions until the test is gone.
-fn serve(mut reply: impl FnMut(&Value) -> Value) {
+pub(crate) fn serve(mut reply: impl FnMut(&Value) -> Value) {
     answer(&json!("ready"));
     for line in io::stdin().lock().lines() {
         answer(&reply(&serde_json::from_str(&line.unwrap()).unwrap()));

@@ -217,10 +217,8 @@ mod tests {
             client: "192.0.2.2:40000".parse().unwrap(),
             to: "198.51.100.7:443".parse().unwrap(),
         };
-        match table.deliver(key, b"") {
-            Delivered::New(place) => place,
-            other => panic!("{other:?}"),
-        }
+        let Delivered::New(place) = table.deliver(key, b"") else { panic!("the first is new") };
+        place
     }
 
     /// A hello in as many Initials.

@@ -122,8 +122,8 @@ impl Pipe {
             let idle = shuttle.idle(last_words);
             let due = shuttle.moved.get() + idle;
             let ended = tokio::select! {
-                _ = self.far.readable() => shuttle.from_far(),
-                () = self.near_readable() => shuttle.from_near(place, flight),
+                _ = self.far.readable() => shuttle.take_from_far(),
+                () = self.near_readable() => shuttle.take_from_near(place, flight),
                 held = place.next() => shuttle.letter(place, flight, held),
                 () = sleep_until(due) => {
                     (shuttle.moved.get() + idle <= Instant::now()).then_some(Ended::End(End::Idle))
@@ -171,7 +171,7 @@ impl Shuttle<'_> {
     }
 
     /// Takes what the destination sent.
-    fn from_far(&self) -> Option<Ended> {
+    fn take_from_far(&self) -> Option<Ended> {
         for _ in 0..TURN {
             let taken: io::Result<_> = SHARED.with_borrow_mut(|buffer| {
                 let run = take(&self.pipe.far, buffer)?;
@@ -189,7 +189,7 @@ impl Shuttle<'_> {
     }
 
     /// Takes what the client sent on its own socket.
-    fn from_near(&self, place: &Place, flight: &mut Flight) -> Option<Ended> {
+    fn take_from_near(&self, place: &Place, flight: &mut Flight) -> Option<Ended> {
         let Near::Own(own) = &self.pipe.near else { return None };
         for _ in 0..TURN {
             let taken: io::Result<_> = SHARED.with_borrow_mut(|buffer| {
@@ -260,9 +260,9 @@ impl Shuttle<'_> {
         self.moved.set(Instant::now());
         let send = || udp::send(&self.pipe.far, run, segment, None, None);
         // The error of an earlier datagram, brought by ICMP, stands in the way of the next one once.
-        let sent = send().or_else(|e| match e.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable => send(),
-            _ => Err(e),
+        let sent = send().or_else(|e| {
+            let told = [io::ErrorKind::ConnectionRefused, io::ErrorKind::HostUnreachable];
+            if told.contains(&e.kind()) { send() } else { Err(e) }
         });
         match sent {
             Ok(()) => self.bytes.up(run.len()),
@@ -297,7 +297,7 @@ pub(super) fn send_from(
     let dual = listener.local_addr()?.is_ipv6();
     let to = match client {
         SocketAddr::V4(v4) if dual => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-        client => client,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => client,
     };
     udp::send(listener, run, segment, Some(to), Some(from.ip()))
 }

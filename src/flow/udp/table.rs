@@ -303,10 +303,9 @@ mod tests {
     }
 
     fn begin(table: &Rc<Table>, key: Key) -> Place {
-        match table.deliver(key, b"first") {
-            Delivered::New(place) => place,
-            other => panic!("{other:?}"),
-        }
+        let delivered = table.deliver(key, b"first");
+        let Delivered::New(place) = delivered else { panic!("{delivered:?}") };
+        place
     }
 
     #[test]

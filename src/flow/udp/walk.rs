@@ -21,7 +21,7 @@ use crate::policy::{Permit, Transport, Verdict};
 enum After {
     Nothing,
     /// The client is told, and for a while told again.
-    Refused(Flight),
+    Refused(Box<Flight>),
     /// What the client began anew with.
     Anew(Vec<Held>),
 }
@@ -59,7 +59,7 @@ async fn walk(
     let permit = match Box::pin(judge(place, desk, &mut flight, seat, record)).await {
         Ok(permit) => permit,
         Err(Stop::Refused(_)) => {
-            *after = After::Refused(flight);
+            *after = After::Refused(Box::new(flight));
             return End::Refused;
         }
         Err(Stop::Ended(end)) => return end,
@@ -135,7 +135,7 @@ async fn judge(
 
 /// A refused flow keeps its place for a moment, so that what its client repeats is answered without
 /// a record of its own.
-async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Flight) {
+async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
     let refused = flight.initial();
     let nameless = flight.identity().name.is_none();
     let until = Instant::now() + REFUSED_FOR;
