@@ -2,8 +2,6 @@
 //! sockets (UDP_GRO, UDP_SEGMENT) in the same run: client, gateway and world in network namespaces,
 //! the built binary with its real rules. Must reach: an Initial in 12 us, 70 % of the plain relay.
 
-#![expect(missing_docs, reason = "a bench has no callers")]
-
 use std::env;
 use std::fs;
 use std::hint::black_box;
