@@ -36,7 +36,7 @@ const PLAIN: &str = "192.0.2.1:9101";
 const DATAGRAM: usize = 1200;
 const BURST: usize = 25;
 /// Between two runs, so that the sender does not starve the relay on a small machine.
-const PACE: Duration = Duration::from_micros(150);
+const PACE: Duration = Duration::from_micros(40);
 const ROUND: Duration = Duration::from_millis(1500);
 const ROUNDS: usize = 5;
 

@@ -32,25 +32,15 @@ fn a_helper_process_does_as_its_role_says() {
     role::run_if_asked();
 }
 
-struct Scene<'lab> {
-    lab: &'lab Lab,
-    gateway: Gateway<'lab>,
-    world: Helper,
-    client: Helper,
-    /// How long the client waits for an answer before it sends its next datagram.
-    pause_ms: u64,
-}
-
-impl<'lab> Scene<'lab> {
-    /// [`PERMITTED`] is in France, which is permitted; [`REFUSED`] is in the United States.
-    fn start(lab: &'lab Lab, mode: &str, listen: &str, more: &str) -> Self {
-        let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
-        let admin = lab::ADMIN;
-        let policy = format!(
-            "schema = 1
+/// [`PERMITTED`] is in France; [`REFUSED`] is in the United States.
+fn policy(mode: &str, permit: &str, listen: &str, more: &str) -> String {
+    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
+    let admin = lab::ADMIN;
+    format!(
+        "schema = 1
 [policy]
 mode = \"{mode}\"
-permit = [\"FR\"]
+permit = [\"{permit}\"]
 
 [names]
 binding = \"trust\"
@@ -75,7 +65,22 @@ peek_timeout = \"500ms\"
 address = \"{admin}\"
 
 {more}"
-        );
+    )
+}
+
+struct Scene<'lab> {
+    lab: &'lab Lab,
+    gateway: Gateway<'lab>,
+    world: Helper,
+    client: Helper,
+    /// How long the client waits for an answer before it sends its next datagram.
+    pause_ms: u64,
+}
+
+impl<'lab> Scene<'lab> {
+    /// France is permitted.
+    fn start(lab: &'lab Lab, mode: &str, listen: &str, more: &str) -> Self {
+        let policy = policy(mode, "FR", listen, more);
         let world = lab.world.helper("world");
         let gateway = lab.start_gateway(&policy);
         gateway.capture();
@@ -436,7 +441,72 @@ fn q15_dns_to_a_foreign_resolver_is_a_destination_like_any_other() {
 }
 
 #[test]
-fn without_a_capability_a_listener_on_port_443_answers_from_its_own_port() {
+fn without_a_capability_the_listener_answers_from_its_own_port() {
+    let Some(lab) = lab("no capability") else { return };
+    if !lab::has("setpriv") {
+        return;
+    }
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    let policy = policy("enforce", "FR", "udp = \"[::]:443\"", NAME_RULE);
+    let config = lab.write("sealed.toml", &policy);
+    let log = lab.write("sealed.log", "");
+    let mut keeper = lab.gateway.helper("sealed");
+    let started = keeper.ask(&json!({"binary": env!("CARGO_BIN_EXE_schengate"),
+        "config": config.to_str(), "log": log.to_str()}));
+    let set = lab
+        .gateway
+        .command(env!("CARGO_BIN_EXE_schengate"))
+        .args(["capture", "up"])
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert!(set.status.success(), "{}", lab::said(&set));
+    let mut talk = |ip: &str, datagrams: &[Vec<u8>]| {
+        let datagrams: Vec<String> = datagrams.iter().map(|datagram| hex(datagram)).collect();
+        let ask = json!({"do": "talk", "to": at(ip, 443), "datagrams": datagrams,
+            "patience_ms": 2000});
+        client.ask(&ask)["answers"].clone()
+    };
+    let whole = [hello("allowed.example"), vec![0x41; 1200], b"\x40 short".to_vec()];
+    let echoes = json!(whole.iter().map(|datagram| hex(datagram)).collect::<Vec<_>>());
+    for ip in REFUSED {
+        lab::wait_until("the gateway relays", || (talk(ip, &whole) == echoes).then_some(()));
+        let before = world.arrived(ip);
+        let close = talk(ip, &[hello("other.example")]);
+        assert!(close[0].as_str().is_some_and(is_close), "{ip}: {close}");
+        assert_eq!(talk(ip, &[b"junk".to_vec()]), json!([]), "silence without ICMP");
+        assert_eq!(world.arrived(ip), before);
+    }
+    let status = std::fs::read_to_string(format!("/proc/{started}/status")).unwrap();
+    let effective = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
+    assert_eq!(effective.split_whitespace().nth(1), Some("0000000000000000"));
+}
+
+#[test]
+fn a_later_policy_ends_a_live_flow_and_its_next_datagram_is_refused() {
+    let Some(lab) = lab("rejudge") else { return };
+    let mut scene = Scene::start(&lab, "enforce", "", "");
+    for ip in PERMITTED {
+        let to = at(ip, 9000);
+        let live = json!({"do": "open", "to": to, "datagrams": [hex(b"one"), hex(b"two")]});
+        assert_eq!(scene.client.ask(&live)["answers"], json!([hex(b"one"), hex(b"two")]));
+        scene.gateway.reload(&policy("enforce", "US", "", ""));
+        let before = scene.world.arrived(ip);
+        let on = json!({"do": "go-on", "to": to, "datagrams": [hex(b"three")]});
+        let said = lab::wait_until("the flow is refused", || {
+            let said = scene.client.ask(&on);
+            is_prohibited(said["end"].as_str().unwrap()).then_some(said)
+        });
+        assert_eq!(said["answers"], json!([]));
+        let after = scene.world.arrived(ip);
+        assert!(after.0 - before.0 <= 5, "one datagram at most passed while the reload went on");
+        scene.gateway.reload(&policy("enforce", "FR", "", ""));
+    }
+}
+
+#[test]
+fn a_listener_on_port_443_leaves_other_ports_to_the_firewall() {
     let Some(lab) = lab("port 443") else { return };
     let mut scene = Scene::start(&lab, "enforce", "udp = \"[::]:443\"", NAME_RULE);
     for ip in REFUSED {

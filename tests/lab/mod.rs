@@ -175,6 +175,16 @@ impl Gateway<'_> {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Has the process load another policy, and waits until it has.
+    pub(crate) fn reload(&self, policy: &str) {
+        let done = "schengate_policy_reload_total{result=\"done\"}";
+        let before = self.count(done);
+        fs::write(&self.config, policy).unwrap();
+        let hangup = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
+        assert!(hangup.unwrap().success());
+        wait_until("the policy is loaded", || (self.count(done) > before).then_some(()));
+    }
+
     /// Ends the process as the kernel does when memory runs out.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -43,6 +43,7 @@ pub(crate) fn run_if_asked() {
             serve(|question| client(&mut kept, question));
         }
         "stand-in" => stand_in(),
+        "sealed" => serve(sealed),
         other => panic!("no role {other:?}"),
     }
     std::process::exit(0);
@@ -450,6 +451,37 @@ fn io_end(e: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
         _ => e.to_string(),
     }
+}
+
+/// Starts the gateway as the units do: with sockets that somebody else opened, and without a single
+/// capability. It ends with this process.
+fn sealed(question: &Value) -> Value {
+    let udp = transparent(socket2::Type::DGRAM, 443);
+    let tcp = transparent(socket2::Type::STREAM, 15_001);
+    tcp.listen(16).unwrap();
+    let start = "exec 3<&0 4<&1 <&2 >&2
+        export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=tproxy:tproxy
+        exec setpriv --pdeathsig KILL --bounding-set=-all --inh-caps=-all \"$0\" run --config \"$1\"";
+    let log = std::fs::File::create(question["log"].as_str().unwrap()).unwrap();
+    let child = std::process::Command::new("sh")
+        .args(["-c", start])
+        .args([&question["binary"], &question["config"]].map(|value| value.as_str().unwrap()))
+        .stdin(std::os::fd::OwnedFd::from(udp))
+        .stdout(std::os::fd::OwnedFd::from(tcp))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    json!(child.id())
+}
+
+/// A dual-stack transparent socket.
+fn transparent(kind: socket2::Type, port: u16) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, kind, None).unwrap();
+    socket.set_only_v6(false).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_ip_transparent_v4(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
+    socket
 }
 
 /// Sets the real rules, with listeners that tell each client where its connection was delivered.
