@@ -10,6 +10,10 @@ use super::table::{Held, WAITING_MAX};
 /// Datagrams of one flow that are held, read and not forwarded.
 const HELD_MAX: usize = WAITING_MAX;
 
+/// Bytes that a reader may hold, in hello fragments and its buffer: eight Initials and more. One that
+/// is forged can make it hold 128 KiB with a fragment far from the beginning.
+const READER_MAX: usize = 48 * 1024;
+
 /// Content type of a DTLS handshake record.
 const HANDSHAKE: u8 = 22;
 
@@ -70,7 +74,17 @@ impl Flight {
     pub(super) fn first(&mut self, datagram: Held) -> Need {
         let need = self.reader.first(datagram.bytes());
         self.held.push(datagram);
-        if need == Need::More && self.held.len() >= HELD_MAX { Need::Full } else { need }
+        let full = self.held.len() >= HELD_MAX || self.reader_bytes() > READER_MAX;
+        if need == Need::More && full { Need::Full } else { need }
+    }
+
+    /// Bytes that the reader holds.
+    pub(super) fn reader_bytes(&self) -> usize {
+        match &self.reader {
+            Reader::None => 0,
+            Reader::Quic(reader) => reader.held(),
+            Reader::Dtls(reader) => reader.held(),
+        }
     }
 
     /// Holds a datagram of a flow whose verdict nothing can change that is read: none is.
@@ -150,7 +164,8 @@ impl Flight {
         };
         self.held.push(datagram);
         if !whole {
-            return if self.held.len() < HELD_MAX { Pass::Held } else { Pass::Anew };
+            let full = self.held.len() >= HELD_MAX || self.reader_bytes() > READER_MAX;
+            return if full { Pass::Anew } else { Pass::Held };
         }
         if self.identity().fault.is_some() || self.known.is_some_and(|known| known != self.known())
         {
@@ -248,7 +263,7 @@ mod tests {
                 datagrams.reverse();
                 let mut flight = Flight::default();
                 for (n, datagram) in datagrams.iter().enumerate() {
-                    let need = flight.first(place.hold(datagram));
+                    let need = flight.first(place.hold(datagram).unwrap());
                     let wanted = if n + 1 < count { Need::More } else { Need::Nothing };
                     assert_eq!(need, wanted, "{n} of {count}, turned by {turn}");
                 }
@@ -264,11 +279,21 @@ mod tests {
         let place = place();
         for junk in [&b""[..], b"junk", &[0x40; 1200], &[0xff; 3]] {
             let mut flight = Flight::default();
-            assert_eq!(flight.first(place.hold(junk)), Need::Nothing, "{junk:?}");
+            assert_eq!(flight.first(place.hold(junk).unwrap()), Need::Nothing, "{junk:?}");
             assert_eq!((flight.identity().protocol, name(&flight)), (Protocol::Other, None));
             assert!(!may_carry_a_name(junk));
         }
         assert!(may_carry_a_name(&initials(Version::V2, DCID, "allowed.example", 1)[0]));
+    }
+
+    #[test]
+    fn q13_a_fragment_far_from_the_beginning_is_not_waited_for() {
+        let place = place();
+        let far = flights::crypto_frame(100_000, b"far away");
+        let datagram = flights::initial(Version::V1, DCID, 0, &far);
+        let mut flight = Flight::default();
+        assert_eq!(flight.first(place.hold(&datagram).unwrap()), Need::Full);
+        assert_eq!(flight.identity().fault, Some(Fault::Incomplete));
     }
 
     #[test]
@@ -278,9 +303,9 @@ mod tests {
         datagram[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]);
         let mut flight = Flight::default();
         for n in 1..HELD_MAX {
-            assert_eq!(flight.first(place.hold(&datagram)), Need::More, "{n}");
+            assert_eq!(flight.first(place.hold(&datagram).unwrap()), Need::More, "{n}");
         }
-        assert_eq!(flight.first(place.hold(&datagram)), Need::Full);
+        assert_eq!(flight.first(place.hold(&datagram).unwrap()), Need::Full);
         assert_eq!((flight.identity().protocol, name(&flight)), (Protocol::Quic, None));
         assert!(flight.initial().is_none(), "nothing that could be answered");
     }
@@ -288,7 +313,7 @@ mod tests {
     fn judged(datagrams: &[Vec<u8>], place: &Place) -> Flight {
         let mut flight = Flight::default();
         for datagram in datagrams {
-            flight.first(place.hold(datagram));
+            flight.first(place.hold(datagram).unwrap());
         }
         flight.judged();
         drop(flight.take());
@@ -303,14 +328,14 @@ mod tests {
         let again =
             initials(Version::V1, b"\x01\x02\x03\x04\x05\x06\x07\x08", "allowed.example", 2);
         assert!(again.iter().all(|datagram| flight.looks_at(datagram)));
-        assert_eq!(flight.pass(place.hold(&again[0])), Pass::Held);
+        assert_eq!(flight.pass(place.hold(&again[0]).unwrap()), Pass::Held);
         assert!(flight.looks_at(b"\x40 short"), "nothing overtakes a part of a hello");
-        assert_eq!(flight.pass(place.hold(b"\x40 short")), Pass::Held);
-        assert_eq!(flight.pass(place.hold(&again[1])), Pass::Go);
+        assert_eq!(flight.pass(place.hold(b"\x40 short").unwrap()), Pass::Held);
+        assert_eq!(flight.pass(place.hold(&again[1]).unwrap()), Pass::Go);
         assert_eq!(flight.take().len(), 3);
         assert!(!flight.looks_at(b"\x40 short"));
         let other = initials(Version::V1, b"\x01\x01\x01\x01\x01\x01\x01\x01", "other.example", 1);
-        assert_eq!(flight.pass(place.hold(&other[0])), Pass::Anew);
+        assert_eq!(flight.pass(place.hold(&other[0]).unwrap()), Pass::Anew);
         assert_eq!(flight.identity().fault, Some(Fault::NameChanged));
         assert_eq!(flight.take().len(), 1);
     }
@@ -321,15 +346,15 @@ mod tests {
         let hello = initials(Version::V1, DCID, "allowed.example", 1).remove(0);
         let mut other = judged(&[b"junk".to_vec()], &place);
         assert!(!other.looks_at(b"more junk") && other.looks_at(&hello));
-        assert_eq!(other.pass(place.hold(&hello)), Pass::Anew);
+        assert_eq!(other.pass(place.hold(&hello).unwrap()), Pass::Anew);
         let mut unknown = hello.clone();
         unknown[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]);
         let mut unread = judged(std::slice::from_ref(&unknown), &place);
-        assert_eq!(unread.pass(place.hold(&unknown)), Pass::Go, "judged as what it is");
+        assert_eq!(unread.pass(place.hold(&unknown).unwrap()), Pass::Go, "judged as what it is");
         drop(unread.take());
-        assert_eq!(unread.pass(place.hold(&hello)), Pass::Anew);
+        assert_eq!(unread.pass(place.hold(&hello).unwrap()), Pass::Anew);
         let mut named = judged(&[hello], &place);
-        assert_eq!(named.pass(place.hold(&unknown)), Pass::Drop);
+        assert_eq!(named.pass(place.hold(&unknown).unwrap()), Pass::Drop);
     }
 
     #[test]
@@ -337,7 +362,7 @@ mod tests {
         let place = place();
         let mut flight = Flight::default();
         let hello = initials(Version::V1, DCID, "allowed.example", 1).remove(0);
-        flight.hold_unread(place.hold(&hello));
+        flight.hold_unread(place.hold(&hello).unwrap());
         assert!(!flight.looks_at(&hello));
         drop(flight.take());
         assert!(!flight.looks_at(&hello));

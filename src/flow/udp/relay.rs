@@ -222,7 +222,10 @@ impl Shuttle<'_> {
             return None;
         }
         for datagram in bytes.chunks(run.segment.max(1)) {
-            let held = place.hold(datagram);
+            let Some(held) = place.hold(datagram) else {
+                self.desk.gate.account.metrics().dropped(Dropped::Held);
+                continue;
+            };
             if let ended @ Some(_) = self.letter(place, flight, held) {
                 return ended;
             }

@@ -21,6 +21,10 @@ const WAITING_BYTES: usize = 64 * 1024;
 /// Bytes that wait for all flows of a worker.
 pub(super) const HELD_BYTES: usize = 16 * 1024 * 1024;
 
+/// Young flows that one datagram may displace for room: what they hold is freed only when their
+/// tasks have their turn.
+const GIVEN_WAY_MAX: usize = 4;
+
 /// Who sends, and where to: both as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -55,7 +59,8 @@ pub(super) struct Table {
     /// In the order in which they came; entries that have grown up or ended are stale.
     young: RefCell<VecDeque<Rc<Entry>>>,
     young_count: Cell<usize>,
-    held: Rc<Cell<usize>>,
+    /// What the entries are charged with, together.
+    held: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -63,6 +68,9 @@ struct Entry {
     key: Key,
     waiting: RefCell<VecDeque<Vec<u8>>>,
     waiting_bytes: Cell<usize>,
+    /// Bytes that wait, that are held, and that the reader holds until the verdict.
+    charged: Cell<usize>,
+    reader: Cell<usize>,
     young: Cell<bool>,
     ended: Cell<bool>,
     displaced: Cell<bool>,
@@ -77,11 +85,12 @@ pub(super) struct Place {
     entry: Rc<Entry>,
 }
 
-/// Bytes that are held, taken off the worker's count when dropped.
+/// A datagram that is held, charged to its flow until it is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     bytes: Vec<u8>,
-    count: Rc<Cell<usize>>,
+    table: Rc<Table>,
+    entry: Rc<Entry>,
 }
 
 impl Held {
@@ -93,7 +102,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.count.set(self.count.get().saturating_sub(self.bytes.len()));
+        self.table.discharge(&self.entry, self.bytes.len());
     }
 }
 
@@ -116,18 +125,24 @@ impl Table {
             clients: RefCell::default(),
             young: RefCell::default(),
             young_count: Cell::new(0),
-            held: Rc::default(),
+            held: Cell::new(0),
         })
     }
 
     /// Brings a datagram to its flow, or begins one with it.
     pub(super) fn deliver(self: &Rc<Self>, key: Key, datagram: &[u8]) -> Delivered {
-        if self.held.get() + datagram.len() > HELD_BYTES {
-            return Delivered::Dropped(Dropped::Held);
+        // Whoever has waited longest gives way, so that forged half hellos block nobody for long.
+        let mut given_way = 0;
+        while self.held.get() + datagram.len() > HELD_BYTES {
+            if given_way == GIVEN_WAY_MAX || !self.displace_oldest() {
+                return Delivered::Dropped(Dropped::Held);
+            }
+            given_way += 1;
         }
         let known = self.flows.borrow().get(&key).map(Rc::clone);
         if let Some(entry) = known {
-            return if entry.takes(datagram, &self.held) {
+            return if entry.takes(datagram) {
+                self.charge(&entry, datagram.len());
                 Delivered::Waits
             } else {
                 Delivered::Dropped(Dropped::Held)
@@ -149,13 +164,16 @@ impl Table {
             key,
             waiting: RefCell::default(),
             waiting_bytes: Cell::new(0),
+            charged: Cell::new(0),
+            reader: Cell::new(0),
             young: Cell::new(true),
             ended: Cell::new(false),
             displaced: Cell::new(false),
             arrived: Notify::new(),
             given_way: Notify::new(),
         });
-        entry.takes(datagram, &self.held);
+        entry.takes(datagram);
+        self.charge(&entry, datagram.len());
         *self.clients.borrow_mut().entry(client).or_default() += 1;
         self.flows.borrow_mut().insert(key, Rc::clone(&entry));
         self.remember_young(&entry);
@@ -178,15 +196,31 @@ impl Table {
         young.push_back(Rc::clone(entry));
     }
 
-    fn displace_oldest(&self) {
+    /// Whether there was one.
+    fn displace_oldest(&self) -> bool {
         let oldest = {
             let mut young = self.young.borrow_mut();
             std::iter::from_fn(|| young.pop_front()).find(|entry| entry.is_young())
         };
-        if let Some(entry) = oldest {
-            self.end(&entry);
-            entry.displaced.set(true);
-            entry.given_way.notify_one();
+        let Some(entry) = oldest else { return false };
+        self.end(&entry);
+        entry.displaced.set(true);
+        entry.given_way.notify_one();
+        true
+    }
+
+    fn charge(&self, entry: &Entry, bytes: usize) {
+        if !entry.ended.get() {
+            entry.charged.set(entry.charged.get() + bytes);
+            self.held.set(self.held.get() + bytes);
+        }
+    }
+
+    /// A flow that has ended is charged with nothing any more.
+    fn discharge(&self, entry: &Entry, bytes: usize) {
+        if !entry.ended.get() {
+            entry.charged.set(entry.charged.get().saturating_sub(bytes));
+            self.held.set(self.held.get().saturating_sub(bytes));
         }
     }
 
@@ -207,9 +241,9 @@ impl Table {
                 clients.remove(&client);
             }
         }
-        let freed = entry.waiting_bytes.replace(0);
         entry.waiting.borrow_mut().clear();
-        self.held.set(self.held.get().saturating_sub(freed));
+        // Its task frees the rest when it has its turn, before the next batch of datagrams.
+        self.held.set(self.held.get().saturating_sub(entry.charged.replace(0)));
     }
 }
 
@@ -218,7 +252,7 @@ impl Entry {
         self.young.get() && !self.ended.get()
     }
 
-    fn takes(&self, datagram: &[u8], held: &Cell<usize>) -> bool {
+    fn takes(&self, datagram: &[u8]) -> bool {
         let bytes = self.waiting_bytes.get() + datagram.len();
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES {
@@ -226,7 +260,6 @@ impl Entry {
         }
         waiting.push_back(datagram.to_vec());
         self.waiting_bytes.set(bytes);
-        held.set(held.get() + datagram.len());
         self.arrived.notify_one();
         true
     }
@@ -241,7 +274,7 @@ impl Place {
     pub(super) fn take(&self) -> Option<Held> {
         let bytes = self.entry.waiting.borrow_mut().pop_front()?;
         self.entry.waiting_bytes.set(self.entry.waiting_bytes.get().saturating_sub(bytes.len()));
-        Some(Held { bytes, count: Rc::clone(&self.table.held) })
+        Some(self.held(bytes))
     }
 
     /// Waits for the next datagram.
@@ -261,11 +294,23 @@ impl Place {
         }
     }
 
-    /// A datagram that came to the flow's own socket, counted among the held.
-    pub(super) fn hold(&self, datagram: &[u8]) -> Held {
-        let count = Rc::clone(&self.table.held);
-        count.set(count.get() + datagram.len());
-        Held { bytes: datagram.to_vec(), count }
+    /// A datagram that came to the flow's own socket; `None` where no more may be held.
+    pub(super) fn hold(&self, datagram: &[u8]) -> Option<Held> {
+        if self.table.held.get() + datagram.len() > HELD_BYTES {
+            return None;
+        }
+        self.table.charge(&self.entry, datagram.len());
+        Some(self.held(datagram.to_vec()))
+    }
+
+    /// Charges the flow with what its reader holds by now.
+    pub(super) fn charge_reader(&self, bytes: usize) {
+        self.table.discharge(&self.entry, self.entry.reader.replace(bytes));
+        self.table.charge(&self.entry, bytes);
+    }
+
+    fn held(&self, bytes: Vec<u8>) -> Held {
+        Held { bytes, table: Rc::clone(&self.table), entry: Rc::clone(&self.entry) }
     }
 
     /// The client has proved that it receives what is sent to its address.
@@ -333,14 +378,20 @@ mod tests {
         drop(place);
         assert_eq!((table.held.get(), table.len()), (0, 0));
         let datagram = vec![0; 60_000];
-        let places = (0..400).filter_map(|n| match table.deliver(key(n, 1), &datagram) {
-            Delivered::New(place) => Some(place),
-            Delivered::Waits | Delivered::Dropped(_) => None,
-        });
-        let places: Vec<_> = places.collect();
-        assert_eq!(places.len(), HELD_BYTES / 60_000);
-        assert!(table.held.get() <= HELD_BYTES);
-        drop(places);
+        let mut places = Vec::new();
+        for n in 0..400 {
+            let Delivered::New(place) = table.deliver(key(n, 1), &datagram) else { panic!("{n}") };
+            places.push(place);
+            assert!(table.held.get() <= HELD_BYTES);
+        }
+        let alive = places.iter().filter(|place| !place.entry.ended.get()).count();
+        assert_eq!(alive, HELD_BYTES / 60_000, "the oldest gave way");
+        let last = places.pop().unwrap();
+        last.charge_reader(5000);
+        last.charge_reader(HELD_BYTES);
+        assert!(last.hold(&datagram).is_none());
+        last.charge_reader(0);
+        drop((places, last));
         assert_eq!(table.held.get(), 0);
     }
 

@@ -119,11 +119,13 @@ async fn judge(
     let deadline = Instant::now() + door.peek_timeout;
     let mut need = flight.first(first);
     while need == Need::More {
+        place.charge_reader(flight.reader_bytes());
         match timeout_at(deadline, place.next()).await {
             Ok(held) => need = flight.first(held),
             Err(_) => break,
         }
     }
+    place.charge_reader(0);
     if need == Need::Full {
         record.metrics().limit_hit(Limit::FirstFlight);
     }
@@ -140,6 +142,7 @@ async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
     let nameless = flight.identity().name.is_none();
     let until = Instant::now() + REFUSED_FOR;
     let mut length = flight.take().first().map_or(0, |held| held.bytes().len());
+    drop(flight);
     for answered in 0_u32.. {
         if answered < refuse::ANSWERS_MAX {
             refuse::answer(desk, place.key(), refused, length);
