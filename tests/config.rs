@@ -472,6 +472,38 @@ fn a_place_says_one_thing_of_each_prefix() {
 }
 
 #[test]
+fn udp_is_taken_beside_a_transparent_listener_and_nowhere_else() {
+    let at = |mode: &str, more: &str| {
+        let text = format!("[[listen]]\nmode = '{mode}'\naddress = '[::]:15001'\n{more}");
+        sound(&text).listen[0].udp.map(|at| at.to_string())
+    };
+    assert_eq!(at("tproxy", "").as_deref(), Some("[::]:15001"));
+    assert_eq!(at("tproxy", "udp = true").as_deref(), Some("[::]:15001"));
+    assert_eq!(at("tproxy", "udp = '[::]:443'").as_deref(), Some("[::]:443"));
+    assert_eq!(at("tproxy", "udp = false"), None);
+    assert_eq!((at("redirect", ""), at("proxy", "udp = false")), (None, None));
+    let listen = "[[listen]]\nmode = 'redirect'\naddress = '[::]:15001'\n";
+    one_fault(
+        &format!("{listen}udp = true"),
+        "7:7: listen.udp: mode \"redirect\" takes no UDP",
+        "tproxy",
+    );
+    let tproxy = "[[listen]]\nmode = 'tproxy'\naddress = '[::]:15001'\n";
+    one_fault(
+        &format!("{tproxy}udp = 3"),
+        "7:7: listen.udp: an integer stands where a boolean or an address is wanted",
+        "write true, false",
+    );
+    one_fault(&format!("{tproxy}udp = 'x'"), "7:7: listen.udp: \"x\" is no address", "address");
+    let second = tproxy.replace("15001", "15002");
+    one_fault(
+        &format!("{tproxy}{second}udp = '[::]:15001'"),
+        "10:7: listen.udp: [::]:15001 is the UDP address of another [[listen]] already",
+        "udp = false",
+    );
+}
+
+#[test]
 fn listeners_have_a_mode_and_an_address_of_their_own() {
     let listen = "[[listen]]\nmode = 'proxy'\naddress = '127.0.0.1:3128'\n";
     one_fault("[[listen]]\nmode = 'proxy'", "4:1: listen.address: missing", "address");

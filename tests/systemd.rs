@@ -136,10 +136,16 @@ fn stopping_opens_no_fence() {
 
 #[test]
 fn the_transparent_listener_is_not_opened_without_the_guard() {
-    let socket = read("schengate-tcp.socket");
-    assert_eq!(values(&socket, "Requires"), ["schengate-guard.service"]);
-    assert_eq!(values(&socket, "After"), ["schengate-guard.service"]);
-    assert_eq!(values(&socket, "Transparent"), ["yes"]);
+    for unit in ["schengate-tcp.socket", "schengate-udp.socket"] {
+        let socket = read(unit);
+        assert_eq!(values(&socket, "Requires"), ["schengate-guard.service"], "{unit}");
+        assert_eq!(values(&socket, "After"), ["schengate-guard.service"], "{unit}");
+        assert_eq!(values(&socket, "Transparent"), ["yes"], "{unit}");
+    }
+    let udp = read("schengate-udp.socket");
+    assert_eq!(values(&udp, "ListenDatagram"), ["[::]:443"]);
+    assert_eq!(values(&udp, "FileDescriptorName"), ["tproxy"]);
+    assert_eq!(values(&udp, "BindIPv6Only"), ["both"]);
 }
 
 /// The service takes a passed socket for a `[[listen]]` entry by its name and its address.

@@ -83,10 +83,43 @@ pub enum Accept {
     Listener,
 }
 
+/// Why a UDP datagram went nowhere, or no answer to it: the label `cause` of
+/// `schengate_udp_dropped_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Dropped {
+    /// No more flows at once.
+    TableFull,
+    /// No more flows for this client.
+    ClientLimit,
+    /// No more bytes or datagrams may wait for a verdict.
+    Held,
+    /// No original destination: not intercepted, or the firewall rule is wrong.
+    NoOrigin,
+    /// QUIC that cannot be read, on a flow that was let go by what was read.
+    Unread,
+    /// No socket can send from the destination's address (CAP_NET_RAW).
+    NoReplyPath,
+    /// The ICMP answer to a refused datagram cannot be sent (CAP_NET_RAW).
+    NoIcmp,
+    /// The network or this host did not take it.
+    Unsent,
+}
+
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 const LIMIT: [&str; 3] = ["connections", "first-flight", "admin"];
 const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
+const DROPPED: [&str; 8] = [
+    "table-full",
+    "client-limit",
+    "held",
+    "no-origin",
+    "unread",
+    "no-reply-path",
+    "no-icmp",
+    "unsent",
+];
 const WAYS: usize = Way::ALL.len();
 
 /// Every metric of the process.
@@ -219,6 +252,11 @@ impl Metrics {
         self.taken.limit[limit as usize].increment(1);
     }
 
+    /// A UDP datagram, or the answer to one, was dropped.
+    pub fn dropped(&self, cause: Dropped) {
+        self.taken.dropped[cause as usize].increment(1);
+    }
+
     /// An accept(2) failed.
     pub fn accept_failed(&self, class: Accept) {
         self.taken.accept[class as usize].increment(1);
@@ -282,6 +320,7 @@ struct Taken {
     connect: [Counter; CONNECT.len()],
     limit: [Counter; LIMIT.len()],
     accept: [Counter; ACCEPT.len()],
+    dropped: [Counter; DROPPED.len()],
     audit_lost: Counter,
     reload_done: Counter,
     reload_failed: Counter,
@@ -311,6 +350,7 @@ impl Taken {
                 .map(|label| counter!("schengate_upstream_connect_total", "result" => label)),
             limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
             accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
+            dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
             audit_lost: counter!("schengate_audit_lost_total"),
             reload_done: reload("done"),
             reload_failed: reload("failed"),
@@ -344,6 +384,10 @@ fn describe() {
     describe_counter!("schengate_upstream_connect_total", "Connects to destinations, by result.");
     describe_counter!("schengate_limits_hit_total", "Limits reached, by limit.");
     describe_counter!("schengate_accept_errors_total", "Failed accept calls, by class.");
+    describe_counter!(
+        "schengate_udp_dropped_total",
+        "UDP datagrams, or answers to refused ones, that were dropped, by cause."
+    );
     describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
     describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");
     describe_gauge!("schengate_policy_info", "1 for the version of the policy in force.");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use metrics::{Accept, Connect, Hello, Limit, Metrics};
+pub use metrics::{Accept, Connect, Dropped, Hello, Limit, Metrics};
 
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{CountrySet, Verdict, Whereabouts};
@@ -79,6 +79,10 @@ pub enum End {
     PolicyChange,
     /// The gateway is stopping.
     Drained,
+    /// A UDP flow that gave way to a newer one, when there were too many of unproven source.
+    Displaced,
+    /// A UDP flow whose client began anew, with another protocol or name: that is another record.
+    Restarted,
     /// A socket failed in another way.
     IoError,
     /// The task that served it ended early; set by `Drop` alone.
@@ -105,6 +109,8 @@ impl End {
             Self::NoOrigin => "no-origin",
             Self::PolicyChange => "policy-change",
             Self::Drained => "drained",
+            Self::Displaced => "displaced",
+            Self::Restarted => "restarted",
             Self::IoError => "io-error",
             Self::Aborted => "aborted",
         }

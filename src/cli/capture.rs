@@ -81,8 +81,15 @@ impl Rules {
         } else {
             Form::Gateway
         };
-        capture::Capture::new(form, &loaded.config.listen)
+        let listen = &loaded.config.listen;
+        let capture = capture::Capture::new(form, listen)
             .and_then(|capture| capture.on_interfaces(&self.interface))
-            .map_err(fail)
+            .map_err(fail)?;
+        if self.host {
+            return Ok(capture);
+        }
+        // As for TCP, the first listener of each family in file order: so it is set last.
+        let datagrams = listen.iter().rev().filter_map(|listen| listen.udp);
+        Ok(datagrams.fold(capture, capture::Capture::with_udp))
     }
 }

@@ -15,7 +15,7 @@ use crate::control::admin::{self, Health};
 use crate::control::config::{Config, ListenMode};
 use crate::control::notify::{self, Inherited};
 use crate::control::reload::Governor;
-use crate::flow::{DataPlane, Listener, NameService, Settings, Socket};
+use crate::flow::{DataPlane, Datagrams, Listener, NameService, Settings, Socket};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -252,7 +252,7 @@ async fn next_event(signals: &mut Signals, lapses: Option<Timestamp>) -> Event {
 }
 
 fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
-    let listener = |listen: &crate::control::config::Listen| Listener {
+    let mut listener = |listen: &crate::control::config::Listen| Listener {
         way: match listen.mode {
             ListenMode::Tproxy => Way::Tproxy,
             ListenMode::Redirect => Way::Redirect,
@@ -266,6 +266,11 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         idle_timeout: listen.idle_timeout,
         max_connections: listen.max_connections,
         silent: listen.silent,
+        udp: listen.udp.map(|at| {
+            inherited
+                .datagrams(listen.mode, at)
+                .map_or(Datagrams::Address(at), Datagrams::Inherited)
+        }),
     };
-    config.listen.iter().map(listener).collect()
+    config.listen.iter().map(&mut listener).collect()
 }

@@ -37,6 +37,12 @@ const HERE: &str = "fib daddr type { local, broadcast, anycast, multicast }";
 /// The answer to UDP that no listener takes (POLICY.md §4).
 const REJECT_UDP: &str = "meta l4proto udp counter reject with icmpx type admin-prohibited";
 
+/// Every UDP packet, whatever extension headers stand before it.
+const ALL_UDP: &str = "meta l4proto udp";
+
+/// The port of QUIC.
+const HTTPS: u16 = 443;
+
 /// UDP ports that the host form leaves alone: without DNS, DHCP and NTP a host has no network.
 const HOST_UDP: &str = "53, 67, 68, 123, 546, 547";
 
@@ -200,8 +206,9 @@ impl Capture {
         Ok(Self { form, tcp, udp: [None; 2], interfaces: Vec::new() })
     }
 
-    /// Also hands UDP/443 to a transparent UDP socket on `address`. Without one, QUIC is answered
-    /// with ICMP "administratively prohibited", and clients fall back to TCP.
+    /// Also hands UDP to a transparent UDP socket on `address`: all of it, but to a socket on port
+    /// 443 that port only, since without a capability it can answer from no other. UDP that no
+    /// socket takes is answered with ICMP "administratively prohibited"; browsers then use TCP.
     #[must_use]
     pub fn with_udp(mut self, address: SocketAddr) -> Self {
         for (family, slot) in Family::ALL.into_iter().zip(&mut self.udp) {
@@ -305,7 +312,10 @@ impl Capture {
             }
         }
         for (family, target) in Family::ALL.into_iter().zip(&self.udp) {
-            rules.extend(target.map(|target| tproxy(family, "udp dport 443", target.address)));
+            rules.extend(target.map(|target| {
+                let what = if target.address.port() == HTTPS { "udp dport 443" } else { ALL_UDP };
+                tproxy(family, what, target.address)
+            }));
         }
         if !redirected.is_empty() {
             // The dstnat hook comes later; ICMP errors of its connections are translated there.
@@ -521,6 +531,7 @@ mod tests {
             idle_timeout: Duration::from_secs(3600),
             max_connections: 1,
             silent: false,
+            udp: None,
         }
     }
 
@@ -541,7 +552,8 @@ mod tests {
         vec![
             ("tproxy", new(Form::Gateway, &tproxy)),
             ("loopback", new(Form::Gateway, &loopback)),
-            ("udp", new(Form::Gateway, &tproxy).with_udp("[::]:443".parse().unwrap())),
+            ("udp", new(Form::Gateway, &tproxy).with_udp("[::]:15001".parse().unwrap())),
+            ("quic", new(Form::Gateway, &tproxy).with_udp("[::]:443".parse().unwrap())),
             ("interfaces", new(Form::Gateway, &tproxy).on_interfaces(&names).unwrap()),
             ("redirect", new(Form::Gateway, &redirect)),
             ("mixed", new(Form::Gateway, &mixed)),
@@ -592,6 +604,21 @@ mod tests {
         let text = Capture::new(Form::Gateway, &only_v4).unwrap().ruleset();
         assert!(text.contains("tproxy ip to :15001") && !text.contains("ip6"), "{text}");
         assert!(has(&text, "counter drop"), "{text}");
+    }
+
+    #[test]
+    fn udp_goes_to_its_listener_before_it_is_refused() {
+        let mark = "meta mark set 0x5347 accept";
+        for (name, rule) in [
+            ("udp", format!("meta nfproto ipv6 meta l4proto udp tproxy ip6 to :15001 {mark}")),
+            ("quic", format!("meta nfproto ipv4 udp dport 443 tproxy ip to :443 {mark}")),
+        ] {
+            let text = form(name).ruleset();
+            let at = |rule: &str| text.lines().position(|line| line.trim() == rule);
+            let (taken, refused) = (at(&rule), at(REJECT_UDP));
+            assert!(taken.is_some() && taken < refused, "{name}: no {rule} in\n{text}");
+        }
+        assert!(!form("tproxy").ruleset().contains("l4proto udp tproxy"));
     }
 
     #[test]

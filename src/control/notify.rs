@@ -2,7 +2,7 @@
 //! (systemd.socket(5)). Without one, telling does nothing and no socket is found.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -52,9 +52,12 @@ fn tell(words: &[NotifyState<'_>]) {
     }
 }
 
-/// The listening sockets that the service manager passed.
+/// The sockets that the service manager passed.
 #[derive(Debug)]
-pub struct Inherited(Vec<(String, TcpListener)>);
+pub struct Inherited {
+    listeners: Vec<(String, TcpListener)>,
+    datagrams: Vec<(String, UdpSocket)>,
+}
 
 impl Inherited {
     /// Takes them from the environment. They can be taken once.
@@ -62,7 +65,8 @@ impl Inherited {
     /// # Errors
     /// Where the environment that describes them makes no sense.
     pub fn take() -> io::Result<Self> {
-        sys::inherited_listeners().map(Self)
+        let sys::Passed { listeners, datagrams } = sys::inherited()?;
+        Ok(Self { listeners, datagrams })
     }
 
     /// The socket for a `[[listen]]` entry: `FileDescriptorName=` is the mode's name (`tproxy`,
@@ -71,19 +75,30 @@ impl Inherited {
         let fits = |(name, socket): &(String, TcpListener)| {
             name == mode.label() && socket.local_addr().is_ok_and(|bound| bound == address)
         };
-        let at = self.0.iter().position(fits)?;
-        Some(self.0.swap_remove(at).1)
+        let at = self.listeners.iter().position(fits)?;
+        Some(self.listeners.swap_remove(at).1)
+    }
+
+    /// The UDP socket for the `udp` of a `[[listen]]` entry, by the same name and its own address.
+    pub fn datagrams(&mut self, mode: ListenMode, address: SocketAddr) -> Option<UdpSocket> {
+        let fits = |(name, socket): &(String, UdpSocket)| {
+            name == mode.label() && socket.local_addr().is_ok_and(|bound| bound == address)
+        };
+        let at = self.datagrams.iter().position(fits)?;
+        Some(self.datagrams.swap_remove(at).1)
     }
 
     /// Names and addresses of the sockets that no entry asked for: worth a warning, since clients
     /// that connect to them are never answered.
     #[must_use]
     pub fn left_over(&self) -> Vec<String> {
-        let described = |(name, socket): &(String, TcpListener)| {
-            let address = socket.local_addr().map_or_else(|e| e.to_string(), |at| at.to_string());
-            format!("{} {address}", name.escape_debug())
+        let described = |name: &str, kind, address: io::Result<SocketAddr>| {
+            let address = address.map_or_else(|e| e.to_string(), |at| at.to_string());
+            format!("{} {kind}{address}", name.escape_debug())
         };
-        self.0.iter().map(described).collect()
+        let tcp = self.listeners.iter().map(|(name, it)| described(name, "", it.local_addr()));
+        let udp = self.datagrams.iter().map(|(name, it)| described(name, "UDP ", it.local_addr()));
+        tcp.chain(udp).collect()
     }
 }
 
@@ -97,7 +112,14 @@ mod tests {
         let (first, second) = (socket(), socket());
         let (at_first, at_second) = (first.local_addr().unwrap(), second.local_addr().unwrap());
         let passed = [("tproxy", first), ("proxy", second)];
-        let mut passed = Inherited(passed.map(|(name, s)| (name.to_owned(), s)).into());
+        let listeners = passed.map(|(name, s)| (name.to_owned(), s)).into();
+        let udp = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let at_udp = udp.local_addr().unwrap();
+        let datagrams = vec![("tproxy".to_owned(), udp)];
+        let mut passed = Inherited { listeners, datagrams };
+        assert!(passed.datagrams(ListenMode::Tproxy, at_first).is_none(), "that is TCP");
+        assert_eq!(passed.left_over().len(), 3);
+        assert!(passed.datagrams(ListenMode::Tproxy, at_udp).is_some());
         assert!(passed.listener(ListenMode::Tproxy, at_second).is_none(), "another address");
         assert!(passed.listener(ListenMode::Redirect, at_first).is_none(), "another name");
         let found = passed.listener(ListenMode::Tproxy, at_first).unwrap();

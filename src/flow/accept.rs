@@ -40,6 +40,18 @@ pub(super) struct Door {
     taken: Arc<AtomicUsize>,
 }
 
+impl Door {
+    /// Connections, or UDP flows, at once.
+    pub(super) const fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// The door of the UDP socket beside a listener.
+    pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
+        Self { address, taken: Arc::default(), ..self.clone() }
+    }
+}
+
 #[cfg(test)]
 impl Door {
     /// A door whose own address is nobody's destination.
@@ -178,7 +190,7 @@ pub(super) async fn run(listener: TcpListener, door: Rc<Door>, gate: Rc<Gate>) -
 
 /// Linux passes pending network errors of the new connection through accept(2), which are of that
 /// connection alone (accept(2), "Error handling").
-fn class(fault: &io::Error) -> Accept {
+pub(super) fn class(fault: &io::Error) -> Accept {
     match fault.raw_os_error() {
         Some(
             libc::ECONNABORTED
@@ -227,6 +239,7 @@ mod tests {
             idle_timeout: Duration::from_secs(3),
             max_connections: 2,
             silent: false,
+            udp: None,
         }
     }
 

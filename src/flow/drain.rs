@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -21,7 +21,8 @@ use super::bind::{Memory, Names, SystemResolver};
 use super::gate::Gate;
 use super::judge::Policies;
 use super::registry::Registry;
-use super::settings::Settings;
+use super::settings::{Datagrams, Settings};
+use super::udp;
 use crate::account::{Account, End, Way};
 use crate::policy::Live;
 
@@ -50,10 +51,18 @@ enum Order {
 /// What a worker is made of, before it runs.
 struct Post {
     listeners: Vec<(std::net::TcpListener, Door)>,
+    datagrams: Vec<Mailroom>,
     policies: Arc<dyn Policies>,
     account: Account,
     names: NamesOf,
     orders: UnboundedReceiver<Order>,
+}
+
+/// A worker's socket of a UDP listener, and how many flows it may have.
+struct Mailroom {
+    socket: std::net::UdpSocket,
+    door: Door,
+    flows: usize,
 }
 
 /// Makes a worker's resolver, on the worker's thread.
@@ -82,8 +91,11 @@ impl DataPlane {
         let count = settings.workers.get();
         let mut posts: Vec<Vec<(std::net::TcpListener, Door)>> = Vec::new();
         posts.resize_with(count, Vec::new);
+        let mut mailrooms: Vec<Vec<Mailroom>> = Vec::new();
+        mailrooms.resize_with(count, Vec::new);
         let mut listeners = Vec::new();
-        for listener in settings.listeners {
+        for mut listener in settings.listeners {
+            let datagrams = listener.udp.take();
             let at = format!("{:?}", listener.socket);
             let opened = accept::open(listener, count)
                 .map_err(|e| io::Error::new(e.kind(), format!("listener {at}: {e}")))?;
@@ -91,13 +103,21 @@ impl DataPlane {
             for (post, socket) in posts.iter_mut().zip(opened.sockets) {
                 post.push((socket, opened.door.clone()));
             }
+            if let Some(datagrams) = datagrams {
+                for (room, mailroom) in
+                    mailrooms.iter_mut().zip(open_datagrams(datagrams, &opened.door, count)?)
+                {
+                    room.push(mailroom);
+                }
+            }
         }
         // Workers that are already running end when their orders are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
-        for (number, listeners) in posts.into_iter().enumerate() {
+        for (number, (listeners, datagrams)) in posts.into_iter().zip(mailrooms).enumerate() {
             let (orders, received) = unbounded_channel();
             let post = Post {
                 listeners,
+                datagrams,
                 policies: Arc::clone(&policies),
                 account: account.clone(),
                 names: Arc::clone(&names),
@@ -158,6 +178,35 @@ impl fmt::Debug for DataPlane {
     }
 }
 
+/// The UDP socket beside a TCP listener, for as many workers as it serves.
+fn open_datagrams(datagrams: Datagrams, tcp: &Door, workers: usize) -> io::Result<Vec<Mailroom>> {
+    let datagrams = match datagrams {
+        Datagrams::Address(at) if at.port() == 0 => {
+            Datagrams::Address(SocketAddr::new(at.ip(), tcp.address.port()))
+        }
+        given @ (Datagrams::Address(_) | Datagrams::Inherited(_)) => given,
+    };
+    let at = format!("{datagrams:?}");
+    let sockets = udp::open(datagrams, workers).map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!(
+                "UDP listener {at}: {e}; without CAP_NET_RAW, let a socket unit open it, or \
+                     write udp = false"
+            ),
+        )
+    })?;
+    let share = sockets.len();
+    sockets
+        .into_iter()
+        .map(|socket| {
+            let door = tcp.for_datagrams(socket.local_addr()?);
+            let flows = udp::flows_max(&door, share);
+            Ok(Mailroom { socket, door, flows })
+        })
+        .collect()
+}
+
 /// A worker's life.
 fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
     let runtime =
@@ -169,7 +218,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post { listeners, policies, account, names, mut orders } = post;
+        let Post { listeners, datagrams, policies, account, names, mut orders } = post;
         let registry = Rc::new(Registry::default());
         let names = names();
         let stopping = watch::Sender::new(false);
@@ -181,6 +230,17 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
                 Ok(listener) => {
                     let run = accept::run(listener, Rc::new(door), Rc::clone(&gate));
                     accepting.spawn_local(run);
+                }
+                Err(fault) => {
+                    started.send(Err(fault)).ok();
+                    return;
+                }
+            }
+        }
+        for Mailroom { socket, door, flows } in datagrams {
+            match UdpSocket::from_std(socket) {
+                Ok(socket) => {
+                    accepting.spawn_local(udp::run(socket, Rc::new(door), Rc::clone(&gate), flows));
                 }
                 Err(fault) => {
                     started.send(Err(fault)).ok();

@@ -103,6 +103,7 @@ pub(super) enum Tie {
 pub(super) struct Asked {
     pub(super) client: IpAddr,
     pub(super) destination: SocketAddr,
+    pub(super) transport: Transport,
     pub(super) protocol: Protocol,
     pub(super) name: Option<(HostName, NameSource)>,
     pub(super) tie: Tie,
@@ -117,12 +118,18 @@ impl Asked {
         Self {
             client,
             destination,
+            transport: Transport::Tcp,
             protocol: Protocol::Other,
             name: None,
             tie: Tie::Said,
             ech: false,
             inside: None,
         }
+    }
+
+    /// The same over another transport.
+    pub(super) const fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
     }
 
     /// Adds what the first bytes say. Bytes that break their protocol's rules name nobody.
@@ -137,7 +144,7 @@ impl Asked {
         Question {
             client: Some(self.client),
             destination: self.destination,
-            transport: Transport::Tcp,
+            transport: self.transport,
             protocol: self.protocol,
             name,
             ech: self.ech,

@@ -18,12 +18,13 @@ mod second;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod udp;
 mod wire;
 
 use std::rc::Rc;
 
 pub use drain::DataPlane;
-pub use settings::{Listener, NameService, Settings, Socket};
+pub use settings::{Datagrams, Listener, NameService, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;

@@ -1,7 +1,7 @@
 //! Where a transparent client was going. Never guessed.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -53,6 +53,19 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// Whether `origin` is the UDP listener itself, which is bound to `listener`.
+///
+/// A listener on port 443 is asked for each flow, so this asks the kernel about one address instead
+/// of all interfaces: a plain socket can be bound to an address of the host's own, and to no other
+/// (with net.ipv4.ip_nonlocal_bind = 1 to any, and everything on that port is refused as a loop).
+pub(super) fn is_own(origin: SocketAddr, listener: SocketAddr) -> io::Result<bool> {
+    is_listener(origin, listener, || match UdpSocket::bind((origin.ip(), 0)) {
+        Ok(_) => Ok(vec![origin.ip()]),
+        Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Ok(Vec::new()),
+        Err(e) => Err(e),
+    })
+}
+
 /// The interfaces are asked only where the port is the listener's, which is rare.
 fn is_listener(
     origin: SocketAddr,
@@ -91,6 +104,15 @@ mod tests {
         assert!(!is("192.0.2.2:15001", "[::]:15001"), "a foreign host may use the port");
         assert!(!is("192.0.2.1:443", "[::]:15001"), "another port is for the policy to judge");
         assert!(!is("192.0.2.1:15001", "192.0.2.7:15001"));
+    }
+
+    #[test]
+    fn an_address_of_the_host_is_known_without_a_list_of_them() {
+        let own = |origin, listener| is_own(address(origin), address(listener)).unwrap();
+        assert!(own("127.0.0.1:443", "[::]:443") && own("[::1]:443", "[::]:443"));
+        assert!(!own("198.51.100.7:443", "[::]:443"));
+        assert!(!own("[2001:db8::7]:443", "[::]:443"));
+        assert!(!own("127.0.0.1:444", "[::]:443"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the data plane is told: its own types, so that it knows nothing of the policy file.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -43,6 +43,17 @@ pub struct Listener {
     pub max_connections: usize,
     /// Close without an answer instead of refusing aloud.
     pub silent: bool,
+    /// Where transparent UDP comes in beside it, under the same limits.
+    pub udp: Option<Datagrams>,
+}
+
+/// A UDP listener's socket.
+#[derive(Debug)]
+pub enum Datagrams {
+    /// To be opened here; port 0 is the port of the TCP listener.
+    Address(SocketAddr),
+    /// Opened by the service manager, options (IP_TRANSPARENT) included.
+    Inherited(UdpSocket),
 }
 
 /// A listener's socket.

@@ -388,6 +388,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         idle_timeout: Duration::from_secs(60),
         max_connections: 100,
         silent: false,
+        udp: None,
     };
     let names = NameService { resolvers: Vec::new(), remember: Duration::from_secs(600) };
     let workers = NonZeroUsize::new(2).unwrap();

@@ -42,6 +42,14 @@ pub fn is_dtls(datagram: &[u8]) -> bool {
     record(&mut Reader::flat(datagram)).is_some()
 }
 
+/// Whether a datagram begins with a part of a ClientHello in the clear.
+#[must_use]
+pub fn is_hello(datagram: &[u8]) -> bool {
+    record(&mut Reader::flat(datagram)).is_some_and(|(kind, mut payload)| {
+        kind == HANDSHAKE && payload.u8().is_some_and(|kind| kind == CLIENT_HELLO)
+    })
+}
+
 /// Content type and payload of the next record.
 fn record<'a>(datagram: &mut Reader<'a>) -> Option<(u8, Reader<'a>)> {
     let [kind, major, minor] = datagram.array()?;

@@ -3,10 +3,11 @@
 
 mod pipe;
 mod receive;
+pub mod udp;
 
 use std::ffi::c_int;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,30 +72,49 @@ unsafe fn address_of(address: *const libc::sockaddr) -> Option<IpAddr> {
     }
 }
 
-/// The listening TCP sockets that the service manager passed (sd_listen_fds(3)), by name. They can
-/// be taken once; a second call finds none. Passed descriptors of other kinds are closed.
+/// The sockets that the service manager passed, by name.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// Listening TCP sockets.
+    pub listeners: Vec<(String, TcpListener)>,
+    /// UDP sockets.
+    pub datagrams: Vec<(String, UdpSocket)>,
+}
+
+/// The sockets that the service manager passed (sd_listen_fds(3)). They can be taken once; a second
+/// call finds none. Passed descriptors of other kinds are closed.
 ///
 /// # Errors
 /// Where the environment that describes them makes no sense.
-pub fn inherited_listeners() -> io::Result<Vec<(String, TcpListener)>> {
+pub fn inherited() -> io::Result<Passed> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
+    let mut passed = Passed::default();
     if TAKEN.swap(true, Ordering::SeqCst) {
-        return Ok(Vec::new());
+        return Ok(passed);
     }
-    let passed = sd_notify::listen_fds_with_names()?;
-    Ok(passed
-        .filter_map(|(fd, name)| {
-            // SAFETY: LISTEN_PID names this process, so that the descriptors are its own, and
-            // nobody else closes them: this is the one place that takes them, once.
-            let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-            is_tcp_listener(fd).then(|| (name, TcpListener::from(owned)))
-        })
-        .collect())
+    for (fd, name) in sd_notify::listen_fds_with_names()? {
+        // SAFETY: LISTEN_PID names this process, so that the descriptors are its own, and
+        // nobody else closes them: this is the one place that takes them, once.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        if is_tcp_listener(fd) {
+            passed.listeners.push((name, TcpListener::from(owned)));
+        } else if is_udp(fd) {
+            passed.datagrams.push((name, UdpSocket::from(owned)));
+        }
+    }
+    Ok(passed)
+}
+
+fn is_internet(fd: RawFd) -> bool {
+    matches!(option(fd, libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6))
+}
+
+fn is_udp(fd: RawFd) -> bool {
+    is_internet(fd) && option(fd, libc::SO_PROTOCOL) == Some(libc::IPPROTO_UDP)
 }
 
 fn is_tcp_listener(fd: RawFd) -> bool {
-    let internet = matches!(option(fd, libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6));
-    internet
+    is_internet(fd)
         && option(fd, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
         && option(fd, libc::SO_ACCEPTCONN) == Some(1)
 }
@@ -112,7 +132,7 @@ fn option(fd: RawFd, name: c_int) -> Option<c_int> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpStream, UdpSocket};
+    use std::net::TcpStream;
     use std::os::fd::AsRawFd;
 
     use super::*;
@@ -132,5 +152,7 @@ mod tests {
         assert!(!is_tcp_listener(stream.as_raw_fd()));
         assert!(!is_tcp_listener(datagrams.as_raw_fd()));
         assert!(!is_tcp_listener(-1));
+        assert!(is_udp(datagrams.as_raw_fd()));
+        assert!(!is_udp(listener.as_raw_fd()) && !is_udp(-1));
     }
 }

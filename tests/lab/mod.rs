@@ -165,6 +165,27 @@ impl Gateway<'_> {
         assert!(output.status.success(), "capture up: {}", said(&output));
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory of the process.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Has the process load another policy, and waits until it has.
+    pub(crate) fn reload(&self, policy: &str) {
+        let done = "schengate_policy_reload_total{result=\"done\"}";
+        let before = self.count(done);
+        fs::write(&self.config, policy).unwrap();
+        let hangup = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
+        assert!(hangup.unwrap().success());
+        wait_until("the policy is loaded", || (self.count(done) > before).then_some(()));
+    }
+
     /// Ends the process as the kernel does when memory runs out.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -200,7 +221,10 @@ impl Drop for Gateway<'_> {
         drop(self.child.kill());
         drop(self.child.wait());
         if thread::panicking() {
-            eprintln!("--- gateway log\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
+            eprintln!("--- end of the gateway's log\n{}", last.join("\n"));
         }
     }
 }
@@ -300,6 +324,11 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
+    /// Of the process that `nsenter` became.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn ask(&mut self, question: &Value) -> Value {
         writeln!(self.stdin, "{question}").unwrap();
         self.answer()

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, BufRead, Read, Write};
-use std::net::{
-    IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
-};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -43,8 +41,12 @@ pub(crate) fn run_if_asked() {
     let Ok(role) = env::var(VARIABLE) else { return };
     match role.as_str() {
         "world" => world(),
-        "client" => serve(client),
+        "client" => {
+            let mut kept = None;
+            serve(|question| client(&mut kept, question));
+        }
         "stand-in" => stand_in(),
+        "sealed" => serve(sealed),
         other => panic!("no role {other:?}"),
     }
     std::process::exit(0);
@@ -58,7 +60,7 @@ fn answer(value: &Value) {
 }
 
 /// Answers questions until the test is gone.
-fn serve(mut reply: impl FnMut(&Value) -> Value) {
+pub(crate) fn serve(mut reply: impl FnMut(&Value) -> Value) {
     answer(&json!("ready"));
     for line in io::stdin().lock().lines() {
         answer(&reply(&serde_json::from_str(&line.unwrap()).unwrap()));
@@ -270,15 +272,31 @@ fn server_config() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-fn client(question: &Value) -> Value {
+fn client(kept: &mut Option<UdpSocket>, question: &Value) -> Value {
+    let said = ask_client(kept, question);
+    said.unwrap_or_else(|e| json!({"end": e.to_string(), "received": ""}))
+}
+
+fn ask_client(kept: &mut Option<UdpSocket>, question: &Value) -> io::Result<Value> {
     let to: SocketAddr = question["to"].as_str().unwrap().parse().unwrap();
-    let done = match question["do"].as_str() {
+    match question["do"].as_str() {
         Some("exchange") => exchange(to, question["up"].as_u64().unwrap(), &question["down"]),
         Some("send") => Ok(send(to, question)),
         Some("udp") => udp(to, question),
+        Some("talk") => talk(&UdpSocket::bind(any(to))?, to, question),
+        Some("open") => {
+            let socket = UdpSocket::bind(any(to))?;
+            let said = talk(&socket, to, question);
+            *kept = Some(socket);
+            said
+        }
+        Some("go-on") => match kept {
+            Some(socket) => talk(socket, to, question),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        },
+        Some("flood") => flood(to, question),
         _ => panic!("the client does not understand {question}"),
-    };
-    done.unwrap_or_else(|e| json!({"end": e.to_string(), "received": ""}))
+    }
 }
 
 fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
@@ -353,8 +371,7 @@ fn send(to: SocketAddr, question: &Value) -> Value {
 }
 
 fn udp(to: SocketAddr, question: &Value) -> io::Result<Value> {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any.to_socket_addrs()?.as_slice())?;
+    let socket = UdpSocket::bind(any(to))?;
     socket.set_read_timeout(Some(patience(question)))?;
     socket.connect(to)?;
     socket.send(&unhex(question["hex"].as_str().unwrap_or_default()))?;
@@ -363,6 +380,68 @@ fn udp(to: SocketAddr, question: &Value) -> io::Result<Value> {
         Ok(read) => json!({"end": "enough", "received": hex(&block[..read])}),
         Err(e) => json!({"end": io_end(&e), "received": ""}),
     })
+}
+
+fn any(to: SocketAddr) -> SocketAddr {
+    if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() }
+}
+
+/// Sends datagrams from one port, each once the one before it was answered, or nothing came for a
+/// moment; then hears out the rest, until there was an answer (or an ICMP error) for each.
+fn talk(socket: &UdpSocket, to: SocketAddr, question: &Value) -> io::Result<Value> {
+    socket.connect(to)?;
+    let datagrams = question["datagrams"].as_array().unwrap();
+    let pause = Duration::from_millis(question["pause_ms"].as_u64().unwrap_or(150));
+    let mut block = vec![0; 65_536];
+    let mut answers: Vec<Value> = Vec::new();
+    let mut end = "silence".to_owned();
+    let mut heard = 0;
+    let mut hear = |limit| {
+        socket.set_read_timeout(Some(limit))?;
+        match socket.recv(&mut block) {
+            Ok(read) => answers.push(json!(hex(&block[..read]))),
+            Err(e) => match io_end(&e) {
+                silence if silence == "silence" => return Ok(false),
+                told => end = told,
+            },
+        }
+        io::Result::Ok(true)
+    };
+    for datagram in datagrams {
+        // An ICMP error of an earlier datagram may be told here, once.
+        let bytes = unhex(datagram.as_str().unwrap());
+        socket.send(&bytes).or_else(|_| socket.send(&bytes))?;
+        heard += usize::from(hear(pause)?);
+    }
+    while heard < datagrams.len() && hear(patience(question))? {
+        heard += 1;
+    }
+    Ok(json!({"answers": answers, "end": end}))
+}
+
+/// Sends one datagram again and again, each time from another address of 198.18.0.0/15.
+fn flood(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let SocketAddr::V4(to) = to else { return Err(io::ErrorKind::Unsupported.into()) };
+    let payload = unhex(question["hex"].as_str().unwrap());
+    let raw = socket2::Protocol::from(255);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(raw))?;
+    let count = question["count"].as_u64().unwrap();
+    for n in 0..u32::try_from(count).unwrap() {
+        let source = (0xc612_0000 + n % 0x0002_0000).to_be_bytes();
+        let port = 1024 + u16::try_from(n / 0x0002_0000).unwrap();
+        let mut packet = Vec::new();
+        etherparse::PacketBuilder::ipv4(source, to.ip().octets(), 64)
+            .udp(port, to.port())
+            .write(&mut packet, &payload)
+            .map_err(io::Error::other)?;
+        while let Err(e) = socket.send_to(&packet, &SocketAddr::from((*to.ip(), 0)).into()) {
+            if e.kind() != io::ErrorKind::WouldBlock && e.raw_os_error() != Some(105) {
+                return Err(e);
+            }
+            thread::yield_now();
+        }
+    }
+    Ok(json!({"sent": count}))
 }
 
 /// How a connection ended, in the same words whatever the system's language.
@@ -374,6 +453,37 @@ fn io_end(e: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
         _ => e.to_string(),
     }
+}
+
+/// Starts the gateway as the units do: with sockets that somebody else opened, and without a single
+/// capability. It ends with this process.
+fn sealed(question: &Value) -> Value {
+    let udp = transparent(socket2::Type::DGRAM, 443);
+    let tcp = transparent(socket2::Type::STREAM, 15_001);
+    tcp.listen(16).unwrap();
+    let start = "exec 3<&0 4<&1 <&2 >&2
+        export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=tproxy:tproxy
+        exec setpriv --pdeathsig KILL --bounding-set=-all --inh-caps=-all \"$0\" run --config \"$1\"";
+    let log = std::fs::File::create(question["log"].as_str().unwrap()).unwrap();
+    let child = std::process::Command::new("sh")
+        .args(["-c", start])
+        .args([&question["binary"], &question["config"]].map(|value| value.as_str().unwrap()))
+        .stdin(std::os::fd::OwnedFd::from(udp))
+        .stdout(std::os::fd::OwnedFd::from(tcp))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    json!(child.id())
+}
+
+/// A dual-stack transparent socket.
+fn transparent(kind: socket2::Type, port: u16) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, kind, None).unwrap();
+    socket.set_only_v6(false).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_ip_transparent_v4(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
+    socket
 }
 
 /// Sets the real rules, with listeners that tell each client where its connection was delivered.
@@ -411,6 +521,7 @@ fn stand_in() {
             idle_timeout: Duration::from_secs(1),
             max_connections: 1,
             silent: false,
+            udp: None,
         };
         let tproxy = [listen(ListenMode::Tproxy, 15_001)];
         let redirect = [listen(ListenMode::Redirect, 15_002)];

@@ -368,6 +368,9 @@ pub struct Listen {
     pub max_connections: usize,
     /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
     pub silent: bool,
+    /// Where UDP comes in beside it (TPROXY only): `udp = true`, the default of that mode, is the
+    /// same address and port; an address puts it elsewhere; `false` leaves UDP to the firewall.
+    pub udp: Option<SocketAddr>,
 }
 
 /// `[[listen]] mode`.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use toml::de::DeValue;
 
 use super::error::{UnknownRegion, Wrong};
 use super::pack_key::BadPackKey;
@@ -402,6 +403,7 @@ fn listeners(
     let tables = reader.tables(root, "listen");
     let mut taken: Vec<(SocketAddr, &str)> =
         admin.iter().map(|admin| (admin.address, "[admin]")).collect();
+    let mut taken_udp: Vec<SocketAddr> = Vec::new();
     let read: Vec<_> = tables
         .iter()
         .map(|table| {
@@ -416,6 +418,15 @@ fn listeners(
                 return None;
             }
             taken.push((listen.address, "another [[listen]]"));
+            if let Some(udp) = listen.udp.filter(|udp| udp.port() != 0) {
+                if taken_udp.contains(&udp) {
+                    let item = table.item("udp").or_else(|| table.item("address"))?;
+                    let what = format!("{udp} is the UDP address of another [[listen]] already");
+                    reader.fault(&item, what, "give each its own, or write udp = false");
+                    return None;
+                }
+                taken_udp.push(udp);
+            }
             Some(listen)
         })
         .collect();
@@ -431,6 +442,7 @@ const LISTEN: Listen = Listen {
     idle_timeout: Duration::from_secs(60 * 60),
     max_connections: 65_536,
     silent: false,
+    udp: None,
 };
 
 fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
@@ -444,6 +456,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "idle_timeout",
             "max_connections",
             "silent",
+            "udp",
         ],
     );
     let modes = [ListenMode::Tproxy, ListenMode::Redirect, ListenMode::Proxy];
@@ -465,15 +478,49 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         usize::try_from(reader.number(item, 1..10_000_001)?).ok()
     });
     let silent = or(table, "silent", LISTEN.silent, |item| reader.boolean(item));
+    let udp = datagrams(reader, table, mode, address);
     Some(Listen {
         mode: mode?,
         address: address?,
+        udp: udp?,
         peek_timeout: peek_timeout?,
         connect_timeout: connect_timeout?,
         idle_timeout: idle_timeout?,
         max_connections: max_connections?,
         silent: silent?,
     })
+}
+
+/// `udp` of a listener: a word or an address.
+fn datagrams(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    mode: Option<ListenMode>,
+    address: Option<SocketAddr>,
+) -> Option<Option<SocketAddr>> {
+    let Some(item) = table.item("udp") else {
+        return Some(address.filter(|_| mode == Some(ListenMode::Tproxy)));
+    };
+    let udp = match item.value {
+        DeValue::String(_) => Some(net::socket(reader, &item)?),
+        DeValue::Boolean(wanted) if *wanted => Some(address?),
+        DeValue::Boolean(_) => None,
+        DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => {
+            let help = "write true, false, or where it listens: udp = \"[::]:443\"";
+            reader.wrong_type(&item, "a boolean or an address", help);
+            return None;
+        }
+    };
+    if udp.is_some() && mode? != ListenMode::Tproxy {
+        let what = format!("mode {:?} takes no UDP", mode?.label());
+        reader.fault(&item, what, "only mode = \"tproxy\" does; take the key out");
+        return None;
+    }
+    Some(udp)
 }
 
 fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {

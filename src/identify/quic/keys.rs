@@ -31,7 +31,16 @@ impl Keys {
     /// The keys that a client uses whose first Destination Connection ID is `dcid`. `None` never
     /// happens: all lengths are right by construction.
     pub(super) fn client(suite: Suite, dcid: &[u8]) -> Option<Self> {
-        let (key, iv, header) = derive(suite, dcid)?;
+        Self::of(suite, dcid, b"client in")
+    }
+
+    /// The keys with which a server answers that client.
+    pub(super) fn server(suite: Suite, dcid: &[u8]) -> Option<Self> {
+        Self::of(suite, dcid, b"server in")
+    }
+
+    fn of(suite: Suite, dcid: &[u8], side: &[u8]) -> Option<Self> {
+        let (key, iv, header) = derive(suite, dcid, side)?;
         Some(Self {
             packet: LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).ok()?),
             header: HeaderProtectionKey::new(&AES_128, &header).ok()?,
@@ -71,12 +80,30 @@ impl Keys {
         *largest = (*largest).max(Some(number));
         Some(opened)
     }
+
+    /// Seals the packet number 0, in one byte, and `frames` behind `header`, which ends before the
+    /// number; header and frames have 4 bytes of frames at least (RFC 9001 §5.3, §5.4).
+    pub(super) fn seal(&self, mut header: Vec<u8>, frames: &[u8]) -> Option<Vec<u8>> {
+        let number_at = header.len();
+        header.push(0);
+        let mut sealed = frames.to_vec();
+        let nonce = Nonce::assume_unique_for_key(self.iv);
+        let aad = Aad::from(&*header);
+        self.packet.seal_in_place_append_tag(nonce, aad, &mut sealed).ok()?;
+        header.extend(sealed);
+        let sample_at = number_at + SAMPLE_AT;
+        let sample = header.get(sample_at..sample_at + SAMPLE)?;
+        let [first_mask, number_mask, ..] = self.header.new_mask(sample).ok()?;
+        *header.first_mut()? ^= first_mask & 0x0f;
+        *header.get_mut(number_at)? ^= number_mask;
+        Some(header)
+    }
 }
 
-/// Key, IV and header protection key of the client (RFC 9001 §5.1 and §5.2, RFC 9369 §3.3).
-fn derive(suite: Suite, dcid: &[u8]) -> Option<([u8; 16], [u8; 12], [u8; 16])> {
+/// Key, IV and header protection key of one side (RFC 9001 §5.1 and §5.2, RFC 9369 §3.3).
+fn derive(suite: Suite, dcid: &[u8], side: &[u8]) -> Option<([u8; 16], [u8; 12], [u8; 16])> {
     let initial = hkdf::Salt::new(hkdf::HKDF_SHA256, suite.salt).extract(dcid);
-    let secret: [u8; 32] = expand_label(&initial, b"client in")?;
+    let secret: [u8; 32] = expand_label(&initial, side)?;
     let secret = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &secret);
     let [key, iv, header]: [&[u8]; 3] = if suite.v2 {
         [b"quicv2 key", b"quicv2 iv", b"quicv2 hp"]
@@ -120,7 +147,8 @@ mod tests {
     fn keys_are_those_of_the_rfcs() {
         let keys = |version: Version| {
             let suite = version.suite().unwrap();
-            let (key, iv, header) = derive(suite, b"\x83\x94\xc8\xf0\x3e\x51\x57\x08").unwrap();
+            let (key, iv, header) =
+                derive(suite, b"\x83\x94\xc8\xf0\x3e\x51\x57\x08", b"client in").unwrap();
             let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
             [hex(&key), hex(&iv), hex(&header)]
         };

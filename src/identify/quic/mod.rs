@@ -83,6 +83,33 @@ pub struct Initial {
     pub scid: ConnectionId,
 }
 
+/// `CONNECTION_REFUSED` (RFC 9000 §20.1).
+const REFUSED: u8 = 2;
+
+impl Initial {
+    /// The datagram with which a server refuses this client: a CONNECTION_CLOSE frame with the error
+    /// CONNECTION_REFUSED, in an Initial packet (RFC 9000 §10.2.3). It is shorter than any Initial
+    /// of a client, and not padded, for it asks for no acknowledgement (§14.1). `None` for versions
+    /// with frames of their own.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Vec<u8>> {
+        let suite = self.version.suite().filter(|suite| !suite.google_frames)?;
+        let (client, server) = (self.scid.as_bytes(), self.dcid.as_bytes());
+        // Error, the type of the frame that it is about (none), and no reason phrase.
+        let frames = [0x1c, REFUSED, 0, 0];
+        // Version 2 turns the packet types by one (RFC 9369 §3.2); one byte of packet number.
+        let mut header = vec![if suite.v2 { 0xd0 } else { 0xc0 }];
+        header.extend(self.version.0.to_be_bytes());
+        for id in [client, server] {
+            header.push(u8::try_from(id.len()).ok()?);
+            header.extend(id);
+        }
+        // No token; packet number, frames and tag in a length of two bytes.
+        header.extend([0, 0x40, 1 + 4 + 16]);
+        Keys::server(suite, server)?.seal(header, &frames)
+    }
+}
+
 impl Default for QuicReader {
     fn default() -> Self {
         Self::new()

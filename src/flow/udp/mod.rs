@@ -1,0 +1,158 @@
+//! Transparent UDP, in the order in which a datagram meets the files: the listener ([`run`]), the
+//! table of flows, the walk of one flow (read, decide, relay or refuse).
+//!
+//! The first datagrams of a flow come through the listener, which learns where they were going.
+//! Once a flow is permitted it has two sockets of its own, connected to either end: the kernel
+//! tells the flows apart from then on, and a relay costs what a plain one does.
+
+mod flight;
+mod refuse;
+mod relay;
+mod table;
+mod walk;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::sleep;
+
+use super::accept::{self, Door};
+use super::gate::Gate;
+use super::settings::Datagrams;
+use crate::account::{Accept, Dropped};
+use crate::sys::udp::{self, Mailbox};
+use refuse::Icmp;
+use table::{Delivered, Key, Limits, Table};
+
+/// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows: some 900 first
+/// datagrams. A larger one would not save a flood's victims, only have them wait behind it.
+const LISTENER_BUFFER: usize = 1024 * 1024;
+
+/// Wait after the listener failed for want of memory.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What the UDP flows of one listener and one worker share.
+struct Desk {
+    gate: Rc<Gate>,
+    door: Rc<Door>,
+    table: Rc<Table>,
+    listener: Rc<UdpSocket>,
+    icmp: Icmp,
+}
+
+/// Opens one UDP listener for `workers` workers: a socket for each, which the kernel spreads flows
+/// over. An inherited socket is one, and all its flows are the first worker's, so that no two
+/// workers share the datagrams of one flow.
+pub(super) fn open(datagrams: Datagrams, workers: usize) -> io::Result<Vec<StdSocket>> {
+    let mut sockets: Vec<StdSocket> = Vec::with_capacity(workers);
+    match datagrams {
+        Datagrams::Address(mut at) => {
+            for _ in 0..workers {
+                let socket = bind(at)?;
+                // Port 0 asks for any port; the other workers then share the first one's.
+                at = socket.local_addr()?;
+                sockets.push(socket);
+            }
+        }
+        Datagrams::Inherited(socket) => {
+            socket.set_nonblocking(true)?;
+            sockets.push(socket);
+        }
+    }
+    for socket in &sockets {
+        udp::want_origin(socket, socket.local_addr()?.is_ipv6())?;
+    }
+    Ok(sockets)
+}
+
+fn bind(address: SocketAddr) -> io::Result<StdSocket> {
+    let socket =
+        Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // The flows' own sockets may have the same address and port as a listener of port 443.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // One flag in the kernel, whichever of the two options sets it; an IPv6 socket takes both.
+    socket.set_ip_transparent_v4(true)?;
+    // A smaller one loses more of a burst, and is no fault.
+    socket.set_recv_buffer_size(LISTENER_BUFFER).ok();
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Flows that one worker of `workers` may have at once. A flow has two sockets; a quarter of the
+/// process's descriptors is for flows, so that a flood of them leaves TCP and the record theirs.
+pub(super) fn flows_max(door: &Door, workers: usize) -> usize {
+    let descriptors = udp::descriptor_limit() / 4;
+    (door.max_connections().min(descriptors) / workers.max(1)).max(1)
+}
+
+/// Takes datagrams until the listener breaks; to stop it, drop the future.
+pub(super) async fn run(
+    listener: UdpSocket,
+    door: Rc<Door>,
+    gate: Rc<Gate>,
+    flows: usize,
+) -> io::Error {
+    let listener = Rc::new(listener);
+    let desk = Rc::new(Desk {
+        gate,
+        door,
+        table: Table::new(Limits::of(flows)),
+        listener: Rc::clone(&listener),
+        icmp: Icmp::open(),
+    });
+    let mut mailbox = Mailbox::default();
+    loop {
+        if let Err(fault) = listener.readable().await {
+            return fault;
+        }
+        let received = listener.try_io(Interest::READABLE, || mailbox.receive(&*listener));
+        match received {
+            Ok(_) => {
+                for (letter, bytes) in mailbox.letters() {
+                    match (letter.from, letter.to) {
+                        (Some(client), Some(to)) => desk.deliver(Key { client, to }, bytes),
+                        _ => desk.gate.account.metrics().dropped(Dropped::NoOrigin),
+                    }
+                }
+                // The flows have their turn before the next batch: a flood does not outgrow them.
+                yield_now().await;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(fault) => match accept::class(&fault) {
+                Accept::Connection => yield_now().await,
+                Accept::Exhausted => sleep(PAUSE).await,
+                Accept::Listener => return fault,
+            },
+        }
+    }
+}
+
+impl Desk {
+    /// Brings a datagram to its flow, and begins the flow where there is none.
+    fn deliver(self: &Rc<Self>, key: Key, datagram: &[u8]) {
+        match self.table.deliver(key, datagram) {
+            Delivered::Waits => {}
+            Delivered::New(place) => {
+                spawn_local(walk::serve(place, Rc::clone(self)));
+            }
+            Delivered::Dropped(cause) => self.gate.account.metrics().dropped(cause),
+        }
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("door", &self.door).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,452 @@
+//! The UDP flows of one worker: bounded in number, for each client, and in the bytes that wait.
+//!
+//! A flow is *young* until its client has answered an answer of the destination; a source address
+//! can be forged, that exchange cannot. Where there are as many young flows as there may be, the
+//! oldest of them gives way, so that a flood of forged datagrams costs forged flows only.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use crate::account::Dropped;
+
+/// Datagrams that wait for one flow, and their bytes: a first flight over eight Initials with early
+/// data behind it fits.
+pub(super) const WAITING_MAX: usize = 32;
+const WAITING_BYTES: usize = 64 * 1024;
+
+/// Bytes that wait for all flows of a worker.
+pub(super) const HELD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Young flows that one datagram may displace for room: what they hold is freed only when their
+/// tasks have their turn.
+const GIVEN_WAY_MAX: usize = 4;
+
+/// Who sends, and where to: both as on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) client: SocketAddr,
+    pub(super) to: SocketAddr,
+}
+
+/// How many flows there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// At once.
+    pub(super) flows: usize,
+    /// Of these, young.
+    pub(super) young: usize,
+    /// For one client: an IPv4 address, or a /64.
+    pub(super) client: usize,
+}
+
+impl Limits {
+    /// The limits that go with `flows` flows at once.
+    pub(super) const fn of(flows: usize) -> Self {
+        Self { flows, young: flows.div_ceil(2), client: flows.div_ceil(4) }
+    }
+}
+
+/// The flows of one worker.
+#[derive(Debug)]
+pub(super) struct Table {
+    limits: Limits,
+    flows: RefCell<HashMap<Key, Rc<Entry>>>,
+    clients: RefCell<HashMap<IpAddr, usize>>,
+    /// In the order in which they came; entries that have grown up or ended are stale.
+    young: RefCell<VecDeque<Rc<Entry>>>,
+    young_count: Cell<usize>,
+    /// What the entries are charged with, together.
+    held: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    waiting: RefCell<VecDeque<Vec<u8>>>,
+    waiting_bytes: Cell<usize>,
+    /// Bytes that wait, that are held, and that the reader holds until the verdict.
+    charged: Cell<usize>,
+    reader: Cell<usize>,
+    young: Cell<bool>,
+    ended: Cell<bool>,
+    displaced: Cell<bool>,
+    arrived: Notify,
+    given_way: Notify,
+}
+
+/// A flow's place in the table, given up when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    table: Rc<Table>,
+    entry: Rc<Entry>,
+}
+
+/// A datagram that is held, charged to its flow until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    bytes: Vec<u8>,
+    table: Rc<Table>,
+    entry: Rc<Entry>,
+}
+
+impl Held {
+    /// The datagram.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.table.discharge(&self.entry, self.bytes.len());
+    }
+}
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub(super) enum Delivered {
+    /// It waits for its flow.
+    Waits,
+    /// It is the first of a flow, and waits in it.
+    New(Place),
+    /// There is no room for it.
+    Dropped(Dropped),
+}
+
+impl Table {
+    pub(super) fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self {
+            limits,
+            flows: RefCell::default(),
+            clients: RefCell::default(),
+            young: RefCell::default(),
+            young_count: Cell::new(0),
+            held: Cell::new(0),
+        })
+    }
+
+    /// Brings a datagram to its flow, or begins one with it.
+    pub(super) fn deliver(self: &Rc<Self>, key: Key, datagram: &[u8]) -> Delivered {
+        // Whoever has waited longest gives way, so that forged half hellos block nobody for long.
+        let mut given_way = 0;
+        while self.held.get() + datagram.len() > HELD_BYTES {
+            if given_way == GIVEN_WAY_MAX || !self.displace_oldest() {
+                return Delivered::Dropped(Dropped::Held);
+            }
+            given_way += 1;
+        }
+        let known = self.flows.borrow().get(&key).map(Rc::clone);
+        if let Some(entry) = known {
+            return if entry.takes(datagram) {
+                self.charge(&entry, datagram.len());
+                Delivered::Waits
+            } else {
+                Delivered::Dropped(Dropped::Held)
+            };
+        }
+        let client = prefix(key.client.ip());
+        if self.clients.borrow().get(&client).is_some_and(|&n| n >= self.limits.client) {
+            return Delivered::Dropped(Dropped::ClientLimit);
+        }
+        if self.young_count.get() >= self.limits.young
+            || self.flows.borrow().len() >= self.limits.flows
+        {
+            self.displace_oldest();
+        }
+        if self.flows.borrow().len() >= self.limits.flows {
+            return Delivered::Dropped(Dropped::TableFull);
+        }
+        let entry = Rc::new(Entry {
+            key,
+            waiting: RefCell::default(),
+            waiting_bytes: Cell::new(0),
+            charged: Cell::new(0),
+            reader: Cell::new(0),
+            young: Cell::new(true),
+            ended: Cell::new(false),
+            displaced: Cell::new(false),
+            arrived: Notify::new(),
+            given_way: Notify::new(),
+        });
+        entry.takes(datagram);
+        self.charge(&entry, datagram.len());
+        *self.clients.borrow_mut().entry(client).or_default() += 1;
+        self.flows.borrow_mut().insert(key, Rc::clone(&entry));
+        self.remember_young(&entry);
+        Delivered::New(Place { table: Rc::clone(self), entry })
+    }
+
+    /// Flows at once.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    fn remember_young(&self, entry: &Rc<Entry>) {
+        self.young_count.set(self.young_count.get() + 1);
+        let mut young = self.young.borrow_mut();
+        // Stale entries are cleared away before they are as many as the others may be.
+        if young.len() >= 2 * self.limits.young {
+            young.retain(|entry| entry.is_young());
+        }
+        young.push_back(Rc::clone(entry));
+    }
+
+    /// Whether there was one.
+    fn displace_oldest(&self) -> bool {
+        let oldest = {
+            let mut young = self.young.borrow_mut();
+            std::iter::from_fn(|| young.pop_front()).find(|entry| entry.is_young())
+        };
+        let Some(entry) = oldest else { return false };
+        self.end(&entry);
+        entry.displaced.set(true);
+        entry.given_way.notify_one();
+        true
+    }
+
+    fn charge(&self, entry: &Entry, bytes: usize) {
+        if !entry.ended.get() {
+            entry.charged.set(entry.charged.get() + bytes);
+            self.held.set(self.held.get() + bytes);
+        }
+    }
+
+    /// A flow that has ended is charged with nothing any more.
+    fn discharge(&self, entry: &Entry, bytes: usize) {
+        if !entry.ended.get() {
+            entry.charged.set(entry.charged.get().saturating_sub(bytes));
+            self.held.set(self.held.get().saturating_sub(bytes));
+        }
+    }
+
+    /// Takes a flow off the table, once.
+    fn end(&self, entry: &Entry) {
+        if entry.ended.replace(true) {
+            return;
+        }
+        self.flows.borrow_mut().remove(&entry.key);
+        if entry.young.get() {
+            self.young_count.set(self.young_count.get().saturating_sub(1));
+        }
+        let mut clients = self.clients.borrow_mut();
+        let client = prefix(entry.key.client.ip());
+        if let Some(count) = clients.get_mut(&client) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                clients.remove(&client);
+            }
+        }
+        entry.waiting.borrow_mut().clear();
+        // Its task frees the rest when it has its turn, before the next batch of datagrams.
+        self.held.set(self.held.get().saturating_sub(entry.charged.replace(0)));
+    }
+}
+
+impl Entry {
+    fn is_young(&self) -> bool {
+        self.young.get() && !self.ended.get()
+    }
+
+    fn takes(&self, datagram: &[u8]) -> bool {
+        let bytes = self.waiting_bytes.get() + datagram.len();
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES {
+            return false;
+        }
+        waiting.push_back(datagram.to_vec());
+        self.waiting_bytes.set(bytes);
+        self.arrived.notify_one();
+        true
+    }
+}
+
+impl Place {
+    pub(super) fn key(&self) -> Key {
+        self.entry.key
+    }
+
+    /// The next datagram that waits, if one does.
+    pub(super) fn take(&self) -> Option<Held> {
+        let bytes = self.entry.waiting.borrow_mut().pop_front()?;
+        self.entry.waiting_bytes.set(self.entry.waiting_bytes.get().saturating_sub(bytes.len()));
+        Some(self.held(bytes))
+    }
+
+    /// Waits for the next datagram.
+    pub(super) async fn next(&self) -> Held {
+        loop {
+            if let Some(held) = self.take() {
+                return held;
+            }
+            self.entry.arrived.notified().await;
+        }
+    }
+
+    /// Waits until the flow has to give way.
+    pub(super) async fn displaced(&self) {
+        while !self.entry.displaced.get() {
+            self.entry.given_way.notified().await;
+        }
+    }
+
+    /// A datagram that came to the flow's own socket; `None` where no more may be held.
+    pub(super) fn hold(&self, datagram: &[u8]) -> Option<Held> {
+        if self.table.held.get() + datagram.len() > HELD_BYTES {
+            return None;
+        }
+        self.table.charge(&self.entry, datagram.len());
+        Some(self.held(datagram.to_vec()))
+    }
+
+    /// Charges the flow with what its reader holds by now.
+    pub(super) fn charge_reader(&self, bytes: usize) {
+        self.table.discharge(&self.entry, self.entry.reader.replace(bytes));
+        self.table.charge(&self.entry, bytes);
+    }
+
+    fn held(&self, bytes: Vec<u8>) -> Held {
+        Held { bytes, table: Rc::clone(&self.table), entry: Rc::clone(&self.entry) }
+    }
+
+    /// The client has proved that it receives what is sent to its address.
+    pub(super) fn grow_up(&self) {
+        if self.entry.is_young() {
+            self.table.young_count.set(self.table.young_count.get().saturating_sub(1));
+        }
+        self.entry.young.set(false);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.table.end(&self.entry);
+    }
+}
+
+/// What counts as one client: whoever has an IPv6 address has the 2^64 beside it too.
+fn prefix(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(client: u32, port: u16) -> Key {
+        Key {
+            client: SocketAddr::new(IpAddr::from(client.to_be_bytes()), port),
+            to: "198.51.100.7:443".parse().unwrap(),
+        }
+    }
+
+    fn begin(table: &Rc<Table>, key: Key) -> Place {
+        let delivered = table.deliver(key, b"first");
+        let Delivered::New(place) = delivered else { panic!("{delivered:?}") };
+        place
+    }
+
+    #[test]
+    fn datagrams_come_out_in_the_order_in_which_they_went_in() {
+        let table = Table::new(Limits::of(8));
+        let place = begin(&table, key(1, 1));
+        for datagram in [&b"b"[..], b"", b"c"] {
+            assert!(matches!(table.deliver(key(1, 1), datagram), Delivered::Waits));
+        }
+        let taken: Vec<_> =
+            std::iter::from_fn(|| place.take()).map(|held| held.bytes().to_vec()).collect();
+        assert_eq!(taken, [&b"first"[..], b"b", b"", b"c"]);
+        assert_eq!(table.held.get(), 0);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_for_a_flow_and_for_the_worker() {
+        let table = Table::new(Limits::of(100_000));
+        let place = begin(&table, key(1, 1));
+        for _ in 1..WAITING_MAX {
+            assert!(matches!(table.deliver(key(1, 1), b"x"), Delivered::Waits));
+        }
+        let over = table.deliver(key(1, 1), b"x");
+        assert!(matches!(over, Delivered::Dropped(Dropped::Held)), "{over:?}");
+        drop(place);
+        assert_eq!((table.held.get(), table.len()), (0, 0));
+        let datagram = vec![0; 60_000];
+        let mut places = Vec::new();
+        for n in 0..400 {
+            let Delivered::New(place) = table.deliver(key(n, 1), &datagram) else { panic!("{n}") };
+            places.push(place);
+            assert!(table.held.get() <= HELD_BYTES);
+        }
+        let alive = places.iter().filter(|place| !place.entry.ended.get()).count();
+        assert_eq!(alive, HELD_BYTES / 60_000, "the oldest gave way");
+        let last = places.pop().unwrap();
+        last.charge_reader(5000);
+        last.charge_reader(HELD_BYTES);
+        assert!(last.hold(&datagram).is_none());
+        last.charge_reader(0);
+        drop((places, last));
+        assert_eq!(table.held.get(), 0);
+    }
+
+    #[test]
+    fn a_flood_of_new_flows_displaces_the_oldest_young_ones_and_nobody_else() {
+        let table = Table::new(Limits::of(40));
+        let grown = begin(&table, key(7, 7));
+        grown.grow_up();
+        let mut young = VecDeque::new();
+        for n in 0..100_000 {
+            young.push_back(begin(&table, key(n + 100, 1)));
+            if young.len() > 30 {
+                young.pop_front();
+            }
+            assert!(table.len() <= 21 && table.young.borrow().len() <= 41);
+        }
+        assert!(!grown.entry.ended.get() && !grown.entry.displaced.get());
+        assert!(young.front().unwrap().entry.displaced.get());
+        assert!(!young.back().unwrap().entry.displaced.get());
+        drop((young, grown));
+        assert_eq!((table.len(), table.young_count.get(), table.held.get()), (0, 0, 0));
+        assert!(table.clients.borrow().is_empty());
+    }
+
+    #[test]
+    fn one_client_cannot_take_every_place() {
+        let table = Table::new(Limits::of(40));
+        let places: Vec<_> = (0..10).map(|port| begin(&table, key(1, port))).collect();
+        let over = table.deliver(key(1, 99), b"x");
+        assert!(matches!(over, Delivered::Dropped(Dropped::ClientLimit)), "{over:?}");
+        begin(&table, key(2, 1));
+        drop(places);
+        begin(&table, key(1, 99));
+        let one: IpAddr = "2001:db8::1".parse().unwrap();
+        let two: IpAddr = "2001:db8::ffff:1".parse().unwrap();
+        assert_eq!(prefix(one), prefix(two));
+    }
+
+    #[test]
+    fn a_table_of_grown_flows_takes_no_more() {
+        let table = Table::new(Limits { flows: 2, young: 2, client: 8 });
+        let places = [begin(&table, key(1, 1)), begin(&table, key(2, 1))];
+        places.iter().for_each(Place::grow_up);
+        let over = table.deliver(key(3, 1), b"x");
+        assert!(matches!(over, Delivered::Dropped(Dropped::TableFull)), "{over:?}");
+    }
+
+    #[tokio::test]
+    async fn a_displaced_flow_is_told_and_its_place_may_be_taken_again() {
+        let table = Table::new(Limits { flows: 1, young: 1, client: 8 });
+        let first = begin(&table, key(1, 1));
+        let second = begin(&table, key(2, 1));
+        first.displaced().await;
+        drop(first);
+        assert_eq!(second.next().await.bytes(), b"first");
+        assert_eq!(table.len(), 1, "a place that was lost is not given up twice");
+    }
+}

@@ -1,0 +1,181 @@
+//! The walk of one UDP flow: read, decide, relay or refuse, account.
+
+use std::rc::Rc;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::flight::{Flight, Need, may_carry_a_name};
+use super::refuse::{self, REFUSED_FOR};
+use super::relay::{Ended, Fault, Pipe};
+use super::table::{Held, Place};
+use super::{Desk, Key};
+use crate::account::{Dropped, End, Hello, Judged, Limit, Record, Way};
+use crate::flow::gate::{self, Stop};
+use crate::flow::judge::Asked;
+use crate::flow::origin;
+use crate::flow::registry::Seat;
+use crate::identify::{Identity, Protocol};
+use crate::policy::{Permit, Transport, Verdict};
+
+/// What follows when the record of a flow is closed.
+enum After {
+    Nothing,
+    /// The client is told, and for a while told again.
+    Refused(Box<Flight>),
+    /// What the client began anew with.
+    Anew(Vec<Held>),
+}
+
+/// Serves one flow to its end.
+pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
+    let mut after = After::Nothing;
+    {
+        let mut record = desk.gate.account.open(place.key().client, Way::Tproxy);
+        let seat = desk.gate.registry.seat();
+        let end = tokio::select! {
+            biased;
+            end = seat.cut() => end,
+            () = place.displaced() => End::Displaced,
+            end = walk(&place, &desk, &seat, &mut record, &mut after) => end,
+        };
+        gate::close(record, &seat, end);
+    }
+    match after {
+        After::Nothing => {}
+        After::Refused(flight) => linger(place, &desk, flight).await,
+        After::Anew(held) => begin_anew(place, &desk, &held),
+    }
+}
+
+async fn walk(
+    place: &Place,
+    desk: &Rc<Desk>,
+    seat: &Seat,
+    record: &mut Record,
+    after: &mut After,
+) -> End {
+    let mut flight = Flight::default();
+    // Boxed, so that what only the judgement needs does not last as long as the relay.
+    let permit = match Box::pin(judge(place, desk, &mut flight, seat, record)).await {
+        Ok(permit) => permit,
+        Err(Stop::Refused(_)) => {
+            *after = After::Refused(Box::new(flight));
+            return End::Refused;
+        }
+        Err(Stop::Ended(end)) => return end,
+    };
+    record.forwarding();
+    let pipe = match Pipe::open(&permit, place.key(), &desk.listener) {
+        Ok(pipe) => pipe,
+        Err(fault) => {
+            if let Fault::Near(_) = fault {
+                record.metrics().dropped(Dropped::NoReplyPath);
+            }
+            let fault = &fault as &dyn std::error::Error;
+            tracing::warn!(fault, listener = %desk.door.address, "a permitted UDP flow is dropped");
+            return End::ConnectFailed;
+        }
+    };
+    let bytes = Rc::new(record.bytes().clone());
+    match pipe.run(place, &mut flight, desk, &bytes).await {
+        Ended::End(end) => end,
+        Ended::Anew(held) => {
+            *after = After::Anew(held);
+            End::Restarted
+        }
+    }
+}
+
+async fn judge(
+    place: &Place,
+    desk: &Desk,
+    flight: &mut Flight,
+    seat: &Seat,
+    record: &mut Record,
+) -> Result<Permit, Stop> {
+    let Key { client, to } = place.key();
+    let (gate, door) = (&desk.gate, &desk.door);
+    record.bound_for(to);
+    match origin::is_own(to, door.address) {
+        Ok(false) => {}
+        Ok(true) => return Err(gate::refused(Verdict::looped(to), record)),
+        Err(_) => return Err(Stop::Ended(End::NoOrigin)),
+    }
+    let first = place.next().await;
+    let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
+    if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
+        if verdict.is_ok() {
+            flight.hold_unread(first);
+        } else {
+            // What it was is recorded, and shapes the refusal.
+            flight.first(first);
+            if let Some(judged) = record.judgement() {
+                let Asked { protocol, name, ech, .. } = asked.read(&flight.identity());
+                record.replace(Judged { protocol, name, ech, ..judged.clone() });
+            }
+        }
+        return verdict;
+    }
+    let deadline = Instant::now() + door.peek_timeout;
+    let mut need = flight.first(first);
+    while need == Need::More {
+        place.charge_reader(flight.reader_bytes());
+        match timeout_at(deadline, place.next()).await {
+            Ok(held) => need = flight.first(held),
+            Err(_) => break,
+        }
+    }
+    place.charge_reader(0);
+    if need == Need::Full {
+        record.metrics().limit_hit(Limit::FirstFlight);
+    }
+    record.metrics().hello(result(&flight.identity()), record.age());
+    let asked = asked.read(&flight.identity());
+    flight.judged();
+    gate.admit(asked, seat, record).await
+}
+
+/// A refused flow keeps its place for a moment, so that what its client repeats is answered without
+/// a record of its own.
+async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
+    let refused = flight.initial();
+    let nameless = flight.identity().name.is_none();
+    let until = Instant::now() + REFUSED_FOR;
+    let mut length = flight.take().first().map_or(0, |held| held.bytes().len());
+    drop(flight);
+    for answered in 0_u32.. {
+        if answered < refuse::ANSWERS_MAX {
+            refuse::answer(desk, place.key(), refused, length);
+        }
+        let next = tokio::select! {
+            () = place.displaced() => return,
+            next = timeout_at(until, place.next()) => next,
+        };
+        let Ok(held) = next else { return };
+        // Refused for want of a name, and here may be one: junk before a hello costs no connection.
+        if nameless && may_carry_a_name(held.bytes()) {
+            return begin_anew(place, desk, &[held]);
+        }
+        length = held.bytes().len();
+    }
+}
+
+fn begin_anew(place: Place, desk: &Rc<Desk>, held: &[Held]) {
+    let key = place.key();
+    drop(place);
+    for datagram in held {
+        desk.deliver(key, datagram.bytes());
+    }
+}
+
+/// How a first flight is counted.
+fn result(identity: &Identity<'_>) -> Hello {
+    match (identity.fault, identity.name, identity.protocol) {
+        (Some(_), ..) => Hello::Malformed,
+        (None, Some(_), _) => Hello::Named,
+        (None, None, Protocol::Other) => Hello::Other,
+        (None, None, Protocol::Tls | Protocol::Http | Protocol::Quic | Protocol::Dtls) => {
+            Hello::Nameless
+        }
+    }
+}

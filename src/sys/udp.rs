@@ -1,0 +1,463 @@
+//! Datagrams with what the plain calls leave out: the original destination (TPROXY), a source that
+//! is not the socket's own, and runs of datagrams in one call (UDP_GRO, UDP_SEGMENT).
+
+use std::ffi::c_int;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::{mem, ptr, slice};
+
+/// The longest UDP payload, and the most bytes of one run of datagrams.
+pub const RUN_MAX: usize = 65_535;
+
+/// Datagrams that one [`Mailbox::receive`] takes at most.
+pub const BATCH: usize = 16;
+
+/// Datagrams of one run that the kernel takes at most (UDP_MAX_SEGMENTS of kernels before 6.9).
+const SEGMENTS_MAX: usize = 64;
+
+/// Room for ancillary data: an original destination or a source address, and a segment size.
+const CONTROL: usize = 128;
+
+/// Aligned as `cmsghdr` asks for.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL]);
+
+/// Room for a batch of datagrams that arrive on a transparent listener.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// [`BATCH`] slots of [`RUN_MAX`] bytes.
+    buffer: Vec<u8>,
+    letters: Vec<Letter>,
+}
+
+/// One datagram that arrived on a transparent listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Letter {
+    /// Who sent it, in canonical form.
+    pub from: Option<SocketAddr>,
+    /// Where it was going, in canonical form; `None` where the kernel did not tell.
+    pub to: Option<SocketAddr>,
+    slot: usize,
+    len: usize,
+}
+
+/// A run of datagrams from one sender: all of `segment` bytes, but the last may be shorter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Bytes of all of them.
+    pub len: usize,
+    /// Bytes of each; `len` where there is but one.
+    pub segment: usize,
+    /// Who sent them, in canonical form.
+    pub from: Option<SocketAddr>,
+}
+
+/// Asks for the original destination of each datagram. An IPv6 socket is asked for both families.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn want_origin(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR, 1)?;
+    }
+    set(socket.as_fd(), libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)
+}
+
+/// Asks for runs of datagrams instead of single ones.
+///
+/// # Errors
+/// As setsockopt(2); a kernel before 5.0 knows no such option.
+pub fn want_runs(socket: &impl AsFd) -> io::Result<()> {
+    set(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+fn set(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let length = socklen(size_of::<c_int>())?;
+    // SAFETY: `value` is one integer and outlives the call; the descriptor is borrowed.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many files the process may have open.
+#[must_use]
+pub fn descriptor_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if done == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 0 }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        // Pages of it are taken as datagrams come in.
+        Self { buffer: vec![0; BATCH * RUN_MAX], letters: Vec::with_capacity(BATCH) }
+    }
+}
+
+impl Mailbox {
+    /// Takes what has arrived, without waiting, and says how many datagrams that are.
+    ///
+    /// # Errors
+    /// As recvmmsg(2); `WouldBlock` where nothing has arrived.
+    pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+        self.letters.clear();
+        // SAFETY: all of these are plain data for which zeros are a value.
+        let (mut names, mut headers): ([libc::sockaddr_storage; BATCH], [libc::mmsghdr; BATCH]) =
+            unsafe { (mem::zeroed(), mem::zeroed()) };
+        let mut controls = [Control([0; CONTROL]); BATCH];
+        let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
+        let slots = self.buffer.chunks_exact_mut(RUN_MAX);
+        for ((((header, vector), name), control), slot) in
+            headers.iter_mut().zip(&mut vectors).zip(&mut names).zip(&mut controls).zip(slots)
+        {
+            vector.iov_base = slot.as_mut_ptr().cast();
+            vector.iov_len = slot.len();
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = socklen(size_of::<libc::sockaddr_storage>())?;
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL as _;
+        }
+        // SAFETY: every header points to a name, a vector, a slot and a control buffer of its own,
+        // all of which outlive the call, with their lengths.
+        let taken = unsafe {
+            libc::recvmmsg(
+                socket.as_fd().as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as u32,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
+        };
+        let Ok(taken) = usize::try_from(taken) else { return Err(io::Error::last_os_error()) };
+        for (slot, (header, name)) in headers.iter().zip(&names).enumerate().take(taken) {
+            // SAFETY: the kernel filled in the header, whose buffers are still there.
+            let to = unsafe { origin(&header.msg_hdr) };
+            let len = usize::try_from(header.msg_len).unwrap_or(0).min(RUN_MAX);
+            self.letters.push(Letter { from: address(name), to, slot, len });
+        }
+        Ok(taken)
+    }
+
+    /// The datagrams that the last [`Mailbox::receive`] took, in order.
+    pub fn letters(&self) -> impl Iterator<Item = (Letter, &[u8])> {
+        self.letters.iter().map(|letter| {
+            let start = letter.slot * RUN_MAX;
+            (*letter, self.buffer.get(start..start + letter.len).unwrap_or_default())
+        })
+    }
+}
+
+/// Takes one run of datagrams, without waiting.
+///
+/// # Errors
+/// As recvmsg(2); `WouldBlock` where nothing has arrived.
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<Run> {
+    // SAFETY: plain data for which zeros are a value.
+    let (mut name, mut header): (libc::sockaddr_storage, libc::msghdr) =
+        unsafe { (mem::zeroed(), mem::zeroed()) };
+    let mut control = Control([0; CONTROL]);
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = socklen(size_of::<libc::sockaddr_storage>())?;
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL as _;
+    // SAFETY: the header points to a name, a vector, a buffer and a control buffer that outlive the
+    // call, with their lengths.
+    let read =
+        unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
+    let Ok(len) = usize::try_from(read) else { return Err(io::Error::last_os_error()) };
+    let mut segment = len;
+    // SAFETY: the kernel filled in the header, whose control buffer is still there.
+    unsafe {
+        each_control(&header, |level, kind, data| {
+            if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO)
+                && let Some(size) = data.first_chunk().map(|bytes| c_int::from_ne_bytes(*bytes))
+            {
+                segment = usize::try_from(size).unwrap_or(len).clamp(1, len.max(1));
+            }
+        });
+    }
+    Ok(Run { len, segment, from: address(&name) })
+}
+
+/// Sends a run of datagrams of `segment` bytes, the last of which may be shorter, without waiting.
+///
+/// `to`: for a socket that is not connected. `source`: the address that they come from, where it is
+/// not the socket's own; the socket is transparent then, and its port stays the source port.
+/// A run that the kernel or the device cannot cut is sent datagram by datagram.
+///
+/// # Errors
+/// As sendmsg(2). Part of the run may be gone then; datagrams may be lost at any time.
+pub fn send(
+    socket: &impl AsFd,
+    run: &[u8],
+    segment: usize,
+    to: Option<SocketAddr>,
+    source: Option<IpAddr>,
+) -> io::Result<()> {
+    let socket = socket.as_fd();
+    if segment == 0 || run.len() <= segment {
+        return send_once(socket, run, None, to, source);
+    }
+    for part in run.chunks(segment * SEGMENTS_MAX) {
+        let cut = if part.len() > segment { u16::try_from(segment).ok() } else { None };
+        match send_once(socket, part, cut, to, source) {
+            Ok(()) => {}
+            // The segment does not fit the route's MTU, or the device computes no checksums.
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)) =>
+            {
+                for datagram in part.chunks(segment) {
+                    send_once(socket, datagram, None, to, source)?;
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn send_once(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    segment: Option<u16>,
+    to: Option<SocketAddr>,
+    source: Option<IpAddr>,
+) -> io::Result<()> {
+    let name = to.map(socket2::SockAddr::from);
+    let mut vector =
+        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: plain data for which zeros are a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    if let Some(name) = &name {
+        header.msg_name = name.as_ptr().cast_mut().cast();
+        header.msg_namelen = name.len();
+    }
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    let mut control = Control([0; CONTROL]);
+    let mut used = 0;
+    if let Some(segment) = segment {
+        used += put(&mut control, used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    match source {
+        Some(IpAddr::V4(ip)) => {
+            // struct in_pktinfo: interface, the address to send from, and one for received ones.
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&ip.octets());
+            used += put(&mut control, used, libc::SOL_IP, libc::IP_PKTINFO, &info);
+        }
+        Some(IpAddr::V6(ip)) => {
+            // struct in6_pktinfo: the address, the interface.
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&ip.octets());
+            used += put(&mut control, used, libc::SOL_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        None => {}
+    }
+    if used > 0 {
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = used as _;
+    }
+    // SAFETY: the header points to a name, a vector, bytes and a control buffer that outlive the
+    // call, with their lengths; the kernel only reads them.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const header,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes one control message at `at`, and says how much room it took.
+fn put(control: &mut Control, at: usize, level: c_int, kind: c_int, data: &[u8]) -> usize {
+    // Header and padding as CMSG_LEN and CMSG_SPACE have them.
+    let align = size_of::<usize>();
+    let head = size_of::<libc::cmsghdr>().next_multiple_of(align);
+    let space = head + data.len().next_multiple_of(align);
+    let Some(room) = control.0.get_mut(at..at + space) else { return 0 };
+    let length = (head + data.len()).to_ne_bytes();
+    room[..align].copy_from_slice(&length);
+    room[align..align + 4].copy_from_slice(&level.to_ne_bytes());
+    room[align + 4..align + 8].copy_from_slice(&kind.to_ne_bytes());
+    room[head..head + data.len()].copy_from_slice(data);
+    space
+}
+
+/// # Safety
+/// The kernel filled in `header`, and its control buffer is still there.
+unsafe fn origin(header: &libc::msghdr) -> Option<SocketAddr> {
+    let mut found = None;
+    // SAFETY: the caller promises it.
+    unsafe {
+        each_control(header, |level, kind, data| {
+            if (level, kind) == (libc::SOL_IP, libc::IP_ORIGDSTADDR)
+                || (level, kind) == (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR)
+            {
+                found = parse(data);
+            }
+        });
+    }
+    found
+}
+
+/// Level, type and data of each control message.
+///
+/// # Safety
+/// The kernel filled in `header`, and its control buffer is still there.
+unsafe fn each_control(header: &libc::msghdr, mut see: impl FnMut(c_int, c_int, &[u8])) {
+    // SAFETY: the caller promises a header whose control messages are whole; the macros walk them
+    // within `msg_controllen`, and each says how long its data is.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(header);
+        while let Some(control) = message.as_ref() {
+            let head = libc::CMSG_LEN(0) as usize;
+            let len = control.cmsg_len.saturating_sub(head);
+            let data = slice::from_raw_parts(libc::CMSG_DATA(message), len);
+            see(control.cmsg_level, control.cmsg_type, data);
+            message = libc::CMSG_NXTHDR(header, message);
+        }
+    }
+}
+
+fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    // SAFETY: a sockaddr_storage is plain data without padding that matters, all of it set.
+    parse(unsafe {
+        slice::from_raw_parts(ptr::from_ref(storage).cast(), size_of::<libc::sockaddr_in6>())
+    })
+}
+
+/// A `sockaddr_in` or `sockaddr_in6` in canonical form; scopes are kept for link-local addresses.
+fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
+    let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
+    match c_int::from(family) {
+        libc::AF_INET => {
+            let ip: [u8; 4] = *bytes.get(4..)?.first_chunk()?;
+            Some(SocketAddr::new(Ipv4Addr::from(ip).into(), port))
+        }
+        libc::AF_INET6 => {
+            let ip: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
+            let scope = u32::from_ne_bytes(*bytes.get(24..)?.first_chunk()?);
+            Some(match Ipv6Addr::from(ip).to_canonical() {
+                IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+                v4 @ IpAddr::V4(_) => SocketAddr::new(v4, port),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn socklen(length: usize) -> io::Result<libc::socklen_t> {
+    libc::socklen_t::try_from(length).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    fn pair(any: &str) -> (UdpSocket, UdpSocket) {
+        let (a, b) = (UdpSocket::bind(any).unwrap(), UdpSocket::bind(any).unwrap());
+        a.connect(b.local_addr().unwrap()).unwrap();
+        b.connect(a.local_addr().unwrap()).unwrap();
+        (a, b)
+    }
+
+    #[test]
+    fn a_run_arrives_as_it_was_sent_in_one_call_or_more() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let (a, b) = pair(any);
+            want_runs(&b).unwrap();
+            let sent: Vec<u8> = (0..10_500_u32).map(|n| n as u8).collect();
+            send(&a, &sent, 1000, None, None).unwrap();
+            let mut buffer = vec![0; RUN_MAX];
+            let mut got = Vec::new();
+            let mut datagrams = 0;
+            while got.len() < sent.len() {
+                let run = receive(&b, &mut buffer).unwrap();
+                assert_eq!(run.from, Some(a.local_addr().unwrap()));
+                assert!(run.segment == 1000 || run.len == 500, "{run:?}");
+                datagrams += run.len.div_ceil(run.segment);
+                got.extend(&buffer[..run.len]);
+            }
+            assert_eq!((got, datagrams), (sent, 11), "{any}");
+            let nothing = receive(&b, &mut buffer).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn a_run_longer_than_the_kernel_takes_at_once_is_cut() {
+        let (a, b) = pair("127.0.0.1:0");
+        send(&a, &[7; 100], 1, None, None).unwrap();
+        let mut buffer = [0; 16];
+        let arrived = std::iter::from_fn(|| receive(&b, &mut buffer).ok());
+        assert_eq!(arrived.map(|run| run.len).sum::<usize>(), 100);
+    }
+
+    #[test]
+    fn letters_tell_where_they_were_going() {
+        for (listen, to) in
+            [("[::]:0", "127.0.0.1"), ("[::]:0", "::1"), ("127.0.0.1:0", "127.0.0.1")]
+        {
+            let listener = UdpSocket::bind(listen).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            want_origin(&listener, listen.starts_with('[')).unwrap();
+            let to = SocketAddr::new(to.parse().unwrap(), port);
+            let client = UdpSocket::bind((to.ip(), 0)).unwrap();
+            for n in 0..BATCH as u8 + 3 {
+                client.send_to(&[n; 3], to).unwrap();
+            }
+            let mut mailbox = Mailbox::default();
+            let mut next = 0;
+            while next < BATCH as u8 + 3 {
+                mailbox.receive(&listener).unwrap();
+                for (letter, bytes) in mailbox.letters() {
+                    assert_eq!((letter.from, letter.to), (client.local_addr().ok(), Some(to)));
+                    assert_eq!(bytes, [next; 3]);
+                    next += 1;
+                }
+            }
+            let nothing = mailbox.receive(&listener).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+            assert_eq!(mailbox.letters().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_source_of_ones_own_choice_is_the_sender() {
+        for (own, source) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+            let (own, source): (IpAddr, IpAddr) = (own.parse().unwrap(), source.parse().unwrap());
+            let any: IpAddr = if own.is_ipv4() { [0, 0, 0, 0].into() } else { [0; 16].into() };
+            let sender = UdpSocket::bind((any, 0)).unwrap();
+            let receiver = UdpSocket::bind((own, 0)).unwrap();
+            let to = receiver.local_addr().unwrap();
+            send(&sender, b"abc", 2, Some(to), Some(source)).unwrap();
+            let mut buffer = [0; 16];
+            let run = receive(&receiver, &mut buffer).unwrap();
+            assert_eq!(run.len, 2, "sent as two datagrams");
+            let port = sender.local_addr().unwrap().port();
+            assert_eq!(run.from, Some(SocketAddr::new(source, port)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_internet_address_is_none() {
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&[1, 0, 0, 80, 127, 0, 0, 1]), None);
+        assert_eq!(parse(&[2, 0, 0, 80, 127]), None);
+        assert!(descriptor_limit() > 0);
+    }
+}
