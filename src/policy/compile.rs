@@ -310,7 +310,7 @@ impl Build<'_> {
         let home_laws: Vec<_> =
             atlas.operators().iter().map(|op| self.law_bits(!op.id.is_empty(), op.homes)).collect();
         let nobody = self.set(|_| false);
-        let to_sets: Vec<_> = atlas.to_sets().iter().map(|set| self.to_set(set)).collect();
+        let to_sets: Vec<_> = atlas.to_sets().iter().map(|set| self.listed_set(set)).collect();
         // Most AS numbers are in no rule: they share one set, and so do the classes that differ in
         // nothing else, of which a full AS table makes a hundred thousand.
         let listed: HashSet<u32> =
@@ -403,7 +403,7 @@ impl Build<'_> {
     }
 
     /// The rules whose `to` holds.
-    fn to_set(&mut self, listed: &[u32]) -> SetId {
+    fn listed_set(&mut self, listed: &[u32]) -> SetId {
         let bits = Bits::collect(self.rules.len(), listed.iter().map(|&rule| rule as usize));
         self.sets.intern(&bits)
     }

@@ -208,7 +208,7 @@ impl Policy {
         let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
         let entry = self.names.value(host) as usize;
         let entry = self.name_entries.get(entry).copied();
-        Subject { name: entry.unwrap_or(self.unknown_name()), bound, ..subject }
+        Subject { name: entry.unwrap_or_else(|| self.unknown_name()), bound, ..subject }
     }
 
     fn group(&self, client: ClientClass) -> &GroupState {

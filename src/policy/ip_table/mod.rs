@@ -60,10 +60,13 @@ mod tests {
         #[test]
         fn the_table_agrees_with_a_linear_scan(
             v4 in prop::collection::btree_map(
-                prop_oneof![any::<u32>(), 0x0a00_0000_u32..0x0a02_0000, Just(0), Just(u32::MAX)],
+                prop_oneof![any::<u32>(), 0x0a00_0000_u32..0x0a02_0000, 0x0a00_0000_u32..0x0a00_0100,
+                            Just(0), Just(u32::MAX)],
                 1_u32..9, 0..200),
             v6 in prop::collection::btree_map(
                 prop_oneof![any::<u128>(), (0_u128..1 << 20).prop_map(|low| low + (0x2a01 << 112)),
+                            (0_u128..1 << 12).prop_map(|upper| (upper + (0x2a01 << 48)) << 64),
+                            (0_u128..1 << 6).prop_map(|upper| (upper << 60) + (0x2a02 << 112)),
                             Just(0), Just(u128::MAX)],
                 1_u32..9, 0..200),
         ) {
@@ -79,6 +82,41 @@ mod tests {
                     prop_assert_eq!(table.value(Ipv6Addr::from_bits(at).into()), scan(&v6, at));
                 }
             }
+        }
+    }
+
+    /// As many ranges as make the large index of IPv4, crowded and sparse.
+    #[test]
+    fn a_large_table_agrees_with_its_ranges_at_every_edge() {
+        let v4: Vec<(u32, u32)> = (0..40_000_u32)
+            .map(|n| (n / 300 * 0x0101_0000 + n % 300 * (1 + n % 7), 1 + n % 11))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into_iter()
+            .collect();
+        let v6: Vec<(u128, u32)> = (0..40_000_u128)
+            .map(|n| {
+                (
+                    ((0x2a00 << 48) + ((n / 700) << 32) + n % 700 * 0x3_0001) << 64,
+                    1 + (n % 11) as u32,
+                )
+            })
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into_iter()
+            .collect();
+        let table = IpTable::build(&v4, &v6);
+        for (&(start, value), before) in
+            v4.iter().zip([0].into_iter().chain(v4.iter().map(|r| r.1)))
+        {
+            let at = |bits: u32| table.value(Ipv4Addr::from_bits(bits).into());
+            assert_eq!(at(start), value);
+            assert_eq!(start.checked_sub(1).map_or(before, at), before);
+        }
+        for (&(start, value), before) in
+            v6.iter().zip([0].into_iter().chain(v6.iter().map(|r| r.1)))
+        {
+            let at = |bits: u128| table.value(Ipv6Addr::from_bits(bits).into());
+            assert_eq!(at(start), value);
+            assert_eq!(start.checked_sub(1).map_or(before, at), before);
         }
     }
 
