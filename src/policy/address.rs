@@ -74,26 +74,59 @@ const fn embedded(outer: Ipv6Addr) -> Option<Ipv4Addr> {
 #[must_use]
 pub fn standing(address: IpAddr) -> Standing {
     match address {
-        IpAddr::V4(v4) => listed(V4, v4.to_bits(), u32::BITS).unwrap_or(Standing::Ordinary),
+        IpAddr::V4(v4) => {
+            let bits = v4.to_bits();
+            if !V4_FIRST[(bits >> 24) as usize] {
+                return Standing::Ordinary;
+            }
+            let holds = |&&(net, len, _): &&(u32, u32, Standing)| (bits ^ net) >> (32 - len) == 0;
+            V4.iter().find(holds).map_or(Standing::Ordinary, |&(_, _, standing)| standing)
+        }
         IpAddr::V6(v6) => {
             let bits = v6.to_bits();
-            let unicast = if bits >> 125 == 1 { Standing::Ordinary } else { Standing::Special };
-            listed(V6, bits, u128::BITS).unwrap_or(unicast)
+            let holds = |&&(net, len, _): &&(u128, u32, Standing)| (bits ^ net) >> (128 - len) == 0;
+            let listed = V6_FIRST[(bits >> 120) as usize];
+            match listed.then(|| V6.iter().find(holds)).flatten() {
+                Some(&(_, _, standing)) => standing,
+                None if bits >> 125 == 1 => Standing::Ordinary,
+                None => Standing::Special,
+            }
         }
     }
 }
 
-fn listed<A: Copy + Into<u128>>(
-    list: &[(A, u32, Standing)],
-    address: A,
-    bits: u32,
-) -> Option<Standing> {
-    let address: u128 = address.into();
-    let holds = |&&(net, len, _): &&(A, u32, Standing)| {
-        (address ^ net.into()).checked_shr(bits - len).unwrap_or(0) == 0
-    };
-    list.iter().find(holds).map(|&(_, _, standing)| standing)
-}
+/// Whether an entry of the list begins with this byte: most addresses are settled by it, and going
+/// through the lists is the dearer part of a verdict.
+const V4_FIRST: [bool; 256] = {
+    let mut first = [false; 256];
+    let mut at = 0;
+    while at < V4.len() {
+        let (net, len, _) = V4[at];
+        let mut byte = (net >> 24) as usize;
+        while byte <= ((net | ones_v4(len)) >> 24) as usize {
+            first[byte] = true;
+            byte += 1;
+        }
+        at += 1;
+    }
+    first
+};
+
+/// As [`V4_FIRST`].
+const V6_FIRST: [bool; 256] = {
+    let mut first = [false; 256];
+    let mut at = 0;
+    while at < V6.len() {
+        let (net, len, _) = V6[at];
+        let mut byte = (net >> 120) as usize;
+        while byte <= ((net | ones_v6(len)) >> 120) as usize {
+            first[byte] = true;
+            byte += 1;
+        }
+        at += 1;
+    }
+    first
+};
 
 /// IPv4: first match counts, so hosts stand before the networks around them.
 const V4: &[(u32, u32, Standing)] = &[
@@ -161,14 +194,19 @@ pub fn special_v6() -> impl Iterator<Item = (u128, u128, Standing)> {
         (0, v6([0x2000, 0, 0, 0, 0, 0, 0, 0]) - 1, Standing::Special),
         (v6([0x4000, 0, 0, 0, 0, 0, 0, 0]), u128::MAX, Standing::Special),
     ];
-    let listed = V6.iter().map(|&(net, len, standing)| {
-        (net, net | u128::MAX.checked_shr(len).unwrap_or(0), standing)
-    });
+    let listed = V6.iter().map(|&(net, len, standing)| (net, net | ones_v6(len), standing));
     listed.chain(outside)
 }
 
 const fn ones_v4(len: u32) -> u32 {
     match u32::MAX.checked_shr(len) {
+        Some(ones) => ones,
+        None => 0,
+    }
+}
+
+const fn ones_v6(len: u32) -> u128 {
+    match u128::MAX.checked_shr(len) {
         Some(ones) => ones,
         None => 0,
     }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Atlas, Binding, CountrySet, Ech, Mode, Transport};
+use super::{Action, Atlas, Binding, CountrySet, Ech, HostList, Mode, Transport};
 use crate::identify::{HostName, Protocol};
 
 /// Everything that one compiled policy is made of.
@@ -84,8 +84,7 @@ pub struct RuleSpec {
     /// The rule holds at the blueprint's instant.
     pub active: bool,
     pub from: Option<Vec<FromSpec>>,
-    /// Name, and whether it stands for every name below it.
-    pub host: Option<Vec<(HostName, bool)>>,
+    pub host: Option<HostList>,
     /// The rule has a `to`; which addresses that is, say the atlas's `to_sets`.
     pub to: bool,
     pub location: Option<CountrySet>,

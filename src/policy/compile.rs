@@ -1,14 +1,15 @@
 //! Blueprint -> policy: each condition becomes sets of rules, one a class of what it looks at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::address::canonical;
 use super::atlas::{Atlas, Class, Location, Operator};
 use super::axes::{Facts, Profile, weigh};
 use super::blueprint::{Blueprint, FromSpec, GroupSpec, RuleSpec};
+use super::host_list::HostList;
 use super::ip_table::IpTable;
-use super::name_table::{NameTable, Pattern};
+use super::name_table::NameTable;
 use super::nest::{AddressBits, nest};
 use super::rule_set::{Bits, RuleSetsBuilder, SetId};
 use super::{
@@ -59,10 +60,15 @@ impl Policy {
         let axes = axes(atlas, &profiles, stale);
         let everything = build.set(|_| true);
         let block_rules = build.set(|rule| rule.action == Action::Block);
-        let hostless = build.set(|rule| rule.host.is_none());
         let addressless = build
             .set(|rule| is_unplaced_block(rule) && rule.operator.is_none() && rule.law.is_none());
         let unplaced = build.set(is_unplaced_block);
+        let [hostless, with_host] =
+            [false, true].map(|with| build.set(|rule| rule.host.is_some() == with));
+        let fromless = build.set(|rule| rule.from.is_none());
+        let toless = build.set(|rule| !rule.to);
+        let loose = build.set(|rule| rule.host.is_none() && rule.from.is_none() && !rule.to);
+        let nothing = build.set(|_| false);
         Self {
             rules: rules.iter().map(RuleState::of).collect(),
             sets: build.sets.finish(),
@@ -73,6 +79,11 @@ impl Policy {
             names,
             name_entries,
             hostless,
+            with_host,
+            fromless,
+            toless,
+            loose,
+            nothing,
             everything,
             block_rules,
             addressless,
@@ -178,23 +189,33 @@ impl Build<'_> {
                 }
             }
         }
-        let unnamed = self.client_class(&[]);
+        // What each group names, once: 10,000 prefixes times 10,000 rules is too much.
+        let of_group = |group: Option<usize>| {
+            self.bits(|rule| {
+                let named =
+                    |from: &FromSpec| matches!(from, FromSpec::Group(at) if Some(*at) == group);
+                rule.from.iter().flatten().any(named)
+            })
+        };
+        let by_group: Vec<Bits> = (0..groups.len()).map(|at| of_group(Some(at))).collect();
+        let unnamed = self.client_class(&[], &by_group);
         let mut classes = vec![unnamed];
         let mut known = HashMap::from([(unnamed, 0_u32)]);
-        let v4 = self.client_ranges(v4, &mut classes, &mut known);
-        let v6 = self.client_ranges(v6, &mut classes, &mut known);
+        let v4 = self.client_ranges(v4, &by_group, &mut classes, &mut known);
+        let v6 = self.client_ranges(v6, &by_group, &mut classes, &mut known);
         (IpTable::build(&v4, &v6), classes.into())
     }
 
     fn client_ranges<A: AddressBits>(
         &mut self,
         prefixes: Vec<(A, A, Mark)>,
+        by_group: &[Bits],
         classes: &mut Vec<ClientClass>,
         known: &mut HashMap<ClientClass, u32>,
     ) -> Vec<(A, u32)> {
         let mut ranges = Vec::new();
         for (start, marks) in nest(prefixes) {
-            let class = self.client_class(&marks);
+            let class = self.client_class(&marks, by_group);
             let index = *known.entry(class).or_insert_with(|| {
                 classes.push(class);
                 index_of(classes.len() - 1)
@@ -205,25 +226,19 @@ impl Build<'_> {
     }
 
     /// The class of a client in these prefixes, outermost first.
-    fn client_class(&mut self, marks: &[Mark]) -> ClientClass {
+    fn client_class(&mut self, marks: &[Mark], by_group: &[Bits]) -> ClientClass {
         let group = marks.iter().rev().find_map(|mark| match mark {
             Mark::Group(index) => Some(*index),
             Mark::Rule(_) => None,
         });
-        let named = |index: usize| marks.contains(&Mark::Rule(index));
-        let bits = Bits::collect(
-            self.rules.len(),
-            self.rules.iter().enumerate().filter_map(|(index, rule)| {
-                let in_group =
-                    |from: &FromSpec| matches!(from, FromSpec::Group(g) if Some(*g) == group);
-                let matches = match &rule.from {
-                    None => true,
-                    Some(from) => from.iter().any(in_group) || named(index),
-                };
-                matches.then_some(index)
-            }),
-        );
-        ClientClass { group: index_of(group.unwrap_or(0)), from: self.sets.intern(&bits) }
+        let mut bits = group.and_then(|group| by_group.get(group)).cloned();
+        let bits = bits.get_or_insert_with(|| Bits::new(self.rules.len()));
+        for mark in marks {
+            if let Mark::Rule(index) = *mark {
+                bits.insert(index);
+            }
+        }
+        ClientClass { group: index_of(group.unwrap_or(0)), from: self.sets.intern(bits) }
     }
 
     /// Port -> class of port -> set.
@@ -254,47 +269,46 @@ impl Build<'_> {
 
     /// Names -> entries. Entry 0 is a name that no pattern knows.
     fn names(&mut self, operators: &[(HostName, bool, u32)]) -> (NameTable, Box<[NameEntry]>) {
-        let mut own: HashMap<Pattern, (Vec<usize>, Option<u32>)> = HashMap::new();
-        for (index, rule) in self.rules.iter().enumerate() {
-            for &pattern in rule.host.iter().flatten() {
-                own.entry(pattern).or_default().0.push(index);
+        let mut lists = RuleLists::new();
+        let patterns = || self.rules.iter().map(|rule| rule.host.iter().flat_map(HostList::iter));
+        let count = patterns().flatten().filter(|host| !host.below).count();
+        // The rules and the operator that each pattern is of, by itself: names, and `*.` names.
+        let mut exact: HashMap<&str, Own> = HashMap::with_capacity(count);
+        let mut below: HashMap<&str, Own> = HashMap::new();
+        for (rule, hosts) in patterns().enumerate() {
+            for host in hosts {
+                let own = if host.below { &mut below } else { &mut exact };
+                let own = own.entry(host.name).or_default();
+                own.rules = lists.with(own.rules, index_of(rule));
             }
         }
-        for &(name, below, operator) in operators {
-            own.entry((name, below)).or_default().1 = Some(operator);
+        for (name, is_below, operator) in operators {
+            let own = if *is_below { &mut below } else { &mut exact };
+            own.entry(name.as_str()).or_default().operator = Some(*operator);
         }
-        let hostless = self.bits(|rule| rule.host.is_none());
-        let unknown = NameEntry { rules: self.sets.intern(&hostless), operator: None };
-        let mut entries = vec![unknown];
-        let mut known = HashMap::from([(unknown, 0_u32)]);
-        // Most patterns of a long list share their own rules and have no wider pattern around them.
-        let mut seen: HashMap<(Vec<usize>, Option<u32>), u32> = HashMap::new();
-        let mut values = HashMap::with_capacity(own.len());
-        for (pattern, (rules, operator)) in &own {
-            let mut rules = rules.clone();
-            let mut operator = *operator;
-            for suffix in suffixes(&pattern.0) {
-                if let Some((wider, wider_operator)) = own.get(&(suffix, true)) {
-                    rules.extend_from_slice(wider);
-                    operator = operator.or(*wider_operator);
+        let mut entries = vec![NameEntry { rules: self.set(|_| false), operator: None }];
+        let mut known: HashMap<Own, u32> = HashMap::new();
+        let depths = below.keys().fold(0, |depths, name| depths | depth_bit(name));
+        let mut value = |name: &str, own: Own| {
+            let mut own = own;
+            for suffix in suffixes(name, depths) {
+                if let Some(wider) = below.get(suffix) {
+                    own.rules = lists.union(own.rules, wider.rules);
+                    own.operator = own.operator.or(wider.operator);
                 }
             }
-            rules.sort_unstable();
-            rules.dedup();
-            let value = *seen.entry((rules, operator)).or_insert_with_key(|(rules, operator)| {
-                let matched = Bits::collect(self.rules.len(), rules.iter().copied());
-                let entry = NameEntry {
-                    rules: self.sets.intern(&matched.or(&hostless)),
-                    operator: *operator,
-                };
-                *known.entry(entry).or_insert_with(|| {
-                    entries.push(entry);
-                    index_of(entries.len() - 1)
-                })
-            });
-            values.insert(*pattern, value);
-        }
-        (NameTable::build(&values), entries.into())
+            *known.entry(own).or_insert_with(|| {
+                let rules = lists.rules(own.rules).iter().map(|&rule| rule as usize);
+                let bits = Bits::collect(self.rules.len(), rules);
+                let rules = self.sets.intern(&bits);
+                entries.push(NameEntry { rules, operator: own.operator });
+                index_of(entries.len() - 1)
+            })
+        };
+        let mut patterns = Vec::with_capacity(exact.len() + below.len());
+        patterns.extend(exact.iter().map(|(&name, &own)| (name, false, value(name, own))));
+        patterns.extend(below.iter().map(|(&name, &own)| (name, true, value(name, own))));
+        (NameTable::build(patterns.into_iter()), entries.into())
     }
 
     /// Class of addresses -> sets.
@@ -309,18 +323,26 @@ impl Build<'_> {
         let operators: Vec<_> = atlas.operators().iter().map(|op| self.operator_bits(op)).collect();
         let home_laws: Vec<_> =
             atlas.operators().iter().map(|op| self.law_bits(!op.id.is_empty(), op.homes)).collect();
-        let to_sets: Vec<_> = atlas.to_sets().iter().map(|set| self.to_bits(set)).collect();
-        let mut asns: HashMap<u32, Bits> = HashMap::new();
+        let nobody = self.set(|_| false);
+        let to_sets: Vec<_> = atlas.to_sets().iter().map(|set| self.listed_set(set)).collect();
+        // Most AS numbers are in no rule: they share one set, and so do the classes that differ in
+        // nothing else, of which a full AS table makes a hundred thousand.
+        let listed: HashSet<u32> =
+            self.rules.iter().flat_map(|rule| rule.asn.iter().flatten().copied()).collect();
+        let of_asn =
+            |asn: u32| self.bits(|rule| rule.asn.as_ref().is_none_or(|list| list.contains(&asn)));
+        let unlisted = self.bits(|rule| rule.asn.is_none());
+        let asns: HashMap<u32, Bits> = listed.iter().map(|&asn| (asn, of_asn(asn))).collect();
         let at =
             |list: &[Bits], index: u32| list.get(index as usize).unwrap_or(&everything).clone();
-        let classes = atlas
-            .classes()
-            .iter()
-            .map(|class| {
-                let asn = asns.entry(class.asn).or_insert_with(|| {
-                    self.bits(|rule| rule.asn.as_ref().is_none_or(|list| list.contains(&class.asn)))
-                });
-                let mut geo = at(&places, class.location).and(asn);
+        let mut known: HashMap<Class, ClassRules> = HashMap::new();
+        let mut classes = Vec::with_capacity(atlas.classes().len());
+        for class in atlas.classes() {
+            let asn = if listed.contains(&class.asn) { class.asn } else { 0 };
+            let alike = Class { asn, ..*class };
+            let rules = *known.entry(alike).or_insert_with(|| {
+                let mut geo =
+                    at(&places, class.location).and(asns.get(&class.asn).unwrap_or(&unlisted));
                 let placed =
                     atlas.locations().get(class.location as usize).is_some_and(|at| at.placed);
                 if class.standing != Standing::Ordinary && !placed {
@@ -328,21 +350,21 @@ impl Build<'_> {
                 }
                 let (a, b) = (at(&place_laws, class.location), at(&home_laws, class.operator));
                 let law = a.clone().and(&b).or(&a.or(&b).and(&blocks));
-                let to = at(&to_sets, class.to);
                 let operator = at(&operators, class.operator);
                 ClassRules {
-                    all: self.sets.intern(&geo.clone().and(&to).and(&operator).and(&law)),
+                    all: self.sets.intern(&geo.clone().and(&operator).and(&law)),
                     geo: self.sets.intern(&geo),
-                    to: self.sets.intern(&to),
+                    to: to_sets.get(class.to as usize).copied().unwrap_or(nobody),
                     place_law: self.sets.intern(&at(&place_laws, class.location)),
                 }
-            })
-            .collect();
+            });
+            classes.push(rules);
+        }
         let operators = operators.iter().zip(&home_laws).map(|(ids, laws)| OperatorRules {
             ids: self.sets.intern(ids),
             laws: self.sets.intern(laws),
         });
-        (classes, operators.collect())
+        (classes.into(), operators.collect())
     }
 
     fn location_bits(&self, atlas: &Atlas, at: &Location) -> Bits {
@@ -394,9 +416,10 @@ impl Build<'_> {
         })
     }
 
-    fn to_bits(&self, listed: &[u32]) -> Bits {
-        let bits = self.bits(|rule| !rule.to);
-        bits.or(&Bits::collect(self.rules.len(), listed.iter().map(|&rule| rule as usize)))
+    /// The rules whose `to` holds.
+    fn listed_set(&mut self, listed: &[u32]) -> SetId {
+        let bits = Bits::collect(self.rules.len(), listed.iter().map(|&rule| rule as usize));
+        self.sets.intern(&bits)
     }
 }
 
@@ -415,11 +438,74 @@ fn canonical_net(address: IpAddr, length: u8) -> (IpAddr, u8) {
     }
 }
 
-/// Every proper suffix of a name that begins at a label, longest first.
-fn suffixes(name: &HostName) -> impl Iterator<Item = HostName> {
-    let text = name.as_bytes();
-    let dots = text.iter().enumerate().filter(|&(_, &b)| b == b'.').map(|(at, _)| at + 1);
-    dots.filter_map(move |at| HostName::parse(text.get(at..)?).ok())
+/// Every proper suffix of a name that begins at a label and has a number of labels that `depths`
+/// holds, longest first.
+fn suffixes(name: &str, depths: u128) -> impl Iterator<Item = &str> {
+    let suffixes = name.match_indices('.').filter_map(|(dot, _)| name.get(dot + 1..));
+    suffixes.filter(move |suffix| depths & depth_bit(suffix) != 0)
+}
+
+/// The bit that stands for a name's number of labels.
+fn depth_bit(name: &str) -> u128 {
+    1 << (name.bytes().filter(|&byte| byte == b'.').count() & 127)
+}
+
+/// The rules (an index into [`RuleLists`]) and the operator of a pattern.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Own {
+    rules: u32,
+    operator: Option<u32>,
+}
+
+/// Lists of rules, each once, so that a million patterns of one rule share one.
+struct RuleLists {
+    lists: Vec<Box<[u32]>>,
+    known: HashMap<Box<[u32]>, u32>,
+    /// What a list with one rule more is, and what two lists make, where it was asked before.
+    with: HashMap<(u32, u32), u32>,
+    unions: HashMap<(u32, u32), u32>,
+}
+
+impl RuleLists {
+    /// List 0 is the empty one.
+    fn new() -> Self {
+        let known = HashMap::from([(Box::default(), 0)]);
+        Self { lists: vec![Box::default()], known, with: HashMap::new(), unions: HashMap::new() }
+    }
+
+    /// The rules of a list, ascending.
+    fn rules(&self, list: u32) -> &[u32] {
+        self.lists.get(list as usize).map_or(&[], |list| list)
+    }
+
+    /// The list of `list` and `rule`.
+    fn with(&mut self, list: u32, rule: u32) -> u32 {
+        if let Some(&known) = self.with.get(&(list, rule)) {
+            return known;
+        }
+        let id = self.id([self.rules(list), &[rule]].concat());
+        self.with.insert((list, rule), id);
+        id
+    }
+
+    fn union(&mut self, a: u32, b: u32) -> u32 {
+        if let Some(&known) = self.unions.get(&(a, b)) {
+            return known;
+        }
+        let id = self.id([self.rules(a), self.rules(b)].concat());
+        self.unions.insert((a, b), id);
+        id
+    }
+
+    fn id(&mut self, mut rules: Vec<u32>) -> u32 {
+        rules.sort_unstable();
+        rules.dedup();
+        let lists = &mut self.lists;
+        *self.known.entry(rules.into()).or_insert_with_key(|rules| {
+            lists.push(rules.clone());
+            index_of(lists.len() - 1)
+        })
+    }
 }
 
 fn profiles(groups: &[GroupSpec]) -> (Vec<Profile>, Box<[GroupState]>) {

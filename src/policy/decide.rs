@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::address::{Target, canonical, target};
 use super::axes::weigh;
 use super::compile::{carrier, class_facts};
-use super::rule_set::{SetId, Term};
+use super::rule_set::{self, Named, SetId, Term};
 use super::{
     Action, Binding, Claim, ClientClass, Ech, GroupId, GroupState, Mode, NameEntry, Policy,
     Question, Reason, RuleId, Standing, Verdict,
@@ -182,28 +182,33 @@ impl Policy {
 
     fn subject(&self, question: &Question<'_>, target: Target) -> Subject {
         let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
-        let nobody = ClientClass { group: 0, from: self.everything };
+        let nobody = ClientClass { group: 0, from: self.nothing };
         Subject {
             client: self.client_classes.get(class as usize).copied().unwrap_or(nobody),
             class: self.atlas.class_of(target.judged),
             target,
             port: question.destination.port(),
-            name: NameEntry { rules: self.hostless, operator: None },
+            name: self.unknown_name(),
             bound: false,
         }
+    }
+
+    /// What a name that no pattern knows leaves possible.
+    const fn unknown_name(&self) -> NameEntry {
+        NameEntry { rules: self.nothing, operator: None }
     }
 
     fn named(&self, subject: Subject, name: Claim<'_>) -> Subject {
         let Some(host) = name.host() else {
             return Subject {
-                name: NameEntry { rules: self.everything, operator: None },
+                name: NameEntry { rules: self.with_host, operator: None },
                 ..subject
             };
         };
         let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
         let entry = self.names.value(host) as usize;
-        let unknown = NameEntry { rules: self.hostless, operator: None };
-        Subject { name: self.name_entries.get(entry).copied().unwrap_or(unknown), bound, ..subject }
+        let entry = self.name_entries.get(entry).copied();
+        Subject { name: entry.unwrap_or_else(|| self.unknown_name()), bound, ..subject }
     }
 
     fn group(&self, client: ClientClass) -> &GroupState {
@@ -224,7 +229,8 @@ impl Policy {
         };
         let mut floor = None;
         let mut from = 0;
-        while let Some(position) = self.first(subject, carrier, subject.name.rules, from) {
+        let mut names = subject.name.rules;
+        while let Some(position) = self.first(subject, carrier, names, from) {
             from = position + 1;
             let Some(rule) = self.rules.get(position) else { break };
             let id = RuleId(u32::try_from(position).unwrap_or(u32::MAX));
@@ -246,6 +252,11 @@ impl Policy {
                 Action::Log => floor = floor.or(Some(reason)),
                 Action::Allow => {}
             }
+            // Every further rule with a host comes to the same where no name was read: once is
+            // enough, unless each step is to be told.
+            if reason == Reason::Unread && !trace.listens() {
+                names = self.nothing;
+            }
         }
         let (action, reason) = self.axes(subject, trace);
         under(floor, Enforced::by(action, reason), trace)
@@ -256,20 +267,22 @@ impl Policy {
         let class = self.classes.get(subject.class)?;
         let port =
             *self.ports.get(usize::from(*self.port_classes.get(usize::from(subject.port))?))?;
-        let set = |id| self.sets.set(id);
-        let [a, b, c, d] = [carrier, subject.client.from, port, names].map(|id| Term::Set(set(id)));
+        let name = Named { own: names, unasked: self.hostless };
+        let client = Named { own: subject.client.from, unasked: self.fromless };
+        let to = Named { own: class.to, unasked: self.toless };
         if subject.target.outer.is_none() && subject.name.operator.is_none() {
-            return self.sets.first(&[a, b, c, d, Term::Set(set(class.all))], from);
+            let others = [carrier, port, class.all];
+            let question = rule_set::Question { name, client, to, others, loose: self.loose };
+            return self.sets.first(&question, from);
         }
         // Rare: an embedded address, whose outer form `to` sees as well, or a name that says whose
         // the address is.
-        let either = set(self.block_rules);
         let to = match subject.target.outer {
             Some(outer) => {
                 let outer = self.classes.get(self.atlas.class_of(outer.into()))?;
-                Term::Fold([set(class.to), set(outer.to), set(outer.to)], set(self.everything))
+                Term::Fold([class.to, outer.to, self.toless], self.everything)
             }
-            None => Term::Set(set(class.to)),
+            None => Term::Named(to),
         };
         let operator_sets = |index: u32| self.operators.get(index as usize);
         let own = operator_sets(self.atlas.classes().get(subject.class)?.operator)?;
@@ -278,11 +291,12 @@ impl Policy {
             None => own,
         };
         let own = if subject.bound && subject.name.operator.is_some() { named } else { own };
-        let [own_ids, own_laws] = [set(own.ids), set(own.laws)];
-        let [named_ids, named_laws] = [set(named.ids), set(named.laws)];
-        let operator = Term::Fold([own_ids, named_ids, named_ids], either);
-        let law = Term::Fold([set(class.place_law), own_laws, named_laws], either);
-        self.sets.first(&[a, b, c, d, Term::Set(set(class.geo)), to, operator, law], from)
+        let either = self.block_rules;
+        let operator = Term::Fold([own.ids, named.ids, named.ids], either);
+        let law = Term::Fold([class.place_law, own.laws, named.laws], either);
+        let [carrier, port, geo] = [carrier, port, class.geo].map(Term::Set);
+        let [name, client] = [name, client].map(Term::Named);
+        self.sets.first_of(&[carrier, client, port, name, geo, to, operator, law], from)
     }
 
     fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {

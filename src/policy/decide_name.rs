@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::address::canonical;
 use super::compile::carrier;
-use super::rule_set::{SetId, Term};
+use super::rule_set::{Named, SetId, Term};
 use super::{
     Action, ClientClass, GroupId, GroupState, Mode, Policy, Question, Reason, RuleId, Verdict,
 };
@@ -35,7 +35,7 @@ impl Policy {
         }
         let entry = self.name_entries.get(self.names.value(name) as usize);
         let (rules, operator) =
-            entry.map_or((self.hostless, None), |entry| (entry.rules, entry.operator));
+            entry.map_or((self.nothing, None), |entry| (entry.rules, entry.operator));
         let settled = match self.refused_by_rule(question, client, rules, operator) {
             Walk::Refused(rule) => Settled { reason: Reason::Rule, rule: Some(rule) },
             Walk::Possible => return None,
@@ -75,9 +75,12 @@ impl Policy {
         let carriers = self.carriers.get(question.transport as usize);
         let carried = carriers.and_then(|row| row.get(carrier(question.protocol)));
         let (Some(&ports), Some(&carried)) = (ports, carried) else { return Walk::Possible };
-        let sets = [carried, client.from, ports, names].map(|id| Term::Set(self.sets.set(id)));
+        let client = Named { own: client.from, unasked: self.fromless };
+        let name = Named { own: names, unasked: self.hostless };
+        let [client, name] = [client, name].map(Term::Named);
+        let terms = [Term::Set(carried), client, Term::Set(ports), name];
         let mut from = 0;
-        while let Some(position) = self.sets.first(&sets, from) {
+        while let Some(position) = self.sets.first_of(&terms, from) {
             let Some(rule) = self.rules.get(position) else { return Walk::Possible };
             if rule.action != Action::Block {
                 return Walk::Possible;

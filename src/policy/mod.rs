@@ -16,6 +16,7 @@ mod compile;
 mod country;
 mod decide;
 mod decide_name;
+mod host_list;
 mod ip_table;
 mod live;
 mod name_table;
@@ -32,7 +33,10 @@ pub use atlas::{Atlas, AtlasParts, Class, Location, Operator, SourceNote};
 pub use blueprint::{Blueprint, Causes, FromSpec, GroupSpec, RuleSpec};
 pub use country::{Country, CountrySet};
 pub use decide::{Step, Trace};
+pub use host_list::{HostList, HostListBuilder, HostRef};
+pub use ip_table::IpTable;
 pub use live::{Lapsed, Live};
+pub use name_table::NameTable;
 pub use nest::{AddressBits, nest};
 pub use verdict::{
     Action, Binding, Claim, Denial, Ech, GroupId, Mode, Permit, Question, Reason, RuleId,
@@ -40,8 +44,6 @@ pub use verdict::{
 };
 
 use axes::Profile;
-use ip_table::IpTable;
-use name_table::NameTable;
 use rule_set::{RuleSets, SetId};
 
 /// A compiled policy: every table and every rule, good until an instant.
@@ -83,7 +85,14 @@ pub struct Policy {
     any_carrier: [SetId; 2],
     every_carrier: [SetId; 2],
     everything: SetId,
+    nothing: SetId,
+    /// Rules without `host`, and with one.
     hostless: SetId,
+    with_host: SetId,
+    fromless: SetId,
+    toless: SetId,
+    /// Rules without `host`, `from` and `to`.
+    loose: SetId,
     block_rules: SetId,
     /// Block rules without a condition about the address, and those whose only ones are about the
     /// operator and its law.
@@ -94,11 +103,11 @@ pub struct Policy {
 /// The rules that a class of addresses leaves possible.
 #[derive(Debug, Clone, Copy)]
 struct ClassRules {
-    /// All of the below, and the class's own operator: the common case, in one set.
+    /// By all but `to`, with the class's own operator: the common case, in one set.
     all: SetId,
     /// By location, region and AS number.
     geo: SetId,
-    /// By `to`.
+    /// Those whose `to` holds.
     to: SetId,
     /// By `law`, as far as the place decides it.
     place_law: SetId,
@@ -116,6 +125,7 @@ struct OperatorRules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct ClientClass {
     group: u32,
+    /// Rules whose `from` holds.
     from: SetId,
 }
 
@@ -143,7 +153,7 @@ impl RuleState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct NameEntry {
-    /// Rules whose `host` holds for the name, and those that have none.
+    /// Rules whose `host` holds for the name.
     rules: SetId,
     /// The `[[operator]]` that the name belongs to, as an index into the atlas.
     operator: Option<u32>,

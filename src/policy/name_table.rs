@@ -1,151 +1,258 @@
 //! Name -> a small number, by exact names and by `*.` suffixes.
 //!
-//! One open-addressed table holds every pattern's text. A look-up walks the name's labels from the
-//! right, folding them into a keyed hash as it goes, and probes once a label, at most as many labels
-//! as the longest pattern has; so its time does not depend on how many names there are, and the key
-//! is drawn anew for each table, so that nobody can choose names that collide.
+//! A look-up walks the name from the right, eight bytes at a time, into a keyed hash, and at each
+//! dot asks for the suffix behind it, where any `*.` pattern has as many labels. A question is one
+//! load of eight tags (a byte of each pattern's hash), and only where a tag agrees, in one of 64
+//! cases by accident, the patterns themselves. So its time depends neither on how many names there
+//! are nor on what they are: the key and the multiplier are drawn anew for each table, so that
+//! nobody can choose names that collide.
+//!
+//! The patterns of a group stand side by side with their texts, so that a hit costs one far load
+//! and not three (a slot and its text apart took half as long again with a million names). Over
+//! the text, 8 bytes a pattern.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::identify::HostName;
 
-/// A pattern: a name, and whether it stands for every name below it (`*.name`) or for itself.
-pub(super) type Pattern = (HostName, bool);
-
 /// An immutable table of patterns. The most specific pattern of a name decides: the name itself,
 /// else the longest `*.` suffix.
 #[derive(Debug)]
-pub(super) struct NameTable {
-    key: u64,
-    /// Slots of the open-addressed table, a power of two; `u32::MAX` is free.
-    slots: Box<[u32]>,
-    entries: Box<[Entry]>,
-    texts: Box<[u8]>,
-    deepest: usize,
+pub struct NameTable {
+    hash: Hash,
+    /// For each group the tags of its patterns, one a byte; [`CROWDED`] where there are more.
+    tags: Box<[u64]>,
+    /// For each group, where its records begin; one more at the end.
+    places: Box<[u32]>,
+    /// For each pattern: length of the name, value with [`BELOW`] (4 bytes), name.
+    records: Box<[u8]>,
+    /// Bit n: some name of n labels is in the table.
+    exact_depths: u128,
+    /// Bit n: some `*.` pattern has n labels behind the star.
+    below_depths: u128,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    /// Upper half of the hash: most probes of a foreign name end here.
-    tag: u32,
-    text: u32,
-    length: u8,
-    /// Value for the name itself, 0 for none.
-    exact: u32,
-    /// Value for the names below, 0 for none.
-    below: u32,
-}
+/// Marks the value of a `*.` pattern.
+const BELOW: u32 = 1 << 31;
 
-const FREE: u32 = u32::MAX;
+/// Patterns for each group, on the average: one group in fifty is crowded.
+const GROUP_LOAD: usize = 4;
+
+/// The tags of a group of more than eight, which is looked through whatever the tag.
+const CROWDED: u64 = u64::MAX;
+
+/// Bytes of a record before its name.
+const HEAD: usize = 5;
 
 impl NameTable {
-    /// Builds from patterns and their values (from 1; 0 is "no pattern").
-    pub(super) fn build(patterns: &HashMap<Pattern, u32>) -> Self {
-        let key = RandomState::new().hash_one(0);
-        let mut places: HashMap<HostName, usize> = HashMap::with_capacity(patterns.len());
-        let (mut entries, mut texts) = (Vec::new(), Vec::new());
-        let mut deepest = 0;
-        for (&(name, below), &value) in patterns {
-            let place = *places.entry(name).or_insert_with(|| {
-                let text = name.as_bytes();
-                entries.push(Entry {
-                    tag: tag(hash(key, text)),
-                    text: u32::try_from(texts.len()).unwrap_or(u32::MAX),
-                    length: u8::try_from(text.len()).unwrap_or(u8::MAX),
-                    exact: 0,
-                    below: 0,
-                });
-                texts.extend_from_slice(text);
-                deepest = deepest.max(text.split(|&b| b == b'.').count());
-                entries.len() - 1
-            });
-            if let Some(entry) = entries.get_mut(place) {
-                *(if below { &mut entry.below } else { &mut entry.exact }) = value;
+    /// Builds from patterns (name, and whether it stands for the names below it) and their values,
+    /// from 1 to below 2^31; 0 is "no pattern". No pattern comes twice.
+    #[must_use]
+    pub fn build<'a>(patterns: impl ExactSizeIterator<Item = (&'a str, bool, u32)>) -> Self {
+        let groups = patterns.len() / GROUP_LOAD + 1;
+        let mut table = Self {
+            hash: Hash::drawn(),
+            tags: vec![0; groups].into(),
+            places: Box::default(),
+            records: Box::default(),
+            exact_depths: 0,
+            below_depths: 0,
+        };
+        let mut hashed = Vec::with_capacity(patterns.len());
+        let mut sizes = vec![0_usize; groups];
+        for (name, below, value) in patterns {
+            let depths = if below { &mut table.below_depths } else { &mut table.exact_depths };
+            let depth = 1 + name.bytes().filter(|&byte| byte == b'.').count();
+            *depths |= 1_u128.checked_shl(depth as u32).unwrap_or(0);
+            let hash = table.hash.whole(name.as_bytes(), below);
+            let group = table.group(hash);
+            if let Some((tags, size)) = table.tags.get_mut(group).zip(sizes.get_mut(group)) {
+                // A byte that is 0 is the next free one; a full word has none, and is crowded.
+                let free = zero_bytes(*tags).trailing_zeros() / 8 * 8;
+                *tags = match tag(hash).checked_shl(free) {
+                    Some(tag) => *tags | tag,
+                    None => CROWDED,
+                };
+                *size += HEAD + name.len();
             }
+            hashed.push((group, name, value | if below { BELOW } else { 0 }));
         }
-        let mut slots = vec![FREE; (entries.len() * 2).next_power_of_two()].into_boxed_slice();
-        for (place, entry) in entries.iter().enumerate() {
-            let text = &texts[entry.text as usize..][..usize::from(entry.length)];
-            let mut at = hash(key, text) as usize & (slots.len() - 1);
-            while slots[at] != FREE {
-                at = (at + 1) & (slots.len() - 1);
+        // 4 GiB of names never come this far: they are limited where they are read.
+        let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let mut end = 0;
+        let mut starts: Vec<usize> = Vec::with_capacity(groups);
+        for size in sizes {
+            starts.push(end);
+            end += size;
+        }
+        table.places = starts.iter().copied().chain([end]).map(place).collect();
+        let mut records = vec![0; end];
+        for (group, name, value) in hashed {
+            let size = HEAD + name.len();
+            let Some(start) = starts.get_mut(group) else { continue };
+            if let Some(record) = records.get_mut(*start..*start + size) {
+                record[0] = u8::try_from(name.len()).unwrap_or(u8::MAX);
+                record[1..HEAD].copy_from_slice(&value.to_le_bytes());
+                record[HEAD..].copy_from_slice(name.as_bytes());
             }
-            slots[at] = u32::try_from(place).unwrap_or(FREE);
+            *start += size;
         }
-        Self { key, slots, entries: entries.into(), texts: texts.into(), deepest }
+        table.records = records.into();
+        table
     }
 
     /// The value of the most specific pattern that matches `name`, or 0.
-    pub(super) fn value(&self, name: &HostName) -> u32 {
+    #[must_use]
+    pub fn value(&self, name: &HostName) -> u32 {
         let text = name.as_bytes();
-        let mut state = self.key;
         let mut best = 0;
-        let mut label_end = text.len();
-        for _ in 0..self.deepest {
-            let head = text.get(..label_end).unwrap_or_default();
-            let start = head.iter().rposition(|&b| b == b'.').map_or(0, |dot| dot + 1);
-            let label = text.get(start..label_end).unwrap_or_default();
-            state = fold(state, label);
-            let suffix = text.get(start..).unwrap_or_default();
-            if let Some(entry) = self.find(state, suffix) {
-                match start {
-                    0 if entry.exact != 0 => return entry.exact,
-                    0 => {}
-                    _ if entry.below != 0 => best = entry.below,
-                    _ => {}
-                }
+        let mut depth = 0_u32;
+        let whole = self.hash.walk(text, |suffix, hash| {
+            depth += 1;
+            if self.below_depths >> (depth & 127) & 1 == 1 {
+                let value = self.find(hash.finish(true), suffix, BELOW);
+                best = if value == 0 { best } else { value };
             }
-            match start.checked_sub(1) {
-                Some(dot) => label_end = dot,
-                None => break,
-            }
+        });
+        depth += 1;
+        if self.exact_depths >> (depth & 127) & 1 == 1 {
+            let value = self.find(whole.finish(false), text, 0);
+            best = if value == 0 { best } else { value };
         }
         best
     }
 
-    fn find(&self, hash: u64, text: &[u8]) -> Option<&Entry> {
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        loop {
-            let entry = self.entries.get(*self.slots.get(at)? as usize)?;
-            if entry.tag == tag(hash) {
-                let from = entry.text as usize;
-                if self.texts.get(from..from + usize::from(entry.length)) == Some(text) {
-                    return Some(entry);
-                }
-            }
-            at = (at + 1) & mask;
+    #[inline]
+    fn find(&self, hash: u64, text: &[u8], kind: u32) -> u32 {
+        let group = self.group(hash);
+        let Some(&tags) = self.tags.get(group) else { return 0 };
+        if zero_bytes(tags ^ tag(hash).wrapping_mul(ONES)) == 0 && tags != CROWDED {
+            return 0;
         }
+        let Some(&[from, to]) = self.places.get(group..group + 2) else { return 0 };
+        let mut records = self.records.get(from as usize..to as usize).unwrap_or_default();
+        while let Some((&[length, value @ ..], rest)) = records.split_first_chunk::<HEAD>() {
+            let Some((name, rest)) = rest.split_at_checked(length.into()) else { return 0 };
+            let value = u32::from_le_bytes(value);
+            if value & BELOW == kind && name == text {
+                return value & !BELOW;
+            }
+            records = rest;
+        }
+        0
+    }
+
+    fn group(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.tags.len() as u64) >> 32) as usize
     }
 
     /// Bytes held, the texts included.
-    pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.slots) + size_of_val(&*self.entries) + self.texts.len()
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.tags) + size_of_val(&*self.places) + self.records.len()
     }
 }
 
-const fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+const DOTS: u64 = b'.' as u64 * ONES;
+
+/// The top bit of each byte that is zero.
+const fn zero_bytes(word: u64) -> u64 {
+    const LOW: u64 = 0x7f * ONES;
+    !(((word & LOW) + LOW) | word | LOW)
 }
 
-/// The hash of a whole name: its labels folded from the right, as a look-up does.
-fn hash(key: u64, text: &[u8]) -> u64 {
-    text.rsplit(|&b| b == b'.').fold(key, fold)
+/// A byte of the hash that the group does not depend on; 0 stands for no pattern, and 255, eight
+/// times, for [`CROWDED`].
+const fn tag(hash: u64) -> u64 {
+    let byte = hash & 0xff;
+    if byte == 0 || byte == 0xff { 1 } else { byte }
 }
 
-/// Folds one label into the hash: eight bytes at a time through a multiply whose halves are mixed
-/// (the folded multiply of wyhash), with the length so that `a.bc` and `ab.c` part ways.
-fn fold(state: u64, label: &[u8]) -> u64 {
-    let mix = |state: u64, word: u64| {
-        let wide = u128::from(state ^ word) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
-        (wide >> 64) as u64 ^ wide as u64
-    };
-    let (words, rest) = label.as_chunks::<8>();
-    let state = words.iter().fold(state, |state, word| mix(state, u64::from_le_bytes(*word)));
-    let mut tail = [0; 8];
-    tail.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    mix(mix(state, u64::from_le_bytes(tail)), label.len() as u64)
+/// A keyed hash of names that is read from the right, so that one walk gives the hash of every
+/// suffix: words of eight bytes through a multiply whose halves are mixed (as wyhash does).
+#[derive(Debug, Clone, Copy)]
+struct Hash {
+    key: u64,
+    multiplier: u64,
+}
+
+/// The hash of a suffix, but for what kind of pattern is asked.
+#[derive(Clone, Copy)]
+struct Unfinished {
+    state: u64,
+    multiplier: u64,
+}
+
+impl Unfinished {
+    fn finish(self, below: bool) -> u64 {
+        mix(self.state ^ u64::from(below) << 32, self.multiplier)
+    }
+}
+
+fn mix(word: u64, multiplier: u64) -> u64 {
+    let wide = u128::from(word) * u128::from(multiplier);
+    (wide >> 64) as u64 ^ wide as u64
+}
+
+impl Hash {
+    fn drawn() -> Self {
+        let random = RandomState::new();
+        Self { key: random.hash_one(0), multiplier: random.hash_one(1) | 1 }
+    }
+
+    /// Tells `suffix` every proper suffix that begins at a label, shortest first; returns the hash
+    /// of the whole.
+    #[inline]
+    fn walk(self, text: &[u8], mut suffix: impl FnMut(&[u8], Unfinished)) -> Unfinished {
+        let (head, words) = text.as_rchunks::<8>();
+        let mut state = self.key;
+        let mut start = text.len();
+        let unfinished = |state: u64, part: u64, start: usize| Unfinished {
+            state: mix(state ^ part, self.multiplier) ^ (text.len() - start) as u64,
+            multiplier: self.multiplier,
+        };
+        let mut dots_of = |state: u64, word: u64, start: usize| {
+            let mut dots = zero_bytes(word ^ DOTS);
+            while dots != 0 {
+                let behind = 64 - dots.leading_zeros();
+                dots &= !(1 << (behind - 1));
+                let part = word.checked_shr(behind).unwrap_or(0);
+                let from = start + behind as usize / 8;
+                suffix(text.get(from..).unwrap_or_default(), unfinished(state, part, from));
+            }
+        };
+        for word in words.iter().rev() {
+            let word = u64::from_le_bytes(*word);
+            start -= 8;
+            dots_of(state, word, start);
+            state = mix(state ^ word, self.multiplier);
+        }
+        // The first bytes, up to seven, as the upper ones of a word.
+        let free = 64 - 8 * head.len() as u32;
+        let part = match text.first_chunk::<8>() {
+            Some(first) => u64::from_le_bytes(*first).checked_shl(free).unwrap_or(0),
+            None => head.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)) << free,
+        };
+        // Its first byte would stand before the text, were there eight.
+        if part != 0 {
+            let mut dots = zero_bytes(part ^ DOTS);
+            while dots != 0 {
+                let behind = 64 - dots.leading_zeros();
+                dots &= !(1 << (behind - 1));
+                let from = (behind as usize / 8 + head.len()).saturating_sub(8);
+                let rest = part.checked_shr(behind).unwrap_or(0);
+                suffix(text.get(from..).unwrap_or_default(), unfinished(state, rest, from));
+            }
+        }
+        unfinished(state, part.checked_shr(free).unwrap_or(0), 0)
+    }
+
+    /// The hash of a whole name.
+    fn whole(self, text: &[u8], below: bool) -> u64 {
+        self.walk(text, |_, _| ()).finish(below)
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +266,10 @@ mod tests {
     }
 
     fn table(patterns: &[(&str, u32)]) -> NameTable {
-        let pattern = |text: &str| match text.strip_prefix("*.") {
-            Some(rest) => (name(rest), true),
-            None => (name(text), false),
-        };
-        NameTable::build(&patterns.iter().map(|&(text, value)| (pattern(text), value)).collect())
+        NameTable::build(patterns.iter().map(|&(text, value)| match text.strip_prefix("*.") {
+            Some(rest) => (rest, true, value),
+            None => (text, false, value),
+        }))
     }
 
     #[test]
@@ -180,6 +286,53 @@ mod tests {
             ("de", 0),
         ] {
             assert_eq!(table.value(&name(text)), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_at_every_length_and_with_as_many_labels_as_there_can_be() {
+        let mut names: Vec<String> =
+            (1..=250).map(|length| "ab.cdefg.".repeat(28)[250 - length..].to_owned()).collect();
+        names.retain(|name| !name.starts_with('.') && !name.ends_with('.'));
+        names.push("a.".repeat(126) + "a");
+        for text in &names {
+            let below = format!("*.{text}");
+            let table = table(&[(text, 7), (&below, 8)]);
+            assert_eq!(table.value(&name(text)), 7, "{text}");
+            if text.len() <= 251 {
+                assert_eq!(table.value(&name(&format!("x.{text}"))), 8, "{text}");
+                assert_eq!(table.value(&name(&format!("x{text}"))), 0, "{text}");
+            }
+        }
+    }
+
+    /// Two names that collide in one table part ways in the next: the hash is keyed.
+    #[test]
+    fn names_that_collide_under_one_key_do_not_under_another() {
+        let names: Vec<String> = (0..200_000).map(|n| format!("n{n}.example")).collect();
+        let groups = 1 << 16;
+        let group = |hash: Hash, text: &str| hash.whole(text.as_bytes(), false) >> 48;
+        let first = Hash::drawn();
+        let chosen: Vec<_> = names.iter().filter(|text| group(first, text) < 64).collect();
+        assert!(chosen.len() > 100, "{} of {groups} groups", chosen.len());
+        let second = Hash::drawn();
+        let still = chosen.iter().filter(|text| group(second, text) < 64).count();
+        assert!(still < 10, "{still} of {}", chosen.len());
+    }
+
+    /// What a look-up costs is how many groups it reads: bounded, and the same at every size.
+    #[test]
+    fn the_groups_that_are_read_do_not_grow_with_the_table() {
+        for count in [1_000, 100_000] {
+            let names: Vec<String> = (0..count).map(|n| format!("n{n}.example.eu")).collect();
+            let table = NameTable::build(names.iter().map(|text| (text.as_str(), false, 1)));
+            let crowded = table.tags.iter().filter(|&&tags| tags == CROWDED).count();
+            assert!(crowded * 12 < table.tags.len(), "{crowded} of {}", table.tags.len());
+            let longest = table.places.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+            assert!(longest < 25 * 26, "{longest} bytes in one group");
+            assert!(names.iter().all(|text| table.value(&name(text)) == 1));
+            let text: usize = names.iter().map(String::len).sum();
+            assert!(table.bytes() - text < 24 * count, "{} bytes", table.bytes());
         }
     }
 

@@ -148,10 +148,7 @@ impl Compiler {
             active: rule.since.is_none_or(|since| since <= at)
                 && rule.until.is_none_or(|until| at < until.0),
             from: rule.from.as_ref().map(|list| list.iter().map(from).collect()),
-            host: rule
-                .host
-                .as_ref()
-                .map(|list| list.iter().map(|host| (host.name, host.below)).collect()),
+            host: rule.host.clone(),
             to: rule.to.is_some(),
             location: rule.location.as_ref().map(set),
             law: rule.law.as_ref().map(set),

@@ -1,6 +1,5 @@
 //! Host patterns, one dialect: `example.eu` is that name, `*.example.eu` every name below it.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -12,12 +11,14 @@ use super::error::{Fault, Position, Wrong};
 use super::file;
 use super::reader::{Item, Reader, Table};
 use crate::identify::{BadName, HostName};
+use crate::policy::{HostList, HostListBuilder};
 
-/// The longest host file.
-const FILE_MAX_BYTES: u64 = 16 << 20;
+/// The longest host file: a million names take 20 to 30 MB.
+const FILE_MAX_BYTES: u64 = 64 << 20;
 
-/// Patterns that one condition may hold: 250,000 of 255 bytes are 64 MB.
-const PATTERNS_MAX: usize = 250_000;
+/// Patterns that one condition may hold. The largest lists in use have a million; a pattern takes
+/// its own length and some 35 bytes.
+const PATTERNS_MAX: usize = 2_000_000;
 
 /// Faults reported of one host file; who feeds it something else altogether needs no more.
 const FILE_FAULTS_MAX: usize = 20;
@@ -29,6 +30,12 @@ pub(super) fn pattern(text: &str) -> Result<HostPattern, Wrong> {
     let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
     if name.contains('*') {
         return Err(Wrong::new(format!("in {text:?}, \"*\" is not a whole first label"), HELP));
+    }
+    // A list of a million names is nearly all of this form, and UTS #46 has nothing to add to it.
+    if !has_ace(name)
+        && let Ok(name) = HostName::parse(name.as_bytes())
+    {
+        return Ok(HostPattern { name, below });
     }
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     if bare.parse::<IpAddr>().is_ok() || bare.parse::<IpNet>().is_ok() {
@@ -55,6 +62,11 @@ pub(super) fn pattern(text: &str) -> Result<HostPattern, Wrong> {
     Ok(HostPattern { name, below })
 }
 
+/// Whether some label may be an A-label, which must decode; a U-label is no [`HostName`].
+fn has_ace(name: &str) -> bool {
+    name.as_bytes().windows(4).any(|four| four.eq_ignore_ascii_case(b"xn--"))
+}
+
 fn address(text: &str) -> Wrong {
     Wrong::new(format!("{text:?} is an address, not a name"), "use `to` for addresses")
 }
@@ -64,30 +76,34 @@ fn address(text: &str) -> Wrong {
 pub(super) fn condition(
     reader: &mut Reader<'_>,
     table: &Table<'_>,
-) -> Result<Option<Vec<HostPattern>>, ()> {
+) -> Result<Option<HostList>, ()> {
     let inline = table.item("host");
     let files = table.item("host_file");
     if inline.is_none() && files.is_none() {
         return Ok(None);
     }
-    let mut patterns = Some(Vec::new());
+    let mut patterns = HostListBuilder::default();
+    let mut sound = true;
     if let Some(item) = &inline {
-        join(&mut patterns, list(reader, item));
+        match list(reader, item) {
+            Some(list) => list.iter().for_each(|host| patterns.push(&host.name, host.below)),
+            None => sound = false,
+        }
     }
     if let Some(item) = &files {
-        join(&mut patterns, read_files(reader, item));
+        sound &= read_files(reader, item, &mut patterns).is_some();
     }
-    let mut patterns = patterns.ok_or(())?;
+    if !sound {
+        return Err(());
+    }
     if patterns.len() > PATTERNS_MAX {
         if let Some(item) = files.or(inline) {
-            let what = format!("{} patterns in one rule", patterns.len());
-            reader.fault(&item, what, format!("keep to {PATTERNS_MAX}; \"*.\" covers many names"));
+            let what = format!("more than {PATTERNS_MAX} patterns in one rule");
+            reader.fault(&item, what, "split it into several rules; \"*.\" covers many names");
         }
         return Err(());
     }
-    let mut seen = HashSet::with_capacity(patterns.len());
-    patterns.retain(|pattern| seen.insert(*pattern));
-    Ok(Some(patterns))
+    Ok(Some(patterns.finish()))
 }
 
 /// A list of patterns.
@@ -95,46 +111,50 @@ pub(super) fn list(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<HostP
     reader.parsed_list(item, "write a list of names: [\"example.eu\"]", pattern)
 }
 
-fn join(all: &mut Option<Vec<HostPattern>>, more: Option<Vec<HostPattern>>) {
-    match (all.as_mut(), more) {
-        (Some(all), Some(more)) => all.extend(more),
-        (_, None) => *all = None,
-        (None, Some(_)) => {}
-    }
-}
-
-/// `host_file`: a path or a list of paths.
-fn read_files(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<HostPattern>> {
+/// `host_file`: a path or a list of paths, read behind what `patterns` holds already.
+fn read_files(
+    reader: &mut Reader<'_>,
+    item: &Item<'_>,
+    patterns: &mut HostListBuilder,
+) -> Option<()> {
     let help = "write a path in quotes, relative to this file, or a list of paths";
     let members = match item.value.as_str() {
         Some(_) => vec![item.clone()],
         None => reader.list(item, help)?,
     };
-    let files = reader.each(&members, |reader, member| {
+    reader.each(&members, |reader, member| {
         let path = reader.string(member, help)?;
         let path = reader.base.join(path);
+        // Past the limit nothing more is kept: the condition is refused.
+        if patterns.len() > PATTERNS_MAX {
+            return Some(());
+        }
         let read = file::read(&path, FILE_MAX_BYTES);
         let bytes = reader.keep(member, read)?;
-        let before = reader.faults.len();
-        let patterns = file_patterns(&path, &bytes, &mut reader.faults);
-        if reader.faults.len() > before {
+        let (faults, before) = (reader.faults.len(), patterns.len());
+        file_patterns(&path, &bytes, patterns, &mut reader.faults);
+        if reader.faults.len() > faults {
             return None;
         }
-        if patterns.is_empty() {
+        if patterns.len() == before {
             let what = format!("{} holds no name", path.display());
             reader.fault(member, what, "write one name a line into it, or leave the key out");
             return None;
         }
-        Some(patterns)
+        Some(())
     })?;
-    Some(files.into_iter().flatten().collect())
+    Some(())
 }
 
 /// One pattern a line; `#` begins a comment.
-fn file_patterns(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Vec<HostPattern> {
+fn file_patterns(
+    path: &Path,
+    bytes: &[u8],
+    patterns: &mut HostListBuilder,
+    faults: &mut Vec<Fault>,
+) {
     let file = path.display().to_string();
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut patterns = Vec::new();
     let mut faulty = 0_usize;
     for (i, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let code = line.split(|&byte| byte == b'#').next().unwrap_or_default();
@@ -147,7 +167,7 @@ fn file_patterns(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Vec<Host
             .map_err(|_| Wrong::new("the line is no UTF-8", "save the file as UTF-8"))
             .and_then(pattern);
         match parsed {
-            Ok(pattern) => patterns.push(pattern),
+            Ok(pattern) => patterns.push(&pattern.name, pattern.below),
             Err(wrong) => {
                 faulty += 1;
                 if faulty <= FILE_FAULTS_MAX {
@@ -161,7 +181,6 @@ fn file_patterns(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Vec<Host
         let wrong = Wrong::new(format!("{more} more lines are no host patterns"), HELP);
         faults.push(Fault::whole(&file, wrong));
     }
-    patterns
 }
 
 #[cfg(test)]
@@ -223,7 +242,8 @@ mod tests {
     fn a_host_file_has_comments_blank_lines_and_either_line_end() {
         let mut faults = Vec::new();
         let text = "\u{feff}# names\r\n\r\na.example # one\r\n\t*.b.example\nbad*.example\n";
-        let patterns = file_patterns(Path::new("h.txt"), text.as_bytes(), &mut faults);
+        let mut patterns = HostListBuilder::default();
+        file_patterns(Path::new("h.txt"), text.as_bytes(), &mut patterns, &mut faults);
         assert_eq!(patterns.len(), 2);
         assert_eq!(faults.len(), 1);
         assert!(
@@ -237,7 +257,9 @@ mod tests {
     fn a_file_of_something_else_gives_a_bounded_number_of_faults() {
         let mut faults = Vec::new();
         let text = "not a name\n".repeat(1_000);
-        assert!(file_patterns(Path::new("h"), text.as_bytes(), &mut faults).is_empty());
+        let mut patterns = HostListBuilder::default();
+        file_patterns(Path::new("h"), text.as_bytes(), &mut patterns, &mut faults);
+        assert!(patterns.is_empty());
         assert_eq!(faults.len(), FILE_FAULTS_MAX + 1);
         assert!(faults[FILE_FAULTS_MAX].what.starts_with("980 more lines"));
     }

@@ -33,7 +33,7 @@ pub use self::pack_key::{BadPackKey, PackKey};
 use self::reader::{Reader, Table};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
-use crate::policy::{Action, Binding, Causes, Country, Ech, Mode, Transport};
+use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Mode, Transport};
 
 /// What holds where no file is given, written out.
 const DEFAULT: &str = include_str!("../../../config/default.toml");
@@ -249,7 +249,7 @@ pub struct Rule {
     pub name: String,
     pub action: Action,
     pub from: Option<Vec<From>>,
-    pub host: Option<Vec<HostPattern>>,
+    pub host: Option<HostList>,
     pub to: Option<Vec<IpNet>>,
     pub location: Option<ZoneList>,
     pub law: Option<ZoneList>,

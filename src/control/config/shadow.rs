@@ -4,8 +4,8 @@
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{Config, From, HostPattern, Rule, ZoneList, known};
-use crate::policy::{Action, CountrySet};
+use super::{Config, From, Rule, ZoneList, known};
+use crate::policy::{Action, CountrySet, HostList};
 
 /// Pairs of values that one comparison of two conditions may look at.
 const PAIRS_MAX: usize = 1 << 20;
@@ -45,7 +45,7 @@ pub(super) fn covers(config: &Config, earlier: &Rule, later: &Rule, now: Timesta
         && spans(earlier, later)
         && within(&earlier.from, &later.from, |wide, narrow| client(config, wide, narrow))
         && within(&earlier.to, &later.to, net)
-        && within(&earlier.host, &later.host, host)
+        && hosts(&earlier.host, &later.host)
         && within(&earlier.asn, &later.asn, PartialEq::eq)
         && within(&earlier.region, &later.region, PartialEq::eq)
         && within(&earlier.transport, &later.transport, PartialEq::eq)
@@ -99,13 +99,15 @@ fn net(wide: &IpNet, narrow: &IpNet) -> bool {
     wide.contains(narrow)
 }
 
-fn host(wide: &HostPattern, narrow: &HostPattern) -> bool {
-    if !wide.below {
-        return wide == narrow;
-    }
-    let below = narrow.name.as_str().strip_suffix(wide.name.as_str());
-    let below = below.is_some_and(|rest| rest.ends_with('.'));
-    below || (narrow.below && narrow.name == wide.name)
+/// As [`within`], for hosts.
+fn hosts(wide: &Option<HostList>, narrow: &Option<HostList>) -> bool {
+    let (wide, narrow) = match (wide, narrow) {
+        (None, _) => return true,
+        (Some(_), None) => return false,
+        (Some(wide), Some(narrow)) => (wide, narrow),
+    };
+    wide.len().saturating_mul(narrow.len()) <= PAIRS_MAX
+        && narrow.iter().all(|narrow| wide.iter().any(|wide| wide.covers(&narrow)))
 }
 
 fn countries(
