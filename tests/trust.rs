@@ -458,3 +458,22 @@ fn a_pack_that_is_older_than_the_one_in_use_is_refused() {
     gateway.signal("HUP");
     gateway.until("policy reloaded");
 }
+
+#[test]
+fn a_changed_file_is_taken_up_without_a_signal_and_a_broken_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    table(dir.path(), 100, "2026-06-01");
+    let file = policy(dir.path(), "");
+    let mut gateway = Gateway::start(&["--config", &file]);
+    table(dir.path(), 99, "2026-06-02");
+    gateway.until("a file behind the policy changed");
+    gateway.until("policy reloaded");
+    policy(dir.path(), "max_age = '45d'\n");
+    gateway.until("policy reloaded");
+    policy(dir.path(), "max_age = 45\n");
+    assert!(gateway.until("the policy does not load").contains("policy.toml:"));
+    policy(dir.path(), "max_age = '45d'\n");
+    gateway.until("policy reloaded");
+    assert_eq!(gateway.metric("schengate_policy_reload_total{result=\"done\"}"), "3");
+    assert_eq!(gateway.metric("schengate_policy_reload_total{result=\"failed\"}"), "1");
+}

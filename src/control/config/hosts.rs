@@ -113,6 +113,7 @@ fn read_files(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<HostPatter
     let files = reader.each(&members, |reader, member| {
         let path = reader.string(member, help)?;
         let path = reader.base.join(path);
+        reader.host_files.push(path.clone());
         let read = file::read(&path, FILE_MAX_BYTES);
         let bytes = reader.keep(member, read)?;
         let before = reader.faults.len();
