@@ -458,3 +458,143 @@ fn a_pack_that_is_older_than_the_one_in_use_is_refused() {
     gateway.signal("HUP");
     gateway.until("policy reloaded");
 }
+
+#[test]
+fn a_changed_file_is_taken_up_without_a_signal_and_a_broken_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    table(dir.path(), 100, "2026-06-01");
+    let file = policy(dir.path(), "");
+    let mut gateway = Gateway::start(&["--config", &file]);
+    table(dir.path(), 99, "2026-06-02");
+    gateway.until("a file behind the policy changed");
+    gateway.until("policy reloaded");
+    policy(dir.path(), "max_age = '45d'\n");
+    gateway.until("policy reloaded");
+    policy(dir.path(), "max_age = 45\n");
+    assert!(gateway.until("the policy does not load").contains("policy.toml:"));
+    policy(dir.path(), "max_age = '45d'\n");
+    gateway.until("policy reloaded");
+    assert_eq!(gateway.metric("schengate_policy_reload_total{result=\"done\"}"), "3");
+    assert_eq!(gateway.metric("schengate_policy_reload_total{result=\"failed\"}"), "1");
+}
+
+/// 4,096 rows, 64 of them to a country.
+fn long_table() -> String {
+    let codes: Vec<_> = schengate::policy::Country::all().take(64).collect();
+    let row = |at: usize| {
+        let (high, low) = (at / 256, at % 256);
+        format!("11.{high}.{low}.0,11.{high}.{low}.255,{}\n", codes[at / 64])
+    };
+    (0..4_096).map(row).collect()
+}
+
+#[test]
+fn a_table_that_was_cut_at_any_kilobyte_is_a_fault_with_its_row_or_has_the_rows_before() {
+    use schengate::control::data::load_country;
+    let dir = tempfile::tempdir().unwrap();
+    let text = long_table();
+    assert!(text.len() > 100_000);
+    let path = PathBuf::from(write(dir.path(), "whole.csv", &text));
+    assert_eq!(load_country(&path).unwrap().info.rows, 4_096);
+    let (mut refused, mut shorter) = (0, 0);
+    for cut in (0..text.len()).step_by(1_024) {
+        let whole_rows = text[..cut].matches('\n').count() as u64;
+        let path = PathBuf::from(write(dir.path(), "cut.csv", &text[..cut]));
+        match load_country(&path) {
+            Err(fault) if cut == 0 => assert!(fault.what.contains("empty"), "{fault}"),
+            Err(fault) => {
+                assert!(fault.source.ends_with("cut.csv"), "{fault}");
+                assert_eq!(fault.row, Some(whole_rows + 1), "at {cut}: {fault}");
+                refused += 1;
+            }
+            // The cut fell behind a row, or a last address lost digits and is still one.
+            Ok(table) => {
+                assert!((whole_rows..=whole_rows + 1).contains(&table.info.rows), "at {cut}");
+                shorter += 1;
+            }
+        }
+    }
+    assert!(refused > 50, "{refused} {shorter}");
+}
+
+#[test]
+fn a_bit_flip_in_a_text_table_is_a_fault_with_its_row_or_a_sound_table() {
+    use schengate::control::data::load_country;
+    let dir = tempfile::tempdir().unwrap();
+    let text = "192.0.2.0,192.0.2.255,FR\r\n\"198.51.100.0\",198.51.100.255,\"DE\"\r\n2001:db8::,2001:db8::ffff,NL\r\n";
+    let mut refused = 0;
+    for bit in 0..text.len() * 8 {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let path = PathBuf::from(write(dir.path(), "flip.csv", bytes));
+        match load_country(&path) {
+            Err(fault) => {
+                assert!(fault.source.ends_with("flip.csv"), "bit {bit}: {fault}");
+                refused += 1;
+            }
+            Ok(table) => {
+                let (v4, v6) = (&table.ranges.v4, &table.ranges.v6);
+                assert!(v4.iter().all(|r| r.0 <= r.1) && v4.is_sorted_by(|a, b| a.1 < b.0));
+                assert!(v6.iter().all(|r| r.0 <= r.1) && v6.is_sorted_by(|a, b| a.1 < b.0));
+            }
+        }
+    }
+    assert!(refused > text.len() * 4, "{refused} of {}", text.len() * 8);
+}
+
+#[test]
+fn every_cut_of_a_providers_file_is_a_fault() {
+    use schengate::control::data::load_provider;
+    let dir = tempfile::tempdir().unwrap();
+    let prefix = |at: usize| {
+        format!(
+            "{{\"ip_prefix\": \"11.{}.{}.0/24\", \"region\": \"eu-west-3\", \"service\": \"EC2\", \
+             \"network_border_group\": \"eu-west-3\"}}",
+            at / 256,
+            at % 256
+        )
+    };
+    let prefixes: Vec<_> = (0..600).map(prefix).collect();
+    let text = format!(
+        "{{\"createDate\": \"2026-11-04-12-00-00\", \"prefixes\": [{}]}}",
+        prefixes.join(",")
+    );
+    let whole = PathBuf::from(write(dir.path(), "aws.json", &text));
+    assert_eq!(load_provider(&whole).unwrap().rows.len(), 600);
+    for cut in (1_024..text.len()).step_by(1_024) {
+        let path = PathBuf::from(write(dir.path(), "cut.json", &text[..cut]));
+        let fault = load_provider(&path).unwrap_err();
+        assert!(fault.source.ends_with("cut.json") && fault.row.is_some(), "at {cut}: {fault}");
+    }
+}
+
+#[test]
+fn what_is_no_table_at_all_is_refused_by_name_and_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    let zeros = dir.path().join("zeros.mmdb");
+    fs::File::create(&zeros).unwrap().set_len(10 << 30).unwrap();
+    let pipe = dir.path().join("pipe.csv");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let absent = dir.path().join("absent.csv");
+    for (path, why) in [
+        (zeros.as_path(), "larger than"),
+        (pipe.as_path(), "no regular file"),
+        (dir.path(), "no regular file"),
+        (absent.as_path(), "cannot be opened"),
+        (Path::new("/dev/zero"), "no regular file"),
+    ] {
+        let text = path.to_str().unwrap();
+        for kind in [&[][..], &["--kind", "country"], &["--kind", "asn"], &["--kind", "providers"]]
+        {
+            let refused = schengate(&[&["data", "verify", text], kind].concat());
+            assert_eq!(status(&refused), 1, "{text}");
+            let told = stdout(&refused);
+            assert!(told.contains(text) && told.contains(why), "{told}");
+        }
+        let policy = format!("schema = 1\n[policy]\npermit = ['eea']\n[data]\npack = '{text}'\n");
+        let policy = write(dir.path(), "policy.toml", policy);
+        let refused = schengate(&["check", "--config", &policy]);
+        assert_eq!(status(&refused), 1, "{text}");
+        assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
+    }
+}

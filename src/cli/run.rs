@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{Exit, PolicyFile, complain};
 use crate::account::{Account, Way};
 use crate::control::admin::{self, Health};
 use crate::control::config::{Config, ListenMode};
+use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
-use crate::control::reload::Governor;
+use crate::control::reload::{Built, Governor};
+use crate::control::watch::Watch;
 use crate::flow::{DataPlane, Datagrams, Listener, NameService, Settings, Socket};
 
 /// Arguments of `run`.
@@ -39,8 +42,9 @@ const NEEDS: [&str; 2] = ["policy and tables", "listeners"];
 /// How long a worker may take to answer before the watchdog is left to bite.
 const BEAT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Longest wait between two looks at the clock, so that a clock that was set is noticed.
-const CLOCK_LIMIT: Duration = Duration::from_secs(60);
+/// Time between two looks at the files behind the policy, and at the clock, so that a clock that was
+/// set is noticed.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Exit status: 0 after an orderly stop, 2 where the gateway could not start.
 pub(super) fn run(arguments: Run) -> Exit {
@@ -62,8 +66,15 @@ struct Service {
     health: Arc<Health>,
     plane: DataPlane,
     signals: Signals,
+    watch: Watch,
+    building: Option<Building>,
+    /// Whether a reload was asked for while one was built.
+    again: bool,
     runtime: tokio::runtime::Runtime,
 }
+
+/// The end of a build on its own thread.
+type Building = oneshot::Receiver<Result<Box<Built>, LoadFault>>;
 
 struct Signals {
     reload: Signal,
@@ -88,6 +99,7 @@ impl Service {
         };
         let mut inherited = Inherited::take().map_err(text)?;
         let path = arguments.file.config.as_deref();
+        let mut watch = Watch::before();
         let (governor, lints) = Governor::start(path, arguments.allow_older, Timestamp::now())
             .map_err(|fault| fault.to_string())?;
         lints.iter().for_each(|lint| eprintln!("{lint}"));
@@ -111,7 +123,9 @@ impl Service {
         for (way, address) in plane.listeners() {
             info!(mode = way.label(), %address, "listening");
         }
-        Ok(Self { governor, account, health, plane, signals, runtime })
+        watch.follow(governor.config());
+        let (building, again) = (None, false);
+        Ok(Self { governor, account, health, plane, signals, watch, building, again, runtime })
     }
 
     fn supervise(mut self, drain: Duration) -> Exit {
@@ -120,10 +134,11 @@ impl Service {
         self.health.met(NEEDS[1]);
         notify::ready(&self.status());
         loop {
-            let event =
-                self.runtime.block_on(next_event(&mut self.signals, self.governor.lapses()));
-            match event {
+            let lapses = self.governor.lapses();
+            let event = next_event(&mut self.signals, &mut self.building, lapses);
+            match self.runtime.block_on(event) {
                 Event::Reload => self.reload(),
+                Event::Built(built) => self.built(built),
                 Event::Stop => break,
                 Event::Tick => self.tick(),
             }
@@ -138,11 +153,36 @@ impl Service {
         Exit::Yes
     }
 
+    /// Begins to build the next policy aside; one build at a time.
     fn reload(&mut self) {
+        if self.building.is_some() {
+            self.again = true;
+            return;
+        }
         notify::reloading();
+        self.watch.begin();
+        let work = self.governor.work();
+        let (done, building) = oneshot::channel();
+        let build = move || {
+            if let Err(fault) = crate::sys::yield_to_others() {
+                warn!(%fault, "the policy is built at the priority of the gateway");
+            }
+            let built = work.build(Timestamp::now()).map(Box::new);
+            // Nobody waits for it any more where the gateway is stopping.
+            drop(done.send(built));
+        };
+        match std::thread::Builder::new().name("build".into()).spawn(build) {
+            Ok(_) => self.building = Some(building),
+            Err(error) => self.built(Err(format!("no thread to build the policy: {error}"))),
+        }
+    }
+
+    /// Takes up what was built, or says why not.
+    fn built(&mut self, built: Result<Box<Built>, String>) {
         let before = self.governor.current().version().to_owned();
-        match self.governor.reload(Timestamp::now()) {
-            Ok(reloaded) => {
+        match built {
+            Ok(built) => {
+                let reloaded = self.governor.take_up(*built, Timestamp::now());
                 reloaded.lints.iter().for_each(|lint| eprintln!("{lint}"));
                 if reloaded.needs_restart {
                     warn!(
@@ -152,19 +192,26 @@ impl Service {
                 self.account.metrics().policy_reload(true);
                 self.publish(Some(&before));
                 self.remember();
+                self.watch.follow(self.governor.config());
                 self.health.fact("Last reload", format!("taken up at {}", Timestamp::now()));
                 self.plane.rejudge();
                 info!(version = self.governor.current().version(), "policy reloaded");
             }
             Err(fault) => {
                 self.account.metrics().policy_reload(false);
-                let version = self.governor.current().version();
-                error!(version, %fault, "the policy does not load; the one in force stays");
+                error!(
+                    version = before,
+                    %fault,
+                    "the policy does not load; the one in force stays"
+                );
                 let refused = format!("REFUSED at {}, see the log", Timestamp::now());
                 self.health.fact("Last reload", refused);
             }
         }
         notify::ready(&self.status());
+        if std::mem::take(&mut self.again) {
+            self.reload();
+        }
     }
 
     fn remember(&self) {
@@ -182,6 +229,10 @@ impl Service {
             info!("a date in the policy has passed: judged anew");
         }
         self.ages();
+        if self.watch.changed() {
+            info!("a file behind the policy changed");
+            self.reload();
+        }
         if notify::watchdog_interval().is_some() && self.plane.beat(BEAT_LIMIT) {
             notify::alive();
         }
@@ -234,20 +285,38 @@ impl Service {
 
 enum Event {
     Reload,
+    Built(Result<Box<Built>, String>),
     Stop,
     Tick,
 }
 
-/// Waits for a signal, the next date in the policy, or the watchdog's turn.
-async fn next_event(signals: &mut Signals, lapses: Option<Timestamp>) -> Event {
+/// Waits for a signal, the end of a build, the next date in the policy, the next look at the files,
+/// or the watchdog's turn.
+async fn next_event(
+    signals: &mut Signals,
+    building: &mut Option<Building>,
+    lapses: Option<Timestamp>,
+) -> Event {
     let until = lapses.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
     let wait =
-        [until, notify::watchdog_interval()].into_iter().flatten().fold(CLOCK_LIMIT, Duration::min);
+        [until, notify::watchdog_interval()].into_iter().flatten().fold(LOOK_EVERY, Duration::min);
     tokio::select! {
         _ = signals.stop.recv() => Event::Stop,
         _ = signals.interrupt.recv() => Event::Stop,
         _ = signals.reload.recv() => Event::Reload,
+        result = done(building) => Event::Built(result),
         () = tokio::time::sleep(wait) => Event::Tick,
+    }
+}
+
+/// The end of the build; never where none is under way.
+async fn done(building: &mut Option<Building>) -> Result<Box<Built>, String> {
+    let Some(receiver) = building else { return std::future::pending().await };
+    let ended = receiver.await;
+    *building = None;
+    match ended {
+        Ok(built) => built.map_err(|fault| fault.to_string()),
+        Err(_) => Err("the thread that built the policy ended before it was done".to_owned()),
     }
 }
 

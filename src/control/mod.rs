@@ -8,3 +8,4 @@ pub mod data;
 pub mod load;
 pub mod notify;
 pub mod reload;
+pub mod watch;

@@ -1,7 +1,7 @@
 //! The policy in force over time: loaded, reloaded, and turned over when the calendar says so.
 //!
-//! A reload builds everything aside and publishes it with one store; on any fault the policy in
-//! force stays. When a policy lapses (a waiver ends, a zone changes, a table grows stale) its
+//! A reload builds everything aside, on a thread that yields to all others, and publishes it with
+//! one store; on any fault the policy in force stays. When a policy lapses (a waiver ends, a zone changes, a table grows stale) its
 //! successor is already published beside it, so that the change falls on the instant.
 
 use std::io;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::compile::Compiler;
 use super::config::{Config, Lint};
 use super::data::Memory;
-use super::load::{Against, LoadFault, load_against};
+use super::load::{Against, LoadFault, LoadedPolicy, load_against};
 use crate::policy::{Live, Policy};
 use crate::sys;
 
@@ -25,6 +25,35 @@ pub struct Governor {
     current: Arc<Policy>,
     live: Arc<Live>,
     memory: Memory,
+}
+
+/// The next policy, yet to be built.
+#[derive(Debug, Clone)]
+pub struct Work {
+    path: Option<PathBuf>,
+    memory: Memory,
+}
+
+/// The next policy, built and not yet published.
+#[derive(Debug)]
+pub struct Built {
+    loaded: LoadedPolicy,
+    current: Arc<Policy>,
+    next: Option<Arc<Policy>>,
+}
+
+impl Work {
+    /// Loads the file and the tables anew, compares them with those in use, and compiles them. May
+    /// take a second and more: nothing that others wait for is held meanwhile.
+    ///
+    /// # Errors
+    /// Every fault; whatever is in force stays.
+    pub fn build(self, now: Timestamp) -> Result<Built, LoadFault> {
+        let loaded = load_against(self.path.as_deref(), now, Against::InUse(&self.memory))?;
+        let current = Arc::new(loaded.compiler.policy_at(now));
+        let next = loaded.compiler.successor(now).map(Arc::new);
+        Ok(Built { loaded, current, next })
+    }
 }
 
 /// What a reload changed.
@@ -91,20 +120,26 @@ impl Governor {
         self.memory.write(&self.config().data.directory)
     }
 
-    /// Loads the file and the tables anew, compares them with those in use, and publishes them.
-    ///
-    /// # Errors
-    /// Every fault; the policy in force stays.
-    pub fn reload(&mut self, now: Timestamp) -> Result<Reloaded, LoadFault> {
-        let loaded = load_against(self.path.as_deref(), now, Against::InUse(&self.memory))?;
+    /// What [`Work::build`] needs to build the next policy aside, on a thread of its own.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        Work { path: self.path.clone(), memory: self.memory.clone() }
+    }
+
+    /// Publishes what was built aside.
+    pub fn take_up(&mut self, built: Built, now: Timestamp) -> Reloaded {
+        let Built { loaded, current, next } = built;
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
         let resolving = |config: &Config| (config.names.resolvers.clone(), config.names.remember);
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
         self.compiler = loaded.compiler;
         self.memory = loaded.memory;
-        self.publish(now);
-        Ok(Reloaded { lints: loaded.lints, needs_restart })
+        self.current = Arc::clone(&current);
+        self.live.publish(current, next);
+        // Building took its time: it may have lapsed since.
+        self.turn_over(now);
+        Reloaded { lints: loaded.lints, needs_restart }
     }
 
     /// Publishes the policy of `now` where the one in force has lapsed, and tells whether it had.

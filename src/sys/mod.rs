@@ -130,6 +130,29 @@ fn option(fd: RawFd, name: c_int) -> Option<c_int> {
     (done == 0).then_some(value)
 }
 
+/// The clock that files are stamped by: seconds and nanoseconds since 1970, no later than the stamp
+/// of anything that is written from now on.
+///
+/// # Errors
+/// Whatever clock_gettime(2) says.
+pub fn file_clock() -> io::Result<(i64, i64)> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for a time.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut now) };
+    if done == 0 { Ok((now.tv_sec, now.tv_nsec)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets every other thread go before the calling one: its nice value becomes 10 (setpriority(2); on
+/// Linux a nice value is a thread's own).
+///
+/// # Errors
+/// Whatever setpriority(2) says.
+pub fn yield_to_others() -> io::Result<()> {
+    // SAFETY: no memory is passed; 0 is the calling thread.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -141,6 +164,20 @@ mod tests {
     fn the_loopback_address_is_among_the_local_ones() {
         let found = local_addresses().unwrap();
         assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
+    }
+
+    #[test]
+    fn only_the_calling_thread_yields() {
+        let nice = || {
+            // SAFETY: no memory is passed; 0 is the calling thread.
+            unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+        };
+        let before = nice();
+        let other = std::thread::spawn(move || {
+            yield_to_others().unwrap();
+            nice()
+        });
+        assert_eq!((other.join().unwrap(), nice()), (10, before));
     }
 
     #[test]

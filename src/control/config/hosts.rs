@@ -125,6 +125,7 @@ fn read_files(
     reader.each(&members, |reader, member| {
         let path = reader.string(member, help)?;
         let path = reader.base.join(path);
+        reader.host_files.push(path.clone());
         // Past the limit nothing more is kept: the condition is refused.
         if patterns.len() > PATTERNS_MAX {
             return Some(());

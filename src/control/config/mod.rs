@@ -123,6 +123,8 @@ fn read(text: &str, file: String, path: Option<&Path>, now: Timestamp) -> Result
 pub struct Config {
     /// The file it came from; `None` is the built-in default.
     pub path: Option<PathBuf>,
+    /// The host files that its rules name.
+    pub host_files: Vec<PathBuf>,
     /// `[policy]`, complete.
     pub policy: Defaults,
     /// `[[group]]`, in file order.

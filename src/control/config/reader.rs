@@ -16,6 +16,8 @@ pub(super) struct Reader<'t> {
     /// What paths in the file are relative to.
     pub(super) base: PathBuf,
     pub(super) faults: Vec<Fault>,
+    /// Host files that were read, or should have been.
+    pub(super) host_files: Vec<PathBuf>,
     text: &'t str,
     /// Byte at which each line begins.
     lines: Vec<usize>,
@@ -72,7 +74,7 @@ impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str, file: String, base: PathBuf) -> Self {
         let breaks = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let lines = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
-        Self { file, base, faults: Vec::new(), text, lines }
+        Self { file, base, faults: Vec::new(), host_files: Vec::new(), text, lines }
     }
 
     /// The faults in the order of the text, those of other files behind them; never empty, so that

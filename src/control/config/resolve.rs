@@ -139,6 +139,7 @@ pub(super) fn config(
     };
     let config = Config {
         path: path.map(Path::to_owned),
+        host_files: std::mem::take(&mut reader.host_files),
         policy: policy?,
         groups: groups?,
         zones,

@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn what_was_written_comes_back_and_what_is_damaged_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (settings, sources) = table(&dir.path().join("t.csv"), 9, "2026-06-01");
+        let (_, sources) = table(&dir.path().join("t.csv"), 9, "2026-06-01");
         assert_eq!(Memory::read(dir.path()).unwrap(), Memory::default());
         let memory = Memory::of(&sources);
         assert!(memory.write(dir.path()).unwrap());
@@ -361,7 +361,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, sources) = table(&dir.path().join("a.csv"), 9, "2026-06-01");
         let mut memory = Memory::of(&sources);
-        let (second, sources) = table(&dir.path().join("b.csv"), 9, "2026-06-01");
+        let (_, sources) = table(&dir.path().join("b.csv"), 9, "2026-06-01");
         memory.take(Memory::of(&sources));
         memory.take(Memory::of(&sources));
         assert_eq!(memory.tables.len(), 2);
