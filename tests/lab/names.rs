@@ -140,12 +140,13 @@ fn record(owner: &[u8], kind: u8, ttl: u8, data: &[u8]) -> Vec<u8> {
 #[test]
 fn the_name_server_answers_the_families_it_is_asked_for() {
     let query = |kind: u8| {
-        [&[1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &wire("permitted.example"), &[0, kind, 0, 1]]
-            .concat()
+        let header = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        [&header[..], &wire("permitted.example"), &[0, kind, 0, 1]].concat()
     };
     let mut server = NameServer::default();
     let reply = server.reply(&query(28)).unwrap();
-    assert!(reply.ends_with(&PERMITTED[1].parse::<std::net::Ipv6Addr>().unwrap().octets()));
+    let address = PERMITTED[1].parse::<std::net::Ipv6Addr>().unwrap().octets();
+    assert!(reply.ends_with(&address));
     assert_eq!(server.reply(&query(16)).unwrap()[7], 0, "no such record");
     assert_eq!(server.asked.len(), 2);
 }

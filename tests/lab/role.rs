@@ -335,7 +335,9 @@ fn send(to: SocketAddr, question: &Value) -> Value {
         let mut stream = connect(to, question)?;
         for part in bytes.chunks(step) {
             stream.write_all(part)?;
-            thread::sleep(pause);
+            if !pause.is_zero() {
+                thread::sleep(pause);
+            }
         }
         if question["urgent"] == true {
             socket2::SockRef::from(&stream).send_out_of_band(b"!")?;
