@@ -519,6 +519,10 @@ mod tests {
             peek_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
+            half_closed_timeout: Duration::from_secs(3600),
+            keepalive: None,
+            user_timeout: None,
+            keep_source: false,
             max_connections: 1,
             silent: false,
         }
