@@ -333,6 +333,10 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         peek_timeout: listen.peek_timeout,
         connect_timeout: listen.connect_timeout,
         idle_timeout: listen.idle_timeout,
+        half_closed_timeout: listen.half_closed_timeout,
+        keepalive: listen.keepalive,
+        user_timeout: listen.user_timeout,
+        keep_source: listen.keep_source,
         max_connections: listen.max_connections,
         silent: listen.silent,
         udp: listen.udp.map(|at| {

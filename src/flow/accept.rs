@@ -12,8 +12,10 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::forward::Dialling;
+use super::relay::Patience;
 use super::settings::{Listener, Socket};
-use super::wire::{Wire, prepare};
+use super::wire::{Wire, prepare, set_limits};
 use super::{Gate, serve};
 use crate::account::{Accept, Limit, Way};
 
@@ -32,8 +34,9 @@ pub(super) struct Door {
     /// The address that the listener is bound to.
     pub(super) address: SocketAddr,
     pub(super) peek_timeout: Duration,
-    pub(super) connect_timeout: Duration,
-    pub(super) idle_timeout: Duration,
+    pub(super) dialling: Dialling,
+    pub(super) keep_source: bool,
+    pub(super) patience: Patience,
     pub(super) silent: bool,
     max_connections: usize,
     /// Connections at once, over all workers.
@@ -60,8 +63,9 @@ impl Door {
             way,
             address: SocketAddr::from(([192, 0, 2, 1], 15001)),
             peek_timeout: Duration::from_secs(3),
-            connect_timeout: Duration::from_secs(3),
-            idle_timeout: Duration::from_secs(60),
+            dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
+            keep_source: false,
+            patience: Patience::even(Duration::from_secs(60)),
             silent: false,
             max_connections: 100,
             taken: Arc::default(),
@@ -123,14 +127,26 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             (0..workers).map(|_| socket.try_clone()).collect::<io::Result<_>>()?
         }
     };
-    sockets.iter().for_each(prepare);
+    for socket in &sockets {
+        // Accepted sockets inherit all of it.
+        prepare(socket);
+        set_limits(socket, listener.keepalive, listener.user_timeout)?;
+    }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
     let door = Door {
         way: listener.way,
         address: first.local_addr()?,
         peek_timeout: listener.peek_timeout,
-        connect_timeout: listener.connect_timeout,
-        idle_timeout: listener.idle_timeout,
+        dialling: Dialling {
+            limit: listener.connect_timeout,
+            keepalive: listener.keepalive,
+            user_timeout: listener.user_timeout,
+        },
+        keep_source: listener.keep_source,
+        patience: Patience {
+            idle: listener.idle_timeout,
+            half_closed: listener.half_closed_timeout.min(listener.idle_timeout),
+        },
         silent: listener.silent,
         max_connections: listener.max_connections,
         taken: Arc::default(),
@@ -237,6 +253,10 @@ mod tests {
             peek_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(3),
+            half_closed_timeout: Duration::from_secs(3),
+            keepalive: Some(Duration::from_secs(77)),
+            user_timeout: Some(Duration::from_secs(33)),
+            keep_source: false,
             max_connections: 2,
             silent: false,
             udp: None,
@@ -267,6 +287,10 @@ mod tests {
         opened.sockets[0].set_nonblocking(false).unwrap();
         let (accepted, _) = opened.sockets[0].accept().unwrap();
         assert!(accepted.nodelay().unwrap());
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33)));
         client.write_all(b"x").unwrap();
         accepted.peek(&mut [0]).unwrap();
         let read = crate::sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();

@@ -1,17 +1,21 @@
 //! Dials what was permitted, and nothing else; then relays.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, timeout};
 
 use super::accept::Door;
 use super::peek::Seen;
 use super::second;
-use super::wire::Wire;
+use super::wire::{Wire, set_limits};
 use crate::account::{Connect, End, Metrics, Record};
 use crate::policy::Permit;
+use crate::sys;
 
 /// Dials the permitted destination, replays what was read, and relays until the end. A destination
 /// that cannot be reached is a reset for the client, as it would be without a gateway.
@@ -24,12 +28,24 @@ pub(super) async fn run(
 ) -> End {
     record.forwarding();
     // Boxed, so that what only the dial needs does not last as long as the relay.
-    let dialled = Box::pin(dial(&permit, door.connect_timeout, record.metrics())).await;
+    let source = door.keep_source.then(|| record.client().ip());
+    let dialled = Box::pin(dial(&permit, door.dialling, source, record.metrics())).await;
     let upstream = match dialled {
         Ok(upstream) => upstream,
         Err(fault) => return fault.end(),
     };
-    second::run(&client, &upstream, seen.into_bytes(), door.idle_timeout, record).await
+    second::run(&client, &upstream, seen.into_bytes(), door.patience, record).await
+}
+
+/// How destinations are dialled.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Dialling {
+    /// Time allowed.
+    pub(super) limit: Duration,
+    /// As in [`super::Listener`].
+    pub(super) keepalive: Option<Duration>,
+    /// As in [`super::Listener`].
+    pub(super) user_timeout: Option<Duration>,
 }
 
 /// Why a connect failed.
@@ -89,20 +105,36 @@ impl From<io::Error> for DialFault {
     }
 }
 
-/// Connects to exactly the permitted address.
+/// A socket that can connect to `destination`, and does so from `source` where that is given. Its
+/// port is chosen by the connect, for the one destination: the bind would take it for all of them.
+fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = if destination.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    set_limits(&socket, how.keepalive, how.user_timeout)?;
+    if let Some(source) = source {
+        // One flag in the kernel, whichever of the two options sets it.
+        SockRef::from(&socket).set_ip_transparent_v4(true)?;
+        sys::choose_port_at_connect(socket.as_fd())?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    Ok(socket)
+}
+
+/// Connects to exactly the permitted address; from `source`, or not at all, where that is given.
 pub(super) async fn dial(
     permit: &Permit,
-    limit: Duration,
+    how: Dialling,
+    source: Option<IpAddr>,
     metrics: &Metrics,
 ) -> Result<Wire, DialFault> {
     let begun = Instant::now();
     let destination = permit.destination();
     let connect = async {
-        let socket = if destination.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        socket?.connect(destination).await
+        // What fails here fails on this host, whatever the error is called.
+        let socket = socket(destination, how, source).map_err(DialFault::Failed)?;
+        socket.connect(destination).await.map_err(DialFault::from)
     };
-    let dialled = match timeout(limit, connect).await {
-        Ok(connected) => connected.map_err(DialFault::from),
+    let dialled = match timeout(how.limit, connect).await {
+        Ok(connected) => connected,
         Err(_) => Err(DialFault::TimedOut),
     };
     let result = dialled.as_ref().map_or_else(DialFault::result, |_| Connect::Done);
@@ -127,10 +159,34 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let metrics = Metrics::register();
-        let dialled = dial(&permit(&port.to_string()), Duration::from_secs(5), &metrics).await;
+        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
+        let dialled = dial(&permit(&port.to_string()), how, None, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Refused)), "{dialled:?}");
         let text = metrics.render();
         assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_source_of_a_dial_is_the_one_that_is_asked_for() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let to = listener.local_addr().unwrap();
+        let metrics = Metrics::register();
+        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
+        let source = Some(IpAddr::from([127, 0, 0, 99]));
+        let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;
+        if let Err(DialFault::Failed(fault)) = &dialled
+            && fault.kind() == io::ErrorKind::PermissionDenied
+        {
+            return println!("LEFT OUT: a transparent socket needs CAP_NET_ADMIN");
+        }
+        let dialled = dialled.unwrap();
+        let (_, from) = listener.accept().unwrap();
+        assert_eq!(Some(from.ip()), source);
+        assert_eq!(dialled.stream().local_addr().unwrap(), from);
+        // Of another family than the destination: refused here, never sent from elsewhere.
+        let source = Some("2001:db8::1".parse().unwrap());
+        let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;
+        assert!(matches!(dialled, Err(DialFault::Failed(_))), "{dialled:?}");
     }
 
     #[test]

@@ -53,7 +53,24 @@ pub(super) fn read_shared(
     })
 }
 
-/// Relays until both sides have closed, one broke off, or no byte moved for `idle`. The bytes that
+/// How long a relay in which no byte moves is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// While both sides are open.
+    pub(super) idle: Duration,
+    /// Once one of them has closed; no longer than `idle`.
+    pub(super) half_closed: Duration,
+}
+
+#[cfg(test)]
+impl Patience {
+    /// The same for both.
+    pub(super) const fn even(time: Duration) -> Self {
+        Self { idle: time, half_closed: time }
+    }
+}
+
+/// Relays until both sides have closed, one broke off, or `patience` ran out. The bytes that
 /// `opening` yields go to the destination first, and nothing that the client sends goes before it
 /// has ended; an end that it yields ends the relay.
 ///
@@ -63,7 +80,7 @@ pub(super) async fn run(
     client: &Wire,
     upstream: &Wire,
     opening: impl Future<Output = Result<Vec<u8>, End>>,
-    idle: Duration,
+    patience: Patience,
     bytes: &Bytes,
 ) -> End {
     let moved = Cell::new(Instant::now());
@@ -71,7 +88,7 @@ pub(super) async fn run(
     let mut opened = false;
     let mut up = Course::new(client, upstream, End::ClientReset, End::UpstreamReset);
     let mut down = Course::new(upstream, client, End::UpstreamReset, End::ClientReset);
-    let mut timer = pin!(sleep_until(moved.get() + idle));
+    let mut timer = pin!(sleep_until(moved.get() + patience.idle));
     let relayed = poll_fn(|context| {
         if !opened && let Poll::Ready(first) = opening.as_mut().poll(context) {
             match first {
@@ -94,9 +111,15 @@ pub(super) async fn run(
         if up.ended && down.ended {
             return Poll::Ready(End::Done);
         }
+        let half_closed = up.ended || down.ended;
+        let limit = if half_closed { patience.half_closed } else { patience.idle };
+        let due = moved.get() + limit;
+        if due < timer.deadline() {
+            timer.as_mut().reset(due);
+        }
         // One timer, looked at when it fires and not at each byte.
         while timer.as_mut().poll(context).is_ready() {
-            let due = moved.get() + idle;
+            let due = moved.get() + limit;
             if due <= Instant::now() {
                 return Poll::Ready(End::Idle);
             }
@@ -363,8 +386,9 @@ mod tests {
         let first = first.to_vec();
         let task = spawn_local(async move {
             let bytes = Bytes::default();
+            let patience = Patience { idle, half_closed: idle / 4 };
             let (near, far) = (Wire::new(near), Wire::new(far));
-            let end = run(&near, &far, ready(Ok(first)), idle, &bytes).await;
+            let end = run(&near, &far, ready(Ok(first)), patience, &bytes).await;
             (end, bytes.totals())
         });
         (client, server, task)
@@ -561,6 +585,16 @@ mod tests {
         assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_half_closed_relay_is_kept_for_less_long() {
+        let (mut client, mut server, relay) = relay(b"", Duration::from_secs(60)).await;
+        let begun = Instant::now();
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(relay.await.unwrap().0, End::Idle);
+        assert_eq!(begun.elapsed().as_secs(), 15);
+    }
+
     #[tokio::test(flavor = "local")]
     async fn nothing_of_the_client_passes_before_the_opening_ends() {
         let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
@@ -570,7 +604,7 @@ mod tests {
         let relay = spawn_local(async move {
             let (near, far) = (Wire::new(near), Wire::new(far));
             let opening = async { opened.await.map_err(|_| End::Refused) };
-            run(&near, &far, opening, LONG, &Bytes::default()).await
+            run(&near, &far, opening, Patience::even(LONG), &Bytes::default()).await
         });
         let mut banner = [0; 6];
         client.read_exact(&mut banner).await.unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::relay::{self, read_shared};
+use super::relay::{self, Patience, read_shared};
 use super::wire::Wire;
 use crate::account::{Bytes, End, Judged, Record};
 use crate::identify::tls::{SecondHello, Watch};
@@ -30,13 +30,13 @@ pub(super) async fn run(
     client: &Wire,
     upstream: &Wire,
     first: Vec<u8>,
-    idle: Duration,
+    patience: Patience,
     record: &mut Record,
 ) -> End {
     let bytes = Arc::clone(record.bytes());
     let mut follower = Follower::of(record);
-    let opening = follower.follow(client, upstream, first, idle);
-    let end = relay::run(client, upstream, opening, idle, &bytes).await;
+    let opening = follower.follow(client, upstream, first, patience);
+    let end = relay::run(client, upstream, opening, patience, &bytes).await;
     follower.note(record);
     end
 }
@@ -70,13 +70,15 @@ impl Follower {
         client: &'a Wire,
         upstream: &'a Wire,
         first: Vec<u8>,
-        idle: Duration,
+        patience: Patience,
     ) -> impl Future<Output = Result<Vec<u8>, End>> + 'a {
         let second = SecondHello::after(&first).filter(|second| second.watch() != Watch::Over);
         async move {
             match second {
                 None => Ok(first),
-                Some(second) => Box::pin(self.watch(second, client, upstream, first, idle)).await,
+                Some(second) => {
+                    Box::pin(self.watch(second, client, upstream, first, patience.idle)).await
+                }
             }
         }
     }

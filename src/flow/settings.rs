@@ -39,6 +39,16 @@ pub struct Listener {
     pub connect_timeout: Duration,
     /// Time without a byte either way after which a relay ends.
     pub idle_timeout: Duration,
+    /// As `idle_timeout`, once one of the two sides has closed.
+    pub half_closed_timeout: Duration,
+    /// Silence after which either side is asked whether it is still there (TCP keep-alive).
+    pub keepalive: Option<Duration>,
+    /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); the kernel's own
+    /// limit where there is none.
+    pub user_timeout: Option<Duration>,
+    /// Dial from the client's address and not from the gateway's; needs CAP_NET_ADMIN, and answers
+    /// that are routed back through this host. For the transparent ways alone.
+    pub keep_source: bool,
     /// Connections at once, over all workers; more are refused as `overload`.
     pub max_connections: usize,
     /// Close without an answer instead of refusing aloud.

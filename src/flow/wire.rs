@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -87,6 +87,22 @@ pub(super) fn prepare(socket: &impl AsFd) {
     SockRef::from(socket).set_tcp_nodelay(true).ok();
     // An older kernel does not say what is left to read; then it is found out by reading.
     sys::tell_left(socket.as_fd()).ok();
+}
+
+/// Sets when a peer that says nothing is taken for gone; `None` leaves it to the kernel.
+pub(super) fn set_limits(
+    socket: &impl AsFd,
+    keepalive: Option<Duration>,
+    user_timeout: Option<Duration>,
+) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if let Some(time) = keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
+    }
+    if user_timeout.is_some() {
+        socket.set_tcp_user_timeout(user_timeout)?;
+    }
+    Ok(())
 }
 
 /// As [`Wire::receive`].

@@ -8,7 +8,7 @@ pub mod udp;
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -113,6 +113,26 @@ fn is_udp(fd: RawFd) -> bool {
     is_internet(fd) && option(fd, libc::SO_PROTOCOL) == Some(libc::IPPROTO_UDP)
 }
 
+/// Lets a bind to port 0 leave the port to the connect, so that one port serves many destinations
+/// (IP_BIND_ADDRESS_NO_PORT; IPv6 sockets take it too).
+///
+/// # Errors
+/// The kernel does not know the option.
+pub fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    switch_on(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
+}
+
+/// Sets an option that is an integer to 1.
+fn switch_on(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<()> {
+    let on: c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    // SAFETY: the pointer and the length describe one integer.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), length)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn is_tcp_listener(fd: RawFd) -> bool {
     is_internet(fd)
         && option(fd, libc::SO_PROTOCOL) == Some(libc::IPPROTO_TCP)
@@ -156,7 +176,6 @@ pub fn yield_to_others() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
-    use std::os::fd::AsRawFd;
 
     use super::*;
 

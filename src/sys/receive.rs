@@ -18,14 +18,7 @@ pub struct Received {
 /// # Errors
 /// The kernel does not know the option, or the socket is none of TCP.
 pub fn tell_left(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
-    // SAFETY: the pointer and the length describe one integer.
-    let done = unsafe {
-        let value = (&raw const on).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INQ, value, length)
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    super::switch_on(socket, libc::IPPROTO_TCP, libc::TCP_INQ)
 }
 
 /// Room for one control message that holds an integer, with the alignment of its header.

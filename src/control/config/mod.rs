@@ -366,6 +366,14 @@ pub struct Listen {
     pub connect_timeout: Duration,
     /// Time without a byte either way after which a relay ends. Default 1 h.
     pub idle_timeout: Duration,
+    /// As `idle_timeout`, once one side has closed; never longer. Default: the same.
+    pub half_closed_timeout: Duration,
+    /// Silence after which a peer is asked whether it is there (TCP keep-alive). Default: never.
+    pub keepalive: Option<Duration>,
+    /// Time that sent bytes may stay unacknowledged (RFC 5482). Default: the kernel's.
+    pub user_timeout: Option<Duration>,
+    /// Dial from the client's own address; transparent modes only. Default false.
+    pub keep_source: bool,
     /// Connections at once on this listener; more are refused as `overload`. Default 65,536.
     pub max_connections: usize,
     /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.

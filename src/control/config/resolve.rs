@@ -441,6 +441,10 @@ const LISTEN: Listen = Listen {
     peek_timeout: Duration::from_secs(3),
     connect_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60 * 60),
+    half_closed_timeout: Duration::from_secs(60 * 60),
+    keepalive: None,
+    user_timeout: None,
+    keep_source: false,
     max_connections: 65_536,
     silent: false,
     udp: None,
@@ -455,6 +459,10 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "peek_timeout",
             "connect_timeout",
             "idle_timeout",
+            "half_closed_timeout",
+            "keepalive",
+            "user_timeout",
+            "keep_source",
             "max_connections",
             "silent",
             "udp",
@@ -475,6 +483,17 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
     let connect_timeout = timeout("connect_timeout", LISTEN.connect_timeout, short, 5 * minute);
     let (second, month) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
     let idle_timeout = timeout("idle_timeout", LISTEN.idle_timeout, second, month);
+    let half_closed_timeout = match idle_timeout {
+        Some(idle) => timeout("half_closed_timeout", idle, second, month),
+        None => Some(LISTEN.half_closed_timeout),
+    };
+    let mut if_any = |key, most| match table.item(key) {
+        Some(item) => time::duration(reader, &item, second, Some(most)).map(Some),
+        None => Some(None),
+    };
+    let keepalive = if_any("keepalive", 9 * 60 * minute);
+    let user_timeout = if_any("user_timeout", 24 * 60 * minute);
+    let keep_source = keep_source(reader, table, mode);
     let max_connections = or(table, "max_connections", LISTEN.max_connections, |item| {
         usize::try_from(reader.number(item, 1..10_000_001)?).ok()
     });
@@ -487,9 +506,29 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         peek_timeout: peek_timeout?,
         connect_timeout: connect_timeout?,
         idle_timeout: idle_timeout?,
+        half_closed_timeout: half_closed_timeout?,
+        keepalive: keepalive?,
+        user_timeout: user_timeout?,
+        keep_source: keep_source?,
         max_connections: max_connections?,
         silent: silent?,
     })
+}
+
+/// Only a captured client has an address that its answers come back to through this host.
+fn keep_source(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    mode: Option<ListenMode>,
+) -> Option<bool> {
+    let Some(item) = table.item("keep_source") else { return Some(LISTEN.keep_source) };
+    let keep = reader.boolean(&item)?;
+    if keep && mode == Some(ListenMode::Proxy) {
+        let help = "leave it out, or listen with mode = \"tproxy\"";
+        reader.fault(&item, "an explicit proxy cannot keep the client's address", help);
+        return None;
+    }
+    Some(keep)
 }
 
 /// `udp` of a listener: a word or an address.

@@ -172,7 +172,7 @@ async fn serve_one(
         spawn_local(serve_tunnel(upgrade, reached, seat, record, on));
         return Ok(Response::new(Either::Left(Full::default())));
     }
-    let idle = on.door.idle_timeout;
+    let idle = on.door.patience.idle;
     let got = exchange::run(request, target, reached.upstream, seat, record, idle).await;
     Ok(got.map_or_else(
         |_| {

@@ -187,8 +187,8 @@ async fn dial_in_order(
     let mut last = None;
     loop {
         if let Some((index, permit)) = waiting.next() {
-            let (limit, account) = (door.connect_timeout, gate.account.clone());
-            let dialled = async move { (index, dial(&permit, limit, account.metrics()).await) };
+            let (how, account) = (door.dialling, gate.account.clone());
+            let dialled = async move { (index, dial(&permit, how, None, account.metrics()).await) };
             dialling.spawn_local(dialled);
         } else if dialling.is_empty() {
             return Err(last.map_or(Missed::Unresolved, Missed::Undialled));

@@ -29,7 +29,7 @@ pub(super) async fn run(
 ) -> End {
     let Reached { upstream, asked, verdict } = reached;
     let bytes = Arc::clone(record.bytes());
-    let idle = at.door.idle_timeout;
+    let idle = at.door.patience;
     let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
     let mut seen = Seen::with(held);
     let mut stop = None;

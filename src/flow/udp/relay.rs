@@ -164,9 +164,9 @@ impl Shuttle<'_> {
         if stopping {
             STOPPING_IDLE
         } else if self.grown.get() {
-            IDLE.min(self.desk.door.idle_timeout)
+            IDLE.min(self.desk.door.patience.idle)
         } else {
-            YOUNG_IDLE.min(self.desk.door.idle_timeout)
+            YOUNG_IDLE.min(self.desk.door.patience.idle)
         }
     }
 
