@@ -114,7 +114,7 @@ fn a_verdict_is_of_one_generation_while_policies_are_swapped() {
             live.publish(Arc::clone(&policies[turn % 2]), None);
             std::thread::yield_now();
             let met = |seen: &AtomicU32| seen.load(Ordering::Relaxed) == 3;
-            if turn > 20_000 && seen.iter().all(met) {
+            if turn > 1_000 && seen.iter().all(met) {
                 break;
             }
         }
@@ -143,8 +143,8 @@ fn a_host_file_of_more_names_than_a_rule_once_could_have_is_judged_by() {
         ("x.n0.of.example.eu", true),
         ("n1.of.example.eu", true),
         ("x.n1.of.example.eu", false),
-        ("n299999.of.example.eu", false),
-        ("a.b.n299999.of.example.eu", true),
+        ("n299997.of.example.eu", false),
+        ("a.b.n299997.of.example.eu", true),
         ("n300000.of.example.eu", false),
     ] {
         let host = HostName::parse(name.as_bytes()).expect("a name");
@@ -187,7 +187,7 @@ fn the_first_of_ten_thousand_rules_decides() {
         state % end
     };
     let mut found = 0;
-    for _ in 0..20_000 {
+    for _ in 0..2_000 {
         let (client, third) = (below(220), below(8));
         let (second, fourth) = (below(5), below(120));
         let port = 1 + below(12);
@@ -211,5 +211,5 @@ fn the_first_of_ten_thousand_rules_decides() {
         assert_eq!(decided, walk.map(|rule| format!("r{rule}")), "{asked:?}");
         found += usize::from(walk.is_some());
     }
-    assert!(found > 5_000 && found < 20_000, "{found}");
+    assert!(found > 500 && found < 2_000, "{found}");
 }

@@ -49,6 +49,12 @@ impl HostList {
         self.count == 0
     }
 
+    /// Bytes of text held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// The patterns.
     pub fn iter(&self) -> impl Iterator<Item = HostRef<'_>> {
         self.text.split_terminator('\n').map(|line| match line.strip_prefix("*.") {

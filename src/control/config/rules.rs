@@ -13,7 +13,7 @@ use super::{
     zones,
 };
 use crate::identify::Protocol;
-use crate::policy::Transport;
+use crate::policy::{HostList, Transport};
 
 /// The conditions of a rule; a rule has at least one.
 const CONDITIONS: [&str; 14] = [
@@ -32,6 +32,9 @@ const CONDITIONS: [&str; 14] = [
     "since",
     "until",
 ];
+
+/// Text that the hosts of all rules together may have: the tables name places in it by 32 bits.
+const HOSTS_MAX_BYTES: usize = 1 << 30;
 
 const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
 
@@ -81,6 +84,15 @@ pub(super) fn rules(
         .iter()
         .map(|table| rule(reader, table, known, &own, &mut taken, unknown_regions))
         .collect();
+    let hosts = read.iter().flatten().filter_map(|rule| rule.host.as_ref());
+    let bytes: usize = hosts.map(HostList::bytes).sum();
+    if bytes > HOSTS_MAX_BYTES
+        && let Some(table) = tables.first()
+    {
+        let what = format!("the hosts of all rules take {bytes} bytes");
+        let help = format!("keep to {HOSTS_MAX_BYTES}; \"*.\" covers many names");
+        reader.fault_at(table.span.start, "rule.host", Wrong::new(what, help));
+    }
     read.into_iter().collect()
 }
 
