@@ -494,7 +494,11 @@ fn udp_is_taken_beside_a_transparent_listener_and_nowhere_else() {
         "7:7: listen.udp: an integer stands where a boolean or an address is wanted",
         "write true, false",
     );
-    one_fault(&format!("{tproxy}udp = 'x'"), "7:7: listen.udp: \"x\" is no address", "address");
+    one_fault(
+        &format!("{tproxy}udp = 'x'"),
+        "7:7: listen.udp: \"x\" is no address with a port",
+        "address",
+    );
     let second = tproxy.replace("15001", "15002");
     one_fault(
         &format!("{tproxy}{second}udp = '[::]:15001'"),

@@ -467,7 +467,7 @@ fn sealed(question: &Value) -> Value {
         export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=tproxy:tproxy
         exec setpriv --pdeathsig KILL --bounding-set=-all --inh-caps=-all \"$0\" run --config \"$1\"";
     let log = std::fs::File::create(question["log"].as_str().unwrap()).unwrap();
-    let child = std::process::Command::new("sh")
+    let mut child = std::process::Command::new("sh")
         .args(["-c", start])
         .args([&question["binary"], &question["config"]].map(|value| value.as_str().unwrap()))
         .stdin(std::os::fd::OwnedFd::from(udp))
@@ -475,7 +475,9 @@ fn sealed(question: &Value) -> Value {
         .stderr(log)
         .spawn()
         .unwrap();
-    json!(child.id())
+    let pid = child.id();
+    thread::spawn(move || drop(child.wait()));
+    json!(pid)
 }
 
 /// A dual-stack transparent socket.
