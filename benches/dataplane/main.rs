@@ -279,8 +279,8 @@ fn schengate(lab: &Lab) -> Command {
         writeln!(policy, "[[rule]]\nname = 'r{n}'\nhost = {hosts}\naction = 'block'").unwrap();
     }
     let path = lab.write("bench.toml", &policy);
-    let program =
-        env::var("SCHENGATE_BENCH_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_schengate").into());
+    let program = env::var("SCHENGATE_BENCH_PROGRAM")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_schengate").into());
     let mut command = lab.gateway.command(program);
     command.args(["run", "--workers", "1", "--config"]).arg(path);
     command
