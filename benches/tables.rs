@@ -181,7 +181,9 @@ fn addresses(criterion: &mut Criterion) {
     let random = v4_questions(&tables, &mut draw, ASKED);
     let hot = v4_questions(&tables, &mut draw, 512);
     let random_v6 = v6_questions(&tables, &mut draw, ASKED);
-    let rows: [(&str, &[IpAddr], bool, f64, &[(&str, f64)]); 3] = [
+    /// What is asked, the addresses, whether they are hot, ns to reach, peers with ratios to reach.
+    type Row<'a> = (&'a str, &'a [IpAddr], bool, f64, &'a [(&'a str, f64)]);
+    let rows: [Row<'_>; 3] = [
         ("IPv4 random", &random, true, 16.0, &[("prefix-trie", 7.0), ("maxminddb", 20.0)]),
         ("IPv4 512 hot", &hot, true, 6.0, &[]),
         ("IPv6 random", &random_v6, false, 45.0, &[("prefix-trie", 2.5)]),
