@@ -9,7 +9,7 @@
 //! summaries say little. Therefore `host`, `from` and `to` give the rules that *name* what is asked
 //! (a few), apart from those that do not look (the same for all): a rule that matches is among the
 //! few of one of the three, or looks at none of them ([`Question`]). With 10,000 rules of all kinds,
-//! one word or two are left of 157; without the distinction all of them were, at over 1 µs a verdict.
+//! one word or two are left of 157; without the distinction all of them were.
 //!
 //! The few are cheap to keep: of 64 words only those with a bit are stored, unless most have one.
 

@@ -4,12 +4,12 @@
 //! over each /24, at most four, and never a search. A small table (the clients of a policy) has an
 //! index of /12s instead, 16 KiB.
 //!
-//! Tried beside it on the embedded country table, each of its ranges as likely as the next, and on
-//! 512 hot addresses (AMD EPYC 7003, shared with other work): this form 23 ns and 3.4 ns; a cache
-//! line with up to ten pieces of a /20 29 and 6.5; blocks of 64 bits that say where the value
-//! changes, with the leaves behind them, 24 and 8.6, since ranks must be counted without the POPCNT
-//! instruction that not every x86-64 has, though in half the memory. Huge pages gain a fifth, for
-//! the peers as well. A flat index of /24s is 64 MiB, and no faster where the cache is 32.
+//! Tried on the embedded country table, each of its ranges as likely as the next, and on 512 hot
+//! addresses (AMD EPYC, two shared cores under load; one run a form, so that only large differences
+//! count): this form 23 ns and 3.4 ns; a cache line with up to ten pieces of a /20 29 and 6.5; blocks
+//! of 64 bits that say where the value changes, with the leaves behind them, 24 and 8.6, in half the
+//! memory (ranks are counted without the POPCNT instruction, which not every x86-64 has). Huge pages
+//! gained a fifth, for the peers as well. A flat index of /24s (64 MiB) was not tried.
 
 use std::net::Ipv4Addr;
 
