@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lab::role::{self, EXCHANGE, GREETING, hex};
 use lab::{
     GATEWAY, Gateway, Helper, Lab, PERMITTED, REFUSED, at, bytes_in_the_world, has, lab, said,
-    shout,
+    shout, wait_until,
 };
 use rustls::crypto::ring;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -384,6 +384,10 @@ fn nothing_leaves_when_the_gateway_is_killed() {
         let mut scene = Scene::start(&lab, "enforce", listen, "");
         let end = scene.send(&at(permitted, EXCHANGE), b"\0\0\0\0\0\0\0\x07 alive", usize::MAX);
         assert_eq!(end["end"], "enough", "{end}");
+        // The world answers the first eight bytes; the rest of what was permitted may come later.
+        wait_until("all that was permitted has arrived", || {
+            (scene.world.arrived(permitted).0 == 14).then_some(())
+        });
         let before = bytes_in_the_world(&mut scene.world);
         scene.gateway.kill();
         shout(&mut scene.client);
