@@ -407,6 +407,10 @@ fn stand_in() {
             peek_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
+            half_closed_timeout: Duration::from_secs(1),
+            keepalive: None,
+            user_timeout: None,
+            keep_source: false,
             max_connections: 1,
             silent: false,
         };
