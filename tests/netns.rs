@@ -119,7 +119,7 @@ fn passes_whole(client: &mut Helper, world: &mut Helper, ip: &str) {
     let ask = json!({"do": "exchange", "to": to, "up": MUCH, "down": MUCH});
     let here = client.ask(&ask);
     assert_eq!(here["received"], MUCH, "{here}");
-    let there = lab::wait_until("the world has hashed all", || {
+    let there = wait_until("the world has hashed all", || {
         world.ask(&json!("exchanges")).get(0).cloned()
     });
     assert_eq!(there["received"], MUCH);
