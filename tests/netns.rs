@@ -119,9 +119,8 @@ fn passes_whole(client: &mut Helper, world: &mut Helper, ip: &str) {
     let ask = json!({"do": "exchange", "to": to, "up": MUCH, "down": MUCH});
     let here = client.ask(&ask);
     assert_eq!(here["received"], MUCH, "{here}");
-    let there = wait_until("the world has hashed all", || {
-        world.ask(&json!("exchanges")).get(0).cloned()
-    });
+    let there =
+        wait_until("the world has hashed all", || world.ask(&json!("exchanges")).get(0).cloned());
     assert_eq!(there["received"], MUCH);
     assert_eq!(there["received_hash"], here["sent_hash"]);
     assert_eq!(there["sent_hash"], here["received_hash"]);
