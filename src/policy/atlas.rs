@@ -48,6 +48,13 @@ pub struct Operator {
     pub source: String,
 }
 
+/// Whether `words` are whole leading words of the operator id `id`, or all of it: how a block rule
+/// names operators (POLICY.md §3).
+#[must_use]
+pub fn leads(words: &str, id: &str) -> bool {
+    id.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 /// A class of addresses about which the same is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Class {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::address::canonical;
-use super::atlas::{Atlas, Class, Location, Operator};
+use super::atlas::{Atlas, Class, Location, Operator, leads};
 use super::axes::{Facts, Profile, weigh};
 use super::blueprint::{Blueprint, FromSpec, GroupSpec, RuleSpec};
 use super::host_list::HostList;
@@ -404,14 +404,10 @@ impl Build<'_> {
 
     fn operator_bits(&self, operator: &Operator) -> Bits {
         let id = operator.id.as_str();
-        let leads = |words: &String| {
-            id.strip_prefix(words.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        };
         self.bits(|rule| match (&rule.operator, rule.action) {
             (None, _) => true,
             (Some(_), _) if id.is_empty() => false,
-            (Some(list), Action::Block) => list.iter().any(leads),
+            (Some(list), Action::Block) => list.iter().any(|words| leads(words, id)),
             (Some(list), Action::Allow | Action::Log) => list.iter().any(|listed| listed == id),
         })
     }

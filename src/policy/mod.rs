@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use address::{Standing, Target, canonical, special_v4, special_v6, standing, target};
-pub use atlas::{Atlas, AtlasParts, Class, Location, Operator, SourceNote};
+pub use atlas::{Atlas, AtlasParts, Class, Location, Operator, SourceNote, leads};
 pub use blueprint::{Blueprint, Causes, FromSpec, GroupSpec, RuleSpec};
 pub use country::{Country, CountrySet};
 pub use decide::{Step, Trace};

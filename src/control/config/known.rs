@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use crate::control::data::Facts;
+pub(super) use crate::policy::leads;
 
 /// Ids of the built-in operators.
 pub(super) fn operator_ids() -> &'static BTreeSet<String> {
@@ -19,11 +20,6 @@ pub(super) fn region_keys() -> &'static BTreeSet<String> {
         regions.map(|fact| format!("{}:{}", fact.provider, fact.region)).collect()
     });
     &KEYS
-}
-
-/// Whether `words` are whole leading words of the operator id `id`, or all of it.
-pub(super) fn leads(words: &str, id: &str) -> bool {
-    id.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 #[cfg(test)]
