@@ -4,6 +4,7 @@
 mod log;
 mod metrics;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use metrics::{Accept, Connect, Dropped, Hello, Limit, Metrics};
 
@@ -389,11 +390,11 @@ impl Record {
         let verdict = judged.map(|j| &j.verdict);
         let place = judged.map(|j| &j.place);
         let name = judged.and_then(|j| j.name.as_ref());
-        let text = |text: &'_ Option<Box<str>>| text.as_deref().map(str::to_owned);
+        let now = Timestamp::now();
         let line = Line {
             event,
-            id: self.id(),
-            time: format!("{:.3}", Timestamp::now()),
+            id: format_args!("{:x}-{}", self.account.0.boot_ms, self.sequence),
+            time: format_args!("{now:.3}"),
             client: self.client,
             listener: self.way.label(),
             destination: self.destination,
@@ -403,13 +404,13 @@ impl Record {
             sni_inside: self.sni_inside.as_ref().map(|name| name.as_str()),
             ech: judged.map(|j| j.ech),
             protocol: judged.map(|j| j.protocol.label()),
-            location: place.map(|p| codes(p.codes)),
+            location: place.map(|p| Codes(p.codes)),
             anycast: place.map(|p| p.anycast),
-            source: place.and_then(|p| text(&p.source)),
-            region: place.and_then(|p| text(&p.region)),
-            operator: place.and_then(|p| text(&p.operator)),
+            source: place.and_then(|p| p.source.as_deref()),
+            region: place.and_then(|p| p.region.as_deref()),
+            operator: place.and_then(|p| p.operator.as_deref()),
             asn: place.and_then(|p| p.asn),
-            law: place.map(|p| codes(p.law)),
+            law: place.map(|p| Codes(p.law)),
             policy: judged.and_then(|j| j.policy.as_deref()),
             group: judged.and_then(|j| j.group.as_deref()),
             rule: judged.and_then(|j| j.rule.as_deref()),
@@ -422,9 +423,10 @@ impl Record {
             duration_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
             end: end.map(End::label),
         };
-        let written = serde_json::to_string(&line).is_ok_and(|mut json| {
-            json.push('\n');
-            self.account.0.log.line(json)
+        let written = self.account.0.log.line(|buffer| {
+            let written = serde_json::to_writer(&mut *buffer, &line).is_ok();
+            buffer.push(b'\n');
+            written
         });
         if !written {
             self.metrics().audit_lost();
@@ -438,16 +440,21 @@ impl Drop for Record {
     }
 }
 
-fn codes(set: CountrySet) -> Vec<&'static str> {
-    set.iter().map(|country| country.code()).collect()
+/// A set as a list of codes.
+struct Codes(CountrySet);
+
+impl Serialize for Codes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|country| country.code()))
+    }
 }
 
 /// One line of the record; fields that do not apply are null.
 #[derive(Serialize)]
 struct Line<'a> {
     event: &'static str,
-    id: String,
-    time: String,
+    id: fmt::Arguments<'a>,
+    time: fmt::Arguments<'a>,
     client: SocketAddr,
     listener: &'static str,
     destination: Option<SocketAddr>,
@@ -458,13 +465,13 @@ struct Line<'a> {
     sni_inside: Option<&'a str>,
     ech: Option<bool>,
     protocol: Option<&'static str>,
-    location: Option<Vec<&'static str>>,
+    location: Option<Codes>,
     anycast: Option<bool>,
-    source: Option<String>,
-    region: Option<String>,
-    operator: Option<String>,
+    source: Option<&'a str>,
+    region: Option<&'a str>,
+    operator: Option<&'a str>,
     asn: Option<u32>,
-    law: Option<Vec<&'static str>>,
+    law: Option<Codes>,
     policy: Option<&'a str>,
     group: Option<&'a str>,
     rule: Option<&'a str>,
