@@ -4,6 +4,7 @@
 mod log;
 mod metrics;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -203,13 +204,57 @@ impl Bytes {
     }
 }
 
+/// A name and where it was read, in as many bytes as it has: a [`HostName`] has room for the longest
+/// one, and a connection keeps its name as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    host: Box<str>,
+    source: NameSource,
+}
+
+impl Named {
+    /// The name.
+    #[must_use]
+    pub const fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where it was read.
+    #[must_use]
+    pub const fn source(&self) -> NameSource {
+        self.source
+    }
+}
+
+impl From<(HostName, NameSource)> for Named {
+    fn from((host, source): (HostName, NameSource)) -> Self {
+        Self { host: host.as_str().into(), source }
+    }
+}
+
+/// A text of the policy or its tables, shared by the records of a thread: there are few of them, and
+/// each connection would hold five copies.
+pub fn shared_text(text: &str) -> Arc<str> {
+    const ROOM: usize = 64;
+    thread_local! {
+        static KEPT: RefCell<[Option<Arc<str>>; ROOM]> = const { RefCell::new([const { None }; ROOM]) };
+    }
+    let mixed =
+        text.bytes().fold(0_usize, |mixed, byte| mixed.wrapping_mul(31) ^ usize::from(byte));
+    KEPT.with_borrow_mut(|all| match all.get_mut(mixed % ROOM) {
+        Some(Some(known)) if **known == *text => Arc::clone(known),
+        Some(place) => Arc::clone(place.insert(text.into())),
+        None => text.into(),
+    })
+}
+
 /// What was judged, and what came of it: owned, since it outlives the policy that judged.
 #[derive(Debug, Clone)]
 pub struct Judged {
     /// The verdict.
     pub verdict: Verdict,
     /// The name and where it was read.
-    pub name: Option<(HostName, NameSource)>,
+    pub name: Option<Named>,
     /// Whether the name belongs to the address; `None` where nobody had to ask.
     pub bound: Option<bool>,
     /// What the first bytes are.
@@ -219,11 +264,11 @@ pub struct Judged {
     /// What is known of the destination.
     pub place: Place,
     /// Version of the policy; `None` where none was asked.
-    pub policy: Option<Box<str>>,
+    pub policy: Option<Arc<str>>,
     /// Name of the client's group.
-    pub group: Option<Box<str>>,
+    pub group: Option<Arc<str>>,
     /// Name of the rule that decided.
-    pub rule: Option<Box<str>>,
+    pub rule: Option<Arc<str>>,
 }
 
 impl Judged {
@@ -250,9 +295,9 @@ impl Judged {
 pub struct Place {
     pub codes: CountrySet,
     pub anycast: bool,
-    pub source: Option<Box<str>>,
-    pub region: Option<Box<str>>,
-    pub operator: Option<Box<str>>,
+    pub source: Option<Arc<str>>,
+    pub region: Option<Arc<str>>,
+    pub operator: Option<Arc<str>>,
     pub asn: Option<u32>,
     pub law: CountrySet,
 }
@@ -262,9 +307,9 @@ impl From<Whereabouts<'_>> for Place {
         Self {
             codes: of.codes,
             anycast: of.anycast,
-            source: of.source.map(Into::into),
-            region: of.region.map(Into::into),
-            operator: of.operator.map(Into::into),
+            source: of.source.map(shared_text),
+            region: of.region.map(shared_text),
+            operator: of.operator.map(shared_text),
             asn: of.asn,
             law: of.law,
         }
@@ -398,8 +443,8 @@ impl Record {
             client: self.client,
             listener: self.way.label(),
             destination: self.destination,
-            host: name.map(|(host, _)| host.as_str()),
-            name_source: name.map(|(_, source)| source.label()),
+            host: name.map(Named::host),
+            name_source: name.map(|name| name.source().label()),
             name_bound: judged.and_then(|j| j.bound),
             sni_inside: self.sni_inside.as_ref().map(|name| name.as_str()),
             ech: judged.map(|j| j.ech),
@@ -531,7 +576,7 @@ mod tests {
         let reason = if action == Action::Block { Reason::Outside } else { Reason::Permitted };
         Judged {
             verdict: Verdict::given(action, reason, destination),
-            name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni)),
+            name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni).into()),
             bound: Some(true),
             protocol: Protocol::Tls,
             ech: false,
@@ -610,6 +655,14 @@ mod tests {
         assert_eq!(lines[0]["event"], "unjudged");
         assert_eq!(lines[0]["end"], "aborted");
         assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_text_is_kept_once_and_stays_what_it_was() {
+        let texts: Vec<String> = (0..1000).map(|number| format!("rule {number}")).collect();
+        let all: Vec<_> = texts.iter().map(|text| shared_text(text)).collect();
+        assert!(all.iter().zip(&texts).all(|(kept, text)| **kept == **text));
+        assert!(Arc::ptr_eq(&shared_text("rule 999"), &shared_text("rule 999")));
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use tokio::net::TcpListener;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
 use super::forward::Dialling;
@@ -18,6 +18,7 @@ use super::settings::{Listener, Socket};
 use super::wire::{Wire, prepare, set_limits};
 use super::{Gate, serve};
 use crate::account::{Accept, Limit, Way};
+use crate::sys;
 
 /// Connections that the kernel holds until they are accepted; it takes less where
 /// net.core.somaxconn is lower.
@@ -26,6 +27,9 @@ const BACKLOG: i32 = 65_535;
 /// Wait after a failure for want of descriptors or memory: doubled from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections that are taken before those that were taken have their turn.
+const BATCH: usize = 64;
 
 /// What a connection has to know of the listener that took it.
 #[derive(Debug, Clone)]
@@ -131,6 +135,9 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
         // Accepted sockets inherit all of it.
         prepare(socket);
         set_limits(socket, listener.keepalive, listener.user_timeout)?;
+        // The acknowledgement of a hello goes out with what answers it. An older kernel that does
+        // not know the option sends both.
+        sys::answer_with_data(socket.as_fd()).ok();
     }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
     let door = Door {
@@ -141,6 +148,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             limit: listener.connect_timeout,
             keepalive: listener.keepalive,
             user_timeout: listener.user_timeout,
+            speaks: false,
         },
         keep_source: listener.keep_source,
         patience: Patience {
@@ -173,35 +181,61 @@ fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
 }
 
 /// Accepts until the listener breaks; to stop it, drop the future.
-pub(super) async fn run(listener: TcpListener, door: Rc<Door>, gate: Rc<Gate>) -> io::Error {
+pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -> io::Error {
+    let listener = match sys::epoll::watch(listener) {
+        Ok(listener) => listener,
+        Err(fault) => return fault,
+    };
     let mut wait = FIRST_WAIT;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                wait = FIRST_WAIT;
-                let slot = Slot::take(&door);
-                if slot.is_none() {
-                    gate.account.metrics().limit_hit(Limit::Connections);
-                }
-                let accepted =
-                    Accepted { wire: Wire::accepted(stream), peer, door: Rc::clone(&door), slot };
-                spawn_local(serve(accepted, Rc::clone(&gate)));
-            }
-            Err(fault) => {
-                let class = class(&fault);
-                gate.account.metrics().accept_failed(class);
-                match class {
-                    Accept::Connection => {}
-                    Accept::Exhausted => {
-                        tracing::warn!(%fault, ?wait, "accept: out of descriptors or memory");
-                        sleep(wait).await;
-                        wait = (wait * 2).min(LAST_WAIT);
+        let mut guard = match listener.readable().await {
+            Ok(guard) => guard,
+            Err(fault) => return fault,
+        };
+        let mut left = BATCH;
+        while left > 0 {
+            left -= 1;
+            let fault = match guard.try_io(|listener| sys::accept(listener.as_fd())) {
+                Ok(Ok((socket, peer))) => match take(socket, peer, &door, &gate) {
+                    Ok(()) => {
+                        wait = FIRST_WAIT;
+                        continue;
                     }
-                    Accept::Listener => return fault,
+                    Err(fault) => fault,
+                },
+                Ok(Err(fault)) => fault,
+                // Nobody is left.
+                Err(_) => break,
+            };
+            let class = class(&fault);
+            gate.account.metrics().accept_failed(class);
+            match class {
+                Accept::Connection => {}
+                Accept::Exhausted => {
+                    tracing::warn!(%fault, ?wait, "accept: out of descriptors or memory");
+                    sleep(wait).await;
+                    wait = (wait * 2).min(LAST_WAIT);
                 }
+                Accept::Listener => return fault,
             }
         }
+        drop(guard);
+        if left == 0 {
+            // Those that were taken have their turn before the next ones.
+            yield_now().await;
+        }
     }
+}
+
+fn take(socket: OwnedFd, peer: SocketAddr, door: &Rc<Door>, gate: &Rc<Gate>) -> io::Result<()> {
+    let wire = Wire::accepted(socket)?;
+    let slot = Slot::take(door);
+    if slot.is_none() {
+        gate.account.metrics().limit_hit(Limit::Connections);
+    }
+    let accepted = Accepted { wire, peer, door: Rc::clone(door), slot };
+    spawn_local(serve(accepted, Rc::clone(gate)));
+    Ok(())
 }
 
 /// Linux passes pending network errors of the new connection through accept(2), which are of that
@@ -222,7 +256,9 @@ pub(super) fn class(fault: &io::Error) -> Accept {
             | libc::ENETUNREACH
             | libc::ETIMEDOUT,
         ) => Accept::Connection,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Accept::Exhausted,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
+            Accept::Exhausted
+        }
         _ => Accept::Listener,
     }
 }
@@ -293,7 +329,7 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33)));
         client.write_all(b"x").unwrap();
         accepted.peek(&mut [0]).unwrap();
-        let read = crate::sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
+        let read = sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
         assert_eq!(read.left, Some(0));
     }
 

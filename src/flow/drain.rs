@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -225,17 +225,8 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         let gate =
             Rc::new(Gate { policies, account, names, registry: Rc::clone(&registry), stopping });
         let mut accepting = JoinSet::new();
-        for (socket, door) in listeners {
-            match TcpListener::from_std(socket) {
-                Ok(listener) => {
-                    let run = accept::run(listener, Rc::new(door), Rc::clone(&gate));
-                    accepting.spawn_local(run);
-                }
-                Err(fault) => {
-                    started.send(Err(fault)).ok();
-                    return;
-                }
-            }
+        for (listener, door) in listeners {
+            accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));
         }
         for Mailroom { socket, door, flows } in datagrams {
             match UdpSocket::from_std(socket) {

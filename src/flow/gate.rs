@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
@@ -17,6 +16,7 @@ use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
 use super::registry::{Flow, Registry, Seat};
+use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
 use crate::identify::{Identity, Missing, Protocol, Step, identify};
 use crate::policy::{Action, Denial, Permit, Verdict};
@@ -65,7 +65,7 @@ impl Gate {
         record: &mut Record,
     ) -> Result<SocketAddr, Stop> {
         let door = &client.door;
-        let origin = match origin::of(client.wire.stream(), door.way, door.address) {
+        let origin = match origin::of(&client.wire, door.way, door.address) {
             Ok(origin) => origin,
             Err(origin::Fault::Loop(to)) => return Err(refused(Verdict::looped(to), record)),
             Err(fault @ origin::Fault::Unknown(_)) => {
@@ -179,7 +179,7 @@ impl Gate {
                 // Whatever was read cannot be told; it is a connection without a name.
                 Step::NeedMore(_) if ended.is_some() => return Ok(asked),
                 Step::NeedMore(missing) => {
-                    let read = read_until(missing, seen, client.wire.stream(), deadline).await;
+                    let read = read_until(missing, seen, &client.wire, deadline).await;
                     read.map_err(|_| Stop::Ended(End::ClientGone))?;
                 }
             }
@@ -211,6 +211,7 @@ impl Gate {
         if let Ok(read) = self.read(client, seen, asked, record).await {
             if let Some(judged) = record.judgement() {
                 let Asked { protocol, name, ech, .. } = read;
+                let name = name.map(Into::into);
                 record.replace(Judged { protocol, name, ech, ..judged.clone() });
             }
             refusal.protocol = read.protocol;
@@ -221,10 +222,18 @@ impl Gate {
     /// Judges every live connection by the policy that is now in force, and ends those that it no
     /// longer permits, after the policy's grace.
     pub(super) async fn rejudge(self: &Rc<Self>) {
-        for (done, (flow, asked)) in self.registry.begin_turn().into_iter().enumerate() {
+        for (done, flow) in self.registry.begin_turn().into_iter().enumerate() {
             if done % TURN_SHARE == TURN_SHARE - 1 {
                 yield_now().await;
             }
+            let asked = match flow.asked() {
+                Some(Ok(asked)) => asked,
+                Some(Err(_)) => {
+                    flow.cut(End::PolicyChange, None);
+                    continue;
+                }
+                None => continue,
+            };
             let Ok(policy) = self.policies.load(now_ms()) else {
                 flow.cut(End::PolicyChange, None);
                 continue;
@@ -269,7 +278,7 @@ impl Gate {
 pub(super) async fn read_until(
     missing: Missing,
     seen: &mut Seen,
-    client: &TcpStream,
+    client: &Wire,
     deadline: Instant,
 ) -> io::Result<()> {
     loop {

@@ -11,6 +11,7 @@ mod judge;
 mod origin;
 mod peek;
 mod proxy;
+mod reactor;
 mod refuse;
 mod registry;
 mod relay;

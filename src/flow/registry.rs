@@ -2,12 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::judge::Asked;
+use super::judge::{Asked, Tie};
 use crate::account::{End, Judged};
+use crate::identify::{BadName, HostName, NameSource, Protocol};
+use crate::policy::Transport;
 
 /// The live connections of one worker.
 #[derive(Debug, Default)]
@@ -23,11 +26,45 @@ pub(super) struct Registry {
 /// One live connection, as far as others have to know it.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    asked: RefCell<Option<Asked>>,
+    asked: RefCell<Option<Box<Note>>>,
     end: Cell<Option<End>>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
     cut: Notify,
+}
+
+/// What a connection asked, its names in as many bytes as they have: it is kept as long as the
+/// connection lives, and a [`HostName`] has room for the longest one.
+#[derive(Debug)]
+struct Note {
+    client: IpAddr,
+    destination: SocketAddr,
+    transport: Transport,
+    protocol: Protocol,
+    name: Option<(Box<str>, NameSource)>,
+    tie: Tie,
+    ech: bool,
+    inside: Option<Box<str>>,
+}
+
+impl Note {
+    fn of(asked: &Asked) -> Self {
+        let &Asked { client, destination, transport, protocol, tie, ech, .. } = asked;
+        let name = asked.name.as_ref().map(|(host, source)| (host.as_str().into(), *source));
+        let inside = asked.inside.as_ref().map(|host| host.as_str().into());
+        Self { client, destination, transport, protocol, name, tie, ech, inside }
+    }
+
+    fn asked(&self) -> Result<Asked, BadName> {
+        let &Self { client, destination, transport, protocol, tie, ech, .. } = self;
+        let name = match &self.name {
+            Some((host, source)) => Some((HostName::parse(host.as_bytes())?, *source)),
+            None => None,
+        };
+        let inside = self.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
+        let inside = inside.transpose()?;
+        Ok(Asked { client, destination, transport, protocol, name, tie, ech, inside })
+    }
 }
 
 /// A connection's place in the registry, given up when dropped.
@@ -53,11 +90,11 @@ impl Registry {
         self.turns.get()
     }
 
-    /// Begins a turn: every connection that has a verdict, with what it asked.
-    pub(super) fn begin_turn(&self) -> Vec<(Rc<Flow>, Asked)> {
+    /// Begins a turn: every connection that has a verdict.
+    pub(super) fn begin_turn(&self) -> Vec<Rc<Flow>> {
         self.turns.set(self.turns.get() + 1);
-        let judged = |flow: &Rc<Flow>| Some((Rc::clone(flow), flow.asked.borrow().clone()?));
-        self.flows.borrow().values().filter_map(judged).collect()
+        let flows = self.flows.borrow();
+        flows.values().filter(|flow| flow.asked.borrow().is_some()).map(Rc::clone).collect()
     }
 
     /// Tells every connection to end.
@@ -76,6 +113,15 @@ impl Registry {
 }
 
 impl Flow {
+    /// What the connection asked, where it has a verdict.
+    ///
+    /// # Errors
+    /// A name that was read once cannot be read again, which never happens, and is no leave to go
+    /// on without it.
+    pub(super) fn asked(&self) -> Option<Result<Asked, BadName>> {
+        self.asked.borrow().as_deref().map(Note::asked)
+    }
+
     /// Tells the connection to end; `judged` is the verdict that ends it, where there is one.
     pub(super) fn cut(&self, end: End, judged: Option<Judged>) {
         if self.end.get().is_none() {
@@ -89,7 +135,7 @@ impl Flow {
 impl Seat {
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn judged(&self, asked: Asked) {
-        *self.flow.asked.borrow_mut() = Some(asked);
+        *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(&asked)));
     }
 
     /// Waits until the connection is told to end.
@@ -112,5 +158,26 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.registry.flows.borrow_mut().remove(&self.key);
         self.registry.fewer.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_is_asked_again_in_the_same_words() {
+        let name = |text: &str| HostName::parse(text.as_bytes()).unwrap();
+        let mut asked =
+            Asked::unread("192.0.2.9".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap());
+        for (outer, inside) in [(None, None), (Some("a.example"), Some("b.example"))] {
+            asked.name = outer.map(|text| (name(text), NameSource::Connect));
+            asked.inside = inside.map(name);
+            asked.protocol = Protocol::Tls;
+            asked.tie = Tie::Resolved;
+            asked.ech = true;
+            let again = Note::of(&asked).asked().unwrap();
+            assert_eq!(format!("{again:?}"), format!("{asked:?}"));
+        }
     }
 }

@@ -105,11 +105,11 @@ impl Follower {
             self.bytes.up(part.len());
             part.clear();
             while part.is_empty() {
-                match timeout_at(until, client.stream().readable()).await {
+                match timeout_at(until, client.readable()).await {
                     Ok(ready) => ready.map_err(|_| End::ClientReset)?,
                     Err(_) => return Ok(part),
                 }
-                match read_shared(client.stream(), PART, |read| part.extend_from_slice(read)) {
+                match read_shared(client, PART, |read| part.extend_from_slice(read)) {
                     // The relay meets the same end.
                     Ok(0) => return Ok(part),
                     Ok(_) => {}

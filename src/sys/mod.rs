@@ -1,8 +1,10 @@
 //! The only place in which `unsafe` or a raw descriptor may appear.
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
+pub mod epoll;
 mod pipe;
 mod receive;
+mod socket;
 pub mod udp;
 
 use std::ffi::c_int;
@@ -13,7 +15,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use pipe::Pipe;
-pub use receive::{Received, receive, tell_left};
+pub use receive::{Received, first_byte, receive, tell_left};
+pub use socket::{accept, answer_with_data};
 
 /// Gives memory that was freed back to the system: after a load, of which most is freed at once.
 pub fn trim_heap() {
@@ -124,11 +127,15 @@ pub fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sets an option that is an integer to 1.
 fn switch_on(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<()> {
-    let on: c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    set_integer(socket, level, name, 1)
+}
+
+/// Sets an option that is an integer.
+fn set_integer(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the pointer and the length describe one integer.
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), length)
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

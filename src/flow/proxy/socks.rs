@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn the_three_kinds_of_address_are_read() {
         let name = HostName::parse(b"pacs.example").unwrap();
         let read = negotiated(&domain(b"PACS.example", 443)).await.unwrap();
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(negotiated(&v6).await.unwrap(), v4);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn names_that_are_none_are_refused() {
         let long = [b'a'; 255];
         for name in
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(answer(negotiated(&domain(b"a.example", 0)).await)[1], GENERAL_FAILURE);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn other_commands_kinds_and_methods_have_their_replies() {
         for command in [2, 3, 9] {
             let bytes = [5, 1, 0, 5, command, 0, 1, 198, 51, 100, 7, 1, 187];
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(answer(negotiated(&[5, 2, 1, 2]).await), [5, 0xff]);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn every_strict_prefix_of_a_request_is_no_request() {
         let whole = domain(b"pacs.example", 443);
         for end in 0..whole.len() {

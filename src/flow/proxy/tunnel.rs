@@ -85,7 +85,7 @@ impl Flight<'_> {
     async fn judge(self, seen: &mut Seen, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
         let gone = |_| Stop::Ended(End::ClientReset);
         if self.waits && seen.bytes().is_empty() {
-            seen.more(self.client.stream(), None).await.map_err(gone)?;
+            seen.more(self.client, None).await.map_err(gone)?;
         }
         if seen.bytes().is_empty() && seen.ended() == Some(Ended::Closed) {
             return Ok(());
@@ -97,8 +97,7 @@ impl Flight<'_> {
                 // Whatever was read cannot be told: no name, and no protocol that carries one.
                 Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.asked),
                 Step::NeedMore(missing) => {
-                    let client = self.client.stream();
-                    read_until(missing, seen, client, deadline).await.map_err(gone)?;
+                    read_until(missing, seen, self.client, deadline).await.map_err(gone)?;
                 }
             }
         };

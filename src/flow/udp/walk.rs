@@ -111,6 +111,7 @@ async fn judge(
             flight.first(first);
             if let Some(judged) = record.judgement() {
                 let Asked { protocol, name, ech, .. } = asked.read(&flight.identity());
+                let name = name.map(Into::into);
                 record.replace(Judged { protocol, name, ech, ..judged.clone() });
             }
         }
