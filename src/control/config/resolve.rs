@@ -13,7 +13,7 @@ use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
-    Until, ZoneList, net, rules, share, time, zones,
+    Until, ZoneList, net, rules, share, time, update, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
@@ -22,7 +22,7 @@ const SECTIONS: [&str; 11] = [
     "data",
 ];
 
-const DATA_KEYS: [&str; 9] = [
+const DATA_KEYS: [&str; 10] = [
     "directory",
     "country",
     "asn",
@@ -32,6 +32,7 @@ const DATA_KEYS: [&str; 9] = [
     "country_field",
     "pack",
     "pack_key",
+    "update",
 ];
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
@@ -174,7 +175,7 @@ pub(super) fn optional<'d, T>(
 }
 
 /// Reads a key that has a default.
-fn or<'d, T>(
+pub(super) fn or<'d, T>(
     table: &Table<'d>,
     key: &str,
     default: T,
@@ -599,7 +600,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
     let fields = fields.map(|field| (field.label(), field));
     let country_field =
         or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
-    Some(Data {
+    let data = Data {
         directory: directory?,
         country: country?,
         asn: asn?,
@@ -609,7 +610,10 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         country_field: country_field?,
         pack: pack?,
         pack_key: pack_key?,
-    })
+        update: None,
+    };
+    let update = update::read(reader, &table, &data)?;
+    Some(Data { update, ..data })
 }
 
 fn source_list(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Source>> {

@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use super::load::{self, at_row};
 use super::pack::{self, Body, Header};
+use super::source::Content;
 use super::table::Table;
 use super::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, provider, source};
 use crate::control::config::PackKey;
@@ -58,7 +59,15 @@ pub(super) struct Bundle {
 /// # Errors
 /// What is wrong with it, or why it is not to be trusted.
 pub(super) fn read(path: &Path, key: Option<&PackKey>) -> Result<Bundle, DataFault> {
-    let content = source::read(path)?;
+    read_from(path, &source::read(path)?, key)
+}
+
+/// As [`read`], of bytes that were read already; `path` names them.
+pub(super) fn read_from(
+    path: &Path,
+    content: &Content,
+    key: Option<&PackKey>,
+) -> Result<Bundle, DataFault> {
     let fault = |what: &str| source::whole(path, what.to_owned());
     let signed = authentic(&content.bytes, key).map_err(fault)?;
     let (date, parts) = parts(signed).map_err(fault)?;
@@ -76,7 +85,7 @@ pub(super) fn read(path: &Path, key: Option<&PackKey>) -> Result<Bundle, DataFau
         as_of: Some(date),
         rows: tables.iter().map(|table| table.info().rows).sum(),
         licence: None,
-        digest: content.digest,
+        digest: content.digest.clone(),
     };
     Ok(Bundle { info, tables })
 }

@@ -53,9 +53,18 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
 /// # Errors
 /// As for [`load_country`].
 pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable, DataFault> {
-    let content = source::read(path)?;
+    country_from(path, &source::read(path)?, field)
+}
+
+/// As [`load_country_by`], of bytes that were read already; `path` names them, and what lies beside
+/// it belongs to them.
+pub(super) fn country_from(
+    path: &Path,
+    content: &Content,
+    field: CountryField,
+) -> Result<CountryTable, DataFault> {
     if content.bytes.starts_with(pack::MAGIC) {
-        return match packed(path, &content)? {
+        return match packed(path, content)? {
             (info, Body::Country(ranges)) => {
                 Ok(CountryTable { info, ranges: answering(path, ranges, "country")? })
             }
@@ -66,7 +75,7 @@ pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable,
         let read = mmdb::countries(&content.bytes, field);
         let read = read.map_err(|what| source::whole(path, what))?;
         let ranges = answering(path, read.ranges, field.label())?;
-        let mut info = info(path, &content, read.rows, read.as_of, None);
+        let mut info = info(path, content, read.rows, read.as_of, None);
         match field {
             CountryField::Country => {}
             CountryField::Registered => {
@@ -75,10 +84,10 @@ pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable,
         }
         return Ok(CountryTable { info, ranges });
     }
-    let read = text(path, &content)
+    let read = text(path, content)
         .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
     let ranges = answering(path, read.ranges, "country")?;
-    Ok(CountryTable { info: info(path, &content, read.rows, read.as_of, None), ranges })
+    Ok(CountryTable { info: info(path, content, read.rows, read.as_of, None), ranges })
 }
 
 /// Loads an AS table: CSV, TSV, mmdb or `.sgt`, gzip or not.
@@ -86,9 +95,13 @@ pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable,
 /// # Errors
 /// As for [`load_country`].
 pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
-    let content = source::read(path)?;
+    asn_from(path, &source::read(path)?)
+}
+
+/// As [`load_asn`], of bytes that were read already.
+pub(super) fn asn_from(path: &Path, content: &Content) -> Result<AsnTable, DataFault> {
     if content.bytes.starts_with(pack::MAGIC) {
-        return match packed(path, &content)? {
+        return match packed(path, content)? {
             (info, Body::Asn(ranges)) => {
                 Ok(AsnTable { info, ranges: answering(path, ranges, "AS number")? })
             }
@@ -99,12 +112,12 @@ pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
         let read = mmdb::as_numbers(&content.bytes).map_err(|what| source::whole(path, what))?;
         (read.ranges, read.rows, read.as_of)
     } else {
-        let read = text(path, &content)
+        let read = text(path, content)
             .and_then(|text| country::as_numbers(text).map_err(|bad| at_row(path, bad)))?;
         (read.ranges, read.rows, read.as_of)
     };
     let ranges = answering(path, ranges, "AS number")?;
-    Ok(AsnTable { info: info(path, &content, rows, as_of, None), ranges })
+    Ok(AsnTable { info: info(path, content, rows, as_of, None), ranges })
 }
 
 /// Loads the ranges that a provider publishes: JSON of AWS, Google, Azure, Oracle or Fastly, a
@@ -113,9 +126,13 @@ pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
 /// # Errors
 /// As for [`load_country`].
 pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
-    let content = source::read(path)?;
+    provider_from(path, &source::read(path)?)
+}
+
+/// As [`load_provider`], of bytes that were read already.
+pub(super) fn provider_from(path: &Path, content: &Content) -> Result<ProviderTable, DataFault> {
     if content.bytes.starts_with(pack::MAGIC) {
-        return match packed(path, &content)? {
+        return match packed(path, content)? {
             (info, Body::Provider(rows)) => {
                 provider::check(&rows).map_err(|bad| at_row(path, bad))?;
                 Ok(ProviderTable { info, rows })
@@ -123,9 +140,9 @@ pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
             (_, other) => Err(wrong_kind(path, &other, "provider")),
         };
     }
-    let bytes = text(path, &content)?;
+    let bytes = text(path, content)?;
     let read = provider::read(bytes, path).map_err(|bad| at_row(path, bad))?;
-    let info = info(path, &content, read.count, read.as_of, read.name);
+    let info = info(path, content, read.count, read.as_of, read.name);
     Ok(ProviderTable { info, rows: read.rows })
 }
 

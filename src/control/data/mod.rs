@@ -17,6 +17,7 @@ mod source;
 mod table;
 mod text;
 mod verify;
+mod weigh;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use provider::provider_order;
 pub use rebuild::rebuild;
 pub use table::{Extent, Kind, Label, Table, coverage, grouped};
 pub use verify::{Coverage, Share, Verified, verify, verify_files};
+pub use weigh::{digest_of, leave_out, weigh};
 
 use crate::policy::{Country, CountrySet};
 

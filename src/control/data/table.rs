@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use super::{
     AsnTable, CountryTable, DataFault, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace,
     SourceInfo, Whereabouts, bundle, embedded, load,
+    source::{self, Content},
 };
 use crate::control::config::{CountryField, Data, Source};
 use crate::policy::{AddressBits, Country, nest};
@@ -78,16 +79,30 @@ impl Table {
         }
     }
 
+    /// As [`Table::load`], of a file whose bytes were read already.
+    pub(super) fn from(
+        kind: Kind,
+        path: &Path,
+        content: &Content,
+        field: CountryField,
+    ) -> Result<Self, DataFault> {
+        match kind {
+            Kind::Country => load::country_from(path, content, field).map(Self::Country),
+            Kind::Asn => load::asn_from(path, content).map(Self::Asn),
+            Kind::Providers => load::provider_from(path, content).map(Self::Providers),
+        }
+    }
+
     /// Loads a file whose kind nobody says: the first kind that it can be, in the order of
     /// [`Kind::ALL`].
     ///
     /// # Errors
     /// Where it can be none, what speaks against each.
     pub fn guess(path: &Path) -> Result<Self, DataFault> {
-        let file = Source::File(path.to_owned());
+        let content = source::read(path)?;
         let mut against = Vec::new();
         for kind in Kind::ALL {
-            match Self::load(kind, &file, CountryField::Country) {
+            match Self::from(kind, path, &content, CountryField::Country) {
                 Ok(table) => return Ok(table),
                 Err(fault) => against.push((kind, fault)),
             }
