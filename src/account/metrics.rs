@@ -104,13 +104,19 @@ pub enum Dropped {
     NoIcmp,
     /// The network or this host did not take it.
     Unsent,
+    /// A fragment of a SOCKS5 datagram (RFC 1928 §7), which is never put together here.
+    Fragment,
+    /// No SOCKS5 datagram, or one whose destination is no host and port.
+    Malformed,
+    /// To an association, from another than its client.
+    Stranger,
 }
 
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 const LIMIT: [&str; 3] = ["connections", "first-flight", "admin"];
 const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
-const DROPPED: [&str; 8] = [
+const DROPPED: [&str; 11] = [
     "table-full",
     "client-limit",
     "held",
@@ -119,6 +125,9 @@ const DROPPED: [&str; 8] = [
     "no-reply-path",
     "no-icmp",
     "unsent",
+    "fragment",
+    "malformed",
+    "stranger",
 ];
 const WAYS: usize = Way::ALL.len();
 

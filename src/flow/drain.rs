@@ -55,6 +55,8 @@ struct Post {
     policies: Arc<dyn Policies>,
     account: Account,
     names: NamesOf,
+    /// UDP flows of SOCKS5 clients at once.
+    associated: usize,
     orders: UnboundedReceiver<Order>,
 }
 
@@ -121,6 +123,7 @@ impl DataPlane {
                 policies: Arc::clone(&policies),
                 account: account.clone(),
                 names: Arc::clone(&names),
+                associated: udp::associated_max(count),
                 orders: received,
             };
             let (started, on_start) = mpsc::channel();
@@ -218,12 +221,19 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post { listeners, datagrams, policies, account, names, mut orders } = post;
+        let Post { listeners, datagrams, policies, account, names, associated, mut orders } = post;
         let registry = Rc::new(Registry::default());
         let names = names();
         let stopping = watch::Sender::new(false);
-        let gate =
-            Rc::new(Gate { policies, account, names, registry: Rc::clone(&registry), stopping });
+        let associated = udp::Table::new(udp::Limits::of(associated));
+        let gate = Rc::new(Gate {
+            policies,
+            account,
+            names,
+            registry: Rc::clone(&registry),
+            associated,
+            stopping,
+        });
         let mut accepting = JoinSet::new();
         for (listener, door) in listeners {
             accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));

@@ -16,6 +16,7 @@ use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
 use super::registry::{Flow, Registry, Seat};
+use super::udp;
 use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
 use crate::identify::{Identity, Missing, Protocol, Step, identify};
@@ -30,6 +31,8 @@ pub(super) struct Gate {
     pub(super) account: Account,
     pub(super) names: Names,
     pub(super) registry: Rc<Registry>,
+    /// The UDP flows of the worker's SOCKS5 clients.
+    pub(super) associated: Rc<udp::Table>,
     /// True from the moment at which no new requests are wanted.
     pub(super) stopping: watch::Sender<bool>,
 }

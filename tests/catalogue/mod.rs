@@ -143,7 +143,7 @@ impl Scene {
     }
 
     /// The value of the one metric of this name.
-    fn metric(&self, name: &str) -> Option<u64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
         let text = self.admin("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(Some(0), |value| value.parse().ok())

@@ -295,6 +295,7 @@ fn ask_client(kept: &mut Option<UdpSocket>, question: &Value) -> io::Result<Valu
             None => Err(io::ErrorKind::NotConnected.into()),
         },
         Some("flood") => flood(to, question),
+        Some("associate") => associate(to, question),
         _ => panic!("the client does not understand {question}"),
     }
 }
@@ -419,6 +420,23 @@ fn talk(socket: &UdpSocket, to: SocketAddr, question: &Value) -> io::Result<Valu
         heard += 1;
     }
     Ok(json!({"answers": answers, "end": end}))
+}
+
+/// Asks the SOCKS5 proxy for an association, talks over it, then sends what is in `strange` from
+/// another port; the control connection closes last.
+fn associate(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let mut control = connect(to, question)?;
+    control.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
+    let mut reply = [0; 12];
+    control.read_exact(&mut reply)?;
+    assert_eq!(reply[..6], [5, 0, 5, 0, 0, 1]);
+    let [a, b, c, d] = reply[6..10] else { unreachable!() };
+    let relay = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([reply[10], reply[11]])));
+    let said = talk(&UdpSocket::bind(any(relay))?, relay, question)?;
+    let Some(strange) = question["strange"].as_array() else { return Ok(said) };
+    let ask = json!({"datagrams": strange, "patience_ms": 1, "pause_ms": 100});
+    let other = talk(&UdpSocket::bind(any(relay))?, relay, &ask)?;
+    Ok(json!({"answers": said["answers"], "end": said["end"], "strange": other["answers"]}))
 }
 
 /// Sends one datagram again and again, each time from another address of 198.18.0.0/15.

@@ -3,7 +3,7 @@
 mod authority;
 mod exchange;
 mod http;
-mod reach;
+pub(super) mod reach;
 mod socks;
 mod tunnel;
 
@@ -18,6 +18,8 @@ use super::refuse;
 use super::registry::Seat;
 use super::wire::Wire;
 use crate::account::End;
+
+pub(super) use authority::{Target, canonical};
 
 /// Where a request is being served.
 struct At<'a> {

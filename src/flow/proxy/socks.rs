@@ -1,7 +1,7 @@
-//! SOCKS5 (RFC 1928): no authentication, CONNECT alone.
+//! SOCKS5 (RFC 1928): no authentication; CONNECT and UDP ASSOCIATE.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::io::AsyncReadExt;
@@ -12,13 +12,15 @@ use super::authority::{Target, canonical};
 use super::reach::{Missed, Request, reach};
 use super::tunnel;
 use crate::account::{End, Record};
-use crate::flow::accept::Accepted;
+use crate::flow::accept::{Accepted, Door};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate};
 use crate::flow::refuse;
 use crate::flow::registry::Seat;
+use crate::flow::udp;
 use crate::flow::wire::Wire;
 use crate::identify::{Host, HostName, NameSource, Protocol};
+use crate::policy::Verdict;
 
 /// Reply codes (RFC 1928 §6).
 const GENERAL_FAILURE: u8 = 1;
@@ -42,16 +44,23 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     gate::close(record, &seat, end);
 }
 
-async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -> End {
+async fn walk(client: Accepted, gate: &Rc<Gate>, seat: &Seat, record: &mut Record) -> End {
     let Accepted { mut wire, door, slot, .. } = client;
-    let target = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
-        Ok(Ok(target)) => target,
+    let command = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
+        Ok(Ok(command)) => command,
         Ok(Err(Fault::Answer(answer))) => {
             refuse::say(wire, &answer).await;
             return End::BadRequest;
         }
         Ok(Err(Fault::Gone)) => return End::ClientGone,
         Err(_) => return End::Idle,
+    };
+    let target = match command {
+        Command::Connect(target) => target,
+        Command::Associate { port } => {
+            let has_room = slot.is_some();
+            return Box::pin(associate(wire, port, has_room, &door, gate, record)).await;
+        }
     };
     let at = At { gate, door: &door, seat };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
@@ -72,6 +81,52 @@ async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -
     }
 }
 
+/// Opens an association for the client, and serves it.
+async fn associate(
+    wire: Wire,
+    port: Option<u16>,
+    has_room: bool,
+    door: &Rc<Door>,
+    gate: &Rc<Gate>,
+    record: &mut Record,
+) -> End {
+    let client = record.client().ip();
+    if !has_room {
+        let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        gate::refused(Verdict::overload(nowhere), record);
+        if door.silent {
+            refuse::close(wire);
+        } else {
+            refuse::say(wire, &reply(NOT_ALLOWED)).await;
+        }
+        return End::Refused;
+    }
+    let near = match udp::Near::open(&wire) {
+        Ok(near) => near,
+        Err(fault) => {
+            tracing::warn!(%fault, "no socket for a SOCKS5 association");
+            refuse::say(wire, &reply(GENERAL_FAILURE)).await;
+            return End::IoError;
+        }
+    };
+    if wire.write_all(&bound(near.address())).await.is_err() {
+        return End::ClientReset;
+    }
+    let end = udp::associate(near, udp::Pin { client, port }, &wire, door, gate).await;
+    wire.end_in_order();
+    end
+}
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Connect(Target),
+    /// UDP; the port that the client will send from, where it says so.
+    Associate {
+        port: Option<u16>,
+    },
+}
+
 #[derive(Debug)]
 enum Fault {
     /// The client left.
@@ -87,7 +142,7 @@ impl From<io::Error> for Fault {
 }
 
 /// Reads exactly the greeting and the request: what follows belongs to the tunnel.
-async fn negotiate(wire: &mut Wire) -> Result<Target, Fault> {
+async fn negotiate(wire: &mut Wire) -> Result<Command, Fault> {
     let [_version, methods] = read(wire).await?;
     let mut offered = vec![0; usize::from(methods)];
     wire.read_exact(&mut offered).await?;
@@ -115,12 +170,15 @@ async fn negotiate(wire: &mut Wire) -> Result<Target, Fault> {
         _ => return refused(ADDRESS_NOT_SUPPORTED),
     };
     let port = u16::from_be_bytes(read(wire).await?);
-    if command != 1 {
-        return refused(COMMAND_NOT_SUPPORTED);
-    }
-    match host {
-        Some(host) if port != 0 => Ok(Target { host: canonical(host), port }),
-        Some(_) | None => refused(GENERAL_FAILURE),
+    match (command, host) {
+        (1, Some(host)) if port != 0 => {
+            Ok(Command::Connect(Target { host: canonical(host), port }))
+        }
+        (1, _) => refused(GENERAL_FAILURE),
+        // Which address it will send from is what the control connection says, whatever it says
+        // here: it may be behind a translator and not know.
+        (3, _) => Ok(Command::Associate { port: (port != 0).then_some(port) }),
+        _ => refused(COMMAND_NOT_SUPPORTED),
     }
 }
 
@@ -133,6 +191,23 @@ async fn read<const N: usize>(wire: &mut Wire) -> io::Result<[u8; N]> {
 /// A reply with no bound address: which one the gateway used is none of the client's business.
 const fn reply(code: u8) -> [u8; 10] {
     [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The reply that says where to send datagrams.
+fn bound(at: SocketAddr) -> Vec<u8> {
+    let mut reply = vec![5, 0, 0];
+    match at.ip() {
+        IpAddr::V4(v4) => {
+            reply.push(1);
+            reply.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            reply.push(4);
+            reply.extend(v6.octets());
+        }
+    }
+    reply.extend(at.port().to_be_bytes());
+    reply
 }
 
 const fn code(missed: &Missed) -> u8 {
@@ -154,7 +229,7 @@ mod tests {
     use super::*;
 
     /// What comes of a client's bytes, which arrive one by one.
-    async fn negotiated(bytes: &[u8]) -> Result<Target, Fault> {
+    async fn negotiated(bytes: &[u8]) -> Result<Command, Fault> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut wire = Wire::new(listener.accept().await.unwrap().0);
@@ -174,7 +249,7 @@ mod tests {
         bytes
     }
 
-    fn answer(negotiated: Result<Target, Fault>) -> Vec<u8> {
+    fn answer(negotiated: Result<Command, Fault>) -> Vec<u8> {
         match negotiated {
             Err(Fault::Answer(answer)) => answer,
             other => panic!("{other:?}"),
@@ -185,9 +260,10 @@ mod tests {
     async fn the_three_kinds_of_address_are_read() {
         let name = HostName::parse(b"pacs.example").unwrap();
         let read = negotiated(&domain(b"PACS.example", 443)).await.unwrap();
-        assert_eq!(read, Target { host: Host::Name(name), port: 443 });
+        assert_eq!(read, Command::Connect(Target { host: Host::Name(name), port: 443 }));
         let v4 = negotiated(&[5, 1, 0, 5, 1, 0, 1, 198, 51, 100, 7, 1, 187]).await.unwrap();
-        assert_eq!(v4, Target::parse(b"198.51.100.7:443", None).unwrap());
+        let target = Target::parse(b"198.51.100.7:443", None).unwrap();
+        assert_eq!(v4, Command::Connect(target));
         let mut v6 = vec![5, 2, 2, 0, 5, 1, 0, 4];
         v6.extend(Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped().octets());
         v6.extend([1, 187]);
@@ -208,7 +284,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn other_commands_kinds_and_methods_have_their_replies() {
-        for command in [2, 3, 9] {
+        for command in [2, 9] {
             let bytes = [5, 1, 0, 5, command, 0, 1, 198, 51, 100, 7, 1, 187];
             assert_eq!(answer(negotiated(&bytes).await)[1], COMMAND_NOT_SUPPORTED);
         }
