@@ -25,6 +25,7 @@ use super::settings::{Datagrams, Settings};
 use super::udp;
 use crate::account::{Account, End, Way};
 use crate::policy::Live;
+use crate::sys;
 
 /// Time that connections which were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -56,6 +57,8 @@ struct Post {
     account: Account,
     names: NamesOf,
     orders: UnboundedReceiver<Order>,
+    /// Which of the processors that the process may use the worker keeps to.
+    processor: Option<usize>,
 }
 
 /// A worker's socket of a UDP listener, and how many flows it may have.
@@ -122,6 +125,7 @@ impl DataPlane {
                 account: account.clone(),
                 names: Arc::clone(&names),
                 orders: received,
+                processor: settings.affinity.then_some(number),
             };
             let (started, on_start) = mpsc::channel();
             let thread = thread::Builder::new()
@@ -218,13 +222,22 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post { listeners, datagrams, policies, account, names, mut orders } = post;
+        let Post { listeners, datagrams, policies, account, names, mut orders, processor } = post;
+        if let Some(number) = processor
+            && let Err(fault) = sys::keep_to_processor(number)
+        {
+            tracing::warn!(%fault, number, "a worker keeps to no processor");
+        }
         let registry = Rc::new(Registry::default());
         let names = names();
         let stopping = watch::Sender::new(false);
         let gate =
             Rc::new(Gate { policies, account, names, registry: Rc::clone(&registry), stopping });
         let mut accepting = JoinSet::new();
+        if listeners.iter().any(|(_, door)| door.lifetime.is_some()) {
+            spawn_local(async move { registry.end_the_old().await });
+        }
+        let registry = Rc::clone(&gate.registry);
         for (listener, door) in listeners {
             accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));
         }

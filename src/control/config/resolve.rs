@@ -442,6 +442,7 @@ const LISTEN: Listen = Listen {
     connect_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60 * 60),
     half_closed_timeout: Duration::from_secs(60 * 60),
+    lifetime: None,
     keepalive: None,
     user_timeout: None,
     keep_source: false,
@@ -460,6 +461,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "connect_timeout",
             "idle_timeout",
             "half_closed_timeout",
+            "lifetime",
             "keepalive",
             "user_timeout",
             "keep_source",
@@ -491,6 +493,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         Some(item) => time::duration(reader, &item, second, Some(most)).map(Some),
         None => Some(None),
     };
+    let lifetime = if_any("lifetime", month);
     let keepalive = if_any("keepalive", 9 * 60 * minute);
     let user_timeout = if_any("user_timeout", 24 * 60 * minute);
     let keep_source = keep_source(reader, table, mode);
@@ -507,6 +510,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         connect_timeout: connect_timeout?,
         idle_timeout: idle_timeout?,
         half_closed_timeout: half_closed_timeout?,
+        lifetime: lifetime?,
         keepalive: keepalive?,
         user_timeout: user_timeout?,
         keep_source: keep_source?,
