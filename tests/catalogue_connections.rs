@@ -6,7 +6,7 @@ mod lab;
 
 use catalogue::{ALERT, Expect, abroad, forwarded, hello, refused, row};
 use lab::role::{self, BANNER, GREETING};
-use lab::{PERMITTED, REFUSED, at};
+use lab::{PERMITTED, REFUSED, at, wait_until};
 use serde_json::json;
 
 #[test]
@@ -53,6 +53,32 @@ fn c03_a_slow_hello_ends_at_an_absolute_deadline() {
         assert_eq!(line["reason"], "unread");
         let time = line["duration_ms"].as_u64().unwrap();
         assert!(time >= 500, "not before the deadline: {line}");
+    }
+}
+
+#[test]
+fn c03_a_thousand_half_hellos_at_once_end_at_the_deadline() {
+    let half = role::hex(&hello(b"allowed.example")[..40]);
+    let lines = row("c03", Expect::Blocked, 1000, |scene| {
+        let crowd = json!({"do": "crowd", "to": abroad(), "hex": half, "count": 1000,
+            "silent": true});
+        assert_eq!(scene.client.ask(&crowd), 1000);
+        wait_until("all are refused", || (scene.final_lines_more() >= 1000).then_some(()));
+        assert_eq!(scene.client.ask(&json!("disperse")), 1000);
+    });
+    assert!(lines.into_iter().flatten().all(|line| line["reason"] == "unread"));
+}
+
+#[test]
+fn c04_a_storm_of_resets_in_the_middle_of_the_hello_leaves_one_record_each() {
+    let half = role::hex(&hello(b"allowed.example")[..40]);
+    let lines = row("c04", Expect::Blocked, 2000, |scene| {
+        let crowd = json!({"do": "crowd", "to": abroad(), "hex": half, "count": 2000,
+            "reset": true});
+        assert_eq!(scene.client.ask(&crowd), 0);
+    });
+    for line in lines.into_iter().flatten() {
+        assert!(["client-gone", "refused"].contains(&line["end"].as_str().unwrap()), "{line}");
     }
 }
 

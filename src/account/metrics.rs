@@ -69,6 +69,8 @@ pub enum Limit {
     FirstFlight,
     /// The most connections at once on the admin listener.
     Admin,
+    /// The descriptors of the process, but for those that are kept for other things.
+    Descriptors,
 }
 
 /// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
@@ -114,7 +116,7 @@ pub enum Dropped {
 
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
-const LIMIT: [&str; 3] = ["connections", "first-flight", "admin"];
+const LIMIT: [&str; 4] = ["connections", "first-flight", "admin", "descriptors"];
 const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
 const DROPPED: [&str; 11] = [
     "table-full",

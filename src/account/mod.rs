@@ -57,6 +57,8 @@ pub enum End {
     Refused,
     /// No byte either way for the idle time.
     Idle,
+    /// It lasted as long as a connection may.
+    Lifetime,
     /// The client broke it off.
     ClientReset,
     /// The destination broke it off.
@@ -99,6 +101,7 @@ impl End {
             Self::Done => "done",
             Self::Refused => "refused",
             Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
             Self::ClientReset => "client-reset",
             Self::UpstreamReset => "upstream-reset",
             Self::ClientGone => "client-gone",

@@ -28,6 +28,9 @@ pub(super) struct Run {
     /// Worker threads; without it one for each core
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// Keep each worker on a processor of its own
+    #[arg(long)]
+    affinity: bool,
     /// Time that live connections have to end after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
@@ -97,6 +100,9 @@ impl Service {
                 interrupt: hear(SignalKind::interrupt())?,
             }
         };
+        if let Err(fault) = crate::sys::raise_descriptor_limit() {
+            warn!(%fault, "the limit of descriptors stays as it is");
+        }
         let mut inherited = Inherited::take().map_err(text)?;
         let path = arguments.file.config.as_deref();
         let mut watch = Watch::before();
@@ -115,7 +121,9 @@ impl Service {
             resolvers: config.names.resolvers.clone(),
             remember: config.names.remember,
         };
-        let settings = Settings { listeners: listeners(config, &mut inherited), workers, names };
+        let affinity = arguments.affinity;
+        let listeners = listeners(config, &mut inherited);
+        let settings = Settings { listeners, workers, affinity, names };
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
         }
@@ -334,6 +342,7 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         connect_timeout: listen.connect_timeout,
         idle_timeout: listen.idle_timeout,
         half_closed_timeout: listen.half_closed_timeout,
+        lifetime: listen.lifetime,
         keepalive: listen.keepalive,
         user_timeout: listen.user_timeout,
         keep_source: listen.keep_source,

@@ -1,5 +1,6 @@
 //! Listeners, classes of accept(2) failure, the connection limit. Reads no bytes.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,13 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::forward::Dialling;
+use super::reactor::{Side, Token};
 use super::relay::Patience;
 use super::settings::{Listener, Socket};
-use super::wire::{Wire, prepare, set_limits};
+use super::wire::{Wire, answer_with_data, prepare, set_limits};
 use super::{Gate, serve};
 use crate::account::{Accept, Limit, Way};
 use crate::sys;
@@ -41,6 +43,8 @@ pub(super) struct Door {
     pub(super) dialling: Dialling,
     pub(super) keep_source: bool,
     pub(super) patience: Patience,
+    /// As in [`Listener`].
+    pub(super) lifetime: Option<Duration>,
     pub(super) silent: bool,
     max_connections: usize,
     /// Connections at once, over all workers.
@@ -70,6 +74,7 @@ impl Door {
             dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
             keep_source: false,
             patience: Patience::even(Duration::from_secs(60)),
+            lifetime: None,
             silent: false,
             max_connections: 100,
             taken: Arc::default(),
@@ -135,9 +140,9 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
         // Accepted sockets inherit all of it.
         prepare(socket);
         set_limits(socket, listener.keepalive, listener.user_timeout)?;
-        // The acknowledgement of a hello goes out with what answers it. An older kernel that does
-        // not know the option sends both.
-        sys::answer_with_data(socket.as_fd()).ok();
+        if listener.way != Way::Proxy {
+            answer_with_data(socket);
+        }
     }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
     let door = Door {
@@ -155,6 +160,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             idle: listener.idle_timeout,
             half_closed: listener.half_closed_timeout.min(listener.idle_timeout),
         },
+        lifetime: listener.lifetime,
         silent: listener.silent,
         max_connections: listener.max_connections,
         taken: Arc::default(),
@@ -182,30 +188,30 @@ fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
 
 /// Accepts until the listener breaks; to stop it, drop the future.
 pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -> io::Error {
-    let listener = match sys::epoll::watch(listener) {
-        Ok(listener) => listener,
+    let token = match Token::new(listener.as_fd(), true) {
+        Ok(token) => token,
         Err(fault) => return fault,
     };
     let mut wait = FIRST_WAIT;
     loop {
-        let mut guard = match listener.readable().await {
-            Ok(guard) => guard,
-            Err(fault) => return fault,
-        };
+        if let Err(fault) = poll_fn(|context| token.poll(Side::Read, context)).await {
+            return fault;
+        }
         let mut left = BATCH;
         while left > 0 {
             left -= 1;
-            let fault = match guard.try_io(|listener| sys::accept(listener.as_fd())) {
-                Ok(Ok((socket, peer))) => match take(socket, peer, &door, &gate) {
-                    Ok(()) => {
-                        wait = FIRST_WAIT;
-                        continue;
-                    }
-                    Err(fault) => fault,
-                },
-                Ok(Err(fault)) => fault,
-                // Nobody is left.
-                Err(_) => break,
+            let accepted = sys::accept(listener.as_fd());
+            let taken = accepted.and_then(|(socket, peer)| take(socket, peer, &door, &gate));
+            let fault = match taken {
+                Ok(()) => {
+                    wait = FIRST_WAIT;
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    token.exhausted(Side::Read);
+                    break;
+                }
+                Err(fault) => fault,
             };
             let class = class(&fault);
             gate.account.metrics().accept_failed(class);
@@ -219,7 +225,6 @@ pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -
                 Accept::Listener => return fault,
             }
         }
-        drop(guard);
         if left == 0 {
             // Those that were taken have their turn before the next ones.
             yield_now().await;
@@ -229,12 +234,17 @@ pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -
 
 fn take(socket: OwnedFd, peer: SocketAddr, door: &Rc<Door>, gate: &Rc<Gate>) -> io::Result<()> {
     let wire = Wire::accepted(socket)?;
-    let slot = Slot::take(door);
+    // Without a slot it is refused as `overload`, which takes no more descriptors.
+    let (slot, limit) = if sys::is_reserved(wire.as_fd(), 1) {
+        (None, Limit::Descriptors)
+    } else {
+        (Slot::take(door), Limit::Connections)
+    };
     if slot.is_none() {
-        gate.account.metrics().limit_hit(Limit::Connections);
+        gate.account.metrics().limit_hit(limit);
     }
     let accepted = Accepted { wire, peer, door: Rc::clone(door), slot };
-    spawn_local(serve(accepted, Rc::clone(gate)));
+    serve(accepted, Rc::clone(gate));
     Ok(())
 }
 
@@ -290,6 +300,7 @@ mod tests {
             connect_timeout: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(3),
             half_closed_timeout: Duration::from_secs(3),
+            lifetime: None,
             keepalive: Some(Duration::from_secs(77)),
             user_timeout: Some(Duration::from_secs(33)),
             keep_source: false,
@@ -331,6 +342,19 @@ mod tests {
         accepted.peek(&mut [0]).unwrap();
         let read = sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
         assert_eq!(read.left, Some(0));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn an_accepted_socket_waits_with_its_acknowledgements_until_it_is_told() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(Listener { way: Way::Redirect, ..listener(any) }, 1).unwrap();
+        let _client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        let (socket, _) = sys::accept(opened.sockets[0].as_fd()).unwrap();
+        let wire = Wire::accepted(socket).unwrap();
+        let at_once = || socket2::SockRef::from(&wire).tcp_quickack().unwrap();
+        assert!(!at_once());
+        wire.prompt();
+        assert!(at_once());
     }
 
     #[test]

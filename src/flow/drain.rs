@@ -25,6 +25,7 @@ use super::settings::{Datagrams, Settings};
 use super::udp;
 use crate::account::{Account, End, Way};
 use crate::policy::Live;
+use crate::sys;
 
 /// Time that connections which were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -58,6 +59,8 @@ struct Post {
     /// UDP flows of SOCKS5 clients at once.
     associated: usize,
     orders: UnboundedReceiver<Order>,
+    /// Which of the processors that the process may use the worker keeps to.
+    processor: Option<usize>,
 }
 
 /// A worker's socket of a UDP listener, and how many flows it may have.
@@ -125,6 +128,7 @@ impl DataPlane {
                 names: Arc::clone(&names),
                 associated: udp::associated_max(count),
                 orders: received,
+                processor: settings.affinity.then_some(number),
             };
             let (started, on_start) = mpsc::channel();
             let thread = thread::Builder::new()
@@ -221,7 +225,21 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post { listeners, datagrams, policies, account, names, associated, mut orders } = post;
+        let Post {
+            listeners,
+            datagrams,
+            policies,
+            account,
+            names,
+            associated,
+            mut orders,
+            processor,
+        } = post;
+        if let Some(number) = processor
+            && let Err(fault) = sys::keep_to_processor(number)
+        {
+            tracing::warn!(%fault, number, "a worker keeps to no processor");
+        }
         let registry = Rc::new(Registry::default());
         let names = names();
         let stopping = watch::Sender::new(false);
@@ -235,6 +253,10 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             stopping,
         });
         let mut accepting = JoinSet::new();
+        if listeners.iter().any(|(_, door)| door.lifetime.is_some()) {
+            spawn_local(async move { registry.end_the_old().await });
+        }
+        let registry = Rc::clone(&gate.registry);
         for (listener, door) in listeners {
             accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));
         }

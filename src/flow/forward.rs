@@ -3,38 +3,64 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
-use super::accept::Door;
+use super::accept::{Accepted, Door, Slot};
 use super::peek::Seen;
 use super::second;
-use super::wire::{Wire, prepare, set_limits};
-use crate::account::{Connect, End, Metrics, Record};
+use super::wire::{Wire, answer_with_data, prepare, set_limits};
+use crate::account::{Connect, End, Limit, Metrics, Record};
 use crate::policy::Permit;
 use crate::sys;
 
-/// Dials the permitted destination, replays what was read, and relays until the end. A destination
-/// that cannot be reached is a reset for the client, as it would be without a gateway.
+/// Dials the permitted destination. One that cannot be reached is a reset for the client, as it would
+/// be without a gateway.
 pub(super) async fn run(
-    client: Wire,
+    client: Accepted,
     seen: Seen,
     permit: Permit,
-    door: &Door,
     record: &mut Record,
-) -> End {
+) -> Result<Joined, End> {
     record.forwarding();
-    // Boxed, so that what only the dial needs does not last as long as the relay.
+    let Accepted { wire, door, slot, .. } = client;
+    if seen.bytes().first() != Some(&HANDSHAKE) {
+        // Only a whole hello is certain to be answered before the client says more.
+        wire.prompt();
+    }
     let source = door.keep_source.then(|| record.client().ip());
     let how = Dialling { speaks: !seen.bytes().is_empty(), ..door.dialling };
-    let dialled = Box::pin(dial(&permit, how, source, record.metrics())).await;
-    let upstream = match dialled {
-        Ok(upstream) => upstream,
-        Err(fault) => return fault.end(),
-    };
-    second::run(&client, &upstream, seen.into_bytes(), door.patience, record).await
+    match dial(&permit, how, source, record.metrics()).await {
+        Ok(upstream) => Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, slot }),
+        Err(fault) => Err(fault.end()),
+    }
+}
+
+/// The type of a TLS record that holds a hello (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
+/// A client and its destination.
+pub(super) struct Joined {
+    client: Wire,
+    upstream: Wire,
+    /// What was read, and is to be replayed.
+    first: Vec<u8>,
+    door: Rc<Door>,
+    /// Held as long as the connection.
+    slot: Option<Slot>,
+}
+
+impl Joined {
+    /// Replays what was read, and relays until the end.
+    pub(super) async fn relay(self, record: &mut Record) -> End {
+        let Self { client, upstream, first, door, slot } = self;
+        let end = second::run(&client, &upstream, first, door.patience, record).await;
+        drop(slot);
+        end
+    }
 }
 
 /// How destinations are dialled.
@@ -112,12 +138,13 @@ impl From<io::Error> for DialFault {
 fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(destination), kind, Some(Protocol::TCP))?;
+    if sys::is_reserved(socket.as_fd(), 0) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     prepare(&socket);
     set_limits(&socket, how.keepalive, how.user_timeout)?;
     if how.speaks {
-        // The end of the handshake goes out with the first bytes: one packet less. An older kernel
-        // that does not know the option sends both.
-        sys::answer_with_data(socket.as_fd()).ok();
+        answer_with_data(&socket);
     }
     if let Some(source) = source {
         // One flag in the kernel, whichever of the two options sets it.
@@ -139,7 +166,12 @@ pub(super) async fn dial(
     let destination = permit.destination();
     let connect = async {
         // What fails here fails on this host, whatever the error is called.
-        let socket = socket(destination, how, source).map_err(DialFault::Failed)?;
+        let socket = socket(destination, how, source).map_err(|fault| {
+            if fault.raw_os_error() == Some(libc::EMFILE) {
+                metrics.limit_hit(Limit::Descriptors);
+            }
+            DialFault::Failed(fault)
+        })?;
         match socket.connect(&destination.into()) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}

@@ -63,6 +63,9 @@ impl Seen {
         client: &Wire,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
+        if !self.bytes.is_empty() {
+            client.prompt();
+        }
         let room = SEEN_MAX.saturating_sub(self.bytes.len());
         if room == 0 || self.reads == READS_MAX {
             self.end = Some(Ended::Limit);

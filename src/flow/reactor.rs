@@ -7,6 +7,7 @@
 //! every [`TICK`], instead of a timer a connection.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
@@ -15,13 +16,17 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use crate::sys::epoll::{self, EVENTS_MAX, Epoll, Event, Events};
+use crate::sys::epoll::{self, Epoll, Event, Events};
 
 /// Time between two looks for silent connections: how late their end may be found.
 const TICK: Duration = Duration::from_millis(250);
+
+/// As many events at once mean that there will be more by the time that they are dealt with: they
+/// are asked for without waiting first.
+const BUSY: usize = 4;
 
 const READABLE: u8 = 1;
 const WRITABLE: u8 = 2;
@@ -290,14 +295,28 @@ async fn turn(watched: &AsyncFd<Rc<Epoll>>) -> io::Error {
                 events.iter().for_each(|event| reactor.note(event));
             }
         });
-        if events.len() < EVENTS_MAX {
+        if events.len() < BUSY {
             // What came since is told as a change of the epoll descriptor itself.
             guard.clear_ready();
         } else {
             drop(guard);
-            yield_now().await;
+            last_in_turn().await;
         }
     }
+}
+
+/// Waits until every task that can run has run. Unlike the runtime's own way to yield, this does
+/// not ask the kernel for events in between, which is asked next anyway.
+async fn last_in_turn() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Looks for silent connections, while there are any whose silence is measured.
@@ -318,7 +337,6 @@ async fn look_for_silence(first_timed: Rc<Notify>) {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;

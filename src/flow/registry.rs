@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::judge::{Asked, Tie};
 use crate::account::{End, Judged};
@@ -20,6 +22,8 @@ pub(super) struct Registry {
     /// How often the live connections were judged again: a connection whose policy was loaded
     /// before a turn, and which took its verdict after it, has to be judged once more.
     turns: Cell<u64>,
+    /// Looks for old connections so far.
+    looks: Cell<u32>,
     fewer: Notify,
 }
 
@@ -28,6 +32,8 @@ pub(super) struct Registry {
 pub(super) struct Flow {
     asked: RefCell<Option<Box<Note>>>,
     end: Cell<Option<End>>,
+    /// The look at which it ends, where its listener bounds the time.
+    last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
     cut: Notify,
@@ -76,11 +82,14 @@ pub(super) struct Seat {
 }
 
 impl Registry {
-    /// Takes a place for a connection that nobody has judged yet.
-    pub(super) fn seat(self: &Rc<Self>) -> Seat {
+    /// Takes a place for a connection that nobody has judged yet; it ends after `lifetime`, see
+    /// [`Registry::end_the_old`].
+    pub(super) fn seat(self: &Rc<Self>, lifetime: Option<Duration>) -> Seat {
         let key = self.next.get();
         self.next.set(key + 1);
-        let flow = Rc::new(Flow::default());
+        let looks = lifetime.map_or(0, |time| time.as_secs().saturating_add(1));
+        let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX));
+        let flow = Rc::new(Flow { last: lifetime.map(|_| last), ..Flow::default() });
         self.flows.borrow_mut().insert(key, Rc::clone(&flow));
         Seat { registry: Rc::clone(self), key, flow }
     }
@@ -95,6 +104,18 @@ impl Registry {
         self.turns.set(self.turns.get() + 1);
         let flows = self.flows.borrow();
         flows.values().filter(|flow| flow.asked.borrow().is_some()).map(Rc::clone).collect()
+    }
+
+    /// Ends what has lasted as long as it may, found by one look a second instead of a timer each.
+    pub(super) async fn end_the_old(&self) {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            let look = self.looks.get().saturating_add(1);
+            self.looks.set(look);
+            let flows = self.flows.borrow();
+            let old = flows.values().filter(|flow| flow.last.is_some_and(|last| last <= look));
+            old.for_each(|flow| flow.cut(End::Lifetime, None));
+        }
     }
 
     /// Tells every connection to end.
@@ -164,6 +185,19 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn what_lasts_too_long_is_ended_and_nothing_else() {
+        let registry = Rc::new(Registry::default());
+        let looks = Rc::clone(&registry);
+        let looking = tokio::task::spawn_local(async move { looks.end_the_old().await });
+        let (endless, bounded) = (registry.seat(None), registry.seat(Some(Duration::from_secs(9))));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(bounded.cut().await, End::Lifetime);
+        assert!((9..=10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert!(endless.flow.end.get().is_none());
+        looking.abort();
+    }
 
     #[test]
     fn what_was_asked_is_asked_again_in_the_same_words() {

@@ -1,10 +1,10 @@
 //! Copies both ways between a client and its destination: half-close, back-pressure, idle time.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::mem;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -69,54 +69,84 @@ impl Patience {
 /// `opening` yields go to the destination first, and nothing that the client sends goes before it
 /// has ended; an end that it yields ends the relay.
 ///
-/// One hand-written future for both ways: the four that a `select!` of two loops nests took 2.4 kB
-/// a connection for as long as it lived; this one takes a few hundred bytes.
-pub(super) async fn run(
-    client: &Wire,
-    upstream: &Wire,
-    opening: impl Future<Output = Result<Vec<u8>, End>>,
+/// One hand-written future for both ways, which holds what a connection needs while it lives and
+/// nothing else: the four that a `select!` of two loops nests took 2.4 kB.
+pub(super) fn run<'w, O>(
+    client: &'w Wire,
+    upstream: &'w Wire,
+    opening: O,
     patience: Patience,
-    bytes: &Bytes,
-) -> End {
+    bytes: &'w Bytes,
+) -> Relay<'w, O>
+where
+    O: Future<Output = Result<Vec<u8>, End>> + Unpin,
+{
     client.silence().measure(patience.idle);
-    let mut half_closed = false;
-    let mut opening = pin!(opening);
-    let mut opened = false;
-    let mut up = Course::new(client, upstream, End::ClientReset, End::UpstreamReset);
-    let mut down = Course::new(upstream, client, End::UpstreamReset, End::ClientReset);
-    let relayed = poll_fn(|context| {
-        if !opened && let Poll::Ready(first) = opening.as_mut().poll(context) {
-            match first {
-                Ok(first) => (up.rest, opened) = (first, true),
-                Err(end) => return Poll::Ready(end),
-            }
+    Relay {
+        up: Course::new(client, upstream, End::ClientReset, End::UpstreamReset),
+        down: Course::new(upstream, client, End::UpstreamReset, End::ClientReset),
+        opening: Some(opening),
+        half_closed: Some(patience.half_closed),
+        bytes,
+    }
+}
+
+/// A relay at work; see [`run`].
+pub(super) struct Relay<'w, O> {
+    up: Course<'w>,
+    down: Course<'w>,
+    /// Until it has ended.
+    opening: Option<O>,
+    /// The patience once a side has closed, until it is the one in force.
+    half_closed: Option<Duration>,
+    bytes: &'w Bytes,
+}
+
+impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
+        let (client, bytes) = (self.up.from, self.bytes);
+        if let Some(opening) = &mut self.opening
+            && let Poll::Ready(first) = Pin::new(opening).poll(context)
+        {
+            self.opening = None;
+            self.up.rest = first?;
         }
-        let count_up = |count| {
-            bytes.up(count);
-            client.silence().moved();
-        };
-        let count_down = |count| {
+        if self.opening.is_none() {
+            self.up.turn(context, self.down.ended, |count| {
+                bytes.up(count);
+                client.silence().moved();
+            })?;
+        }
+        self.down.turn(context, self.up.ended, |count| {
             bytes.down(count);
             client.silence().moved();
-        };
-        let turned = if opened { up.turn(context, down.ended, count_up) } else { Ok(()) };
-        if let Err(end) = turned.and_then(|()| down.turn(context, up.ended, count_down)) {
-            return Poll::Ready(end);
+        })?;
+        if self.up.ended && self.down.ended {
+            client.end_in_order();
+            self.up.to.end_in_order();
+            return Ok(Poll::Ready(()));
         }
-        if up.ended && down.ended {
-            return Poll::Ready(End::Done);
+        if (self.up.ended || self.down.ended)
+            && let Some(patience) = self.half_closed.take()
+        {
+            client.silence().measure(patience);
         }
-        if (up.ended || down.ended) && !mem::replace(&mut half_closed, true) {
-            client.silence().measure(patience.half_closed);
+        match client.silence().poll_silent(context) {
+            Poll::Ready(_) => Err(End::Idle),
+            Poll::Pending => Ok(Poll::Pending),
         }
-        client.silence().poll_silent(context).map(|_| End::Idle)
-    });
-    let end = relayed.await;
-    if end == End::Done {
-        client.end_in_order();
-        upstream.end_in_order();
     }
-    end
+}
+
+impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Future for Relay<'_, O> {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
+        match self.turn(context) {
+            Ok(done) => done.map(|()| End::Done),
+            Err(end) => Poll::Ready(end),
+        }
+    }
 }
 
 /// One direction of a relay.
@@ -588,7 +618,7 @@ mod tests {
         let (open, opened) = tokio::sync::oneshot::channel();
         let relay = spawn_local(async move {
             let (near, far) = (Wire::new(near), Wire::new(far));
-            let opening = async { opened.await.map_err(|_| End::Refused) };
+            let opening = Box::pin(async { opened.await.map_err(|_| End::Refused) });
             run(&near, &far, opening, Patience::even(LONG), &Bytes::default()).await
         });
         let mut banner = [0; 6];

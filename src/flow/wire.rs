@@ -22,6 +22,8 @@ pub(super) struct Wire {
     socket: OwnedFd,
     token: Token,
     orderly: Cell<bool>,
+    /// Acknowledgements wait for bytes to go with; see [`Wire::prompt`].
+    waits: Cell<bool>,
 }
 
 /// What one read brought.
@@ -40,7 +42,7 @@ impl Wire {
     /// The kernel does not watch any more sockets.
     pub(super) fn accepted(socket: OwnedFd) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), true)?;
-        Ok(Self { socket, token, orderly: Cell::new(false) })
+        Ok(Self { socket, token, orderly: Cell::new(false), waits: Cell::new(true) })
     }
 
     /// Takes a socket over on which a connect has begun; see [`Wire::connected`].
@@ -49,7 +51,7 @@ impl Wire {
     /// As [`Wire::accepted`].
     pub(super) fn connecting(socket: OwnedFd) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), false)?;
-        Ok(Self { socket, token, orderly: Cell::new(false) })
+        Ok(Self { socket, token, orderly: Cell::new(false), waits: Cell::new(false) })
     }
 
     /// Waits until the connect has ended.
@@ -110,7 +112,23 @@ impl Wire {
     /// that the kernel keeps the bytes for it; see [`Wire::push`].
     pub(super) fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
-        self.tried(Side::Write, || SockRef::from(&self.socket).send_with_flags(bytes, flags))
+        let sent =
+            self.tried(Side::Write, || SockRef::from(&self.socket).send_with_flags(bytes, flags))?;
+        if !more {
+            self.prompt();
+        }
+        Ok(sent)
+    }
+
+    /// Has what comes from now on acknowledged as the kernel does by itself. A listener's sockets
+    /// wait with the acknowledgement of a hello for what answers it, which saves a packet; a peer
+    /// that holds its next bytes back until it is told of the last ones (RFC 896) must not wait for
+    /// an answer that needs those bytes.
+    pub(super) fn prompt(&self) {
+        if self.waits.replace(false) {
+            // Where the option is refused, the connection is gone.
+            SockRef::from(&self.socket).set_tcp_quickack(true).ok();
+        }
     }
 
     /// Has the kernel send what it kept for more that did not come.
@@ -130,6 +148,7 @@ impl Wire {
 
     /// Moves bytes out of a pipe to here, without waiting.
     pub(super) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        self.prompt();
         self.tried(Side::Write, || pipe.drain(self.socket.as_fd()))
     }
 
@@ -205,6 +224,15 @@ pub(super) fn prepare(socket: &impl AsFd) {
     SockRef::from(socket).set_tcp_nodelay(true).ok();
     // An older kernel does not say what is left to read; then it is found out by reading.
     sys::tell_left(socket.as_fd()).ok();
+}
+
+/// Has the kernel wait with an acknowledgement for the bytes that are about to be sent anyway, up to
+/// 40 ms (TCP_QUICKACK off, tcp(7)): a packet less. Set before a connect, it is the answer to the
+/// server's SYN that waits, and nothing after it; set on a listener that listens already, the sockets
+/// that come from it inherit it, see [`Wire::prompt`].
+pub(super) fn answer_with_data(socket: &impl AsFd) {
+    // Refused, each goes out by itself, which costs the packet.
+    SockRef::from(socket).set_tcp_quickack(false).ok();
 }
 
 /// Sets when a peer that says nothing is taken for gone; `None` leaves it to the kernel.

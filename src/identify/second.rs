@@ -32,7 +32,8 @@ pub enum Watch {
 /// bytes of a second hello while it is not whole, and nothing else.
 #[derive(Debug)]
 pub struct SecondHello {
-    first: Option<HostName>,
+    /// In as many bytes as it has: this is kept for as long as a destination is silent.
+    first: Option<Box<str>>,
     header: [u8; RECORD_HEADER],
     in_header: usize,
     /// Bytes of the current record that have not come.
@@ -53,7 +54,7 @@ impl SecondHello {
         let mut hello = Hello::EMPTY;
         let Found::Hello = read(seen, &mut hello) else { return None };
         let mut this = Self {
-            first: hello.name,
+            first: hello.name.map(|name| name.as_str().into()),
             header: [0; RECORD_HEADER],
             in_header: 0,
             left: 0,
@@ -143,12 +144,17 @@ impl SecondHello {
                 self.look_at = self.hello.len() + missing;
                 Watch::Goes
             }
-            Found::Hello if second.name == self.first && second.name_fault.is_none() => Watch::Over,
+            Found::Hello if self.is_same(&second) => Watch::Over,
             Found::Hello | Found::Fault(_) | Found::Other => Watch::Changed,
         };
         if self.watch != Watch::Goes {
             self.hello = Vec::new();
         }
+    }
+
+    fn is_same(&self, second: &Hello) -> bool {
+        let name = second.name.as_ref().map(HostName::as_str);
+        name == self.first.as_deref() && second.name_fault.is_none()
     }
 }
 

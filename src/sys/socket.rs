@@ -1,4 +1,4 @@
-//! Accepting in one call, and options that socket2 does not have.
+//! Accepting in one call.
 
 use std::ffi::c_int;
 use std::io;
@@ -38,16 +38,6 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
         }
         _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
     }
-}
-
-/// Has the kernel wait with an acknowledgement for the bytes that are about to be sent anyway, up to
-/// 40 ms (TCP_QUICKACK off, tcp(7)). Set before a connect, the answer to the server's SYN waits
-/// too; set on a listener that listens already, the sockets that come from it inherit it.
-///
-/// # Errors
-/// The socket is none of TCP.
-pub fn answer_with_data(socket: BorrowedFd<'_>) -> io::Result<()> {
-    super::set_integer(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
 }
 
 #[cfg(test)]

@@ -163,6 +163,11 @@ impl Scene {
         lines.filter(|line| line["event"] != "open").collect()
     }
 
+    /// How many such lines came since the row began.
+    pub(crate) fn final_lines_more(&self) -> usize {
+        self.final_lines().len() - self.had
+    }
+
     /// Payload bytes and connections that the world has seen, over all its addresses.
     fn arrived(&mut self) -> (u64, u64) {
         let each = [PERMITTED, REFUSED].concat();

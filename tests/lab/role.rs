@@ -33,16 +33,19 @@ pub(crate) const EXCHANGE: u16 = 9000;
 pub(crate) const BANNER: u16 = 25;
 /// Ports on which the world counts datagrams and sends them back.
 pub(crate) const UDP: [u16; 2] = [443, 9000];
+/// Port on which the world greets with one byte and then stays silent.
+pub(crate) const SILENCE: u16 = 9001;
 /// What the world's web servers say.
 pub(crate) const GREETING: &str = "the world greets you";
 
 /// Becomes the helper that the environment asks for, and never returns; else does nothing.
 pub(crate) fn run_if_asked() {
     let Ok(role) = env::var(VARIABLE) else { return };
+    schengate::sys::raise_descriptor_limit().expect("as many descriptors as are allowed");
     match role.as_str() {
         "world" => world(),
         "client" => {
-            let mut kept = None;
+            let mut kept = Kept::default();
             serve(|question| client(&mut kept, question));
         }
         "stand-in" => stand_in(),
@@ -78,6 +81,7 @@ struct Seen {
 struct Ledger {
     seen: BTreeMap<String, Seen>,
     exchanges: Vec<Value>,
+    silent: Vec<TcpStream>,
     names: NameServer,
 }
 
@@ -120,14 +124,22 @@ fn world() {
     let tls = server_config();
     for ip in [PERMITTED, REFUSED].concat() {
         let ip: IpAddr = ip.parse().unwrap();
-        for port in [80, 443, EXCHANGE, BANNER] {
+        for port in [80, 443, EXCHANGE, BANNER, SILENCE] {
             let listener = TcpListener::bind((ip, port)).unwrap();
             let (ledger, tls) = (ledger.clone(), tls.clone());
             thread::spawn(move || {
                 for stream in listener.incoming() {
                     let at = format!("tcp {}", SocketAddr::new(ip, port));
                     note(&ledger, &at, 1, 0);
-                    let counted = Counted { stream: stream.unwrap(), at, ledger: ledger.clone() };
+                    let mut stream = stream.unwrap();
+                    if port == SILENCE {
+                        // Without a thread: there may be thousands of them.
+                        if stream.write_all(b"!").is_ok() {
+                            ledger.lock().unwrap().silent.push(stream);
+                        }
+                        continue;
+                    }
+                    let counted = Counted { stream, at, ledger: ledger.clone() };
                     let tls = tls.clone();
                     // A client may go away at any moment; what arrived is counted all the same.
                     thread::spawn(move || drop(world_connection(port, counted, tls)));
@@ -159,7 +171,7 @@ fn world() {
         }
     });
     serve(|question| {
-        let ledger = ledger.lock().unwrap();
+        let mut ledger = ledger.lock().unwrap();
         match question.as_str() {
             Some("counts") => ledger
                 .seen
@@ -170,6 +182,7 @@ fn world() {
                 })
                 .collect(),
             Some("asked") => json!(ledger.names.asked),
+            Some("let go") => json!(ledger.silent.drain(..).count()),
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
             _ => panic!("the world does not understand {question}"),
         }
@@ -272,12 +285,39 @@ fn server_config() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-fn client(kept: &mut Option<UdpSocket>, question: &Value) -> Value {
+/// What a client keeps open from one question to the next.
+#[derive(Default)]
+struct Kept {
+    socket: Option<UdpSocket>,
+    crowd: Vec<TcpStream>,
+}
+
+/// Opens `count` connections, sends `hex` on each, and keeps those from which a byte comes; with
+/// `reset` none is waited for, and each is broken off.
+fn crowd(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let bytes = unhex(question["hex"].as_str().unwrap_or_default());
+    let before = kept.crowd.len();
+    for _ in 0..question["count"].as_u64().unwrap() {
+        let mut stream = connect(to, question)?;
+        stream.write_all(&bytes)?;
+        if question["reset"] == true {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        } else if question["silent"] == true || stream.read(&mut [0]).is_ok_and(|read| read == 1) {
+            kept.crowd.push(stream);
+        }
+    }
+    Ok(json!(kept.crowd.len() - before))
+}
+
+fn client(kept: &mut Kept, question: &Value) -> Value {
     let said = ask_client(kept, question);
     said.unwrap_or_else(|e| json!({"end": e.to_string(), "received": ""}))
 }
 
-fn ask_client(kept: &mut Option<UdpSocket>, question: &Value) -> io::Result<Value> {
+fn ask_client(kept: &mut Kept, question: &Value) -> io::Result<Value> {
+    if question == "disperse" {
+        return Ok(json!(kept.crowd.drain(..).count()));
+    }
     let to: SocketAddr = question["to"].as_str().unwrap().parse().unwrap();
     match question["do"].as_str() {
         Some("exchange") => exchange(to, question["up"].as_u64().unwrap(), &question["down"]),
@@ -287,10 +327,11 @@ fn ask_client(kept: &mut Option<UdpSocket>, question: &Value) -> io::Result<Valu
         Some("open") => {
             let socket = UdpSocket::bind(any(to))?;
             let said = talk(&socket, to, question);
-            *kept = Some(socket);
+            kept.socket = Some(socket);
             said
         }
-        Some("go-on") => match kept {
+        Some("crowd") => crowd(kept, to, question),
+        Some("go-on") => match &kept.socket {
             Some(socket) => talk(socket, to, question),
             None => Err(io::ErrorKind::NotConnected.into()),
         },
@@ -542,6 +583,7 @@ fn stand_in() {
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             half_closed_timeout: Duration::from_secs(1),
+            lifetime: None,
             keepalive: None,
             user_timeout: None,
             keep_source: false,

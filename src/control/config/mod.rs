@@ -371,6 +371,8 @@ pub struct Listen {
     pub idle_timeout: Duration,
     /// As `idle_timeout`, once one side has closed; never longer. Default: the same.
     pub half_closed_timeout: Duration,
+    /// Time after which a connection ends, whatever it does. Default: never.
+    pub lifetime: Option<Duration>,
     /// Silence after which a peer is asked whether it is there (TCP keep-alive). Default: never.
     pub keepalive: Option<Duration>,
     /// Time that sent bytes may stay unacknowledged (RFC 5482). Default: the kernel's.

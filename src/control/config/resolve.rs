@@ -443,6 +443,7 @@ const LISTEN: Listen = Listen {
     connect_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60 * 60),
     half_closed_timeout: Duration::from_secs(60 * 60),
+    lifetime: None,
     keepalive: None,
     user_timeout: None,
     keep_source: false,
@@ -461,6 +462,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "connect_timeout",
             "idle_timeout",
             "half_closed_timeout",
+            "lifetime",
             "keepalive",
             "user_timeout",
             "keep_source",
@@ -492,6 +494,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         Some(item) => time::duration(reader, &item, second, Some(most)).map(Some),
         None => Some(None),
     };
+    let lifetime = if_any("lifetime", month);
     let keepalive = if_any("keepalive", 9 * 60 * minute);
     let user_timeout = if_any("user_timeout", 24 * 60 * minute);
     let keep_source = keep_source(reader, table, mode);
@@ -508,6 +511,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         connect_timeout: connect_timeout?,
         idle_timeout: idle_timeout?,
         half_closed_timeout: half_closed_timeout?,
+        lifetime: lifetime?,
         keepalive: keepalive?,
         user_timeout: user_timeout?,
         keep_source: keep_source?,

@@ -39,7 +39,7 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
         Ok(Ok(Some(5))) => socks::serve(client, gate).await,
         other => {
             let record = gate.account.open(client.peer, client.door.way);
-            let seat = gate.registry.seat();
+            let seat = gate.registry.seat(client.door.lifetime);
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
                 Ok(Ok(Some(4))) if !client.door.silent => {

@@ -35,7 +35,7 @@ const ADDRESS_NOT_SUPPORTED: u8 = 8;
 /// Serves one SOCKS5 client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = gate.registry.seat();
+    let seat = gate.registry.seat(client.door.lifetime);
     let end = tokio::select! {
         biased;
         end = seat.cut() => end,

@@ -34,7 +34,7 @@ pub(super) async fn run(
     let mut seen = Seen::with(held);
     let mut stop = None;
     let mut follower = None;
-    let opening = async {
+    let opening = Box::pin(async {
         let flight = Flight { client: &client, asked, verdict, waits: server_may_speak };
         Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
             Stop::Ended(end) => end,
@@ -50,7 +50,7 @@ pub(super) async fn run(
             return Ok(first);
         }
         follower.follow(&client, &upstream, first, idle).await
-    };
+    });
     let end = if server_may_speak {
         relay::run(&client, &upstream, opening, idle, &bytes).await
     } else {

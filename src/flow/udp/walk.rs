@@ -34,7 +34,7 @@ pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     let mut after = After::Nothing;
     {
         let mut record = desk.gate.account.open(place.key().client, desk.door.way);
-        let seat = desk.gate.registry.seat();
+        let seat = desk.gate.registry.seat(desk.door.lifetime);
         let end = tokio::select! {
             biased;
             end = seat.cut() => end,
