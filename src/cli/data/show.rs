@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{Exit, PolicyFile, complain};
+use crate::cli::progress::Shown;
 use crate::control::config::{self, CountryField, Source};
 use crate::control::data::{self, DataFault, Kind, Table};
 
@@ -90,14 +91,15 @@ pub(super) fn list(file: &PolicyFile, json: bool, out: &mut impl Write) -> io::R
 /// Exit status: 0 every table is sound, 1 one is not, 2 the policy cannot be read.
 pub(super) fn verify(arguments: &Verify, out: &mut impl Write) -> io::Result<Exit> {
     let now = Timestamp::now();
+    let progress = Shown::on_stderr();
     let verified = if arguments.files.is_empty() {
         match config::load(arguments.policy.config.as_deref()) {
-            Ok(loaded) => data::verify(&loaded.config.data, arguments.top, now),
+            Ok(loaded) => data::verify(&loaded.config.data, arguments.top, now, &progress),
             Err(faults) => return Ok(complain(faults)),
         }
     } else {
         let kind = arguments.kind.map(Kind::from);
-        data::verify_files(&arguments.files, kind, arguments.top, now)
+        data::verify_files(&arguments.files, kind, arguments.top, now, &progress)
     };
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&verified)?)?;
