@@ -288,3 +288,22 @@ fn what_was_drawn_at_random_is_refused_by_every_reader() {
         assert!(load_provider(&path).is_err(), "{turn}");
     }
 }
+
+/// Long work is told of on stderr, so that what a program reads on stdout is the answer alone.
+#[test]
+fn a_long_file_is_told_of_on_stderr_and_the_answer_is_all_of_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |at: usize| format!("11.{}.{}.0,11.{0}.{1}.255,FR\n", at / 256, at % 256);
+    let long: String = (0..50_000).map(row).collect();
+    assert!(long.len() > 1 << 20);
+    let (long, short) =
+        (write(dir.path(), "long.csv", long), write(dir.path(), "short.csv", row(0)));
+    let output =
+        bounded(&["data", "verify", "--json", long.to_str().unwrap(), short.to_str().unwrap()]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told.as_array().unwrap().len(), 2);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("reading") && said.contains("long.csv, 2 MiB"), "{said}");
+    assert!(!said.contains('\u{1b}'), "no terminal, no bar: {said:?}");
+}

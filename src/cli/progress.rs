@@ -14,7 +14,7 @@ const DRAWS_A_SECOND: u8 = 10;
 
 /// Work whose bytes are counted, and work of which only the time is known.
 const COUNTED: &str = "{spinner} {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-const TIMED: &str = "{spinner} {msg} {bytes} {elapsed}";
+const TIMED: &str = "{spinner} {msg} {prefix} {elapsed}";
 
 /// What stderr can show.
 #[derive(Debug)]
@@ -57,6 +57,9 @@ impl Progress for Shown {
             && let Some(bar) = &*shown.borrow()
         {
             bar.inc(bytes);
+            if bar.length().is_none() {
+                bar.set_prefix(HumanBytes(bar.position()).to_string());
+            }
         }
     }
 

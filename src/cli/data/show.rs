@@ -9,6 +9,7 @@ use super::{Exit, PolicyFile, complain};
 use crate::cli::progress::Shown;
 use crate::control::config::{self, CountryField, Source};
 use crate::control::data::{self, DataFault, Kind, Table};
+use crate::control::progress::reading;
 
 /// What a file is read as.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -148,9 +149,11 @@ const FIELD: CountryField = CountryField::Country;
 const EMBEDDED: &str = "embedded";
 
 fn table(path: &Path, kind: Option<Kind>) -> Result<Table, DataFault> {
-    match (kind, path == Path::new(EMBEDDED)) {
-        (kind, true) => Table::load(kind.unwrap_or(Kind::Country), &Source::Embedded, FIELD),
-        (Some(kind), false) => Table::load(kind, &Source::File(path.to_owned()), FIELD),
-        (None, false) => Table::guess(path),
+    if path == Path::new(EMBEDDED) {
+        return Table::load(kind.unwrap_or(Kind::Country), &Source::Embedded, FIELD);
     }
+    reading(&Shown::on_stderr(), path, || match kind {
+        Some(kind) => Table::load(kind, &Source::File(path.to_owned()), FIELD),
+        None => Table::guess(path),
+    })
 }
