@@ -104,8 +104,10 @@ fn hand_out(stream: TcpStream, config: Arc<ServerConfig>, shelf: &Mutex<Shelf>) 
     }
     stream.write_all(b"\r\n")?;
     stream.write_all(&body)?;
-    while answer["endless"] == true {
-        stream.write_all(&[b'#'; 16_384])?;
+    if answer["endless"] == true {
+        loop {
+            stream.write_all(&[b'#'; 16_384])?;
+        }
     }
     if answer["unsaid"] != true {
         stream.conn.send_close_notify();
@@ -376,6 +378,25 @@ fn nobody_is_dialled_whom_the_policy_refuses_and_redirects_are_judged_again() {
     let (status, report) = scene.update(&at("/c.csv"), &[]);
     assert_eq!(status, 2, "{report}");
     assert!(report["what"].as_str().unwrap().contains("certificate"), "{report}");
+}
+
+#[test]
+fn a_running_gateway_takes_up_what_was_fetched() {
+    let Some(mut scene) = Scene::new("data update, a gateway") else { return };
+    scene.put("/c.csv", france(100).as_bytes(), dated("Mon, 01 Jun 2026"));
+    assert_eq!(scene.update(&at("/c.csv"), &[]).0, 0);
+    let gateway = scene.lab.start_gateway(&policy(&at("/c.csv")));
+    let newer = json!({"path": "/c.csv", "status": 200, "body": hex(france(101).as_bytes()),
+        "headers": {"Last-Modified": "Tue, 02 Jun 2026 00:00:00 GMT"}});
+    scene.mirror.ask(&newer);
+    // Not by `Scene::update`, which writes the policy anew: nothing but the table changes here.
+    let updated = scene.run(&scene.folder().join("policy.toml"), &[]);
+    assert_eq!(updated.status.code(), Some(0), "{}", lab::said(&updated));
+    lab::wait_until("the table is taken up without a signal", || {
+        let done = gateway.count("schengate_policy_reload_total{result=\"done\"}");
+        (done > 0.0).then_some(())
+    });
+    assert_eq!(gateway.count("schengate_policy_reload_total{result=\"failed\"}"), 0.0);
 }
 
 #[test]

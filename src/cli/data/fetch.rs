@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use super::{Exit, PolicyFile, complain};
-use crate::control::progress::Silent;
+use crate::cli::progress::Shown;
 use crate::control::update::{Asked, Ended, Report, update};
 
 /// Arguments of `data update`.
@@ -28,7 +28,7 @@ pub(super) struct Fetch {
 pub(super) fn fetch(arguments: &Fetch, out: &mut impl Write) -> io::Result<Exit> {
     let asked = Asked { names: &arguments.names, dry_run: arguments.dry_run };
     let path = arguments.file.config.as_deref();
-    let (left_out, reports) = match update(path, asked, Timestamp::now(), &Silent) {
+    let (left_out, reports) = match update(path, asked, Timestamp::now(), &Shown::on_stderr()) {
         Ok(done) => done,
         Err(fault) => return Ok(complain(fault)),
     };

@@ -33,7 +33,7 @@ use super::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, provid
 use crate::control::config::PackKey;
 
 /// The first bytes of every pack.
-const MAGIC: &[u8; 4] = b"SGP1";
+pub(super) const MAGIC: &[u8; 4] = b"SGP1";
 
 /// What is signed before the content, so that a signature by the same key over something else is
 /// none over a pack.
@@ -83,6 +83,7 @@ pub(super) fn read_from(
         name: source::name_of(Path::new(file)),
         origin: Some(path.to_owned()),
         as_of: Some(date),
+        dated_by_file: false,
         rows: tables.iter().map(|table| table.info().rows).sum(),
         licence: None,
         digest: content.digest.clone(),
@@ -98,6 +99,7 @@ fn table(path: &Path, part: &[u8], header: Header, body: Body) -> Result<Table, 
         name,
         origin: Some(path.join(&header.name)),
         as_of: header.as_of,
+        dated_by_file: false,
         rows: header.rows,
         licence: Some(safe(&header.licence)).filter(|text| !text.is_empty()),
         digest: source::digest(part),
@@ -199,7 +201,8 @@ pub fn build_pack(
     written.map_err(|error| fault(format!("cannot be written: {error}")))?;
     let name = source::name_of(Path::new(out.file_name().unwrap_or(out.as_os_str())));
     let (as_of, licence, digest) = (Some(date), None, source::digest(&pack));
-    Ok(SourceInfo { name, origin: Some(out.to_owned()), as_of, rows, licence, digest })
+    let (origin, dated_by_file) = (Some(out.to_owned()), false);
+    Ok(SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest })
 }
 
 /// A table as `.sgt`. Two of one name in a pack could not be told apart in a record.

@@ -70,6 +70,9 @@ pub struct SourceInfo {
     pub origin: Option<PathBuf>,
     /// Date of the content, else of the file.
     pub as_of: Option<Timestamp>,
+    /// Whether `as_of` is when the file was last written, since its content tells no date: whoever
+    /// copies the file without its time makes it young.
+    pub dated_by_file: bool,
     /// Rows read.
     pub rows: u64,
     /// Licence, where known.

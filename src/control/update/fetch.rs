@@ -235,7 +235,7 @@ impl<'a> Client<'a> {
             let verdict = self.policy.decide(&question(address.to_canonical()));
             match verdict.permit() {
                 Ok(permit) => permits.push(permit),
-                Err(denial) => refused = refused.or(Some(*denial.verdict())),
+                Err(denial) => refused = refused.or_else(|| Some(*denial.verdict())),
             }
         }
         match (permits.first(), refused) {

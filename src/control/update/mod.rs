@@ -250,7 +250,7 @@ impl Job<'_> {
         let Some(answer) = client.get(&source.url, &known, judged).await? else {
             return Ok(Done::Unchanged("the server says that it did not change"));
         };
-        self.progress.begin(&source.name, answer.length());
+        self.progress.begin(&format!("fetching {}", source.name), answer.length());
         let (validators, modified) = (answer.validators(&source.url), answer.modified());
         let mut file = place.create()?;
         let digest = answer.write(&mut file, max_bytes, self.progress).await?;

@@ -156,7 +156,8 @@ pub(super) fn published_digest(text: &[u8], of: &Url) -> Result<String, Fault> {
     let name = of.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().filter_map(|line| {
-        let (digest, named) = line.trim().split_once([' ', '\t']).unwrap_or((line.trim(), ""));
+        let (digest, named) =
+            line.trim().split_once([' ', '\t']).unwrap_or_else(|| (line.trim(), ""));
         let hex = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
         let named = named.trim_start().trim_start_matches('*');
         let named = named.rsplit('/').next().unwrap_or_default();
