@@ -11,6 +11,7 @@ mod name;
 pub mod quic;
 mod reader;
 mod second;
+pub mod socks;
 pub mod starttls;
 pub mod tls;
 
