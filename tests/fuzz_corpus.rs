@@ -31,8 +31,13 @@ fn seeds_of_tls() {
 }
 
 #[test]
-fn seeds_of_quic() {
-    replay("quic", targets::quic);
+fn seeds_of_second() {
+    replay("second", targets::second);
+}
+
+#[test]
+fn seeds_of_starttls() {
+    replay("starttls", targets::starttls);
 }
 
 #[test]
@@ -46,6 +51,41 @@ fn seeds_of_connect_target() {
 }
 
 #[test]
+fn seeds_of_socks() {
+    replay("socks", targets::socks);
+}
+
+#[test]
+fn seeds_of_quic() {
+    replay("quic", targets::quic);
+}
+
+#[test]
+fn seeds_of_dtls() {
+    replay("dtls", targets::dtls);
+}
+
+#[test]
 fn seeds_of_pcap() {
     replay("pcap", targets::pcap);
+}
+
+#[test]
+fn seeds_of_mmdb() {
+    replay("mmdb", targets::mmdb);
+}
+
+#[test]
+fn seeds_of_table() {
+    replay("table", targets::table);
+}
+
+#[test]
+fn seeds_of_pack() {
+    replay("pack", targets::pack);
+}
+
+#[test]
+fn seeds_of_policy_file() {
+    replay("policy_file", targets::policy_file);
 }
