@@ -104,6 +104,8 @@ impl Scene {
         let log = lab.write("gateway.log", "");
         let script = "\"$1\" run --workers 2 --config \"$2\" >\"$3\" 2>&1 & gateway=$!
             echo $gateway; cat >/dev/null; kill -9 $gateway; rm -rf \"${2%/*}\"";
+        // Data in a SYN is taken by every listener, without a cookie (ip-sysctl, tcp_fastopen).
+        lab.gateway.shell("sysctl -qw net.ipv4.tcp_fastopen=0x602").unwrap();
         let mut keeper = lab
             .gateway
             .command("sh")
@@ -168,6 +170,26 @@ impl Scene {
         let each = [PERMITTED, REFUSED].concat();
         let each = each.into_iter().map(|ip| self.world.arrived(ip));
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// A client of its own, for what goes on beside the row.
+    pub(crate) fn another_client(&self) -> Helper {
+        self.lab.client.helper("client")
+    }
+
+    /// Runs a shell script in the gateway's namespace.
+    pub(crate) fn in_the_gateway(&self, script: &str) -> String {
+        self.lab.gateway.shell(script).unwrap()
+    }
+
+    /// Runs a shell script in the client's namespace.
+    pub(crate) fn in_the_client(&self, script: &str) -> String {
+        self.lab.client.shell(script).unwrap()
+    }
+
+    /// Runs a shell script in the world's namespace.
+    pub(crate) fn in_the_world(&self, script: &str) -> String {
+        self.lab.world.shell(script).unwrap()
     }
 
     /// Names that the world's name server was asked about so far.
