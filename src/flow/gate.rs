@@ -19,7 +19,7 @@ use super::registry::{Flow, Registry, Seat};
 use super::udp;
 use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
-use crate::identify::{Identity, Missing, Protocol, Step, identify};
+use crate::identify::{Identity, Missing, Progress, Protocol, Step, identify_further};
 use crate::policy::{Action, Denial, Permit, Verdict};
 
 /// Connections that are judged again between two chances for the others of the worker.
@@ -172,9 +172,10 @@ impl Gate {
         record: &Record,
     ) -> Result<Asked, Stop> {
         let deadline = Instant::now() + client.door.peek_timeout;
+        let mut progress = Progress::default();
         loop {
             let ended = seen.ended();
-            match identify(seen.bytes(), ended.is_some()) {
+            match identify_further(seen.bytes(), ended.is_some(), &mut progress) {
                 Step::Done(identity) => {
                     record.metrics().hello(result(&identity, seen), record.age());
                     return Ok(asked.read(&identity));

@@ -3,7 +3,7 @@
 
 use super::name::HostName;
 use super::reader::RECORD_HEADER;
-use super::tls::{Found, HELLO_MAX, Hello, read};
+use super::tls::{Found, HELLO_MAX, Hello, Walked, read};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -41,6 +41,8 @@ pub struct SecondHello {
     followed: usize,
     /// The second hello, its record headers included, as far as it has come.
     hello: Vec<u8>,
+    /// How far its records were walked.
+    walked: Walked,
     /// Length of `hello` below which another look would tell nothing.
     look_at: usize,
     watch: Watch,
@@ -52,7 +54,7 @@ impl SecondHello {
     #[must_use]
     pub fn after(seen: &[u8]) -> Option<Self> {
         let mut hello = Hello::EMPTY;
-        let Found::Hello = read(seen, &mut hello) else { return None };
+        let Found::Hello = read(seen, &mut Walked::default(), &mut hello) else { return None };
         let mut this = Self {
             first: hello.name.map(|name| name.as_str().into()),
             header: [0; RECORD_HEADER],
@@ -60,6 +62,7 @@ impl SecondHello {
             left: 0,
             followed: 0,
             hello: Vec::new(),
+            walked: Walked::default(),
             look_at: 0,
             watch: Watch::Goes,
         };
@@ -139,7 +142,7 @@ impl SecondHello {
             return;
         }
         let mut second = Hello::EMPTY;
-        self.watch = match read(&self.hello, &mut second) {
+        self.watch = match read(&self.hello, &mut self.walked, &mut second) {
             Found::Part { missing, .. } => {
                 self.look_at = self.hello.len() + missing;
                 Watch::Goes

@@ -12,6 +12,8 @@
 
 pub(crate) mod names;
 pub(crate) mod role;
+pub(crate) mod services;
+mod strange;
 
 use std::env;
 use std::fs::{self, File};

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::names::NameServer;
-use super::{NAME_SERVER, PERMITTED, REFUSED};
+use super::{NAME_SERVER, PERMITTED, REFUSED, services, strange};
 
 /// Name of the test that is a helper process where [`VARIABLE`] says so.
 pub(crate) const TEST: &str = "a_helper_process_does_as_its_role_says";
@@ -45,11 +45,19 @@ pub(crate) fn run_if_asked() {
     match role.as_str() {
         "world" => world(),
         "client" => {
-            let mut kept = Kept::default();
-            serve(|question| client(&mut kept, question));
+            let (mut kept, mut streams) = (Kept::default(), Vec::new());
+            serve(|question| {
+                if question == "disperse" {
+                    return json!(kept.crowd.drain(..).count());
+                }
+                let to = question["to"].as_str().unwrap().parse().unwrap();
+                let strange = strange::ask(&mut streams, to, question);
+                strange.unwrap_or_else(|| client(&mut kept, to, question))
+            });
         }
         "stand-in" => stand_in(),
         "sealed" => serve(sealed),
+        "holder" => strange::hold(),
         other => panic!("no role {other:?}"),
     }
     std::process::exit(0);
@@ -124,7 +132,7 @@ fn world() {
     let tls = server_config();
     for ip in [PERMITTED, REFUSED].concat() {
         let ip: IpAddr = ip.parse().unwrap();
-        for port in [80, 443, EXCHANGE, BANNER, SILENCE] {
+        for port in [80, 443, EXCHANGE, BANNER, SILENCE].into_iter().chain(services::ports()) {
             let listener = TcpListener::bind((ip, port)).unwrap();
             let (ledger, tls) = (ledger.clone(), tls.clone());
             thread::spawn(move || {
@@ -189,16 +197,23 @@ fn world() {
     });
 }
 
-fn world_connection(port: u16, stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
+fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
     match port {
         80 => greet(stream),
-        443 => {
-            let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
-            greet(rustls::StreamOwned::new(connection, stream))
-        }
+        443 => greet_over_tls(stream, tls),
         BANNER => speak_first(stream),
-        _ => world_exchange(stream),
+        services::SSH => services::ssh(&mut stream),
+        EXCHANGE => world_exchange(stream),
+        _ => {
+            services::upgrade(port, &mut stream)?;
+            greet_over_tls(stream, tls)
+        }
     }
+}
+
+fn greet_over_tls(stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
+    let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+    greet(rustls::StreamOwned::new(connection, stream))
 }
 
 /// Reads a request's head and answers it, whatever it asks for.
@@ -292,33 +307,26 @@ struct Kept {
     crowd: Vec<TcpStream>,
 }
 
-/// Opens `count` connections, sends `hex` on each, and keeps those from which a byte comes; with
-/// `reset` none is waited for, and each is broken off.
+/// Opens `count` connections, sends `hex` on each, and keeps those from which a byte comes.
 fn crowd(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<Value> {
     let bytes = unhex(question["hex"].as_str().unwrap_or_default());
     let before = kept.crowd.len();
     for _ in 0..question["count"].as_u64().unwrap() {
         let mut stream = connect(to, question)?;
         stream.write_all(&bytes)?;
-        if question["reset"] == true {
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
-        } else if question["silent"] == true || stream.read(&mut [0]).is_ok_and(|read| read == 1) {
+        if stream.read(&mut [0]).is_ok_and(|read| read == 1) {
             kept.crowd.push(stream);
         }
     }
     Ok(json!(kept.crowd.len() - before))
 }
 
-fn client(kept: &mut Kept, question: &Value) -> Value {
-    let said = ask_client(kept, question);
+fn client(kept: &mut Kept, to: SocketAddr, question: &Value) -> Value {
+    let said = ask_client(kept, to, question);
     said.unwrap_or_else(|e| json!({"end": e.to_string(), "received": ""}))
 }
 
-fn ask_client(kept: &mut Kept, question: &Value) -> io::Result<Value> {
-    if question == "disperse" {
-        return Ok(json!(kept.crowd.drain(..).count()));
-    }
-    let to: SocketAddr = question["to"].as_str().unwrap().parse().unwrap();
+fn ask_client(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<Value> {
     match question["do"].as_str() {
         Some("exchange") => exchange(to, question["up"].as_u64().unwrap(), &question["down"]),
         Some("send") => Ok(send(to, question)),
@@ -341,14 +349,14 @@ fn ask_client(kept: &mut Kept, question: &Value) -> io::Result<Value> {
     }
 }
 
-fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
+pub(super) fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, patience(question))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(patience(question)))?;
     Ok(stream)
 }
 
-fn patience(question: &Value) -> Duration {
+pub(super) fn patience(question: &Value) -> Duration {
     Duration::from_millis(question["patience_ms"].as_u64().unwrap_or(20_000))
 }
 
@@ -507,7 +515,7 @@ fn flood(to: SocketAddr, question: &Value) -> io::Result<Value> {
 
 /// How a connection ended, in the same words whatever the system's language.
 #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open-ended")]
-fn io_end(e: &io::Error) -> String {
+pub(super) fn io_end(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "silence".to_owned(),
@@ -540,7 +548,7 @@ fn sealed(question: &Value) -> Value {
 }
 
 /// A dual-stack transparent socket.
-fn transparent(kind: socket2::Type, port: u16) -> socket2::Socket {
+pub(super) fn transparent(kind: socket2::Type, port: u16) -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::IPV6, kind, None).unwrap();
     socket.set_only_v6(false).unwrap();
     socket.set_reuse_address(true).unwrap();

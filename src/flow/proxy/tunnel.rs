@@ -15,7 +15,7 @@ use crate::flow::refuse::{self, Notice};
 use crate::flow::relay;
 use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
-use crate::identify::{HostName, Identity, Protocol, Step, identify};
+use crate::identify::{HostName, Identity, Progress, Protocol, Step, identify_further};
 use crate::policy::{Action, Verdict};
 
 /// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
@@ -91,8 +91,9 @@ impl Flight<'_> {
             return Ok(());
         }
         let deadline = Instant::now() + at.door.peek_timeout;
+        let mut progress = Progress::default();
         let inside = loop {
-            match identify(seen.bytes(), seen.ended().is_some()) {
+            match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {
                 Step::Done(identity) => break Inside::of(&identity, seen, &self.asked),
                 // Whatever was read cannot be told: no name, and no protocol that carries one.
                 Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.asked),
