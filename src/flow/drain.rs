@@ -79,8 +79,8 @@ impl DataPlane {
     /// started. Nothing is left running.
     pub fn start(settings: Settings, live: Arc<Live>, account: Account) -> io::Result<Self> {
         let memory = Memory::new(settings.names.remember);
-        let resolvers = settings.names.resolvers.clone();
-        let names = move || Names::new(Box::new(SystemResolver::new(&resolvers)), memory.clone());
+        let service = settings.names.clone();
+        let names = move || Names::new(Box::new(SystemResolver::new(&service)), memory.clone());
         Self::launch(settings, live, account, Arc::new(names))
     }
 

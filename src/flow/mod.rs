@@ -24,7 +24,7 @@ mod wire;
 use std::rc::Rc;
 
 pub use drain::DataPlane;
-pub use settings::{Datagrams, Listener, NameService, Settings, Socket};
+pub use settings::{Datagrams, Listener, NameService, Resolver, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;

@@ -2,9 +2,13 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+
 use crate::account::Way;
+use crate::identify::HostName;
 
 /// Everything that is fixed for the life of a data plane.
 #[derive(Debug)]
@@ -20,10 +24,22 @@ pub struct Settings {
 /// How names are resolved, and for how long an answer ties a name to its addresses.
 #[derive(Debug, Clone)]
 pub struct NameService {
-    /// Who is asked, over UDP and TCP; where there is none, the resolvers of the host.
-    pub resolvers: Vec<SocketAddr>,
+    /// Who is asked; where there is none, the resolvers of the host.
+    pub resolvers: Vec<Resolver>,
+    /// Who may vouch for those that are asked over TLS; without it none of them is believed.
+    pub tls: Option<Arc<ClientConfig>>,
     /// How long an answer holds, where its TTL is shorter.
     pub remember: Duration,
+}
+
+/// One name server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolver {
+    /// Its address.
+    pub at: SocketAddr,
+    /// The name that its certificate has to have, where it is asked over TLS (RFC 7858); else it is
+    /// asked over UDP and TCP.
+    pub tls: Option<HostName>,
 }
 
 /// One place where connections come in.

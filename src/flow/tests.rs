@@ -395,7 +395,8 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         silent: false,
         udp: None,
     };
-    let names = NameService { resolvers: Vec::new(), remember: Duration::from_secs(600) };
+    let names =
+        NameService { resolvers: Vec::new(), tls: None, remember: Duration::from_secs(600) };
     let workers = NonZeroUsize::new(2).unwrap();
     let settings = Settings { listeners: vec![listener], workers, names };
     let names = std::sync::Arc::new(move || book.names());

@@ -19,6 +19,7 @@ mod share;
 mod time;
 mod zones;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -347,10 +348,31 @@ pub struct Names {
     /// What a hello with the ECH extension is.
     pub ech: Ech,
     /// Who is asked for the addresses of a name; empty: the resolvers of the host.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<Resolver>,
+    /// The certificates that may vouch for resolvers that are asked over TLS, as PEM; `None`: those
+    /// that the host trusts.
+    pub resolver_ca: Option<PathBuf>,
     /// How long an answer ties a name to its addresses, where its TTL is shorter. Default 10 min,
     /// 0 s to a day.
     pub remember: Duration,
+}
+
+/// One of `[names] resolvers`: `address:port`, or `tls://address:port#name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolver {
+    /// Where it answers.
+    pub at: SocketAddr,
+    /// The name in its certificate, where it is asked over TLS (RFC 7858).
+    pub tls: Option<HostName>,
+}
+
+impl fmt::Display for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tls {
+            None => self.at.fmt(f),
+            Some(name) => write!(f, "tls://{}#{name}", self.at),
+        }
+    }
 }
 
 /// `[[listen]]`.

@@ -352,10 +352,11 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
         binding: Binding::Verify,
         ech: Ech::Claim,
         resolvers: Vec::new(),
+        resolver_ca: None,
         remember: ten_minutes,
     };
     let Some(table) = table else { return Some(default) };
-    reader.only(table, &["binding", "ech", "resolvers", "remember"]);
+    reader.only(table, &["binding", "ech", "resolvers", "resolver_ca", "remember"]);
     let bindings =
         [("verify", Binding::Verify), ("redial", Binding::Redial), ("trust", Binding::Trust)];
     let hellos = [("claim", Ech::Claim), ("unread", Ech::Unread), ("block", Ech::Block)];
@@ -373,11 +374,19 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
             Ok(at)
         })
     });
+    let resolver_ca =
+        optional(table, "resolver_ca", |item| reader.line(item).map(|at| reader.base.join(at)));
     let day = Duration::from_secs(24 * 60 * 60);
     let remember = or(table, "remember", default.remember, |item| {
         time::duration(reader, item, Duration::ZERO, Some(day))
     });
-    Some(Names { binding: binding?, ech: ech?, resolvers: resolvers?, remember: remember? })
+    Some(Names {
+        binding: binding?,
+        ech: ech?,
+        resolvers: resolvers?,
+        resolver_ca: resolver_ca?,
+        remember: remember?,
+    })
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
