@@ -297,7 +297,7 @@ fn openssl_starts_tls_behind_smtp_imap_and_postgres_where_the_address_is_permitt
         let told = scene.refused("openssl", &refused, "");
         assert!(!told.contains(GREETING), "{protocol}: {told}");
     }
-    assert!(scene.gateway.count("reason=\"outside\"") >= 6.0);
+    assert!(scene.gateway.count("reason=\"outside\"") >= 8.0);
 }
 
 #[test]

@@ -28,6 +28,8 @@ fn resolvers_and_their_memory_are_read() {
     let resolvers: Vec<_> = read.resolvers.iter().map(ToString::to_string).collect();
     assert_eq!(resolvers, ["192.0.2.53:53", "[2001:db8::53]:5353"]);
     assert_eq!(read.remember, Duration::from_secs(3600));
+    let tls = names("resolvers = ['tls://192.0.2.53:853#DNS.example']").unwrap();
+    assert_eq!(tls.resolvers[0].to_string(), "tls://192.0.2.53:853#dns.example");
     let default = names("binding = 'redial'").unwrap();
     assert_eq!((default.resolvers.len(), default.remember), (0, Duration::from_secs(600)));
     assert_eq!(names("remember = '0s'").unwrap().remember, Duration::ZERO);
@@ -37,7 +39,8 @@ fn resolvers_and_their_memory_are_read() {
 fn a_resolver_that_cannot_be_asked_is_a_fault_with_its_place() {
     one_fault("resolvers = []", ["5:13: names.resolvers: the list is empty", "leave the key out"]);
     one_fault("resolvers = ['192.0.2.53']", ["5:14: names.resolvers", "192.0.2.53:53"]);
-    one_fault("resolvers = ['tls://192.0.2.53:853']", ["UDP and TCP", "write address and port"]);
+    one_fault("resolvers = ['https://192.0.2.53:443']", ["UDP, TCP or TLS", "write address, port"]);
+    one_fault("resolvers = ['tls://192.0.2.53:853']", ["whose certificate", "#dns.example"]);
     one_fault("resolvers = ['dns.example:53']", ["no address with a port", "192.0.2.53:53"]);
     one_fault("resolvers = ['0.0.0.0:53']", ["nobody answers", "names.resolvers"]);
     let twice = "resolvers = ['192.0.2.53:53', '192.0.2.53:53']";

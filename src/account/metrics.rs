@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::Way;
-use crate::policy::{Country, CountrySet, Reason, Verdict};
+use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
 
 /// Upper bounds of the buckets, in seconds, by histogram.
 const BUCKETS: [(&str, &[f64]); 4] = [
@@ -114,6 +114,29 @@ pub enum Dropped {
     Stranger,
 }
 
+/// What became of a question to the gateway's own name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsQuery {
+    /// Asked and answered.
+    Forwarded,
+    /// The same, and addresses that the policy refuses were left out.
+    Filtered,
+    /// The policy refuses the name, all of its addresses, or the name servers.
+    Refused,
+    /// No name server answered.
+    Failed,
+    /// No question; not answered.
+    Malformed,
+    /// Of a kind that is not forwarded.
+    Unsupported,
+    /// Its client asks too often; not answered.
+    Limited,
+    /// Too many questions or clients at once; not answered.
+    Busy,
+}
+
+const DNS: [&str; 8] =
+    ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 const LIMIT: [&str; 4] = ["connections", "first-flight", "admin", "descriptors"];
@@ -268,6 +291,21 @@ impl Metrics {
         self.taken.dropped[cause as usize].increment(1);
     }
 
+    /// A question to the gateway's own name server was settled.
+    pub fn dns(&self, result: DnsQuery) {
+        self.taken.dns[result as usize].increment(1);
+    }
+
+    /// A client asked for a name server of its own choice, by its port.
+    pub fn resolver_bypass(&self, action: Action) {
+        self.taken.bypass[action as usize].increment(1);
+    }
+
+    /// One source was refused many different names.
+    pub fn many_names(&self) {
+        self.taken.many_names.increment(1);
+    }
+
     /// An accept(2) failed.
     pub fn accept_failed(&self, class: Accept) {
         self.taken.accept[class as usize].increment(1);
@@ -351,6 +389,9 @@ struct Taken {
     limit: [Counter; LIMIT.len()],
     accept: [Counter; ACCEPT.len()],
     dropped: [Counter; DROPPED.len()],
+    dns: [Counter; DNS.len()],
+    bypass: [Counter; 3],
+    many_names: Counter,
     audit_lost: Counter,
     reload_done: Counter,
     reload_failed: Counter,
@@ -383,6 +424,11 @@ impl Taken {
             limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
             accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
             dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
+            dns: DNS.map(|label| counter!("schengate_dns_queries_total", "result" => label)),
+            bypass: [Action::Allow, Action::Log, Action::Block].map(
+                |action| counter!("schengate_resolver_bypass_total", "verdict" => action.label()),
+            ),
+            many_names: counter!("schengate_many_refused_names_total"),
             audit_lost: counter!("schengate_audit_lost_total"),
             reload_done: reload("done"),
             reload_failed: reload("failed"),
@@ -422,6 +468,18 @@ fn describe() {
         "schengate_udp_dropped_total",
         "UDP datagrams, or answers to refused ones, that were dropped, by cause."
     );
+    describe_counter!(
+        "schengate_resolver_bypass_total",
+        "Connections to a name server of the client's own choice (ports 53 and 853), by verdict."
+    );
+    describe_counter!(
+        "schengate_many_refused_names_total",
+        "Sources that were refused 50 different names within 10 minutes."
+    );
+    describe_counter!(
+        "schengate_dns_queries_total",
+        "Questions to the gateway's own name server, by result."
+    );
     describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
     describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");
     describe_gauge!("schengate_policy_info", "1 for the version of the policy in force.");
@@ -447,8 +505,6 @@ fn describe() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Action;
-
     fn verdict(action: Action, reason: Reason) -> Verdict {
         Verdict::given(action, reason, "198.51.100.1:443".parse().unwrap())
     }

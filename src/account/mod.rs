@@ -3,6 +3,7 @@
 
 mod log;
 mod metrics;
+mod sources;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,11 +16,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-pub use metrics::{Accept, Connect, Dropped, Hello, Limit, Metrics};
+pub use metrics::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Metrics};
 
 use crate::identify::{HostName, NameSource, Protocol};
-use crate::policy::{CountrySet, Verdict, Whereabouts};
+use crate::policy::{Action, CountrySet, Verdict, Whereabouts};
 use log::Log;
+use sources::Sources;
 
 /// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,19 +33,22 @@ pub enum Way {
     Redirect,
     /// Explicit proxy.
     Proxy,
+    /// A question to the gateway's own name server.
+    Dns,
 }
 
 impl Way {
     /// Every way, in the order of the labels.
-    pub const ALL: [Self; 3] = [Self::Tproxy, Self::Redirect, Self::Proxy];
+    pub const ALL: [Self; 4] = [Self::Tproxy, Self::Redirect, Self::Proxy, Self::Dns];
 
-    /// `tproxy`, `redirect` or `proxy`.
+    /// `tproxy`, `redirect`, `proxy` or `dns`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::Tproxy => "tproxy",
             Self::Redirect => "redirect",
             Self::Proxy => "proxy",
+            Self::Dns => "dns",
         }
     }
 }
@@ -87,6 +92,8 @@ pub enum End {
     Displaced,
     /// A UDP flow whose client began anew, with another protocol or name: that is another record.
     Restarted,
+    /// The destination does not go over to TLS, which its client was promised.
+    NoUpgrade,
     /// A socket failed in another way.
     IoError,
     /// The task that served it ended early; set by `Drop` alone.
@@ -116,11 +123,15 @@ impl End {
             Self::Drained => "drained",
             Self::Displaced => "displaced",
             Self::Restarted => "restarted",
+            Self::NoUpgrade => "no-upgrade",
             Self::IoError => "io-error",
             Self::Aborted => "aborted",
         }
     }
 }
+
+/// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
+const RESOLVER_PORTS: [u16; 2] = [53, 853];
 
 /// The way to the metrics and the record. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -130,6 +141,7 @@ pub struct Account(Arc<Inner>);
 struct Inner {
     metrics: Arc<Metrics>,
     log: Log,
+    sources: Sources,
     /// Milliseconds since 1970 at which the process began to keep a record: ids of different runs
     /// differ by it.
     boot_ms: i64,
@@ -146,7 +158,13 @@ impl Account {
         let counted = Arc::clone(&metrics);
         let log = Log::start(sink, move || counted.audit_lost())?;
         let boot_ms = Timestamp::now().as_millisecond();
-        Ok(Self(Arc::new(Inner { metrics, log, boot_ms, sequence: AtomicU64::new(1) })))
+        Ok(Self(Arc::new(Inner {
+            metrics,
+            log,
+            sources: Sources::default(),
+            boot_ms,
+            sequence: AtomicU64::new(1),
+        })))
     }
 
     /// The metrics.
@@ -392,8 +410,25 @@ impl Record {
         }
         if self.judged.is_none() {
             self.metrics().located(judged.place.codes, judged.place.anycast);
+            self.watch(&judged);
         }
         self.replace(judged);
+    }
+
+    /// Counts what a person should hear of: names asked elsewhere than here, and many refused ones.
+    fn watch(&self, judged: &Judged) {
+        let verdict = &judged.verdict;
+        if RESOLVER_PORTS.contains(&verdict.destination().port()) && self.way != Way::Dns {
+            self.metrics().resolver_bypass(verdict.action());
+        }
+        let Some(name) = judged.name.as_ref().filter(|_| verdict.action() == Action::Block) else {
+            return;
+        };
+        if self.account.0.sources.refused(self.client.ip(), name.host(), self.opened) {
+            self.metrics().many_names();
+            tracing::warn!(client = %self.client.ip(), names = sources::MANY,
+                "one source was refused many different names");
+        }
     }
 
     /// Replaces the verdict in the record without counting it: the same connection, judged again

@@ -14,12 +14,13 @@ use tracing::{error, info, warn};
 use super::{Exit, PolicyFile, complain};
 use crate::account::{Account, Way};
 use crate::control::admin::{self, Health};
-use crate::control::config::{Config, ListenMode};
+use crate::control::anchors;
+use crate::control::config::{self, Config, ListenMode};
 use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
 use crate::control::reload::{Built, Governor};
 use crate::control::watch::Watch;
-use crate::flow::{DataPlane, Datagrams, Listener, NameService, Settings, Socket};
+use crate::flow::{DataPlane, Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -127,13 +128,11 @@ impl Service {
         info!(address = %admin, "admin pages");
         let workers = arguments.workers.or_else(|| std::thread::available_parallelism().ok());
         let workers = workers.unwrap_or(NonZeroUsize::MIN);
-        let names = NameService {
-            resolvers: config.names.resolvers.clone(),
-            remember: config.names.remember,
-        };
+        let names = name_service(config)?;
+        let dns = config.dns.as_ref().map(name_server);
         let affinity = arguments.affinity;
         let listeners = listeners(config, &mut inherited);
-        let settings = Settings { listeners, workers, affinity, names };
+        let settings = Settings { listeners, workers, affinity, names, dns };
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
         }
@@ -378,8 +377,25 @@ async fn done(building: &mut Option<Building>) -> Result<Box<Built>, NotBuilt> {
     }
 }
 
+fn name_service(config: &Config) -> Result<NameService, String> {
+    let names = &config.names;
+    let resolver = |it: &config::Resolver| Resolver { at: it.at, tls: it.tls };
+    let tls = if names.resolvers.iter().any(|resolver| resolver.tls.is_some()) {
+        Some(anchors::client(names.resolver_ca.as_deref()).map_err(|fault| fault.to_string())?)
+    } else {
+        None
+    };
+    let resolvers = names.resolvers.iter().map(resolver).collect();
+    Ok(NameService { resolvers, tls, remember: names.remember })
+}
+
+fn name_server(dns: &config::Dns) -> Dns {
+    let &config::Dns { listen, nxdomain, filter, strip_ech, rate } = dns;
+    Dns { listen, nxdomain, filter, strip_ech, rate }
+}
+
 fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
-    let mut listener = |listen: &crate::control::config::Listen| Listener {
+    let mut listener = |listen: &config::Listen| Listener {
         way: match listen.mode {
             ListenMode::Tproxy => Way::Tproxy,
             ListenMode::Redirect => Way::Redirect,
@@ -398,6 +414,7 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         keep_source: listen.keep_source,
         max_connections: listen.max_connections,
         silent: listen.silent,
+        starttls: listen.starttls,
         udp: listen.udp.map(|at| {
             inherited
                 .datagrams(listen.mode, at)

@@ -1,6 +1,7 @@
 //! CONTROL PLANE: may block, allocate, read files; the data plane never calls it.
 
 pub mod admin;
+pub mod anchors;
 pub mod capture;
 pub mod compile;
 pub mod config;

@@ -130,7 +130,11 @@ impl Governor {
     pub fn take_up(&mut self, built: Built, now: Timestamp) -> Reloaded {
         let Built { loaded, current, next } = built;
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
-        let resolving = |config: &Config| (config.names.resolvers.clone(), config.names.remember);
+        let resolving = |config: &Config| {
+            let names = &config.names;
+            let dns = config.dns.clone();
+            (names.resolvers.clone(), names.resolver_ca.clone(), names.remember, dns)
+        };
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
         self.compiler = loaded.compiler;

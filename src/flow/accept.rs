@@ -46,6 +46,8 @@ pub(super) struct Door {
     /// As in [`Listener`].
     pub(super) lifetime: Option<Duration>,
     pub(super) silent: bool,
+    /// Play the server of protocols that go over to TLS.
+    pub(super) starttls: bool,
     max_connections: usize,
     /// Connections at once, over all workers.
     taken: Arc<AtomicUsize>,
@@ -76,6 +78,7 @@ impl Door {
             patience: Patience::even(Duration::from_secs(60)),
             lifetime: None,
             silent: false,
+            starttls: false,
             max_connections: 100,
             taken: Arc::default(),
         }
@@ -162,6 +165,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
         },
         lifetime: listener.lifetime,
         silent: listener.silent,
+        starttls: listener.starttls,
         max_connections: listener.max_connections,
         taken: Arc::default(),
     };
@@ -306,6 +310,7 @@ mod tests {
             keep_source: false,
             max_connections: 2,
             silent: false,
+            starttls: false,
             udp: None,
         }
     }

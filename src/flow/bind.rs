@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,9 +15,11 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::name_server::TokioConnectionProvider;
 use hickory_resolver::proto::xfer::Protocol;
+use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::settings::{NameService, Resolver};
 use crate::identify::HostName;
 
 /// The longest that an answer ties a name to an address, whatever its TTL: who owns the name says
@@ -123,6 +125,13 @@ impl Names {
         }
     }
 
+    /// A client was told these addresses of the name, by a resolver that is asked here as well.
+    pub(super) fn tell(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
+        let found: Vec<_> =
+            addresses.iter().take(ADDRESSES_MAX).map(IpAddr::to_canonical).collect();
+        self.memory.add(name, &found, ttl, None);
+    }
+
     async fn ask(&self, name: &HostName, flight: Flight<'_>) -> Answered {
         let answer = timeout(PATIENCE, self.resolver.resolve(name)).await;
         let mut answer = answer.unwrap_or(Err(Unresolved::NoAnswer));
@@ -209,7 +218,6 @@ impl Memory {
     /// Adds an answer to the ones before it: a name may give a few of its addresses at a time. That
     /// there is none, or no answer, is remembered too, and takes none of them away.
     fn remember(&self, name: &HostName, answer: &Answered) {
-        let now = Instant::now();
         let (found, ttl) = match answer {
             Ok(answer) => (answer.addresses.as_slice(), answer.ttl),
             Err(_) => (&[][..], Duration::ZERO),
@@ -218,6 +226,12 @@ impl Memory {
             Err(Unresolved::NoAnswer) => ASKED_AGAIN_WHEN_DOWN,
             Ok(_) | Err(Unresolved::NoAddress) => ASKED_AGAIN,
         };
+        self.add(name, found, ttl, Some(wait));
+    }
+
+    /// Adds addresses of a name. `wait` is how long the resolver need not be asked about others.
+    fn add(&self, name: &HostName, found: &[IpAddr], ttl: Duration, wait: Option<Duration>) {
+        let now = Instant::now();
         let until = now + ttl.min(TTL_MAX).max(self.keep);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= NAMES_MAX && !names.contains_key(name) {
@@ -230,7 +244,9 @@ impl Memory {
         let known = names
             .entry(*name)
             .or_insert_with(|| Remembered { addresses: Vec::new(), ask_again: now });
-        known.ask_again = now + wait;
+        if let Some(wait) = wait {
+            known.ask_again = now + wait;
+        }
         known.addresses.retain(|(ip, until)| now < *until && !found.contains(ip));
         known.addresses.splice(0..0, found.iter().map(|&ip| (ip, until)));
         known.addresses.truncate(ADDRESSES_MAX);
@@ -242,13 +258,14 @@ impl Memory {
 pub(super) struct SystemResolver(Option<TokioResolver>);
 
 impl SystemResolver {
-    /// Asks `resolvers`, over UDP and, where an answer does not fit, TCP; without any, those that
-    /// the host's configuration names. To be called within the runtime that will ask.
-    pub(super) fn new(resolvers: &[SocketAddr]) -> Self {
-        let builder = if resolvers.is_empty() {
+    /// Asks the resolvers of `service`, over TLS or UDP and, where an answer does not fit, TCP;
+    /// without any, those that the host's configuration names. To be called within the runtime that
+    /// will ask.
+    pub(super) fn new(service: &NameService) -> Self {
+        let builder = if service.resolvers.is_empty() {
             TokioResolver::builder_tokio()
         } else {
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers(resolvers));
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers(&service.resolvers));
             let provider = TokioConnectionProvider::default();
             let mut builder = TokioResolver::builder_with_config(config, provider);
             // Who names the resolvers means these, and no file of this host.
@@ -260,6 +277,9 @@ impl SystemResolver {
             options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
             options.timeout = PATIENCE / 2;
             options.attempts = 2;
+            if let Some(tls) = &service.tls {
+                options.tls_config = ClientConfig::clone(tls);
+            }
             builder.build()
         });
         if let Err(fault) = &resolver {
@@ -269,9 +289,13 @@ impl SystemResolver {
     }
 }
 
-fn servers(resolvers: &[SocketAddr]) -> NameServerConfigGroup {
-    let each = |&at: &SocketAddr| {
-        [Protocol::Udp, Protocol::Tcp].map(|protocol| NameServerConfig::new(at, protocol))
+fn servers(resolvers: &[Resolver]) -> NameServerConfigGroup {
+    let each = |&Resolver { at, tls }: &Resolver| match tls {
+        None => [Protocol::Udp, Protocol::Tcp].map(|it| NameServerConfig::new(at, it)).to_vec(),
+        Some(name) => {
+            let tls_dns_name = Some(name.to_string());
+            vec![NameServerConfig { tls_dns_name, ..NameServerConfig::new(at, Protocol::Tls) }]
+        }
     };
     resolvers.iter().flat_map(each).collect::<Vec<_>>().into()
 }
@@ -421,6 +445,22 @@ mod tests {
         assert_eq!(book.queries(), 2);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_was_told_binds_and_takes_no_other_address_away() {
+        let book = Book::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
+        let names = book.names();
+        names.tell(&name("a.example"), &[ip("198.51.100.7")], Duration::from_secs(60));
+        assert!(names.is_bound(&name("a.example"), ip("198.51.100.7")).await);
+        assert_eq!(book.queries(), 0);
+        // Of its IPv6 addresses the client was told nothing: that is no answer about them.
+        assert!(names.is_bound(&name("a.example"), ip("2001:db8::1")).await);
+        assert_eq!(book.queries(), 1);
+        names.tell(&name("b.example"), &[ip("::ffff:198.51.100.8")], Duration::ZERO);
+        assert!(names.is_bound(&name("b.example"), ip("198.51.100.8")).await);
+        tokio::time::advance(Duration::from_secs(601)).await;
+        assert!(!names.is_bound(&name("b.example"), ip("198.51.100.8")).await);
+    }
+
     /// Answers when it is told to.
     #[derive(Clone, Default)]
     struct Slow(Arc<tokio::sync::Notify>, Book);
@@ -500,5 +540,91 @@ mod tests {
             names.memory.remember(&name(&format!("n{i}.example")), &answer);
         }
         assert!(names.memory.names.lock().unwrap().len() <= NAMES_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests_tls {
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::{RootCertStore, ServerConfig};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A name server over TLS whose certificate has this name: every name has 198.51.100.1.
+    async fn server(name: &str) -> (std::net::SocketAddr, RootCertStore) {
+        let own = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
+        let config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![own.cert.der().clone()], key)
+                .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                while let Ok(length) = stream.read_u16().await {
+                    let mut query = vec![0; length.into()];
+                    stream.read_exact(&mut query).await.unwrap();
+                    let reply = reply(&query);
+                    stream.write_u16(u16::try_from(reply.len()).unwrap()).await.unwrap();
+                    stream.write_all(&reply).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            }
+        });
+        (at, roots)
+    }
+
+    /// The question again, and behind it an A record where one was asked for.
+    fn reply(query: &[u8]) -> Vec<u8> {
+        let end = 12 + query[12..].iter().position(|&byte| byte == 0).unwrap() + 5;
+        let is_a = query[end - 3] == 1;
+        let mut reply = query[..end].to_vec();
+        reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+        if is_a {
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 1]);
+        }
+        reply
+    }
+
+    fn client(roots: RootCertStore) -> Arc<ClientConfig> {
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    #[tokio::test]
+    async fn a_resolver_over_tls_is_believed_only_with_its_own_certificate() {
+        let (at, roots) = server("dns.example").await;
+        let asked = HostName::parse(b"pacs.example").unwrap();
+        for (named, roots, believed) in [
+            ("dns.example", roots.clone(), true),
+            ("other.example", roots, false),
+            ("dns.example", RootCertStore::empty(), false),
+        ] {
+            let tls = Some(HostName::parse(named.as_bytes()).unwrap());
+            let service = NameService {
+                resolvers: vec![Resolver { at, tls }],
+                tls: Some(client(roots)),
+                remember: Duration::ZERO,
+            };
+            let resolver = Box::new(SystemResolver::new(&service));
+            let names = Names::new(resolver, Memory::new(Duration::ZERO));
+            let answer = names.resolve(&asked).await;
+            let wanted = vec!["198.51.100.1".parse().unwrap()];
+            let wanted = if believed { Ok(wanted) } else { Err(Unresolved::NoAnswer) };
+            assert_eq!(answer, wanted, "{named}");
+        }
     }
 }

@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout};
 
 use super::accept::{Accepted, Door, Slot};
 use super::peek::Seen;
-use super::second;
+use super::starttls::{self, Dialogue};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
+use super::{refuse, second};
 use crate::account::{Connect, End, Limit, Metrics, Record};
 use crate::policy::Permit;
 use crate::sys;
@@ -22,6 +23,7 @@ use crate::sys;
 pub(super) async fn run(
     client: Accepted,
     seen: Seen,
+    dialogue: Option<Dialogue>,
     permit: Permit,
     record: &mut Record,
 ) -> Result<Joined, End> {
@@ -32,11 +34,23 @@ pub(super) async fn run(
         wire.prompt();
     }
     let source = door.keep_source.then(|| record.client().ip());
-    let how = Dialling { speaks: !seen.bytes().is_empty(), ..door.dialling };
-    match dial(&permit, how, source, record.metrics()).await {
-        Ok(upstream) => Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, slot }),
-        Err(fault) => Err(fault.end()),
+    // Behind an upgrade the destination speaks first.
+    let speaks = !seen.bytes().is_empty() && dialogue.is_none();
+    let how = Dialling { speaks, ..door.dialling };
+    let upstream = match dial(&permit, how, source, record.metrics()).await {
+        Ok(upstream) => upstream,
+        Err(fault) => return Err(fault.end()),
+    };
+    if let Some(dialogue) = dialogue
+        && let Err(end) = Box::pin(dialogue.join(&upstream, door.dialling.limit)).await
+    {
+        if seen.bytes().first() == Some(&HANDSHAKE) && !door.silent {
+            refuse::say(wire, &starttls::HANDSHAKE_FAILURE).await;
+        }
+        tracing::debug!(fault = %end, destination = %permit.destination(), "no upgrade to TLS");
+        return Err(End::NoUpgrade);
     }
+    Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, slot })
 }
 
 /// The type of a TLS record that holds a hello (RFC 8446 §5.1).

@@ -4,6 +4,7 @@
 
 mod accept;
 mod bind;
+mod dns;
 mod drain;
 mod forward;
 mod gate;
@@ -17,6 +18,7 @@ mod registry;
 mod relay;
 mod second;
 mod settings;
+mod starttls;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -27,7 +29,7 @@ use std::rc::Rc;
 use tokio::task::spawn_local;
 
 pub use drain::DataPlane;
-pub use settings::{Datagrams, Listener, NameService, Settings, Socket};
+pub use settings::{Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;
@@ -37,13 +39,14 @@ use gate::{Gate, Stop};
 use judge::Asked;
 use peek::Seen;
 use registry::Seat;
+use starttls::{Dialogue, Spoken};
 
 /// Serves one accepted connection to its end, in a task of its own.
 fn serve(client: Accepted, gate: Rc<Gate>) {
     // It ends by itself, and with the runtime at the latest.
     match client.door.way {
         Way::Tproxy | Way::Redirect => drop(spawn_local(serve_transparent(client, gate))),
-        Way::Proxy => drop(spawn_local(proxy::serve(client, gate))),
+        Way::Proxy | Way::Dns => drop(spawn_local(proxy::serve(client, gate))),
     }
 }
 
@@ -75,8 +78,9 @@ async fn walk(
     record: &mut Record,
 ) -> Result<Joined, End> {
     let mut seen = Seen::default();
-    match judge(&client, &mut seen, gate, seat, record).await {
-        Ok(permit) => forward::run(client, seen, permit, record).await,
+    let mut dialogue = None;
+    match judge(&client, &mut seen, &mut dialogue, gate, seat, record).await {
+        Ok(permit) => forward::run(client, seen, dialogue, permit, record).await,
         Err(Stop::Refused(refusal)) => {
             Err(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await)
         }
@@ -87,6 +91,7 @@ async fn walk(
 async fn judge(
     client: &Accepted,
     seen: &mut Seen,
+    dialogue: &mut Option<Dialogue>,
     gate: &Gate,
     seat: &Seat,
     record: &mut Record,
@@ -96,6 +101,14 @@ async fn judge(
     if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
         return gate.shaped(verdict, client, seen, asked, record).await;
     }
-    let asked = gate.read(client, seen, asked, record).await?;
+    let spoken = Spoken::on(origin.port()).filter(|_| client.door.starttls);
+    let asked = match spoken {
+        None => gate.read(client, seen, asked, record).await?,
+        Some(spoken) => {
+            // Boxed: few connections are played for.
+            let played = starttls::play(spoken, client, seen, dialogue, gate, asked, record);
+            Box::pin(played).await?
+        }
+    };
     gate.admit(asked, seat, record).await
 }

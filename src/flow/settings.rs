@@ -2,9 +2,13 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+
 use crate::account::Way;
+use crate::identify::HostName;
 
 /// Everything that is fixed for the life of a data plane.
 #[derive(Debug)]
@@ -17,15 +21,44 @@ pub struct Settings {
     pub affinity: bool,
     /// How names are resolved.
     pub names: NameService,
+    /// The gateway's own name server, where it is one.
+    pub dns: Option<Dns>,
 }
 
 /// How names are resolved, and for how long an answer ties a name to its addresses.
 #[derive(Debug, Clone)]
 pub struct NameService {
-    /// Who is asked, over UDP and TCP; where there is none, the resolvers of the host.
-    pub resolvers: Vec<SocketAddr>,
+    /// Who is asked; where there is none, the resolvers of the host.
+    pub resolvers: Vec<Resolver>,
+    /// Who may vouch for those that are asked over TLS; without it none of them is believed.
+    pub tls: Option<Arc<ClientConfig>>,
     /// How long an answer holds, where its TTL is shorter.
     pub remember: Duration,
+}
+
+/// The gateway as a name server: it asks the resolvers of [`NameService`].
+#[derive(Debug, Clone)]
+pub struct Dns {
+    /// Where it answers, over UDP and TCP.
+    pub listen: SocketAddr,
+    /// Say that a refused name does not exist, and not that it is refused.
+    pub nxdomain: bool,
+    /// Leave out the addresses that the policy refuses.
+    pub filter: bool,
+    /// Leave out the keys of ECH.
+    pub strip_ech: bool,
+    /// Questions a second that one client may ask.
+    pub rate: u32,
+}
+
+/// One name server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolver {
+    /// Its address.
+    pub at: SocketAddr,
+    /// The name that its certificate has to have, where it is asked over TLS (RFC 7858); else it is
+    /// asked over UDP and TCP.
+    pub tls: Option<HostName>,
 }
 
 /// One place where connections come in.
@@ -57,6 +90,9 @@ pub struct Listener {
     pub max_connections: usize,
     /// Close without an answer instead of refusing aloud.
     pub silent: bool,
+    /// Play the server of protocols that go over to TLS (SMTP, IMAP, POP3, PostgreSQL, on their own
+    /// ports) up to the hello, and judge by its name. For the transparent ways alone.
+    pub starttls: bool,
     /// Where transparent UDP comes in beside it, under the same limits.
     pub udp: Option<Datagrams>,
 }

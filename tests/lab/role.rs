@@ -191,6 +191,10 @@ fn world() {
                 .collect(),
             Some("asked") => json!(ledger.names.asked),
             Some("let go") => json!(ledger.silent.drain(..).count()),
+            Some("forget") => {
+                ledger.names.asked.clear();
+                json!("done")
+            }
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
             _ => panic!("the world does not understand {question}"),
         }
@@ -206,7 +210,11 @@ fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> i
         EXCHANGE => world_exchange(stream),
         _ => {
             services::upgrade(port, &mut stream)?;
-            greet_over_tls(stream, tls)
+            let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+            let mut inside = rustls::StreamOwned::new(connection, stream);
+            inside.write_all(GREETING.as_bytes())?;
+            inside.conn.send_close_notify();
+            inside.flush()
         }
     }
 }
@@ -597,6 +605,7 @@ fn stand_in() {
             keep_source: false,
             max_connections: 1,
             silent: false,
+            starttls: false,
             udp: None,
         };
         let tproxy = [listen(ListenMode::Tproxy, 15_001)];

@@ -7,7 +7,8 @@ pub(crate) const SSH: u16 = 22;
 
 /// Where TLS begins behind another protocol: the name that `openssl s_client -starttls` has for it,
 /// and the port.
-pub(crate) const UPGRADES: [(&str, u16); 3] = [("smtp", 587), ("imap", 143), ("postgres", 5432)];
+pub(crate) const UPGRADES: [(&str, u16); 4] =
+    [("smtp", 587), ("imap", 143), ("pop3", 110), ("postgres", 5432)];
 
 /// Every port of this file.
 pub(crate) fn ports() -> impl Iterator<Item = u16> {
@@ -21,43 +22,44 @@ pub(crate) fn ssh(stream: &mut (impl Read + Write)) -> io::Result<()> {
 }
 
 /// Speaks in the clear until TLS is to begin. Nothing that the client says behind its request for
-/// TLS may have been read by then, and clients wait for the answer.
+/// TLS may have been read by then: one byte at a time. A client that greets with a name in which
+/// `no-tls` stands is told that there is none.
 pub(crate) fn upgrade(port: u16, stream: &mut (impl Read + Write)) -> io::Result<()> {
-    match port {
-        587 => lines(stream, "220 world ESMTP\r\n", |line| match line {
-            "STARTTLS" => ("220 go on\r\n", true),
-            _ => ("250-world\r\n250 STARTTLS\r\n", false),
-        }),
-        143 => lines(stream, "* OK world\r\n", |line| {
-            if line.ends_with("STARTTLS") {
-                (". OK go on\r\n", true)
-            } else {
-                ("* CAPABILITY IMAP4rev1 STARTTLS\r\n. OK\r\n", false)
-            }
-        }),
-        _ => {
-            // SSLRequest.
-            stream.read_exact(&mut [0; 8])?;
-            stream.write_all(b"S")
-        }
-    }
-}
-
-fn lines(
-    stream: &mut (impl Read + Write),
-    greeting: &str,
-    answer: impl Fn(&str) -> (&'static str, bool),
-) -> io::Result<()> {
-    stream.write_all(greeting.as_bytes())?;
+    let greeting: &[u8] = match port {
+        587 => b"220-world\r\n220 ESMTP\r\n",
+        143 => b"* OK IMAP4rev1\r\n",
+        110 => b"+OK world\r\n",
+        _ => b"",
+    };
+    stream.write_all(greeting)?;
+    let mut has_tls = true;
     loop {
-        let mut line = String::new();
-        // One byte at a time: what is behind the line is not ours.
-        if BufReader::with_capacity(1, &mut *stream).read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while !(line.ends_with(b"\n") || port == 5432 && line.len() == 8) {
+            stream.read_exact(&mut byte)?;
+            line.push(byte[0]);
         }
-        let (text, tls) = answer(line.trim());
-        stream.write_all(text.as_bytes())?;
-        if tls {
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        let tag = text.split(' ').next().unwrap_or_default().to_owned();
+        let (reply, upgrade) = match (port, text.as_str()) {
+            (587, "STARTTLS") if has_tls => ("220 go\r\n".to_owned(), true),
+            (587, "STARTTLS") => ("454 no\r\n".to_owned(), false),
+            (587, hello) if hello.starts_with("EHLO") => {
+                has_tls = !hello.contains("no-tls");
+                ("250-world\r\n250-SIZE 9000\r\n250 STARTTLS\r\n".to_owned(), false)
+            }
+            (587, _) => (format!("250 world heard {tag}\r\n"), false),
+            (143, command) if command.ends_with("STARTTLS") => {
+                (format!("* OK wait\r\n{tag} OK go\r\n"), true)
+            }
+            (143, _) => (format!("* CAPABILITY IMAP4rev1 STARTTLS\r\n{tag} OK\r\n"), false),
+            (110, "CAPA") => ("+OK\r\nSTLS\r\n.\r\n".to_owned(), false),
+            (110, command) => ("+OK\r\n".to_owned(), command == "STLS"),
+            _ => ("S".to_owned(), true),
+        };
+        stream.write_all(reply.as_bytes())?;
+        if upgrade {
             return Ok(());
         }
     }

@@ -18,6 +18,7 @@ fn listen(mode: ListenMode, address: &str) -> Listen {
         keep_source: false,
         max_connections: 1,
         silent: false,
+        starttls: false,
         udp: None,
     }
 }

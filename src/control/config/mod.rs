@@ -20,6 +20,7 @@ mod time;
 mod update;
 mod zones;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -142,6 +143,8 @@ pub struct Config {
     pub places: Vec<Place>,
     /// `[names]`.
     pub names: Names,
+    /// `[dns]`.
+    pub dns: Option<Dns>,
     /// `[[listen]]`, in file order.
     pub listen: Vec<Listen>,
     /// `[admin]`.
@@ -350,10 +353,46 @@ pub struct Names {
     /// What a hello with the ECH extension is.
     pub ech: Ech,
     /// Who is asked for the addresses of a name; empty: the resolvers of the host.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<Resolver>,
+    /// The certificates that may vouch for resolvers that are asked over TLS, as PEM; `None`: those
+    /// that the host trusts.
+    pub resolver_ca: Option<PathBuf>,
     /// How long an answer ties a name to its addresses, where its TTL is shorter. Default 10 min,
     /// 0 s to a day.
     pub remember: Duration,
+}
+
+/// One of `[names] resolvers`: `address:port`, or `tls://address:port#name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolver {
+    /// Where it answers.
+    pub at: SocketAddr,
+    /// The name in its certificate, where it is asked over TLS (RFC 7858).
+    pub tls: Option<HostName>,
+}
+
+impl fmt::Display for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tls {
+            None => self.at.fmt(f),
+            Some(name) => write!(f, "tls://{}#{name}", self.at),
+        }
+    }
+}
+
+/// `[dns]`: the gateway as a name server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Address and port, for UDP and TCP.
+    pub listen: SocketAddr,
+    /// `refuse = "nxdomain"`: a refused name does not exist. Default `"refused"`.
+    pub nxdomain: bool,
+    /// Whether the addresses that the policy refuses are left out. Default true.
+    pub filter: bool,
+    /// Whether the keys of ECH are left out. Default false.
+    pub strip_ech: bool,
+    /// Questions a second that one client may ask, 1 to 100,000. Default 100.
+    pub rate: u32,
 }
 
 /// `[[listen]]`.
@@ -383,6 +422,9 @@ pub struct Listen {
     pub max_connections: usize,
     /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
     pub silent: bool,
+    /// Follow STARTTLS to the name in the hello, on the ports of SMTP, IMAP, POP3 and PostgreSQL;
+    /// transparent modes only. Default false.
+    pub starttls: bool,
     /// Where UDP comes in beside it (TPROXY only): `udp = true`, the default of that mode, is the
     /// same address and port; an address puts it elsewhere; `false` leaves UDP to the firewall.
     pub udp: Option<SocketAddr>,

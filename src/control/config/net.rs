@@ -6,8 +6,10 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
+use super::Resolver;
 use super::error::Wrong;
 use super::reader::{Item, Reader};
+use crate::identify::HostName;
 
 const PREFIX_HELP: &str = "write a prefix: \"192.0.2.0/24\" or \"2001:db8::/32\"";
 const PORT_HELP: &str = "write a list of ports and ranges: [443, \"8000-8099\"]";
@@ -106,18 +108,35 @@ pub(super) fn socket(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<SocketA
     reader.keep(item, parsed)
 }
 
-/// Reads the address of a resolver, `address:port`.
-pub(super) fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
-    const HELP: &str = "write address and port: \"192.0.2.53:53\" or \"[2001:db8::53]:53\"";
-    if let Some((scheme, _)) = text.split_once("://") {
-        let what = format!("{scheme:?} is not spoken here: resolvers are asked over UDP and TCP");
-        return Err(Wrong::new(what, HELP));
+/// Reads a resolver: `address:port`, or `tls://address:port#name`.
+pub(super) fn resolver(text: &str) -> Result<Resolver, Wrong> {
+    const TLS_HELP: &str = "write address, port and the name in its certificate: \
+                            \"tls://192.0.2.53:853#dns.example\"";
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(Resolver { at: answerer(text, 53)?, tls: None });
+    };
+    if scheme != "tls" {
+        let what =
+            format!("{scheme:?} is not spoken here: resolvers are asked over UDP, TCP or TLS");
+        return Err(Wrong::new(what, TLS_HELP));
     }
+    let Some((at, name)) = rest.split_once('#') else {
+        let what = format!("{text:?} does not say whose certificate it is");
+        return Err(Wrong::new(what, TLS_HELP));
+    };
+    let name = HostName::parse(name.as_bytes())
+        .map_err(|bad| Wrong::new(format!("{name:?} names no certificate: {bad}"), TLS_HELP))?;
+    Ok(Resolver { at: answerer(at, 853)?, tls: Some(name) })
+}
+
+/// Reads the address of somebody who answers.
+fn answerer(text: &str, port: u16) -> Result<SocketAddr, Wrong> {
+    const HELP: &str = "write address and port: \"192.0.2.53:53\" or \"[2001:db8::53]:53\"";
     let at: SocketAddr = match text.parse() {
         Ok(at) => at,
         Err(_) => {
             let help = match text.parse() {
-                Ok(address) => format!("write {:?}", SocketAddr::new(address, 53).to_string()),
+                Ok(address) => format!("write {:?}", SocketAddr::new(address, port).to_string()),
                 Err(_) => HELP.to_owned(),
             };
             return Err(Wrong::new(format!("{text:?} is no address with a port"), help));
@@ -137,7 +156,13 @@ mod tests {
     fn a_resolver_is_an_address_with_a_port_that_somebody_can_answer_at() {
         assert!(resolver("192.0.2.53:53").is_ok() && resolver("[2001:db8::53]:5353").is_ok());
         assert_eq!(resolver("192.0.2.53").unwrap_err().help, "write \"192.0.2.53:53\"");
-        assert!(resolver("tls://192.0.2.53:853").unwrap_err().what.contains("UDP and TCP"));
+        let dot = resolver("tls://[2001:db8::53]:853#DNS.example").unwrap();
+        assert_eq!(dot.to_string(), "tls://[2001:db8::53]:853#dns.example");
+        assert!(resolver("tls://192.0.2.53:853").unwrap_err().what.contains("certificate"));
+        assert!(resolver("https://192.0.2.53:443#a.example").unwrap_err().what.contains("TLS"));
+        for text in ["tls://192.0.2.53#a.example", "tls://192.0.2.53:853#", "tls://#a.example"] {
+            assert!(resolver(text).is_err(), "{text:?}");
+        }
         for text in ["", "dns.example:53", "192.0.2.53:0", "0.0.0.0:53", "[::]:53", "224.0.0.1:53"]
         {
             assert!(resolver(text).is_err(), "{text:?}");

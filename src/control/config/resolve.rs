@@ -12,14 +12,14 @@ use super::error::{UnknownRegion, Wrong};
 use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
-    Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
-    Until, ZoneList, net, rules, share, time, update, zones,
+    Admin, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode, Names,
+    Source, Until, ZoneList, net, rules, share, time, update, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
-const SECTIONS: [&str; 11] = [
-    "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "listen", "admin",
-    "data",
+const SECTIONS: [&str; 12] = [
+    "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "dns", "listen",
+    "admin", "data",
 ];
 
 const DATA_KEYS: [&str; 10] = [
@@ -128,6 +128,7 @@ pub(super) fn config(
     let rules = rules::rules(reader, &rule_tables, root, &known, &mut unknown_regions);
     let name_table = reader.table(root, "names");
     let bindings = name_settings(reader, name_table.as_ref());
+    let dns = dns(reader, root, bindings.as_ref());
     let admin = admin(reader, root);
     let listen = listeners(reader, root, admin.as_ref());
     let data = data(reader, root);
@@ -148,6 +149,7 @@ pub(super) fn config(
         operators: operators?,
         places: places?,
         names: bindings?,
+        dns: dns?,
         listen: listen?,
         admin: admin?,
         data: data?,
@@ -353,10 +355,11 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
         binding: Binding::Verify,
         ech: Ech::Claim,
         resolvers: Vec::new(),
+        resolver_ca: None,
         remember: ten_minutes,
     };
     let Some(table) = table else { return Some(default) };
-    reader.only(table, &["binding", "ech", "resolvers", "remember"]);
+    reader.only(table, &["binding", "ech", "resolvers", "resolver_ca", "remember"]);
     let bindings =
         [("verify", Binding::Verify), ("redial", Binding::Redial), ("trust", Binding::Trust)];
     let hellos = [("claim", Ech::Claim), ("unread", Ech::Unread), ("block", Ech::Block)];
@@ -374,11 +377,61 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
             Ok(at)
         })
     });
+    let resolver_ca =
+        optional(table, "resolver_ca", |item| reader.line(item).map(|at| reader.base.join(at)));
     let day = Duration::from_secs(24 * 60 * 60);
     let remember = or(table, "remember", default.remember, |item| {
         time::duration(reader, item, Duration::ZERO, Some(day))
     });
-    Some(Names { binding: binding?, ech: ech?, resolvers: resolvers?, remember: remember? })
+    Some(Names {
+        binding: binding?,
+        ech: ech?,
+        resolvers: resolvers?,
+        resolver_ca: resolver_ca?,
+        remember: remember?,
+    })
+}
+
+/// `[dns]`; `Some(None)` where it is not written.
+fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Option<Option<Dns>> {
+    if !root.has("dns") {
+        return Some(None);
+    }
+    let table = reader.table(root, "dns")?;
+    reader.only(&table, &["listen", "refuse", "filter", "strip_ech", "rate"]);
+    let help = "write where clients ask: listen = \"192.0.2.1:53\"";
+    let item = reader.required(&table, "listen", help)?;
+    let listen = net::socket(reader, &item);
+    let resolvers = names.map(|names| names.resolvers.as_slice());
+    let asks_itself = |at: SocketAddr, listen: SocketAddr| {
+        let any = listen.ip().is_unspecified() && at.ip().is_loopback();
+        at.port() == listen.port() && (at.ip() == listen.ip() || any)
+    };
+    match (listen, resolvers) {
+        (Some(_), Some([])) => {
+            let help = "name the servers to ask: [names] resolvers = [\"192.0.2.53:53\"]";
+            reader.fault(&item, "nobody is named whom it could ask", help);
+            return None;
+        }
+        (Some(at), Some(all)) if all.iter().any(|resolver| asks_itself(resolver.at, at)) => {
+            let help = "take this address out of [names] resolvers";
+            reader.fault(&item, "it would ask itself", help);
+            return None;
+        }
+        (None | Some(_), _) => {}
+    }
+    let codes = [("refused", false), ("nxdomain", true)];
+    let nxdomain = or(&table, "refuse", false, |item| reader.word(item, &codes));
+    let filter = or(&table, "filter", true, |item| reader.boolean(item));
+    let strip_ech = or(&table, "strip_ech", false, |item| reader.boolean(item));
+    let rate = or(&table, "rate", 100, |item| u32::try_from(reader.number(item, 1..100_001)?).ok());
+    Some(Some(Dns {
+        listen: listen?,
+        nxdomain: nxdomain?,
+        filter: filter?,
+        strip_ech: strip_ech?,
+        rate: rate?,
+    }))
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
@@ -449,6 +502,7 @@ const LISTEN: Listen = Listen {
     keep_source: false,
     max_connections: 65_536,
     silent: false,
+    starttls: false,
     udp: None,
 };
 
@@ -468,6 +522,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "keep_source",
             "max_connections",
             "silent",
+            "starttls",
             "udp",
         ],
     );
@@ -502,6 +557,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         usize::try_from(reader.number(item, 1..10_000_001)?).ok()
     });
     let silent = or(table, "silent", LISTEN.silent, |item| reader.boolean(item));
+    let starttls = starttls(reader, table, mode);
     let udp = datagrams(reader, table, mode, address);
     Some(Listen {
         mode: mode?,
@@ -517,7 +573,20 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         keep_source: keep_source?,
         max_connections: max_connections?,
         silent: silent?,
+        starttls: starttls?,
     })
+}
+
+/// An explicit client says whom it means before anything else.
+fn starttls(reader: &mut Reader<'_>, table: &Table<'_>, mode: Option<ListenMode>) -> Option<bool> {
+    let Some(item) = table.item("starttls") else { return Some(LISTEN.starttls) };
+    let follow = reader.boolean(&item)?;
+    if follow && mode == Some(ListenMode::Proxy) {
+        let help = "leave it out, or listen with mode = \"tproxy\"";
+        reader.fault(&item, "an explicit proxy does not play servers", help);
+        return None;
+    }
+    Some(follow)
 }
 
 /// Only a captured client has an address that its answers come back to through this host.

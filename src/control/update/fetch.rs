@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,9 +21,8 @@ use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -32,7 +30,8 @@ use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use super::take::Validators;
-use crate::control::config::{Update, unfit};
+use crate::control::anchors;
+use crate::control::config::{self, Names, Update, unfit};
 use crate::control::data::DataFault;
 use crate::control::progress::Progress;
 use crate::identify::{HostName, Protocol};
@@ -187,19 +186,10 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// To be made within the runtime that will ask. Asks `resolvers`, else those of the host.
-    pub(super) fn new(
-        policy: &'a Policy,
-        resolvers: &[SocketAddr],
-        update: &Update,
-    ) -> Result<Self, String> {
-        let tls =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?
-                .with_root_certificates(roots(update.ca.as_deref())?)
-                .with_no_client_auth();
-        Ok(Self { policy, resolver: resolver(resolvers)?, tls: TlsConnector::from(Arc::new(tls)) })
+    /// To be made within the runtime that will ask. Asks the resolvers of `names`, else those of the host.
+    pub(super) fn new(policy: &'a Policy, names: &Names, update: &Update) -> Result<Self, String> {
+        let tls = anchors::client(update.ca.as_deref()).map_err(|fault| fault.to_string())?;
+        Ok(Self { policy, resolver: resolver(names)?, tls: TlsConnector::from(tls) })
     }
 
     /// Judges where a URL leads, and dials nobody. The permits are those of the permitted addresses.
@@ -477,46 +467,34 @@ const fn bad_name(_: crate::identify::BadName) -> &'static str {
     "has a host name that no host can have"
 }
 
-/// Whose certificates are believed.
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca {
-        let fault = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|error| fault(&error))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| fault(&error))?;
-            roots.add(certificate).map_err(|error| fault(&error))?;
-        }
-        if roots.is_empty() {
-            return Err(fault(&"holds no certificate in PEM"));
-        }
-        return Ok(roots);
-    }
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let why = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
-        return Err(format!(
-            "this host has no CA certificates{why}; install some, or name a file: [data.update] ca"
-        ));
-    }
-    Ok(roots)
-}
-
 /// As the data plane asks (`[names] resolvers`), whose resolver this plane cannot use.
-fn resolver(resolvers: &[SocketAddr]) -> Result<TokioResolver, String> {
-    let mut builder = if resolvers.is_empty() {
+fn resolver(names: &Names) -> Result<TokioResolver, String> {
+    let mut builder = if names.resolvers.is_empty() {
         TokioResolver::builder_tokio().map_err(|error| format!("no resolver: {error}"))?
     } else {
-        let each = |&at: &SocketAddr| {
-            [Carrier::Udp, Carrier::Tcp].map(|carrier| NameServerConfig::new(at, carrier))
+        let each = |it: &config::Resolver| match it.tls {
+            None => {
+                [Carrier::Udp, Carrier::Tcp].map(|by| NameServerConfig::new(it.at, by)).to_vec()
+            }
+            Some(name) => {
+                let tls_dns_name = Some(name.to_string());
+                vec![NameServerConfig {
+                    tls_dns_name,
+                    ..NameServerConfig::new(it.at, Carrier::Tls)
+                }]
+            }
         };
         let servers: NameServerConfigGroup =
-            resolvers.iter().flat_map(each).collect::<Vec<_>>().into();
+            names.resolvers.iter().flat_map(each).collect::<Vec<_>>().into();
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
         let mut builder =
             TokioResolver::builder_with_config(config, TokioConnectionProvider::default());
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
+        if names.resolvers.iter().any(|it| it.tls.is_some()) {
+            let tls = anchors::client(names.resolver_ca.as_deref());
+            let tls = tls.map_err(|fault| fault.to_string())?;
+            builder.options_mut().tls_config = ClientConfig::clone(&tls);
+        }
         builder
     };
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;

@@ -121,8 +121,7 @@ pub fn update(
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
     let reports = runtime.block_on(async {
         let names = &compiler.config().names;
-        let client =
-            Client::new(&policy, &names.resolvers, update).map_err(CannotUpdate::Broken)?;
+        let client = Client::new(&policy, names, update).map_err(CannotUpdate::Broken)?;
         let job = Job { client, settings: &settings, permitted, dry_run: asked.dry_run, progress };
         let mut reports = Vec::new();
         for source in sources {
