@@ -120,6 +120,48 @@ fn drawn(mut seed: u64) -> String {
 }
 
 #[test]
+fn a_name_server_refuses_what_every_port_and_protocol_refuses() {
+    let of = |rules: &[usize]| {
+        let rule = |&n: &usize| format!("[[rule]]\nname = \"r{n}\"\n{}\n", RULES[n]);
+        format!("{HEAD}{}", rules.iter().map(rule).collect::<String>())
+    };
+    let client = Some("10.1.0.1".parse().unwrap());
+    let name = HostName::parse(b"y.bad.example").unwrap();
+    let ask = |ip: &str| Question {
+        client,
+        destination: std::net::SocketAddr::new(ip.parse().unwrap(), 443),
+        transport: Transport::Tcp,
+        protocol: Protocol::Tls,
+        name: Claim::Bound(&name),
+        ech: false,
+    };
+    // A block rule about the name; about its low ports; about TCP; about places.
+    for (rules, by_name, by_address) in [
+        (&[0][..], true, true),
+        (&[4], false, false),
+        (&[11], false, false),
+        (&[3], false, true),
+        (&[1, 0], false, false),
+        (&[2, 0], true, true),
+        (&[10, 4], false, false),
+    ] {
+        let policy = compile(&of(rules));
+        let us = ask("8.8.8.8");
+        assert_eq!(policy.refuses_name(&us).is_some(), by_name, "{rules:?}");
+        let verdict = policy.refuses_address(&us);
+        assert_eq!(verdict.is_some(), by_address, "{rules:?}");
+        assert!(verdict.is_none_or(|verdict| verdict.reason() == Reason::Rule));
+        let watched = Question { client: Some("10.9.0.1".parse().unwrap()), ..us };
+        assert!(
+            policy.refuses_name(&watched).is_none() && policy.refuses_address(&watched).is_none()
+        );
+    }
+    let policy = compile(HEAD);
+    assert!(policy.refuses_address(&ask("169.254.169.254")).is_some(), "a guard");
+    assert!(policy.refuses_address(&ask("213.186.33.5")).is_none());
+}
+
+#[test]
 fn what_is_refused_by_name_is_refused_at_every_address() {
     let mut refused = 0;
     for seed in 0..60 {

@@ -112,6 +112,29 @@ pub enum Dropped {
     Stranger,
 }
 
+/// What became of a question to the gateway's own name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsQuery {
+    /// Asked and answered.
+    Forwarded,
+    /// The same, and addresses that the policy refuses were left out.
+    Filtered,
+    /// The policy refuses the name, all of its addresses, or the name servers.
+    Refused,
+    /// No name server answered.
+    Failed,
+    /// No question; not answered.
+    Malformed,
+    /// Of a kind that is not forwarded.
+    Unsupported,
+    /// Its client asks too often; not answered.
+    Limited,
+    /// Too many questions or clients at once; not answered.
+    Busy,
+}
+
+const DNS: [&str; 8] =
+    ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 const LIMIT: [&str; 3] = ["connections", "first-flight", "admin"];
@@ -266,6 +289,11 @@ impl Metrics {
         self.taken.dropped[cause as usize].increment(1);
     }
 
+    /// A question to the gateway's own name server was settled.
+    pub fn dns(&self, result: DnsQuery) {
+        self.taken.dns[result as usize].increment(1);
+    }
+
     /// An accept(2) failed.
     pub fn accept_failed(&self, class: Accept) {
         self.taken.accept[class as usize].increment(1);
@@ -330,6 +358,7 @@ struct Taken {
     limit: [Counter; LIMIT.len()],
     accept: [Counter; ACCEPT.len()],
     dropped: [Counter; DROPPED.len()],
+    dns: [Counter; DNS.len()],
     audit_lost: Counter,
     reload_done: Counter,
     reload_failed: Counter,
@@ -360,6 +389,7 @@ impl Taken {
             limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
             accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
             dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
+            dns: DNS.map(|label| counter!("schengate_dns_queries_total", "result" => label)),
             audit_lost: counter!("schengate_audit_lost_total"),
             reload_done: reload("done"),
             reload_failed: reload("failed"),
@@ -396,6 +426,10 @@ fn describe() {
     describe_counter!(
         "schengate_udp_dropped_total",
         "UDP datagrams, or answers to refused ones, that were dropped, by cause."
+    );
+    describe_counter!(
+        "schengate_dns_queries_total",
+        "Questions to the gateway's own name server, by result."
     );
     describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
     describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use metrics::{Accept, Connect, Dropped, Hello, Limit, Metrics};
+pub use metrics::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Metrics};
 
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{CountrySet, Verdict, Whereabouts};
@@ -29,19 +29,22 @@ pub enum Way {
     Redirect,
     /// Explicit proxy.
     Proxy,
+    /// A question to the gateway's own name server.
+    Dns,
 }
 
 impl Way {
     /// Every way, in the order of the labels.
-    pub const ALL: [Self; 3] = [Self::Tproxy, Self::Redirect, Self::Proxy];
+    pub const ALL: [Self; 4] = [Self::Tproxy, Self::Redirect, Self::Proxy, Self::Dns];
 
-    /// `tproxy`, `redirect` or `proxy`.
+    /// `tproxy`, `redirect`, `proxy` or `dns`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::Tproxy => "tproxy",
             Self::Redirect => "redirect",
             Self::Proxy => "proxy",
+            Self::Dns => "dns",
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
 use crate::control::reload::{Built, Governor};
 use crate::control::watch::Watch;
-use crate::flow::{DataPlane, Datagrams, Listener, NameService, Resolver, Settings, Socket};
+use crate::flow::{DataPlane, Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -113,7 +113,9 @@ impl Service {
         let workers = arguments.workers.or_else(|| std::thread::available_parallelism().ok());
         let workers = workers.unwrap_or(NonZeroUsize::MIN);
         let names = name_service(config)?;
-        let settings = Settings { listeners: listeners(config, &mut inherited), workers, names };
+        let dns = config.dns.as_ref().map(name_server);
+        let listeners = listeners(config, &mut inherited);
+        let settings = Settings { listeners, workers, names, dns };
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
         }
@@ -328,6 +330,11 @@ fn name_service(config: &Config) -> Result<NameService, String> {
     };
     let resolvers = names.resolvers.iter().map(resolver).collect();
     Ok(NameService { resolvers, tls, remember: names.remember })
+}
+
+fn name_server(dns: &config::Dns) -> Dns {
+    let &config::Dns { listen, nxdomain, filter, strip_ech, rate } = dns;
+    Dns { listen, nxdomain, filter, strip_ech, rate }
 }
 
 fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {

@@ -132,7 +132,8 @@ impl Governor {
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
         let resolving = |config: &Config| {
             let names = &config.names;
-            (names.resolvers.clone(), names.resolver_ca.clone(), names.remember)
+            let dns = config.dns.clone();
+            (names.resolvers.clone(), names.resolver_ca.clone(), names.remember, dns)
         };
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);

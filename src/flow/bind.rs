@@ -125,6 +125,13 @@ impl Names {
         }
     }
 
+    /// A client was told these addresses of the name, by a resolver that is asked here as well.
+    pub(super) fn tell(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
+        let found: Vec<_> =
+            addresses.iter().take(ADDRESSES_MAX).map(IpAddr::to_canonical).collect();
+        self.memory.add(name, &found, ttl, None);
+    }
+
     async fn ask(&self, name: &HostName, flight: Flight<'_>) -> Answered {
         let answer = timeout(PATIENCE, self.resolver.resolve(name)).await;
         let mut answer = answer.unwrap_or(Err(Unresolved::NoAnswer));
@@ -211,7 +218,6 @@ impl Memory {
     /// Adds an answer to the ones before it: a name may give a few of its addresses at a time. That
     /// there is none, or no answer, is remembered too, and takes none of them away.
     fn remember(&self, name: &HostName, answer: &Answered) {
-        let now = Instant::now();
         let (found, ttl) = match answer {
             Ok(answer) => (answer.addresses.as_slice(), answer.ttl),
             Err(_) => (&[][..], Duration::ZERO),
@@ -220,6 +226,12 @@ impl Memory {
             Err(Unresolved::NoAnswer) => ASKED_AGAIN_WHEN_DOWN,
             Ok(_) | Err(Unresolved::NoAddress) => ASKED_AGAIN,
         };
+        self.add(name, found, ttl, Some(wait));
+    }
+
+    /// Adds addresses of a name. `wait` is how long the resolver need not be asked about others.
+    fn add(&self, name: &HostName, found: &[IpAddr], ttl: Duration, wait: Option<Duration>) {
+        let now = Instant::now();
         let until = now + ttl.min(TTL_MAX).max(self.keep);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= NAMES_MAX && !names.contains_key(name) {
@@ -232,7 +244,9 @@ impl Memory {
         let known = names
             .entry(*name)
             .or_insert_with(|| Remembered { addresses: Vec::new(), ask_again: now });
-        known.ask_again = now + wait;
+        if let Some(wait) = wait {
+            known.ask_again = now + wait;
+        }
         known.addresses.retain(|(ip, until)| now < *until && !found.contains(ip));
         known.addresses.splice(0..0, found.iter().map(|&ip| (ip, until)));
         known.addresses.truncate(ADDRESSES_MAX);
@@ -431,6 +445,22 @@ mod tests {
         assert_eq!(book.queries(), 2);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_was_told_binds_and_takes_no_other_address_away() {
+        let book = Book::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
+        let names = book.names();
+        names.tell(&name("a.example"), &[ip("198.51.100.7")], Duration::from_secs(60));
+        assert!(names.is_bound(&name("a.example"), ip("198.51.100.7")).await);
+        assert_eq!(book.queries(), 0);
+        // Of its IPv6 addresses the client was told nothing: that is no answer about them.
+        assert!(names.is_bound(&name("a.example"), ip("2001:db8::1")).await);
+        assert_eq!(book.queries(), 1);
+        names.tell(&name("b.example"), &[ip("::ffff:198.51.100.8")], Duration::ZERO);
+        assert!(names.is_bound(&name("b.example"), ip("198.51.100.8")).await);
+        tokio::time::advance(Duration::from_secs(601)).await;
+        assert!(!names.is_bound(&name("b.example"), ip("198.51.100.8")).await);
+    }
+
     /// Answers when it is told to.
     #[derive(Clone, Default)]
     struct Slow(Arc<tokio::sync::Notify>, Book);
@@ -514,7 +544,7 @@ mod tests {
 }
 
 #[cfg(test)]
-mod tests_tls {
+pub(super) mod tests_tls {
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{RootCertStore, ServerConfig};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -524,7 +554,7 @@ mod tests_tls {
     use super::*;
 
     /// A name server over TLS whose certificate has this name: every name has 198.51.100.1.
-    async fn server(name: &str) -> (std::net::SocketAddr, RootCertStore) {
+    pub(crate) async fn server(name: &str) -> (std::net::SocketAddr, RootCertStore) {
         let own = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
         let config =
@@ -567,7 +597,7 @@ mod tests_tls {
         reply
     }
 
-    fn client(roots: RootCertStore) -> Arc<ClientConfig> {
+    pub(crate) fn client(roots: RootCertStore) -> Arc<ClientConfig> {
         let builder =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();

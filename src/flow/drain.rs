@@ -18,10 +18,11 @@ use tokio::time::timeout;
 
 use super::accept::{self, Door};
 use super::bind::{Memory, Names, SystemResolver};
+use super::dns;
 use super::gate::Gate;
 use super::judge::Policies;
 use super::registry::Registry;
-use super::settings::{Datagrams, Settings};
+use super::settings::{Datagrams, Dns, NameService, Settings};
 use super::udp;
 use crate::account::{Account, End, Way};
 use crate::policy::Live;
@@ -55,6 +56,8 @@ struct Post {
     policies: Arc<dyn Policies>,
     account: Account,
     names: NamesOf,
+    /// The name server, for the first worker alone.
+    dns: Option<(dns::Opened, Dns, NameService)>,
     /// UDP flows of SOCKS5 clients at once.
     associated: usize,
     orders: UnboundedReceiver<Order>,
@@ -113,6 +116,14 @@ impl DataPlane {
                 }
             }
         }
+        let mut name_server = None;
+        if let Some(dns) = settings.dns {
+            let opened = dns::open(dns.listen).map_err(|e| {
+                io::Error::new(e.kind(), format!("name server {}: {e}", dns.listen))
+            })?;
+            listeners.push((Way::Dns, opened.address));
+            name_server = Some((opened, dns, settings.names));
+        }
         // Workers that are already running end when their orders are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
         for (number, (listeners, datagrams)) in posts.into_iter().zip(mailrooms).enumerate() {
@@ -123,6 +134,7 @@ impl DataPlane {
                 policies: Arc::clone(&policies),
                 account: account.clone(),
                 names: Arc::clone(&names),
+                dns: name_server.take(),
                 associated: udp::associated_max(count),
                 orders: received,
             };
@@ -221,7 +233,8 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post { listeners, datagrams, policies, account, names, associated, mut orders } = post;
+        let Post { listeners, datagrams, policies, account, names, dns, associated, mut orders } =
+            post;
         let registry = Rc::new(Registry::default());
         let names = names();
         let stopping = watch::Sender::new(false);
@@ -257,6 +270,9 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
                     return;
                 }
             }
+        }
+        if let Some((opened, dns, names)) = dns {
+            accepting.spawn_local(dns::run(opened, dns, names, Rc::clone(&gate)));
         }
         started.send(Ok(())).ok();
         let limit = obey(&mut orders, &mut accepting, &gate).await;

@@ -1,6 +1,6 @@
 //! What is asked of the policy, for transparent and explicit connections alike.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ pub(super) trait Judge {
     fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict>;
     /// As [`Policy::decide_name`].
     fn decide_name(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::refuses_name`].
+    fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::refuses_address`].
+    fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict>;
     /// As [`Policy::on_mismatch`].
     fn on_mismatch(&self, group: GroupId) -> Action;
     /// As [`Policy::binding`].
@@ -48,6 +52,12 @@ impl Judge for Policy {
     }
     fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
         Self::decide_name(self, question)
+    }
+    fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
+        Self::refuses_name(self, question)
+    }
+    fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
+        Self::refuses_address(self, question)
     }
     fn on_mismatch(&self, group: GroupId) -> Action {
         Self::on_mismatch(self, group)
@@ -124,6 +134,17 @@ impl Asked {
             tie: Tie::Said,
             ech: false,
             inside: None,
+        }
+    }
+
+    /// What a client of the name server may be about to ask: the same as `explain` where nothing else
+    /// is said, port 443 over TLS.
+    fn looked_up(client: IpAddr, address: IpAddr, name: Option<&HostName>) -> Self {
+        Self {
+            protocol: Protocol::Tls,
+            name: name.map(|name| (*name, NameSource::Dns)),
+            tie: Tie::Resolved,
+            ..Self::unread(client, SocketAddr::new(address, 443))
         }
     }
 
@@ -241,6 +262,32 @@ pub(super) fn refused_by_name(
     let (name, _) = asked.name.as_ref()?;
     let verdict = timed(metrics, || policy.decide_name(&asked.question(Claim::Bound(name))))?;
     (verdict.action() == Action::Block).then_some(Answer { verdict, bound: None })
+}
+
+/// The refusal of a name on every port, as a client of the name server asks for it.
+pub(super) fn name_refused(
+    policy: &dyn Judge,
+    client: IpAddr,
+    name: &HostName,
+    metrics: &Metrics,
+) -> Option<(Asked, Answer)> {
+    let asked = Asked::looked_up(client, Ipv6Addr::UNSPECIFIED.into(), Some(name));
+    let verdict = timed(metrics, || policy.refuses_name(&asked.question(Claim::Bound(name))))?;
+    Some((asked, Answer { verdict, bound: None }))
+}
+
+/// The refusal of one of the name's addresses on every port.
+pub(super) fn address_refused(
+    policy: &dyn Judge,
+    client: IpAddr,
+    name: Option<&HostName>,
+    address: IpAddr,
+    metrics: &Metrics,
+) -> Option<(Asked, Answer)> {
+    let asked = Asked::looked_up(client, address, name);
+    let claim = name.map_or(Claim::Unread, Claim::Bound);
+    let verdict = timed(metrics, || policy.refuses_address(&asked.question(claim)))?;
+    Some((asked, Answer { verdict, bound: name.map(|_| true) }))
 }
 
 /// The strictest of what the tunnel's own name gives, what the policy says about a mismatch, and
@@ -371,6 +418,12 @@ pub(super) mod fake {
             let host = question.name.host()?;
             let refused = Verdict::given(Action::Block, Reason::Rule, question.destination);
             host.as_str().ends_with("refused.example").then_some(refused)
+        }
+        fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
+            self.decide_name(question)
+        }
+        fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
+            Some(self.decide(question)).filter(blocks)
         }
         fn on_mismatch(&self, _: GroupId) -> Action {
             self.on_mismatch

@@ -4,6 +4,7 @@
 
 mod accept;
 mod bind;
+mod dns;
 mod drain;
 mod forward;
 mod gate;
@@ -24,7 +25,7 @@ mod wire;
 use std::rc::Rc;
 
 pub use drain::DataPlane;
-pub use settings::{Datagrams, Listener, NameService, Resolver, Settings, Socket};
+pub use settings::{Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;
@@ -39,7 +40,7 @@ async fn serve(client: Accepted, gate: Rc<Gate>) {
     match client.door.way {
         Way::Tproxy | Way::Redirect => serve_transparent(client, &gate).await,
         // Boxed, so that a transparent connection does not hold room for an explicit one.
-        Way::Proxy => Box::pin(proxy::serve(client, gate)).await,
+        Way::Proxy | Way::Dns => Box::pin(proxy::serve(client, gate)).await,
     }
 }
 

@@ -28,7 +28,9 @@ pub(super) fn of(client: &TcpStream, way: Way, listener: SocketAddr) -> Result<S
         Way::Tproxy => client.local_addr(),
         // REDIRECT rewrote the destination, and conntrack remembers what it was.
         Way::Redirect => redirected(client),
-        Way::Proxy => Err(io::Error::other("an explicit proxy has no original destination")),
+        Way::Proxy | Way::Dns => {
+            Err(io::Error::other("whoever is asked by name has no original destination"))
+        }
     };
     let origin = canonical(origin.map_err(Fault::Unknown)?);
     if is_listener(origin, listener, sys::local_addresses).map_err(Fault::Unknown)? {

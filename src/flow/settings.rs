@@ -19,6 +19,8 @@ pub struct Settings {
     pub workers: NonZeroUsize,
     /// How names are resolved.
     pub names: NameService,
+    /// The gateway's own name server, where it is one.
+    pub dns: Option<Dns>,
 }
 
 /// How names are resolved, and for how long an answer ties a name to its addresses.
@@ -30,6 +32,21 @@ pub struct NameService {
     pub tls: Option<Arc<ClientConfig>>,
     /// How long an answer holds, where its TTL is shorter.
     pub remember: Duration,
+}
+
+/// The gateway as a name server: it asks the resolvers of [`NameService`].
+#[derive(Debug, Clone)]
+pub struct Dns {
+    /// Where it answers, over UDP and TCP.
+    pub listen: SocketAddr,
+    /// Say that a refused name does not exist, and not that it is refused.
+    pub nxdomain: bool,
+    /// Leave out the addresses that the policy refuses.
+    pub filter: bool,
+    /// Leave out the keys of ECH.
+    pub strip_ech: bool,
+    /// Questions a second that one client may ask.
+    pub rate: u32,
 }
 
 /// One name server.

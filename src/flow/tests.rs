@@ -185,7 +185,7 @@ async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
 async fn asked_for_another_hello(rig: &Rig, way: Way) -> (TcpStream, TcpStream) {
     let (front, world) = (listener().await, listener().await);
     let mut client = match way {
-        Way::Proxy => rig.client(&front, way).await,
+        Way::Proxy | Way::Dns => rig.client(&front, way).await,
         Way::Tproxy | Way::Redirect => rig.client(&world, way).await,
     };
     if way == Way::Proxy {
@@ -398,7 +398,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let names =
         NameService { resolvers: Vec::new(), tls: None, remember: Duration::from_secs(600) };
     let workers = NonZeroUsize::new(2).unwrap();
-    let settings = Settings { listeners: vec![listener], workers, names };
+    let settings = Settings { listeners: vec![listener], workers, names, dns: None };
     let names = std::sync::Arc::new(move || book.names());
     let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
     (plane, account)

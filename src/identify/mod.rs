@@ -219,10 +219,12 @@ pub enum NameSource {
     HttpHost,
     /// The authority of a CONNECT request or a SOCKS5 domain.
     Connect,
+    /// A question to the gateway's own name server.
+    Dns,
 }
 
 impl NameSource {
-    /// `sni`, `quic-sni`, `http-host` or `connect`.
+    /// `sni`, `quic-sni`, `http-host`, `connect` or `dns`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -230,6 +232,7 @@ impl NameSource {
             Self::QuicSni => "quic-sni",
             Self::HttpHost => "http-host",
             Self::Connect => "connect",
+            Self::Dns => "dns",
         }
     }
 }

@@ -28,8 +28,15 @@ pub(super) const fn carrier(protocol: Protocol) -> usize {
     }
 }
 
+/// What the ports of the rules come to.
+struct Ports {
+    classes: Box<[u16]>,
+    sets: Box<[SetId]>,
+    samples: Box<[u16]>,
+}
+
 /// Which protocols may still turn out to run over a transport.
-const fn carriers_of(transport: Transport) -> &'static [Protocol] {
+pub(super) const fn carriers_of(transport: Transport) -> &'static [Protocol] {
     match transport {
         Transport::Tcp => &[Protocol::Tls, Protocol::Http, Protocol::Other],
         Transport::Udp => &[Protocol::Quic, Protocol::Other],
@@ -43,7 +50,7 @@ impl Policy {
         let Blueprint { groups, rules, atlas, stale, .. } = &blueprint;
         let mut build = Build { rules, sets: RuleSetsBuilder::new(rules.len()) };
         let (clients, client_classes) = build.clients(groups);
-        let (port_classes, ports) = build.ports();
+        let Ports { classes: port_classes, sets: ports, samples: port_samples } = build.ports();
         let (names, name_entries) = build.names(&blueprint.host_operators);
         let carriers = [Transport::Tcp, Transport::Udp].map(|transport| {
             [Protocol::Tls, Protocol::Quic, Protocol::Http, Protocol::Other]
@@ -76,6 +83,7 @@ impl Policy {
             client_classes,
             port_classes,
             ports,
+            port_samples,
             names,
             name_entries,
             hostless,
@@ -241,8 +249,8 @@ impl Build<'_> {
         ClientClass { group: index_of(group.unwrap_or(0)), from: self.sets.intern(bits) }
     }
 
-    /// Port -> class of port -> set.
-    fn ports(&mut self) -> (Box<[u16]>, Box<[SetId]>) {
+    /// Ports -> classes; the set of each class, and one port of it.
+    fn ports(&mut self) -> Ports {
         let mut edges: Vec<u32> = vec![0];
         for range in self.rules.iter().filter_map(|rule| rule.port.as_ref()).flatten() {
             edges.extend([u32::from(*range.start()), u32::from(*range.end()) + 1]);
@@ -252,6 +260,7 @@ impl Build<'_> {
         edges.retain(|&edge| edge <= u32::from(u16::MAX));
         let mut classes = Vec::with_capacity(65_536);
         let mut sets: Vec<SetId> = Vec::new();
+        let mut samples = Vec::new();
         for (at, &edge) in edges.iter().enumerate() {
             let port = edge as u16;
             let set = self.set(|rule| {
@@ -259,12 +268,13 @@ impl Build<'_> {
             });
             let class = sets.iter().position(|&known| known == set).unwrap_or_else(|| {
                 sets.push(set);
+                samples.push(port);
                 sets.len() - 1
             });
             let end = edges.get(at + 1).map_or(65_536, |&next| next as usize);
             classes.resize(end, u16::try_from(class).unwrap_or(u16::MAX));
         }
-        (classes.into(), sets.into())
+        Ports { classes: classes.into(), sets: sets.into(), samples: samples.into() }
     }
 
     /// Names -> entries. Entry 0 is a name that no pattern knows.

@@ -4,10 +4,11 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::address::canonical;
-use super::compile::carrier;
+use super::compile::{carrier, carriers_of};
 use super::rule_set::{Named, SetId, Term};
 use super::{
-    Action, ClientClass, GroupId, GroupState, Mode, Policy, Question, Reason, RuleId, Verdict,
+    Action, ClientClass, GroupId, GroupState, Mode, Policy, Question, Reason, RuleId, Transport,
+    Verdict,
 };
 
 /// What the name alone settles.
@@ -50,6 +51,40 @@ impl Policy {
             group: GroupId(client.group),
             mode: group.mode,
             destination: SocketAddr::new(nowhere, question.destination.port()),
+        })
+    }
+
+    /// As [`Policy::decide_name`], where that refuses the name on every port and over every protocol:
+    /// what a name server, which hears of neither, may refuse.
+    #[must_use]
+    pub fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
+        let verdict = self.decide_name(question)?;
+        self.everywhere(question).all(|it| self.decide_name(&it).is_some()).then_some(verdict)
+    }
+
+    /// The refusal of an address, where [`Policy::decide`] refuses it on every port and over every
+    /// protocol.
+    #[must_use]
+    pub fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
+        let blocks = |verdict: &Verdict| verdict.action() == Action::Block;
+        let verdict = Some(self.decide(question)).filter(blocks)?;
+        self.everywhere(question).all(|it| blocks(&self.decide(&it))).then_some(verdict)
+    }
+
+    /// The question on one port of each class, over every transport and protocol.
+    fn everywhere<'a>(&self, question: &Question<'a>) -> impl Iterator<Item = Question<'a>> {
+        let question = *question;
+        let ip = question.destination.ip();
+        let over = [Transport::Tcp, Transport::Udp].into_iter().flat_map(|transport| {
+            carriers_of(transport).iter().map(move |&protocol| (transport, protocol))
+        });
+        self.port_samples.iter().flat_map(move |&port| {
+            over.clone().map(move |(transport, protocol)| Question {
+                destination: SocketAddr::new(ip, port),
+                transport,
+                protocol,
+                ..question
+            })
         })
     }
 

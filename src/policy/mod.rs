@@ -76,6 +76,8 @@ pub struct Policy {
     sets: RuleSets,
     port_classes: Box<[u16]>,
     ports: Box<[SetId]>,
+    /// One port of each class.
+    port_samples: Box<[u16]>,
     names: NameTable,
     name_entries: Box<[NameEntry]>,
     has_host_operators: bool,

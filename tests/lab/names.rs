@@ -24,6 +24,8 @@ enum Answer {
     OtherId(Vec<IpAddr>),
     /// Nothing at all.
     Silence,
+    /// An HTTPS record (RFC 9460) with hints and keys.
+    Service,
 }
 
 fn found(addresses: &[&str]) -> Answer {
@@ -44,6 +46,7 @@ impl NameServer {
         let (question, kind) = (query.get(12..at + 5)?, query[at + 2]);
         let name = labels.join(".");
         let answer = self.answer(&name);
+        let name_is_service = matches!(answer, Answer::Service);
         self.asked.push(name);
         let mut id = [query[0], query[1]];
         let (aliases, addresses, ttl, code, cut) = match answer {
@@ -55,8 +58,12 @@ impl NameServer {
                 (Vec::new(), addresses, 60, 0, false)
             }
             Answer::Silence => return None,
+            Answer::Service => (Vec::new(), Vec::new(), 60, 0, false),
         };
         let mut records = Vec::new();
+        if name_is_service && kind == 65 {
+            records.push(record(&[0xc0, 12], 65, 60, &service()));
+        }
         let mut owner = vec![0xc0, 12];
         for alias in &aliases {
             records.push(record(&owner, 5, ttl, &wire(alias)));
@@ -118,9 +125,19 @@ impl NameServer {
             "truncated.example" => Answer::Truncated,
             "lie.example" => Answer::OtherId(vec![p4.parse().unwrap()]),
             "silent.example" => Answer::Silence,
+            "service.example" => Answer::Service,
             _ => Answer::Code(3),
         }
     }
+}
+
+/// Priority 1, the name itself, alpn = h3, two hints, a list of keys.
+fn service() -> Vec<u8> {
+    let hint = |ip: &str| ip.parse::<Ipv4Addr>().unwrap().octets();
+    let hints = [hint(PERMITTED[0]), hint(REFUSED[0])].concat();
+    let parameters =
+        [&[0, 1, 0, 3, 2, b'h', b'3'][..], &[0, 4, 0, 8], &hints, &[0, 5, 0, 4, 0, 2, 0xfe, 0x0d]];
+    [&[0, 1, 0][..], &parameters.concat()].concat()
 }
 
 fn wire(name: &str) -> Vec<u8> {

@@ -159,7 +159,7 @@ fn world() {
         }
     });
     serve(|question| {
-        let ledger = ledger.lock().unwrap();
+        let mut ledger = ledger.lock().unwrap();
         match question.as_str() {
             Some("counts") => ledger
                 .seen
@@ -170,6 +170,10 @@ fn world() {
                 })
                 .collect(),
             Some("asked") => json!(ledger.names.asked),
+            Some("forget") => {
+                ledger.names.asked.clear();
+                json!("done")
+            }
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
             _ => panic!("the world does not understand {question}"),
         }

@@ -191,7 +191,9 @@ impl Compiler {
         };
         let own = self.config.listen.iter().flat_map(|listen| spread(listen.address.ip()));
         let admin = self.config.admin.address;
-        let ports = spread(admin.ip()).into_iter().map(|ip| (ip, admin.port()));
+        let dns = self.config.dns.as_ref().map(|dns| dns.listen);
+        let ports = [Some(admin), dns].into_iter().flatten();
+        let ports = ports.flat_map(|at| spread(at.ip()).into_iter().map(move |ip| (ip, at.port())));
         (own.collect(), ports.collect())
     }
 

@@ -140,6 +140,8 @@ pub struct Config {
     pub places: Vec<Place>,
     /// `[names]`.
     pub names: Names,
+    /// `[dns]`.
+    pub dns: Option<Dns>,
     /// `[[listen]]`, in file order.
     pub listen: Vec<Listen>,
     /// `[admin]`.
@@ -373,6 +375,21 @@ impl fmt::Display for Resolver {
             Some(name) => write!(f, "tls://{}#{name}", self.at),
         }
     }
+}
+
+/// `[dns]`: the gateway as a name server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Address and port, for UDP and TCP.
+    pub listen: SocketAddr,
+    /// `refuse = "nxdomain"`: a refused name does not exist. Default `"refused"`.
+    pub nxdomain: bool,
+    /// Whether the addresses that the policy refuses are left out. Default true.
+    pub filter: bool,
+    /// Whether the keys of ECH are left out. Default false.
+    pub strip_ech: bool,
+    /// Questions a second that one client may ask, 1 to 100,000. Default 100.
+    pub rate: u32,
 }
 
 /// `[[listen]]`.

@@ -12,14 +12,14 @@ use super::error::{UnknownRegion, Wrong};
 use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
-    Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
-    Until, ZoneList, net, rules, share, time, zones,
+    Admin, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode, Names,
+    Source, Until, ZoneList, net, rules, share, time, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
-const SECTIONS: [&str; 11] = [
-    "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "listen", "admin",
-    "data",
+const SECTIONS: [&str; 12] = [
+    "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "dns", "listen",
+    "admin", "data",
 ];
 
 const DATA_KEYS: [&str; 9] = [
@@ -127,6 +127,7 @@ pub(super) fn config(
     let rules = rules::rules(reader, &rule_tables, root, &known, &mut unknown_regions);
     let name_table = reader.table(root, "names");
     let bindings = name_settings(reader, name_table.as_ref());
+    let dns = dns(reader, root, bindings.as_ref());
     let admin = admin(reader, root);
     let listen = listeners(reader, root, admin.as_ref());
     let data = data(reader, root);
@@ -147,6 +148,7 @@ pub(super) fn config(
         operators: operators?,
         places: places?,
         names: bindings?,
+        dns: dns?,
         listen: listen?,
         admin: admin?,
         data: data?,
@@ -387,6 +389,48 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
         resolver_ca: resolver_ca?,
         remember: remember?,
     })
+}
+
+/// `[dns]`; `Some(None)` where it is not written.
+fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Option<Option<Dns>> {
+    if !root.has("dns") {
+        return Some(None);
+    }
+    let table = reader.table(root, "dns")?;
+    reader.only(&table, &["listen", "refuse", "filter", "strip_ech", "rate"]);
+    let help = "write where clients ask: listen = \"192.0.2.1:53\"";
+    let item = reader.required(&table, "listen", help)?;
+    let listen = net::socket(reader, &item);
+    let resolvers = names.map(|names| names.resolvers.as_slice());
+    let asks_itself = |at: SocketAddr, listen: SocketAddr| {
+        let any = listen.ip().is_unspecified() && at.ip().is_loopback();
+        at.port() == listen.port() && (at.ip() == listen.ip() || any)
+    };
+    match (listen, resolvers) {
+        (Some(_), Some([])) => {
+            let help = "name the servers to ask: [names] resolvers = [\"192.0.2.53:53\"]";
+            reader.fault(&item, "nobody is named whom it could ask", help);
+            return None;
+        }
+        (Some(at), Some(all)) if all.iter().any(|resolver| asks_itself(resolver.at, at)) => {
+            let help = "take this address out of [names] resolvers";
+            reader.fault(&item, "it would ask itself", help);
+            return None;
+        }
+        (None | Some(_), _) => {}
+    }
+    let codes = [("refused", false), ("nxdomain", true)];
+    let nxdomain = or(&table, "refuse", false, |item| reader.word(item, &codes));
+    let filter = or(&table, "filter", true, |item| reader.boolean(item));
+    let strip_ech = or(&table, "strip_ech", false, |item| reader.boolean(item));
+    let rate = or(&table, "rate", 100, |item| u32::try_from(reader.number(item, 1..100_001)?).ok());
+    Some(Some(Dns {
+        listen: listen?,
+        nxdomain: nxdomain?,
+        filter: filter?,
+        strip_ech: strip_ech?,
+        rate: rate?,
+    }))
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {

@@ -119,6 +119,7 @@ async fn associate(
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "on the stack for a moment, once a connection")]
 enum Command {
     Connect(Target),
     /// UDP; the port that the client will send from, where it says so.

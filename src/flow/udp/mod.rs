@@ -34,6 +34,7 @@ use refuse::Icmp;
 use table::{Delivered, Key};
 
 pub(super) use associate::{Near, Pin, serve as associate};
+pub(super) use relay::send_from;
 pub(super) use table::{Limits, Table};
 
 /// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows: some 900 first

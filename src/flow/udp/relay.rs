@@ -302,7 +302,7 @@ impl Shuttle<'_> {
 }
 
 /// Sends from the listener, as from `from`, whose port is the listener's.
-pub(super) fn send_from(
+pub(in crate::flow) fn send_from(
     listener: &UdpSocket,
     run: &[u8],
     segment: usize,

@@ -1,0 +1,97 @@
+//! How much one client may ask: a bucket of queries for each, filled as time goes by.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Clients that are remembered; an IPv6 client is its /64.
+const CLIENTS_MAX: usize = 16 * 1024;
+
+/// Seconds of queries that a client may ask at once.
+const BURST: f64 = 2.0;
+
+/// The buckets of all clients.
+#[derive(Debug)]
+pub(super) struct Clients {
+    /// Queries a second.
+    rate: f64,
+    buckets: RefCell<HashMap<IpAddr, Bucket>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    queries: f64,
+    at: Instant,
+}
+
+impl Clients {
+    pub(super) fn new(rate: u32) -> Self {
+        Self { rate: rate.into(), buckets: RefCell::default() }
+    }
+
+    /// Whether the client may ask once more.
+    pub(super) fn may_ask(&self, client: IpAddr) -> bool {
+        let (now, full) = (Instant::now(), self.rate * BURST);
+        let mut buckets = self.buckets.borrow_mut();
+        let client = prefix(client);
+        if buckets.len() >= CLIENTS_MAX && !buckets.contains_key(&client) {
+            // A bucket that is full again says nothing about its client.
+            let quiet = Duration::from_secs_f64(BURST);
+            buckets.retain(|_, bucket| now.duration_since(bucket.at) < quiet);
+            if buckets.len() >= CLIENTS_MAX {
+                // More clients at once than are remembered: the new ones wait.
+                return false;
+            }
+        }
+        let bucket = buckets.entry(client).or_insert(Bucket { queries: full, at: now });
+        let passed = now.duration_since(bucket.at).as_secs_f64();
+        bucket.queries = (bucket.queries + passed * self.rate).min(full);
+        bucket.at = now;
+        if bucket.queries < 1.0 {
+            return false;
+        }
+        bucket.queries -= 1.0;
+        true
+    }
+}
+
+fn prefix(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_asks_as_often_as_it_may_and_no_other_is_held_up_by_it() {
+        let clients = Clients::new(10);
+        let (one, two) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        assert_eq!((0..100).filter(|_| clients.may_ask(one)).count(), 20);
+        assert!(clients.may_ask(two));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!((0..100).filter(|_| clients.may_ask(one)).count(), 5);
+        let six = |last: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into();
+        assert_eq!((0..100).filter(|&last| clients.may_ask(six(last))).count(), 20, "one /64");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clients_that_are_remembered_are_bounded() {
+        let clients = Clients::new(1);
+        let nth = |n: u32| IpAddr::from(n.to_be_bytes());
+        for n in 0..2 * CLIENTS_MAX as u32 {
+            clients.may_ask(nth(n));
+        }
+        assert_eq!(clients.buckets.borrow().len(), CLIENTS_MAX);
+        assert!(!clients.may_ask(nth(u32::MAX)));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(clients.may_ask(nth(u32::MAX)));
+        assert_eq!(clients.buckets.borrow().len(), 1);
+    }
+}

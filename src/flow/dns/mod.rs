@@ -1,0 +1,429 @@
+//! `[dns] listen`: a forwarding name server. A name that the policy refuses is not asked about; of
+//! the others the client is told the addresses that the policy permits, and what it is told ties the
+//! name to them ([`super::bind`]).
+//!
+//! Served by one worker. The name servers that are asked are destinations: each is judged for the
+//! client whose question it would get.
+
+mod clients;
+mod message;
+mod upstream;
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
+use std::rc::Rc;
+use std::time::Duration;
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::RecordType;
+use socket2::{Domain, Protocol as Ip, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{sleep, timeout};
+
+use super::accept::class;
+use super::gate::Gate;
+use super::judge::{self, Answer, Asked, Judge, Tie, now_ms};
+use super::settings::{Dns, NameService, Resolver};
+use super::udp::send_from;
+use crate::account::{Accept, DnsQuery, End, Judged, Way};
+use crate::identify::{HostName, NameSource, Protocol};
+use crate::policy::{Action, Transport, Verdict};
+use crate::sys::udp::{self, Mailbox};
+use clients::Clients;
+use message::{Asking, BLOCKED, PROHIBITED, Sifted, Unread, sift};
+
+/// Queries that wait for a name server at once.
+const IN_FLIGHT_MAX: usize = 1024;
+
+/// Clients over TCP at once, and how long one of them may be silent (RFC 7766 §6.2.3).
+const STREAMS_MAX: usize = 128;
+const STREAM_IDLE: Duration = Duration::from_secs(10);
+
+/// Name servers that are asked about one question.
+const ASKED_MAX: usize = 3;
+
+/// Wait after the listener failed for want of memory or descriptors.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The sockets of the name server.
+#[derive(Debug)]
+pub(super) struct Opened {
+    udp: StdSocket,
+    tcp: StdListener,
+    pub(super) address: SocketAddr,
+}
+
+/// Opens the name server's sockets, of one address and port.
+pub(super) fn open(at: SocketAddr) -> io::Result<Opened> {
+    let open = |at: SocketAddr, kind, protocol| {
+        let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
+        if at.is_ipv6() && at.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_nonblocking(true)?;
+        io::Result::Ok(socket)
+    };
+    let udp = open(at, Type::DGRAM, Ip::UDP)?;
+    udp.bind(&at.into())?;
+    let udp: StdSocket = udp.into();
+    let address = udp.local_addr()?;
+    udp::want_origin(&udp, address.is_ipv6())?;
+    let tcp = open(address, Type::STREAM, Ip::TCP)?;
+    tcp.set_reuse_address(true)?;
+    tcp.bind(&address.into())?;
+    tcp.listen(i32::try_from(STREAMS_MAX).unwrap_or(i32::MAX))?;
+    Ok(Opened { udp, tcp: tcp.into(), address })
+}
+
+/// What all queries share.
+struct Desk {
+    gate: Rc<Gate>,
+    dns: Dns,
+    names: NameService,
+    clients: Clients,
+    in_flight: Cell<usize>,
+    streams: Cell<usize>,
+    /// The name server that answered last, which is asked first.
+    preferred: Cell<usize>,
+}
+
+/// One of what there may be so many of, given back when dropped.
+struct Place<'a>(&'a Cell<usize>);
+
+impl<'a> Place<'a> {
+    fn take(taken: &'a Cell<usize>, most: usize) -> Option<Self> {
+        (taken.get() < most).then(|| {
+            taken.set(taken.get() + 1);
+            Self(taken)
+        })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// Answers queries until a socket breaks; to stop it, drop the future.
+pub(super) async fn run(opened: Opened, dns: Dns, names: NameService, gate: Rc<Gate>) -> io::Error {
+    let sockets = (UdpSocket::from_std(opened.udp), TcpListener::from_std(opened.tcp));
+    let (udp, tcp) = match sockets {
+        (Ok(udp), Ok(tcp)) => (udp, tcp),
+        (Err(fault), _) | (_, Err(fault)) => return fault,
+    };
+    let desk = Rc::new(Desk {
+        gate,
+        clients: Clients::new(dns.rate),
+        dns,
+        names,
+        in_flight: Cell::new(0),
+        streams: Cell::new(0),
+        preferred: Cell::new(0),
+    });
+    tokio::select! {
+        fault = over_udp(Rc::new(udp), &desk) => fault,
+        fault = over_tcp(tcp, &desk) => fault,
+    }
+}
+
+async fn over_udp(socket: Rc<UdpSocket>, desk: &Rc<Desk>) -> io::Error {
+    let mut mailbox = Mailbox::default();
+    loop {
+        if let Err(fault) = socket.readable().await {
+            return fault;
+        }
+        match socket.try_io(Interest::READABLE, || mailbox.receive(&*socket)) {
+            Ok(_) => {
+                for (letter, bytes) in mailbox.letters() {
+                    let (Some(client), Some(to)) = (letter.from, letter.to) else { continue };
+                    if !desk.may_ask(client) {
+                        continue;
+                    }
+                    let (desk, socket, query) =
+                        (Rc::clone(desk), Rc::clone(&socket), bytes.to_vec());
+                    spawn_local(async move {
+                        if let Some(reply) = desk.answer(client, &query, true).await {
+                            // An answer that is lost is asked for again.
+                            send_from(&socket, &reply, reply.len(), client, to).ok();
+                        }
+                    });
+                }
+                yield_now().await;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(fault) => match class(&fault) {
+                Accept::Connection => yield_now().await,
+                Accept::Exhausted => sleep(PAUSE).await,
+                // An ICMP error about an answer is told here as well.
+                Accept::Listener if fault.kind() == io::ErrorKind::ConnectionRefused => {}
+                Accept::Listener => return fault,
+            },
+        }
+    }
+}
+
+async fn over_tcp(listener: TcpListener, desk: &Rc<Desk>) -> io::Error {
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let client = super::origin::canonical(client);
+                let desk = Rc::clone(desk);
+                spawn_local(async move {
+                    // A client that breaks off has its answer elsewhere, or none.
+                    desk.stream(stream, client).await.ok();
+                });
+            }
+            Err(fault) => match class(&fault) {
+                Accept::Connection => {}
+                Accept::Exhausted => sleep(PAUSE).await,
+                Accept::Listener => return fault,
+            },
+        }
+    }
+}
+
+impl Desk {
+    fn may_ask(&self, client: SocketAddr) -> bool {
+        let may = self.clients.may_ask(client.ip());
+        if !may {
+            self.gate.account.metrics().dns(DnsQuery::Limited);
+        }
+        may
+    }
+
+    /// Serves a client over TCP, one query after the other.
+    async fn stream(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+        let Some(_place) = Place::take(&self.streams, STREAMS_MAX) else {
+            self.gate.account.metrics().dns(DnsQuery::Busy);
+            return Ok(());
+        };
+        loop {
+            let query = async {
+                let length = stream.read_u16().await?;
+                let mut query = vec![0; length.into()];
+                stream.read_exact(&mut query).await?;
+                io::Result::Ok(query)
+            };
+            let query = timeout(STREAM_IDLE, query).await??;
+            if !self.may_ask(client) {
+                return Ok(());
+            }
+            let Some(reply) = self.answer(client, &query, false).await else { return Ok(()) };
+            timeout(STREAM_IDLE, stream.write_all(&upstream::framed(&reply)?)).await??;
+        }
+    }
+
+    /// The answer to a query, where it gets one.
+    async fn answer(&self, client: SocketAddr, query: &[u8], over_udp: bool) -> Option<Vec<u8>> {
+        let metrics = self.gate.account.metrics();
+        let asking = match Asking::read(query) {
+            Ok(asking) => asking,
+            Err(unread) => {
+                let (result, reply) = match unread {
+                    Unread::Malformed => (DnsQuery::Malformed, None),
+                    Unread::BadName(reply) => (DnsQuery::Malformed, Some(reply)),
+                    Unread::Unsupported(reply) => (DnsQuery::Unsupported, Some(reply)),
+                };
+                metrics.dns(result);
+                return reply?.to_vec().ok();
+            }
+        };
+        let Some(_place) = Place::take(&self.in_flight, IN_FLIGHT_MAX) else {
+            metrics.dns(DnsQuery::Busy);
+            return None;
+        };
+        let (reply, result) = self.settle(&asking, client).await;
+        match asking.encoded(&reply, over_udp) {
+            Ok(bytes) => {
+                metrics.dns(result);
+                Some(bytes)
+            }
+            Err(_) => {
+                metrics.dns(DnsQuery::Failed);
+                asking.encoded(&asking.reply(ResponseCode::ServFail), over_udp).ok()
+            }
+        }
+    }
+
+    async fn settle(&self, asking: &Asking, client: SocketAddr) -> (Message, DnsQuery) {
+        if let Some(refused) = self.refused_by_name(asking, client) {
+            return refused;
+        }
+        let message = match self.forwarded(asking, client).await {
+            Ok(message) => message,
+            Err(missed) => return missed,
+        };
+        // Another policy may have come while the name server was asked.
+        self.refused_by_name(asking, client)
+            .unwrap_or_else(|| self.sifted(asking, client, asking.passed_on(message)))
+    }
+
+    /// The refusal of a name that no address, port or protocol can save.
+    fn refused_by_name(&self, asking: &Asking, client: SocketAddr) -> Option<(Message, DnsQuery)> {
+        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+            let words = self.record_overload(client);
+            let reply = asking.explained(ResponseCode::ServFail, PROHIBITED, &words);
+            return Some((reply, DnsQuery::Refused));
+        };
+        let name = asking.name.as_ref()?;
+        let metrics = self.gate.account.metrics();
+        let (asked, answer) = judge::name_refused(&*policy, client.ip(), name, metrics)?;
+        let words = self.record(&*policy, &asked, answer, client);
+        let code = if self.dns.nxdomain { ResponseCode::NXDomain } else { ResponseCode::Refused };
+        Some((asking.explained(code, BLOCKED, &words), DnsQuery::Refused))
+    }
+
+    /// Asks the name servers that may have the client's question, until one answers.
+    async fn forwarded(
+        &self,
+        asking: &Asking,
+        client: SocketAddr,
+    ) -> Result<Message, (Message, DnsQuery)> {
+        let servers = &self.names.resolvers;
+        let first = self.preferred.get();
+        let order = (0..servers.len()).map(|n| (first + n) % servers.len().max(1));
+        let mut refused = None;
+        let mut asked = 0;
+        for at in order {
+            let Some(&server) = servers.get(at) else { continue };
+            let words = self.refused_server(server, client, refused.is_none());
+            if let Some(words) = words {
+                refused.get_or_insert(words);
+                continue;
+            }
+            if asked == ASKED_MAX {
+                break;
+            }
+            asked += 1;
+            match upstream::ask(asking, server, self.names.tls.as_ref()).await {
+                Ok(message) => {
+                    self.preferred.set(at);
+                    return Ok(message);
+                }
+                Err(fault) => tracing::debug!(%fault, server = %server.at, "no answer"),
+            }
+        }
+        Err(match refused {
+            Some(words) if asked == 0 => {
+                let reply = asking.explained(ResponseCode::Refused, PROHIBITED, &words);
+                (reply, DnsQuery::Refused)
+            }
+            Some(_) | None => (asking.reply(ResponseCode::ServFail), DnsQuery::Failed),
+        })
+    }
+
+    /// Whether the policy refuses that the client's question goes to a name server, and why; with a
+    /// record of it where that is wanted.
+    fn refused_server(&self, server: Resolver, client: SocketAddr, record: bool) -> Option<String> {
+        // The host itself is no destination: where a name server here asks on, it asks as a client.
+        if server.at.ip().is_loopback() {
+            return None;
+        }
+        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+            return Some(self.record_overload(client));
+        };
+        // Who configured the server tied its name to its address. One without a name is none whose
+        // name could not be read: it is judged as one that no rule knows (RFC 2606 §2).
+        let nameless = || HostName::parse(b"nameserver.invalid").ok();
+        let name = server.tls.or_else(nameless).map(|name| (name, NameSource::Dns));
+        let asked = Asked { name, tie: Tie::Resolved, ..Asked::unread(client.ip(), server.at) };
+        let all = match server.tls {
+            Some(_) => vec![Asked { protocol: Protocol::Tls, ..asked }],
+            None => vec![asked.clone(), asked.over(Transport::Udp)],
+        };
+        let metrics = self.gate.account.metrics();
+        let judged = all.into_iter().map(|asked| {
+            let answer = judge::settle_at_once(&*policy, &asked, metrics);
+            let name = asked.name.filter(|_| server.tls.is_some());
+            (Asked { name, ..asked }, answer)
+        });
+        for (asked, answer) in judged {
+            match answer {
+                Some(answer) if answer.verdict.action() != Action::Block => {}
+                Some(answer) if record => {
+                    return Some(self.record(&*policy, &asked, answer, client));
+                }
+                Some(_) | None => return Some(String::new()),
+            }
+        }
+        None
+    }
+
+    /// The answer without what the policy does not permit to be told.
+    fn sifted(
+        &self,
+        asking: &Asking,
+        client: SocketAddr,
+        mut message: Message,
+    ) -> (Message, DnsQuery) {
+        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+            let words = self.record_overload(client);
+            return (
+                asking.explained(ResponseCode::ServFail, PROHIBITED, &words),
+                DnsQuery::Refused,
+            );
+        };
+        let metrics = self.gate.account.metrics();
+        let refused = |address: IpAddr| {
+            judge::address_refused(&*policy, client.ip(), asking.name.as_ref(), address, metrics)
+        };
+        let keep = |address| !self.dns.filter || refused(address).is_none();
+        let before = message.answers().len() + message.additionals().len();
+        let Sifted { refused: taken, left, ttl } = sift(&mut message, self.dns.strip_ech, keep);
+        if message.answers().len() + message.additionals().len() != before || self.dns.strip_ech {
+            // What is no longer as it was signed is not vouched for.
+            message.set_authentic_data(false);
+        }
+        let addresses = matches!(asking.kind(), RecordType::A | RecordType::AAAA);
+        if addresses
+            && !left.is_empty()
+            && let Some(name) = asking.exact_name()
+        {
+            self.gate.names.tell(name, &left, Duration::from_secs(ttl.into()));
+        }
+        match taken.first() {
+            Some(&first) if addresses && left.is_empty() => {
+                if let Some((asked, answer)) = refused(first) {
+                    let words = self.record(&*policy, &asked, answer, client);
+                    asking.explain(&mut message, BLOCKED, &words);
+                }
+                (message, DnsQuery::Refused)
+            }
+            Some(_) => (message, DnsQuery::Filtered),
+            None => (message, DnsQuery::Forwarded),
+        }
+    }
+
+    /// Writes down a refusal, and puts it in words for the client.
+    fn record(
+        &self,
+        policy: &dyn Judge,
+        asked: &Asked,
+        answer: Answer,
+        client: SocketAddr,
+    ) -> String {
+        let mut record = self.gate.account.open(client, Way::Dns);
+        record.judged(answer.judged(policy, asked));
+        let reason = answer.verdict.reason();
+        let mut words = format!("{}: {} event {}", reason.label(), reason.sentence(), record.id());
+        if let Some(contact) = policy.contact() {
+            words.push_str("; ");
+            words.push_str(contact);
+        }
+        record.finish(End::Refused);
+        words
+    }
+
+    fn record_overload(&self, client: SocketAddr) -> String {
+        let mut record = self.gate.account.open(client, Way::Dns);
+        let nowhere = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
+        let verdict = *Verdict::overload(nowhere).verdict();
+        record.judged(Judged::without_policy(verdict));
+        record.finish(End::Refused);
+        verdict.reason().label().to_owned()
+    }
+}

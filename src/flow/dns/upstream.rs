@@ -1,0 +1,242 @@
+//! Asks one name server one question: over UDP and, where the answer is cut, TCP; or over TLS
+//! (RFC 7858). Each query has a socket, a source port and an id of its own (RFC 5452).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::proto::op::Message;
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::message::Asking;
+use crate::flow::settings::Resolver;
+
+/// Time for one name server to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Datagrams that are no answer to the question, after which nobody is waited for: somebody guesses.
+const STRAY_MAX: usize = 32;
+
+/// Asks `resolver`, whose address was judged.
+///
+/// # Errors
+/// Where it does not answer, or not with an answer to the question.
+pub(super) async fn ask(
+    asking: &Asking,
+    resolver: Resolver,
+    tls: Option<&Arc<ClientConfig>>,
+) -> io::Result<Message> {
+    let exchange = async {
+        match resolver.tls {
+            None => over_udp(asking, resolver.at).await,
+            Some(name) => {
+                let tls = tls.ok_or_else(|| io::Error::other("nobody vouches for the resolver"))?;
+                let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
+                let stream = TcpStream::connect(resolver.at).await?;
+                let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
+                over_stream(asking, stream).await
+            }
+        }
+    };
+    timeout(PATIENCE, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+async fn over_udp(asking: &Asking, at: SocketAddr) -> io::Result<Message> {
+    let any: IpAddr = match at {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    // From here on the kernel takes datagrams of that address and port alone.
+    socket.connect(at).await?;
+    let id = random_id()?;
+    socket.send(&asking.onward(id).map_err(io::Error::other)?).await?;
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    for _ in 0..STRAY_MAX {
+        let length = socket.recv(&mut buffer).await?;
+        let Ok(message) = Message::from_vec(buffer.get(..length).unwrap_or_default()) else {
+            continue;
+        };
+        if !asking.is_answered_by(id, &message) {
+            continue;
+        }
+        if message.truncated() {
+            return over_stream(asking, TcpStream::connect(at).await?).await;
+        }
+        return Ok(message);
+    }
+    Err(io::Error::other("too many answers to other questions"))
+}
+
+/// Over a stream, each message behind its length (RFC 1035 §4.2.2).
+async fn over_stream(
+    asking: &Asking,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> io::Result<Message> {
+    let id = random_id()?;
+    let query = asking.onward(id).map_err(io::Error::other)?;
+    stream.write_all(&framed(&query)?).await?;
+    stream.flush().await?;
+    let length = stream.read_u16().await?;
+    let mut answer = vec![0; length.into()];
+    stream.read_exact(&mut answer).await?;
+    let message = Message::from_vec(&answer).map_err(io::Error::other)?;
+    if !asking.is_answered_by(id, &message) || message.truncated() {
+        return Err(io::Error::other("an answer to another question"));
+    }
+    Ok(message)
+}
+
+/// A message behind its length.
+pub(super) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    Ok([&length.to_be_bytes()[..], message].concat())
+}
+
+fn random_id() -> io::Result<u16> {
+    let mut id = [0; 2];
+    SystemRandom::new().fill(&mut id).map_err(|_| io::Error::other("no random numbers"))?;
+    Ok(u16::from_ne_bytes(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::str::FromStr;
+
+    use hickory_resolver::proto::op::{MessageType, Query};
+    use hickory_resolver::proto::rr::rdata::A;
+    use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn asking() -> Asking {
+        let mut message = Message::new();
+        let name = Name::from_str("pacs.example.").unwrap();
+        message.set_id(1).add_query(Query::query(name, RecordType::A));
+        Asking::read(&message.to_vec().unwrap()).unwrap()
+    }
+
+    /// The answer to a query, with this last byte of its address.
+    fn answer(query: &[u8], last: u8) -> Message {
+        let mut message = Message::from_vec(query).unwrap();
+        let name = message.queries()[0].name().clone();
+        message.set_message_type(MessageType::Response);
+        message.add_answer(Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, last))));
+        message
+    }
+
+    fn plain(at: SocketAddr) -> Resolver {
+        Resolver { at, tls: None }
+    }
+
+    fn told(answered: io::Result<Message>) -> String {
+        answered.unwrap().answers()[0].data().to_string()
+    }
+
+    #[tokio::test]
+    async fn only_the_answer_to_the_question_is_taken() {
+        let server = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = server.local_addr().unwrap();
+        let answers = async {
+            let mut query = [0; 512];
+            let (length, client) = server.recv_from(&mut query).await.unwrap();
+            let good = answer(&query[..length], 1);
+            let mut other_id = good.clone();
+            other_id.set_id(good.id().wrapping_add(1));
+            let mut other_name = answer(&query[..length], 3);
+            let other = Name::from_str("other.example.").unwrap();
+            other_name.take_queries();
+            other_name.add_query(Query::query(other, RecordType::A));
+            let mut question = good.clone();
+            question.set_message_type(MessageType::Query);
+            for forged in [other_id, other_name, question] {
+                server.send_to(&forged.to_vec().unwrap(), client).await.unwrap();
+            }
+            server.send_to(b"junk", client).await.unwrap();
+            // Another sender than the one that was asked.
+            let stranger = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+            let forged = answer(&query[..length], 4);
+            stranger.send_to(&forged.to_vec().unwrap(), client).await.unwrap();
+            server.send_to(&good.to_vec().unwrap(), client).await.unwrap();
+        };
+        let asking = asking();
+        let (answered, ()) = tokio::join!(ask(&asking, plain(at), None), answers);
+        assert_eq!(told(answered), "192.0.2.1");
+    }
+
+    #[tokio::test]
+    async fn ids_and_source_ports_are_not_those_of_the_query_before() {
+        let server = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = server.local_addr().unwrap();
+        let (mut ids, mut ports) = (HashSet::new(), HashSet::new());
+        let asking = asking();
+        for _ in 0..32 {
+            let answers = async {
+                let mut query = [0; 512];
+                let (length, client) = server.recv_from(&mut query).await.unwrap();
+                ids.insert([query[0], query[1]]);
+                ports.insert(client.port());
+                let answer = answer(&query[..length], 1).to_vec().unwrap();
+                server.send_to(&answer, client).await.unwrap();
+            };
+            let (answered, ()) = tokio::join!(ask(&asking, plain(at), None), answers);
+            told(answered);
+        }
+        assert!(ids.len() >= 30 && ports.len() >= 24, "{} {}", ids.len(), ports.len());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_is_asked_for_again_over_tcp() {
+        let server = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = server.local_addr().unwrap();
+        let listener = TcpListener::bind(at).await.unwrap();
+        let answers = async {
+            let mut query = [0; 512];
+            let (length, client) = server.recv_from(&mut query).await.unwrap();
+            let cut = answer(&query[..length], 1).truncate().to_vec().unwrap();
+            server.send_to(&cut, client).await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut query = vec![0; stream.read_u16().await.unwrap().into()];
+            stream.read_exact(&mut query).await.unwrap();
+            let whole = answer(&query, 2).to_vec().unwrap();
+            stream.write_all(&framed(&whole).unwrap()).await.unwrap();
+        };
+        let asking = asking();
+        let (answered, ()) = tokio::join!(ask(&asking, plain(at), None), answers);
+        assert_eq!(told(answered), "192.0.2.2");
+    }
+
+    #[tokio::test]
+    async fn a_server_over_tls_is_believed_only_with_its_own_certificate() {
+        use crate::flow::bind::tests_tls::{client, server};
+        use crate::identify::HostName;
+
+        let (at, roots) = server("dns.example").await;
+        let roots = client(roots);
+        for (name, believed) in [("dns.example", true), ("other.example", false)] {
+            let tls = Some(HostName::parse(name.as_bytes()).unwrap());
+            let answered = ask(&asking(), Resolver { at, tls }, Some(&roots)).await;
+            assert_eq!(answered.is_ok(), believed, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_not_waited_for_for_long() {
+        let server = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
+        let at = server.local_addr().unwrap();
+        let fault = ask(&asking(), plain(at), None).await.unwrap_err();
+        assert_eq!(fault.kind(), io::ErrorKind::TimedOut);
+        let tls = Some(crate::identify::HostName::parse(b"dns.example").unwrap());
+        let without_roots = ask(&asking(), Resolver { at, tls }, None).await;
+        assert!(without_roots.is_err(), "nobody vouches");
+    }
+}

@@ -1,0 +1,293 @@
+//! The gateway as a name server (`[dns]`), through the built binary and the laboratory.
+
+mod lab;
+
+use hickory_resolver::proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RecordType};
+use lab::role::{self, hex, unhex};
+use lab::{ADMIN, Gateway, Helper, Lab, NAME_SERVER, PERMITTED, REFUSED, at, lab};
+use serde_json::json;
+
+/// Where the gateway is a name server.
+const HERE: &str = "192.0.2.1:53";
+
+#[test]
+fn a_helper_process_does_as_its_role_says() {
+    role::run_if_asked();
+}
+
+fn policy(dns: &str, more: &str) -> String {
+    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
+    format!(
+        "schema = 1
+[policy]
+mode = \"enforce\"
+permit = [\"FR\"]
+contact = \"it@hospital.example\"
+
+[policy.on]
+unread = \"block\"
+
+[names]
+binding = \"verify\"
+resolvers = [\"{NAME_SERVER}:53\"]
+
+[dns]
+listen = \"{HERE}\"
+{dns}
+
+[[rule]]
+name = \"foreign\"
+host = [\"*.foreign.example\"]
+action = \"block\"
+
+[[rule]]
+name = \"names\"
+host = [\"*.permitted.example\"]
+port = [443]
+action = \"allow\"
+reason = \"the name decides in these tests\"
+
+[[place]]
+to = [\"{p4}/32\", \"{p6}/128\"]
+location = [\"FR\"]
+reason = \"the permitted side of the laboratory\"
+
+[[place]]
+to = [\"203.0.113.0/24\", \"{r6}/128\"]
+location = [\"US\"]
+reason = \"the refused side of the laboratory, {r4} among it\"
+
+[[listen]]
+mode = \"tproxy\"
+address = \"[::]:15001\"
+peek_timeout = \"500ms\"
+
+[admin]
+address = \"{ADMIN}\"
+{more}"
+    )
+}
+
+/// The name server of the world is in France.
+const SERVER_HERE: &str =
+    "\n[[place]]\nto = [\"198.51.100.53/32\"]\nlocation = [\"FR\"]\nreason = \"x\"\n";
+
+struct Scene<'lab> {
+    gateway: Gateway<'lab>,
+    world: Helper,
+    client: Helper,
+}
+
+impl<'lab> Scene<'lab> {
+    fn start(lab: &'lab Lab, dns: &str, more: &str) -> Self {
+        let world = lab.world.helper("world");
+        let gateway = lab.start_gateway(&policy(dns, more));
+        gateway.capture();
+        Self { gateway, world, client: lab.client.helper("client") }
+    }
+
+    /// The answer over UDP; `None` where there is none.
+    fn ask(&mut self, name: &str, kind: RecordType) -> Option<Message> {
+        let query = query(name, kind).to_vec().unwrap();
+        let said = self
+            .client
+            .ask(&json!({"do": "udp", "to": HERE, "hex": hex(&query), "patience_ms": 7_000}));
+        let answer = unhex(said["received"].as_str().unwrap());
+        let answer = (!answer.is_empty()).then(|| Message::from_vec(&answer).unwrap())?;
+        assert_eq!(answer.id(), 4711);
+        Some(answer)
+    }
+
+    fn asked(&mut self) -> Vec<String> {
+        serde_json::from_value(self.world.ask(&json!("asked"))).unwrap()
+    }
+
+    fn queries(&self, result: &str) -> f64 {
+        self.gateway.count(&format!("schengate_dns_queries_total{{result=\"{result}\"}}"))
+    }
+
+    fn refused(&self, reason: &str) -> f64 {
+        let labels = format!("mode=\"dns\",verdict=\"block\",reason=\"{reason}\"");
+        self.gateway.count(&labels)
+    }
+}
+
+/// A query; `~` in a name stands for a zero byte.
+fn query(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::new();
+    message.set_id(4711).set_recursion_desired(true);
+    let labels = name.trim_end_matches('.').split('.').map(|it| it.replace('~', "\0"));
+    let name = Name::from_labels(labels.map(String::into_bytes)).unwrap();
+    message.add_query(Query::query(name, kind));
+    message.set_edns(Edns::new());
+    message
+}
+
+fn addresses(message: &Message) -> Vec<String> {
+    message.answers().iter().map(|record| record.data().to_string()).collect()
+}
+
+/// The code and the words of an extended error (RFC 8914).
+fn extended(message: &Message) -> Option<(u16, String)> {
+    let option =
+        message.extensions().as_ref()?.options().as_ref().iter().find_map(|(code, option)| {
+            (u16::from(*code) == 15).then(|| Vec::<u8>::try_from(option).unwrap())
+        })?;
+    let (code, words) = option.split_first_chunk()?;
+    Some((u16::from_be_bytes(*code), String::from_utf8(words.to_vec()).unwrap()))
+}
+
+#[test]
+fn what_a_client_was_told_ties_the_name_to_the_address() {
+    let Some(lab) = lab("dns") else { return };
+    let mut scene = Scene::start(&lab, "", SERVER_HERE);
+    for (kind, permitted, refused) in
+        [(RecordType::A, PERMITTED[0], REFUSED[0]), (RecordType::AAAA, PERMITTED[1], REFUSED[1])]
+    {
+        let answer = scene.ask("permitted.example.", kind).unwrap();
+        assert_eq!(
+            (answer.response_code(), addresses(&answer)),
+            (ResponseCode::NoError, vec![permitted.to_owned()])
+        );
+        // Abroad, and let through by its name on one port.
+        let answer = scene.ask("a.permitted.example.", kind).unwrap();
+        assert_eq!(addresses(&answer), [refused]);
+        assert_eq!(scene.asked().iter().filter(|name| *name == "a.permitted.example").count(), 1);
+        let hello = tls_hello("a.permitted.example");
+        let ask = json!({"do": "send", "to": at(refused, 443), "hex": hex(&hello), "enough": 1,
+            "patience_ms": 500});
+        scene.client.ask(&ask);
+        lab::wait_until("the hello has arrived", || {
+            (scene.world.arrived(refused).0 > 0).then_some(())
+        });
+        // Nobody but the client has asked about it.
+        let asked = scene.asked();
+        assert_eq!(asked.iter().filter(|name| *name == "a.permitted.example").count(), 1);
+        scene.world.ask(&json!("forget"));
+    }
+    assert_eq!(scene.queries("forwarded"), 4.0);
+    assert_eq!(scene.gateway.count("mode=\"dns\""), 0.0, "no refusal");
+    let unknown = scene.ask("nobody.example.", RecordType::A).unwrap();
+    assert_eq!(unknown.response_code(), ResponseCode::NXDomain);
+}
+
+/// A ClientHello of this name.
+fn tls_hello(name: &str) -> Vec<u8> {
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut connection = ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[test]
+fn a_name_that_is_refused_everywhere_is_never_asked_about() {
+    let Some(lab) = lab("dns refused") else { return };
+    for (refuse, code) in [("refused", ResponseCode::Refused), ("nxdomain", ResponseCode::NXDomain)]
+    {
+        let mut scene = Scene::start(&lab, &format!("refuse = \"{refuse}\""), SERVER_HERE);
+        let names = ["x.foreign.example.", "SECRET.X.Foreign.Example.", "a~b.foreign.example."];
+        for (name, kind) in
+            names.into_iter().zip([RecordType::A, RecordType::TXT, RecordType::HTTPS])
+        {
+            let answer = scene.ask(name, kind).unwrap();
+            assert_eq!((answer.response_code(), answer.answers().len()), (code, 0), "{name}");
+            let (extended, words) = extended(&answer).unwrap();
+            assert_eq!(extended, 15);
+            assert!(words.starts_with("rule: "), "{words}");
+            assert!(words.contains("event ") && words.contains("it@hospital"), "{words}");
+        }
+        assert_eq!(scene.asked(), Vec::<String>::new());
+        assert_eq!((scene.queries("refused"), scene.refused("rule")), (3.0, 3.0));
+    }
+}
+
+#[test]
+fn addresses_that_no_rule_opens_are_not_told() {
+    let Some(lab) = lab("dns filter") else { return };
+    let mut scene = Scene::start(&lab, "strip_ech = true", SERVER_HERE);
+    let none = scene.ask("refused.example.", RecordType::A).unwrap();
+    assert_eq!((none.response_code(), none.answers().len()), (ResponseCode::NoError, 0));
+    let (code, words) = extended(&none).unwrap();
+    assert_eq!(code, 15);
+    assert!(words.starts_with("outside: "), "{words}");
+    assert_eq!((scene.queries("refused"), scene.refused("outside")), (1.0, 1.0));
+    let some = scene.ask("mixed.example.", RecordType::A).unwrap();
+    assert_eq!(addresses(&some), [PERMITTED[0]]);
+    assert!(extended(&some).is_none());
+    assert_eq!(scene.queries("filtered"), 1.0);
+    // Rebinding: neither the metadata service nor the gateway itself has a name.
+    for name in ["meta.example.", "self.example."] {
+        assert_eq!(scene.ask(name, RecordType::A).unwrap().answers().len(), 0, "{name}");
+    }
+    assert!(scene.refused("guard") + scene.refused("loop") >= 2.0);
+    let service = scene.ask("service.example.", RecordType::HTTPS).unwrap();
+    let text = addresses(&service).concat();
+    assert!(text.contains("alpn") && text.contains(PERMITTED[0]), "{text}");
+    assert!(!text.contains("ech") && !text.contains(REFUSED[0]), "{text}");
+    drop(scene);
+    let mut scene = Scene::start(&lab, "filter = false", SERVER_HERE);
+    assert_eq!(addresses(&scene.ask("refused.example.", RecordType::A).unwrap()), [REFUSED[0]]);
+    let service = scene.ask("service.example.", RecordType::HTTPS).unwrap();
+    assert!(addresses(&service).concat().contains("ech"));
+}
+
+#[test]
+fn a_name_server_that_the_policy_refuses_is_not_asked() {
+    let Some(lab) = lab("dns server") else { return };
+    let abroad = "\n[[place]]\nto = [\"198.51.100.53/32\"]\nlocation = [\"US\"]\nreason = \"x\"\n";
+    let mut scene = Scene::start(&lab, "", abroad);
+    let answer = scene.ask("permitted.example.", RecordType::A).unwrap();
+    assert_eq!(answer.response_code(), ResponseCode::Refused);
+    let (code, words) = extended(&answer).unwrap();
+    assert_eq!(code, 18);
+    assert!(words.starts_with("outside: "), "{words}");
+    assert_eq!(scene.asked(), Vec::<String>::new());
+    assert_eq!((scene.queries("refused"), scene.refused("outside")), (1.0, 1.0));
+}
+
+#[test]
+fn what_is_no_question_is_dropped_and_what_fails_is_said() {
+    let Some(lab) = lab("dns bad") else { return };
+    let mut scene = Scene::start(&lab, "rate = 40", SERVER_HERE);
+    let mut answer = query("permitted.example.", RecordType::A).to_vec().unwrap();
+    answer[2] |= 0x80;
+    for junk in [b"x".to_vec(), vec![0; 12], answer] {
+        let ask = json!({"do": "udp", "to": HERE, "hex": hex(&junk), "patience_ms": 200});
+        assert_eq!(scene.client.ask(&ask)["received"], "");
+    }
+    assert_eq!(scene.queries("malformed"), 3.0);
+    // No answer, a lie, an answer that is cut where nobody can be asked for the rest.
+    for name in ["silent.example.", "lie.example.", "truncated.example."] {
+        let answer = scene.ask(name, RecordType::A).unwrap();
+        assert_eq!(answer.response_code(), ResponseCode::ServFail, "{name}");
+    }
+    assert_eq!(scene.queries("failed"), 3.0);
+    let over_tcp = query("permitted.example.", RecordType::A).to_vec().unwrap();
+    let framed = [&u16::try_from(over_tcp.len()).unwrap().to_be_bytes()[..], &over_tcp].concat();
+    let two = [framed.clone(), framed].concat();
+    let ask = json!({"do": "send", "to": HERE, "hex": hex(&two), "shut": true});
+    let said = scene.client.ask(&ask);
+    let received = unhex(said["received"].as_str().unwrap());
+    let length = usize::from(u16::from_be_bytes([received[0], received[1]]));
+    assert_eq!(received.len(), 2 * (length + 2), "two answers");
+    let first = Message::from_vec(&received[2..length + 2]).unwrap();
+    assert_eq!(addresses(&first), [PERMITTED[0]]);
+    // Far more than it may: the rest goes unanswered.
+    let many: Vec<String> = (0..200)
+        .map(|_| hex(&query("x.foreign.example.", RecordType::A).to_vec().unwrap()))
+        .collect();
+    let ask = json!({"do": "talk", "to": HERE, "datagrams": many, "pause_ms": 1,
+        "patience_ms": 300});
+    scene.client.ask(&ask);
+    assert!(scene.queries("limited") > 0.0);
+}
