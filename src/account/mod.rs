@@ -86,6 +86,8 @@ pub enum End {
     Displaced,
     /// A UDP flow whose client began anew, with another protocol or name: that is another record.
     Restarted,
+    /// The destination does not go over to TLS, which its client was promised.
+    NoUpgrade,
     /// A socket failed in another way.
     IoError,
     /// The task that served it ended early; set by `Drop` alone.
@@ -114,6 +116,7 @@ impl End {
             Self::Drained => "drained",
             Self::Displaced => "displaced",
             Self::Restarted => "restarted",
+            Self::NoUpgrade => "no-upgrade",
             Self::IoError => "io-error",
             Self::Aborted => "aborted",
         }

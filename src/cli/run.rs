@@ -356,6 +356,7 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         keep_source: listen.keep_source,
         max_connections: listen.max_connections,
         silent: listen.silent,
+        starttls: listen.starttls,
         udp: listen.udp.map(|at| {
             inherited
                 .datagrams(listen.mode, at)

@@ -38,6 +38,8 @@ pub(super) struct Door {
     pub(super) keep_source: bool,
     pub(super) patience: Patience,
     pub(super) silent: bool,
+    /// Play the server of protocols that go over to TLS.
+    pub(super) starttls: bool,
     max_connections: usize,
     /// Connections at once, over all workers.
     taken: Arc<AtomicUsize>,
@@ -67,6 +69,7 @@ impl Door {
             keep_source: false,
             patience: Patience::even(Duration::from_secs(60)),
             silent: false,
+            starttls: false,
             max_connections: 100,
             taken: Arc::default(),
         }
@@ -148,6 +151,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             half_closed: listener.half_closed_timeout.min(listener.idle_timeout),
         },
         silent: listener.silent,
+        starttls: listener.starttls,
         max_connections: listener.max_connections,
         taken: Arc::default(),
     };
@@ -259,6 +263,7 @@ mod tests {
             keep_source: false,
             max_connections: 2,
             silent: false,
+            starttls: false,
             udp: None,
         }
     }

@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout};
 
 use super::accept::Door;
 use super::peek::Seen;
-use super::second;
+use super::starttls::{self, Dialogue};
 use super::wire::{Wire, set_limits};
+use super::{refuse, second};
 use crate::account::{Connect, End, Metrics, Record};
 use crate::policy::Permit;
 use crate::sys;
@@ -22,11 +23,13 @@ use crate::sys;
 pub(super) async fn run(
     client: Wire,
     seen: Seen,
+    dialogue: Option<Dialogue>,
     permit: Permit,
     door: &Door,
     record: &mut Record,
 ) -> End {
     record.forwarding();
+    let permit_to = permit.destination();
     // Boxed, so that what only the dial needs does not last as long as the relay.
     let source = door.keep_source.then(|| record.client().ip());
     let dialled = Box::pin(dial(&permit, door.dialling, source, record.metrics())).await;
@@ -34,6 +37,15 @@ pub(super) async fn run(
         Ok(upstream) => upstream,
         Err(fault) => return fault.end(),
     };
+    if let Some(dialogue) = dialogue
+        && let Err(end) = Box::pin(dialogue.join(&upstream, door.dialling.limit)).await
+    {
+        if seen.bytes().first() == Some(&22) && !door.silent {
+            refuse::say(client, &starttls::HANDSHAKE_FAILURE).await;
+        }
+        tracing::debug!(fault = %end, destination = %permit_to, "no upgrade to TLS");
+        return End::NoUpgrade;
+    }
     second::run(&client, &upstream, seen.into_bytes(), door.patience, record).await
 }
 

@@ -17,6 +17,7 @@ mod registry;
 mod relay;
 mod second;
 mod settings;
+mod starttls;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -34,6 +35,7 @@ use gate::{Gate, Stop};
 use judge::Asked;
 use peek::Seen;
 use registry::Seat;
+use starttls::{Dialogue, Spoken};
 
 /// Serves one accepted connection to its end.
 async fn serve(client: Accepted, gate: Rc<Gate>) {
@@ -57,9 +59,10 @@ async fn serve_transparent(client: Accepted, gate: &Gate) {
 
 async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -> End {
     let mut seen = Seen::default();
+    let mut dialogue = None;
     // Boxed, so that what only the judgement needs does not last as long as the relay.
-    match Box::pin(judge(&client, &mut seen, gate, seat, record)).await {
-        Ok(permit) => forward::run(client.wire, seen, permit, &client.door, record).await,
+    match Box::pin(judge(&client, &mut seen, &mut dialogue, gate, seat, record)).await {
+        Ok(permit) => forward::run(client.wire, seen, dialogue, permit, &client.door, record).await,
         Err(Stop::Refused(refusal)) => {
             Box::pin(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent)).await
         }
@@ -70,6 +73,7 @@ async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -
 async fn judge(
     client: &Accepted,
     seen: &mut Seen,
+    dialogue: &mut Option<Dialogue>,
     gate: &Gate,
     seat: &Seat,
     record: &mut Record,
@@ -79,6 +83,14 @@ async fn judge(
     if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
         return gate.shaped(verdict, client, seen, asked, record).await;
     }
-    let asked = gate.read(client, seen, asked, record).await?;
+    let spoken = Spoken::on(origin.port()).filter(|_| client.door.starttls);
+    let asked = match spoken {
+        None => gate.read(client, seen, asked, record).await?,
+        Some(spoken) => {
+            // Boxed: few connections are played for.
+            let played = starttls::play(spoken, client, seen, dialogue, gate, asked, record);
+            Box::pin(played).await?
+        }
+    };
     gate.admit(asked, seat, record).await
 }

@@ -44,6 +44,17 @@ impl Seen {
         &self.bytes
     }
 
+    /// Takes the first bytes off, of which there are so many at least.
+    pub(super) fn split(&mut self, length: usize) -> Vec<u8> {
+        let rest = self.bytes.split_off(length.min(self.bytes.len()));
+        std::mem::replace(&mut self.bytes, rest)
+    }
+
+    /// Puts bytes back in front.
+    pub(super) fn put_back(&mut self, first: Vec<u8>) {
+        self.bytes.splice(0..0, first);
+    }
+
     /// Why no more come, where that is so.
     pub(super) const fn ended(&self) -> Option<Ended> {
         self.end

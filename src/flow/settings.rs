@@ -86,6 +86,9 @@ pub struct Listener {
     pub max_connections: usize,
     /// Close without an answer instead of refusing aloud.
     pub silent: bool,
+    /// Play the server of protocols that go over to TLS (SMTP, IMAP, POP3, PostgreSQL, on their own
+    /// ports) up to the hello, and judge by its name. For the transparent ways alone.
+    pub starttls: bool,
     /// Where transparent UDP comes in beside it, under the same limits.
     pub udp: Option<Datagrams>,
 }

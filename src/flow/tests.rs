@@ -393,6 +393,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         idle_timeout: Duration::from_secs(60),
         max_connections: 100,
         silent: false,
+        starttls: false,
         udp: None,
     };
     let names =

@@ -31,6 +31,8 @@ pub(crate) const ANSWER: &str = "@answer ";
 pub(crate) const EXCHANGE: u16 = 9000;
 /// Port on which the world speaks first.
 pub(crate) const BANNER: u16 = 25;
+/// Ports on which the world goes over to TLS: SMTP, IMAP, POP3, PostgreSQL.
+pub(crate) const UPGRADING: [u16; 4] = [587, 143, 110, 5432];
 /// Ports on which the world counts datagrams and sends them back.
 pub(crate) const UDP: [u16; 2] = [443, 9000];
 /// What the world's web servers say.
@@ -120,7 +122,7 @@ fn world() {
     let tls = server_config();
     for ip in [PERMITTED, REFUSED].concat() {
         let ip: IpAddr = ip.parse().unwrap();
-        for port in [80, 443, EXCHANGE, BANNER] {
+        for port in [80, 443, EXCHANGE, BANNER].into_iter().chain(UPGRADING) {
             let listener = TcpListener::bind((ip, port)).unwrap();
             let (ledger, tls) = (ledger.clone(), tls.clone());
             thread::spawn(move || {
@@ -188,6 +190,7 @@ fn world_connection(port: u16, stream: Counted, tls: Arc<ServerConfig>) -> io::R
             greet(rustls::StreamOwned::new(connection, stream))
         }
         BANNER => speak_first(stream),
+        587 | 143 | 110 | 5432 => upgrade(port, stream, tls),
         _ => world_exchange(stream),
     }
 }
@@ -214,6 +217,55 @@ fn greet(mut stream: impl Read + Write) -> io::Result<()> {
 fn speak_first(mut stream: Counted) -> io::Result<()> {
     stream.write_all(format!("220 {GREETING}\r\n").as_bytes())?;
     io::copy(&mut stream, &mut io::sink()).map(drop)
+}
+
+/// A mail server or data base that goes over to TLS, greets there, and ends. A client that greets as
+/// `no-tls.example` is told no.
+fn upgrade(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
+    let greeting: &[u8] = match port {
+        587 => b"220-world\r\n220 ESMTP\r\n",
+        143 => b"* OK IMAP4rev1\r\n",
+        110 => b"+OK world\r\n",
+        _ => b"",
+    };
+    stream.write_all(greeting)?;
+    let mut has_tls = true;
+    loop {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while !(line.ends_with(b"\n") || port == 5432 && line.len() == 8) {
+            if stream.read(&mut byte)? == 0 {
+                return Ok(());
+            }
+            line.push(byte[0]);
+        }
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        let tag = text.split(' ').next().unwrap_or_default().to_owned();
+        let (reply, upgrade) = match (port, text.as_str()) {
+            (587, "STARTTLS") if has_tls => ("220 go\r\n".to_owned(), true),
+            (587, "STARTTLS") => ("454 no\r\n".to_owned(), false),
+            (587, hello) if hello.starts_with("EHLO") => {
+                has_tls = !hello.contains("no-tls");
+                ("250-world\r\n250-SIZE 9000\r\n250 STARTTLS\r\n".to_owned(), false)
+            }
+            (587, _) => (format!("250 world heard {tag}\r\n"), false),
+            (143, command) if command.ends_with("STARTTLS") => {
+                (format!("* OK wait\r\n{tag} OK go\r\n"), true)
+            }
+            (143, _) => (format!("{tag} OK\r\n"), false),
+            (110, command) => ("+OK\r\n".to_owned(), command == "STLS"),
+            _ => ("S".to_owned(), true),
+        };
+        stream.write_all(reply.as_bytes())?;
+        if upgrade {
+            break;
+        }
+    }
+    let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+    let mut inside = rustls::StreamOwned::new(connection, stream);
+    inside.write_all(GREETING.as_bytes())?;
+    inside.conn.send_close_notify();
+    inside.flush()
 }
 
 /// The first eight bytes say how much to send; the rest is hashed. Both at once.
@@ -551,6 +603,7 @@ fn stand_in() {
             keep_source: false,
             max_connections: 1,
             silent: false,
+            starttls: false,
             udp: None,
         };
         let tproxy = [listen(ListenMode::Tproxy, 15_001)];

@@ -17,6 +17,7 @@ fn listen(mode: ListenMode, address: &str) -> Listen {
         keep_source: false,
         max_connections: 1,
         silent: false,
+        starttls: false,
         udp: None,
     }
 }

@@ -417,6 +417,9 @@ pub struct Listen {
     pub max_connections: usize,
     /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
     pub silent: bool,
+    /// Follow STARTTLS to the name in the hello, on the ports of SMTP, IMAP, POP3 and PostgreSQL;
+    /// transparent modes only. Default false.
+    pub starttls: bool,
     /// Where UDP comes in beside it (TPROXY only): `udp = true`, the default of that mode, is the
     /// same address and port; an address puts it elsewhere; `false` leaves UDP to the firewall.
     pub udp: Option<SocketAddr>,

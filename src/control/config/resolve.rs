@@ -500,6 +500,7 @@ const LISTEN: Listen = Listen {
     keep_source: false,
     max_connections: 65_536,
     silent: false,
+    starttls: false,
     udp: None,
 };
 
@@ -518,6 +519,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "keep_source",
             "max_connections",
             "silent",
+            "starttls",
             "udp",
         ],
     );
@@ -551,6 +553,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         usize::try_from(reader.number(item, 1..10_000_001)?).ok()
     });
     let silent = or(table, "silent", LISTEN.silent, |item| reader.boolean(item));
+    let starttls = starttls(reader, table, mode);
     let udp = datagrams(reader, table, mode, address);
     Some(Listen {
         mode: mode?,
@@ -565,7 +568,20 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         keep_source: keep_source?,
         max_connections: max_connections?,
         silent: silent?,
+        starttls: starttls?,
     })
+}
+
+/// An explicit client says whom it means before anything else.
+fn starttls(reader: &mut Reader<'_>, table: &Table<'_>, mode: Option<ListenMode>) -> Option<bool> {
+    let Some(item) = table.item("starttls") else { return Some(LISTEN.starttls) };
+    let follow = reader.boolean(&item)?;
+    if follow && mode == Some(ListenMode::Proxy) {
+        let help = "leave it out, or listen with mode = \"tproxy\"";
+        reader.fault(&item, "an explicit proxy does not play servers", help);
+        return None;
+    }
+    Some(follow)
 }
 
 /// Only a captured client has an address that its answers come back to through this host.

@@ -1,0 +1,159 @@
+//! STARTTLS followed to the name in the hello (`[[listen]] starttls`), by OpenSSL's own client.
+
+mod lab;
+
+use std::process::Output;
+
+use lab::role::{self, GREETING, hex, unhex};
+use lab::{ADMIN, Gateway, Helper, Lab, PERMITTED, REFUSED, at, lab, said};
+use serde_json::json;
+
+/// What `openssl s_client -starttls` calls the protocols, and their ports.
+const PROTOCOLS: [(&str, u16); 4] =
+    [("smtp", 587), ("imap", 143), ("pop3", 110), ("postgres", 5432)];
+
+#[test]
+fn a_helper_process_does_as_its_role_says() {
+    role::run_if_asked();
+}
+
+fn policy() -> String {
+    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
+    format!(
+        "schema = 1
+[policy]
+mode = \"enforce\"
+permit = [\"FR\"]
+
+[names]
+binding = \"trust\"
+
+[[rule]]
+name = \"blocked\"
+host = [\"blocked.example\"]
+action = \"block\"
+
+[[rule]]
+name = \"allowed\"
+host = [\"allowed.example\"]
+action = \"allow\"
+reason = \"the name decides in these tests\"
+
+[[place]]
+to = [\"{p4}/32\", \"{p6}/128\"]
+location = [\"FR\"]
+reason = \"the permitted side of the laboratory\"
+
+[[place]]
+to = [\"{r4}/32\", \"{r6}/128\"]
+location = [\"US\"]
+reason = \"the refused side of the laboratory\"
+
+[[listen]]
+mode = \"tproxy\"
+address = \"[::]:15001\"
+peek_timeout = \"2s\"
+starttls = true
+
+[admin]
+address = \"{ADMIN}\"
+"
+    )
+}
+
+struct Scene<'lab> {
+    lab: &'lab Lab,
+    gateway: Gateway<'lab>,
+    world: Helper,
+    client: Helper,
+}
+
+impl<'lab> Scene<'lab> {
+    fn start(lab: &'lab Lab) -> Self {
+        let world = lab.world.helper("world");
+        let gateway = lab.start_gateway(&policy());
+        gateway.capture();
+        Self { lab, gateway, world, client: lab.client.helper("client") }
+    }
+
+    /// What OpenSSL makes of a server behind an upgrade.
+    fn s_client(&self, protocol: &str, to: &str, name: &str, more: &[&str]) -> Output {
+        let mut openssl = self.lab.client.command("timeout");
+        openssl.args(["20", "openssl", "s_client", "-starttls", protocol, "-connect", to]);
+        openssl.args(["-servername", name, "-ign_eof"]).args(more);
+        openssl.stdin(std::process::Stdio::null()).output().unwrap()
+    }
+
+    /// Sends bytes and says what came back until the end.
+    fn send(&mut self, to: &str, bytes: &[u8], enough: u64) -> String {
+        let ask = json!({"do": "send", "to": to, "hex": hex(bytes), "enough": enough,
+            "patience_ms": 5_000});
+        let end = self.client.ask(&ask);
+        String::from_utf8(unhex(end["received"].as_str().unwrap())).unwrap()
+    }
+}
+
+#[test]
+fn the_name_behind_the_upgrade_decides_before_anything_is_dialled() {
+    let Some(lab) = lab("starttls") else { return };
+    if !lab::has("openssl") {
+        return;
+    }
+    let mut scene = Scene::start(&lab);
+    for (protocol, port) in PROTOCOLS {
+        let to = at(REFUSED[0], port);
+        for name in ["other.example", "blocked.example"] {
+            let refused = scene.s_client(protocol, &to, name, &[]);
+            assert!(!refused.status.success(), "{protocol}: {}", said(&refused));
+            assert!(said(&refused).contains("alert number 49"), "{protocol}: {}", said(&refused));
+        }
+        assert_eq!(scene.world.arrived(REFUSED[0]), (0, 0), "{protocol}: bytes and connections");
+    }
+    for (protocol, port) in PROTOCOLS {
+        for ip in REFUSED {
+            let passed = scene.s_client(protocol, &at(ip, port), "allowed.example", &[]);
+            assert!(said(&passed).contains(GREETING), "{protocol} {ip}: {}", said(&passed));
+        }
+        // Where the address alone would pass, a name that a rule refuses does not.
+        let blocked = scene.s_client(protocol, &at(PERMITTED[0], port), "blocked.example", &[]);
+        assert!(said(&blocked).contains("alert number 49"), "{protocol}: {}", said(&blocked));
+    }
+    assert_eq!(scene.world.arrived(PERMITTED[0]), (0, 0));
+    assert_eq!(scene.gateway.count("verdict=\"block\",reason=\"rule\""), 8.0);
+    assert_eq!(scene.gateway.count("verdict=\"allow\",reason=\"rule\""), 8.0);
+}
+
+#[test]
+fn a_server_that_says_no_ends_what_its_client_was_promised() {
+    let Some(lab) = lab("starttls no") else { return };
+    if !lab::has("openssl") {
+        return;
+    }
+    let scene = Scene::start(&lab);
+    let to = at(REFUSED[0], 587);
+    let ended = scene.s_client("smtp", &to, "allowed.example", &["-name", "no-tls.example"]);
+    assert!(said(&ended).contains("alert number 40"), "{}", said(&ended));
+    assert!(!said(&ended).contains(GREETING));
+}
+
+#[test]
+fn in_the_clear_the_address_decides_and_the_server_hears_what_was_said() {
+    let Some(lab) = lab("starttls clear") else { return };
+    let mut scene = Scene::start(&lab);
+    let clear = b"EHLO client.example\r\nMAIL FROM:<a@client.example>\r\n";
+    let heard = scene.send(&at(PERMITTED[0], 587), clear, 68);
+    assert!(heard.starts_with("220 gateway"), "{heard}");
+    assert!(heard.ends_with("250 world heard MAIL\r\n"), "{heard}");
+    assert_eq!(scene.world.arrived(PERMITTED[0]).0, clear.len() as u64);
+    let heard = scene.send(&at(REFUSED[0], 587), clear, u64::MAX);
+    assert!(!heard.contains("world"), "{heard}");
+    // Whoever puts commands behind the request for TLS is not the one who speaks TLS.
+    let injected = b"EHLO client.example\r\nSTARTTLS\r\nMAIL FROM:<a@client.example>\r\n";
+    for ip in [PERMITTED[0], REFUSED[0]] {
+        let before = scene.world.arrived(ip);
+        let heard = scene.send(&at(ip, 587), injected, u64::MAX);
+        assert!(!heard.contains("go ahead"), "{heard}");
+        assert_eq!(scene.world.arrived(ip), before);
+    }
+    assert_eq!(scene.world.arrived(REFUSED[0]), (0, 0));
+}
