@@ -260,6 +260,9 @@ fn t25_data_in_names_leaves_neither_in_a_hello_nor_in_a_query() {
     const EACH: usize = 100;
     row("t25", Expect::Blocked, 2 * EACH, |scene| {
         let before = scene.asked().len();
+        let alerts =
+            |scene: &catalogue::Scene| scene.metric("schengate_many_refused_names_total").unwrap();
+        let told = alerts(scene);
         for nth in 0..EACH {
             let name = format!("secret-{nth:08x}.foreign.example");
             assert_eq!(
@@ -269,6 +272,7 @@ fn t25_data_in_names_leaves_neither_in_a_hello_nor_in_a_query() {
             assert_eq!(scene.status(&connect(&format!("{name}:443"))), 451);
         }
         assert_eq!(scene.asked().len(), before, "no query leaves");
+        assert_eq!(alerts(scene), told + 1, "one source, many names");
     });
 }
 

@@ -438,6 +438,8 @@ fn q15_dns_to_a_foreign_resolver_is_a_destination_like_any_other() {
         let end = scene.is_held_back(ip, 53, std::slice::from_ref(&query), "DNS");
         assert!(is_prohibited(&end), "{end}");
     }
+    let bypass = "schengate_resolver_bypass_total{verdict=\"block\"}";
+    assert_eq!(scene.gateway.count(bypass), 2.0);
 }
 
 #[test]

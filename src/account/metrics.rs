@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::Way;
-use crate::policy::{Country, CountrySet, Reason, Verdict};
+use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
 
 /// Upper bounds of the buckets, in seconds, by histogram.
 const BUCKETS: [(&str, &[f64]); 4] = [
@@ -294,6 +294,16 @@ impl Metrics {
         self.taken.dns[result as usize].increment(1);
     }
 
+    /// A client asked for a name server of its own choice, by its port.
+    pub fn resolver_bypass(&self, action: Action) {
+        self.taken.bypass[action as usize].increment(1);
+    }
+
+    /// One source was refused many different names.
+    pub fn many_names(&self) {
+        self.taken.many_names.increment(1);
+    }
+
     /// An accept(2) failed.
     pub fn accept_failed(&self, class: Accept) {
         self.taken.accept[class as usize].increment(1);
@@ -359,6 +369,8 @@ struct Taken {
     accept: [Counter; ACCEPT.len()],
     dropped: [Counter; DROPPED.len()],
     dns: [Counter; DNS.len()],
+    bypass: [Counter; 3],
+    many_names: Counter,
     audit_lost: Counter,
     reload_done: Counter,
     reload_failed: Counter,
@@ -390,6 +402,10 @@ impl Taken {
             accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
             dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
             dns: DNS.map(|label| counter!("schengate_dns_queries_total", "result" => label)),
+            bypass: [Action::Allow, Action::Log, Action::Block].map(
+                |action| counter!("schengate_resolver_bypass_total", "verdict" => action.label()),
+            ),
+            many_names: counter!("schengate_many_refused_names_total"),
             audit_lost: counter!("schengate_audit_lost_total"),
             reload_done: reload("done"),
             reload_failed: reload("failed"),
@@ -428,6 +444,14 @@ fn describe() {
         "UDP datagrams, or answers to refused ones, that were dropped, by cause."
     );
     describe_counter!(
+        "schengate_resolver_bypass_total",
+        "Connections to a name server of the client's own choice (ports 53 and 853), by verdict."
+    );
+    describe_counter!(
+        "schengate_many_refused_names_total",
+        "Sources that were refused 50 different names within 10 minutes."
+    );
+    describe_counter!(
         "schengate_dns_queries_total",
         "Questions to the gateway's own name server, by result."
     );
@@ -447,8 +471,6 @@ fn describe() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Action;
-
     fn verdict(action: Action, reason: Reason) -> Verdict {
         Verdict::given(action, reason, "198.51.100.1:443".parse().unwrap())
     }

@@ -3,6 +3,7 @@
 
 mod log;
 mod metrics;
+mod sources;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -16,8 +17,9 @@ use serde::Serialize;
 pub use metrics::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Metrics};
 
 use crate::identify::{HostName, NameSource, Protocol};
-use crate::policy::{CountrySet, Verdict, Whereabouts};
+use crate::policy::{Action, CountrySet, Verdict, Whereabouts};
 use log::Log;
+use sources::Sources;
 
 /// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +125,9 @@ impl End {
     }
 }
 
+/// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
+const RESOLVER_PORTS: [u16; 2] = [53, 853];
+
 /// The way to the metrics and the record. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Account(Arc<Inner>);
@@ -131,6 +136,7 @@ pub struct Account(Arc<Inner>);
 struct Inner {
     metrics: Arc<Metrics>,
     log: Log,
+    sources: Sources,
     /// Milliseconds since 1970 at which the process began to keep a record: ids of different runs
     /// differ by it.
     boot_ms: i64,
@@ -147,7 +153,13 @@ impl Account {
         let counted = Arc::clone(&metrics);
         let log = Log::start(sink, move || counted.audit_lost())?;
         let boot_ms = Timestamp::now().as_millisecond();
-        Ok(Self(Arc::new(Inner { metrics, log, boot_ms, sequence: AtomicU64::new(1) })))
+        Ok(Self(Arc::new(Inner {
+            metrics,
+            log,
+            sources: Sources::default(),
+            boot_ms,
+            sequence: AtomicU64::new(1),
+        })))
     }
 
     /// The metrics.
@@ -349,8 +361,26 @@ impl Record {
         }
         if self.judged.is_none() {
             self.metrics().located(judged.place.codes, judged.place.anycast);
+            self.watch(&judged);
         }
         self.replace(judged);
+    }
+
+    /// Counts what a person should hear of: names asked elsewhere than here, and many refused ones.
+    fn watch(&self, judged: &Judged) {
+        let verdict = &judged.verdict;
+        if RESOLVER_PORTS.contains(&verdict.destination().port()) && self.way != Way::Dns {
+            self.metrics().resolver_bypass(verdict.action());
+        }
+        let Some((name, _)) = judged.name.as_ref().filter(|_| verdict.action() == Action::Block)
+        else {
+            return;
+        };
+        if self.account.0.sources.refused(self.client.ip(), name, self.opened) {
+            self.metrics().many_names();
+            tracing::warn!(client = %self.client.ip(), names = sources::MANY,
+                "one source was refused many different names");
+        }
     }
 
     /// Replaces the verdict in the record without counting it: the same connection, judged again
