@@ -205,7 +205,7 @@ pub(super) async fn play(
                 // Silence, or half a line: no name can be read.
                 Ok(None) if seen.ended().is_some() => return Ok(asked),
                 Ok(None) => {
-                    seen.more(client.wire.stream(), Some(deadline)).await.map_err(gone)?;
+                    seen.more(&client.wire, Some(deadline)).await.map_err(gone)?;
                 }
             }
         };
@@ -286,8 +286,8 @@ impl Dialogue {
             if heard.len() >= LINE_MAX {
                 return Err(io::Error::other("a line without an end"));
             }
-            server.stream().readable().await?;
-            match read_shared(server.stream(), LINE_MAX, |read| heard.extend_from_slice(read)) {
+            server.readable().await?;
+            match read_shared(server, LINE_MAX, |read| heard.extend_from_slice(read)) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

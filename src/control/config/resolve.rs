@@ -13,7 +13,7 @@ use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode, Names,
-    Source, Until, ZoneList, net, rules, share, time, zones,
+    Source, Until, ZoneList, net, rules, share, time, update, zones,
 };
 use crate::policy::{Action, Binding, Ech, Mode};
 
@@ -22,7 +22,7 @@ const SECTIONS: [&str; 12] = [
     "admin", "data",
 ];
 
-const DATA_KEYS: [&str; 9] = [
+const DATA_KEYS: [&str; 10] = [
     "directory",
     "country",
     "asn",
@@ -32,6 +32,7 @@ const DATA_KEYS: [&str; 9] = [
     "country_field",
     "pack",
     "pack_key",
+    "update",
 ];
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
@@ -176,7 +177,7 @@ pub(super) fn optional<'d, T>(
 }
 
 /// Reads a key that has a default.
-fn or<'d, T>(
+pub(super) fn or<'d, T>(
     table: &Table<'d>,
     key: &str,
     default: T,
@@ -495,6 +496,7 @@ const LISTEN: Listen = Listen {
     connect_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60 * 60),
     half_closed_timeout: Duration::from_secs(60 * 60),
+    lifetime: None,
     keepalive: None,
     user_timeout: None,
     keep_source: false,
@@ -514,6 +516,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "connect_timeout",
             "idle_timeout",
             "half_closed_timeout",
+            "lifetime",
             "keepalive",
             "user_timeout",
             "keep_source",
@@ -546,6 +549,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         Some(item) => time::duration(reader, &item, second, Some(most)).map(Some),
         None => Some(None),
     };
+    let lifetime = if_any("lifetime", month);
     let keepalive = if_any("keepalive", 9 * 60 * minute);
     let user_timeout = if_any("user_timeout", 24 * 60 * minute);
     let keep_source = keep_source(reader, table, mode);
@@ -563,6 +567,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         connect_timeout: connect_timeout?,
         idle_timeout: idle_timeout?,
         half_closed_timeout: half_closed_timeout?,
+        lifetime: lifetime?,
         keepalive: keepalive?,
         user_timeout: user_timeout?,
         keep_source: keep_source?,
@@ -668,7 +673,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
     let fields = fields.map(|field| (field.label(), field));
     let country_field =
         or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
-    Some(Data {
+    let data = Data {
         directory: directory?,
         country: country?,
         asn: asn?,
@@ -678,7 +683,10 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         country_field: country_field?,
         pack: pack?,
         pack_key: pack_key?,
-    })
+        update: None,
+    };
+    let update = update::read(reader, &table, &data)?;
+    Some(Data { update, ..data })
 }
 
 fn source_list(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Source>> {

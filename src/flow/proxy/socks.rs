@@ -1,7 +1,7 @@
 //! SOCKS5 (RFC 1928): no authentication; CONNECT and UDP ASSOCIATE.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::io::AsyncReadExt;
@@ -19,7 +19,8 @@ use crate::flow::refuse;
 use crate::flow::registry::Seat;
 use crate::flow::udp;
 use crate::flow::wire::Wire;
-use crate::identify::{Host, HostName, NameSource, Protocol};
+use crate::identify::socks::{self, Destination, Part, Unserved};
+use crate::identify::{NameSource, Protocol};
 use crate::policy::Verdict;
 
 /// Reply codes (RFC 1928 §6).
@@ -35,7 +36,7 @@ const ADDRESS_NOT_SUPPORTED: u8 = 8;
 /// Serves one SOCKS5 client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = gate.registry.seat();
+    let seat = gate.registry.seat(client.door.lifetime);
     let end = tokio::select! {
         biased;
         end = seat.cut() => end,
@@ -101,7 +102,7 @@ async fn associate(
         }
         return End::Refused;
     }
-    let near = match udp::Near::open(wire.stream()) {
+    let near = match udp::Near::open(&wire) {
         Ok(near) => near,
         Err(fault) => {
             tracing::warn!(%fault, "no socket for a SOCKS5 association");
@@ -112,7 +113,7 @@ async fn associate(
     if wire.write_all(&bound(near.address())).await.is_err() {
         return End::ClientReset;
     }
-    let end = udp::associate(near, udp::Pin { client, port }, wire.stream(), door, gate).await;
+    let end = udp::associate(near, udp::Pin { client, port }, &wire, door, gate).await;
     wire.end_in_order();
     end
 }
@@ -144,49 +145,36 @@ impl From<io::Error> for Fault {
 
 /// Reads exactly the greeting and the request: what follows belongs to the tunnel.
 async fn negotiate(wire: &mut Wire) -> Result<Command, Fault> {
-    let [_version, methods] = read(wire).await?;
-    let mut offered = vec![0; usize::from(methods)];
-    wire.read_exact(&mut offered).await?;
-    if !offered.contains(&0) {
+    if !read(wire, socks::greeting).await? {
         // "No acceptable methods": credentials are not judged here.
         return Err(Fault::Answer(vec![5, 0xff]));
     }
     wire.write_all(&[5, 0]).await?;
-    let [version, command, _reserved, kind] = read(wire).await?;
     let refused = |code| Err(Fault::Answer(reply(code).to_vec()));
-    if version != 5 {
-        return refused(GENERAL_FAILURE);
-    }
-    let host = match kind {
-        1 => Some(Host::Address(Ipv4Addr::from(read::<4>(wire).await?).into())),
-        4 => Some(Host::Address(Ipv6Addr::from(read::<16>(wire).await?).into())),
-        3 => {
-            let [length] = read(wire).await?;
-            let mut name = vec![0; usize::from(length)];
-            wire.read_exact(&mut name).await?;
-            // An address in the place of a name is refused like any other bad name: a client that
-            // has an address says so.
-            HostName::parse(&name).ok().map(Host::Name)
-        }
-        _ => return refused(ADDRESS_NOT_SUPPORTED),
-    };
-    let port = u16::from_be_bytes(read(wire).await?);
-    match (command, host) {
-        (1, Some(host)) if port != 0 => {
+    match read(wire, socks::request).await? {
+        Ok(socks::Command::Connect(Destination { host, port })) => {
             Ok(Command::Connect(Target { host: canonical(host), port }))
         }
-        (1, _) => refused(GENERAL_FAILURE),
-        // Which address it will send from is what the control connection says, whatever it says
-        // here: it may be behind a translator and not know.
-        (3, _) => Ok(Command::Associate { port: (port != 0).then_some(port) }),
-        _ => refused(COMMAND_NOT_SUPPORTED),
+        Ok(socks::Command::Associate { port }) => Ok(Command::Associate { port }),
+        Err(Unserved::Command) => refused(COMMAND_NOT_SUPPORTED),
+        Err(Unserved::Version | Unserved::Destination) => refused(GENERAL_FAILURE),
+        Err(Unserved::Kind) => refused(ADDRESS_NOT_SUPPORTED),
     }
 }
 
-async fn read<const N: usize>(wire: &mut Wire) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    wire.read_exact(&mut bytes).await?;
-    Ok(bytes)
+/// The next message of the client, and not a byte of what is behind it.
+async fn read<T>(wire: &mut Wire, message: impl Fn(&[u8]) -> Part<T>) -> io::Result<T> {
+    let mut seen = Vec::new();
+    loop {
+        match message(&seen) {
+            Part::Whole(message) => return Ok(message),
+            Part::Missing(missing) => {
+                let have = seen.len();
+                seen.resize(have + missing, 0);
+                wire.read_exact(seen.split_at_mut(have).1).await?;
+            }
+        }
+    }
 }
 
 /// A reply with no bound address: which one the gateway used is none of the client's business.
@@ -224,10 +212,13 @@ const fn code(missed: &Missed) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::identify::{Host, HostName};
 
     /// What comes of a client's bytes, which arrive one by one.
     async fn negotiated(bytes: &[u8]) -> Result<Command, Fault> {
@@ -257,7 +248,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn the_three_kinds_of_address_are_read() {
         let name = HostName::parse(b"pacs.example").unwrap();
         let read = negotiated(&domain(b"PACS.example", 443)).await.unwrap();
@@ -271,7 +262,7 @@ mod tests {
         assert_eq!(negotiated(&v6).await.unwrap(), v4);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn names_that_are_none_are_refused() {
         let long = [b'a'; 255];
         for name in
@@ -283,7 +274,7 @@ mod tests {
         assert_eq!(answer(negotiated(&domain(b"a.example", 0)).await)[1], GENERAL_FAILURE);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn other_commands_kinds_and_methods_have_their_replies() {
         for command in [2, 9] {
             let bytes = [5, 1, 0, 5, command, 0, 1, 198, 51, 100, 7, 1, 187];
@@ -294,7 +285,7 @@ mod tests {
         assert_eq!(answer(negotiated(&[5, 2, 1, 2]).await), [5, 0xff]);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn every_strict_prefix_of_a_request_is_no_request() {
         let whole = domain(b"pacs.example", 443);
         for end in 0..whole.len() {

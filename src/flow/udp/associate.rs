@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UdpSocket};
+use socket2::SockRef;
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
@@ -19,6 +20,7 @@ use crate::account::{Dropped, End, Metrics};
 use crate::flow::accept::Door;
 use crate::flow::gate::Gate;
 use crate::flow::proxy::{Target, canonical};
+use crate::flow::wire::Wire;
 use crate::identify::{Host, HostName};
 
 /// Names that one client may have flows to at once.
@@ -71,8 +73,10 @@ impl Near {
     ///
     /// # Errors
     /// As socket(2) and bind(2).
-    pub(in crate::flow) fn open(control: &TcpStream) -> io::Result<Self> {
-        let at = SocketAddr::new(control.local_addr()?.ip().to_canonical(), 0);
+    pub(in crate::flow) fn open(control: &Wire) -> io::Result<Self> {
+        let here = SockRef::from(control).local_addr()?.as_socket();
+        let here = here.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let at = SocketAddr::new(here.ip().to_canonical(), 0);
         let socket = std::net::UdpSocket::bind(at)?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
@@ -90,7 +94,7 @@ impl Near {
 pub(in crate::flow) async fn serve(
     near: Near,
     pin: Pin,
-    control: &TcpStream,
+    control: &Wire,
     door: &Rc<Door>,
     gate: &Rc<Gate>,
 ) -> End {
@@ -128,13 +132,13 @@ impl Drop for Closing {
 }
 
 /// Waits for the end of the control connection; what comes over it is nothing that is expected.
-async fn hung_up(control: &TcpStream) -> End {
+async fn hung_up(control: &Wire) -> End {
     let mut ignored = [0; 64];
     loop {
         if control.readable().await.is_err() {
             return End::ClientReset;
         }
-        match control.try_read(&mut ignored) {
+        match control.receive(&mut ignored).map(|read| read.bytes) {
             Ok(0) => return End::Done,
             Ok(_) => yield_now().await,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

@@ -34,7 +34,7 @@ pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     let mut after = After::Nothing;
     {
         let mut record = desk.gate.account.open(place.key().client, desk.door.way);
-        let seat = desk.gate.registry.seat();
+        let seat = desk.gate.registry.seat(desk.door.lifetime);
         let end = tokio::select! {
             biased;
             end = seat.cut() => end,
@@ -123,6 +123,7 @@ async fn judge(
             flight.first(first);
             if let Some(judged) = record.judgement() {
                 let Asked { protocol, name, ech, .. } = asked.read(&flight.identity());
+                let name = name.map(Into::into);
                 record.replace(Judged { protocol, name, ech, ..judged.clone() });
             }
         }
