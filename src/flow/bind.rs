@@ -544,7 +544,7 @@ mod tests {
 }
 
 #[cfg(test)]
-mod tests_tls {
+pub(super) mod tests_tls {
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{RootCertStore, ServerConfig};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -554,7 +554,7 @@ mod tests_tls {
     use super::*;
 
     /// A name server over TLS whose certificate has this name: every name has 198.51.100.1.
-    async fn server(name: &str) -> (std::net::SocketAddr, RootCertStore) {
+    pub(crate) async fn server(name: &str) -> (std::net::SocketAddr, RootCertStore) {
         let own = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
         let config =
@@ -597,7 +597,7 @@ mod tests_tls {
         reply
     }
 
-    fn client(roots: RootCertStore) -> Arc<ClientConfig> {
+    pub(crate) fn client(roots: RootCertStore) -> Arc<ClientConfig> {
         let builder =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
