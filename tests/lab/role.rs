@@ -190,10 +190,6 @@ fn world() {
                 })
                 .collect(),
             Some("asked") => json!(ledger.names.asked),
-            Some("forget") => {
-                ledger.names.asked.clear();
-                json!("done")
-            }
             Some("let go") => json!(ledger.silent.drain(..).count()),
             Some("forget") => {
                 ledger.names.asked.clear();

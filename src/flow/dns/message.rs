@@ -315,9 +315,13 @@ mod tests {
     use super::*;
 
     fn query(name: &str, kind: RecordType) -> Message {
+        question(Name::from_str(name).unwrap(), kind)
+    }
+
+    fn question(name: Name, kind: RecordType) -> Message {
         let mut message = Message::new();
         message.set_id(77).set_recursion_desired(true);
-        message.add_query(Query::query(Name::from_str(name).unwrap(), kind));
+        message.add_query(Query::query(name, kind));
         message
     }
 
@@ -364,7 +368,10 @@ mod tests {
         let is = |text: &str| HostName::parse(text.as_bytes()).ok();
         assert_eq!(name("PACS.Example."), is("pacs.example"));
         assert_eq!(name("_dmarc.pacs.example."), is("_dmarc.pacs.example"));
-        assert_eq!(name("a\\000b\\.c.foreign.example."), is("axbxc.foreign.example"));
+        let odd = [&b"a\0b.c"[..], b"foreign", b"example"];
+        let odd = asking(&question(Name::from_labels(odd).unwrap(), RecordType::TXT));
+        assert_eq!(odd.name, is("axbxc.foreign.example"));
+        assert!(odd.exact_name().is_none());
         assert_eq!(name("*.foreign.example."), is("x.foreign.example"));
         assert_eq!(name("."), None);
         let number = query("127.1.", RecordType::A).to_vec().unwrap();

@@ -29,7 +29,7 @@ use super::judge::{self, Answer, Asked, Judge, Tie, now_ms};
 use super::settings::{Dns, NameService, Resolver};
 use super::udp::send_from;
 use crate::account::{Accept, DnsQuery, End, Judged, Way};
-use crate::identify::{NameSource, Protocol};
+use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{Action, Transport, Verdict};
 use crate::sys::udp::{self, Mailbox};
 use clients::Clients;
@@ -326,21 +326,20 @@ impl Desk {
         let Ok(policy) = self.gate.policies.load(now_ms()) else {
             return Some(self.record_overload(client));
         };
-        let asked = Asked::unread(client.ip(), server.at);
+        // Who configured the server tied its name to its address. One without a name is none whose
+        // name could not be read: it is judged as one that no rule knows (RFC 2606 §2).
+        let nameless = || HostName::parse(b"nameserver.invalid").ok();
+        let name = server.tls.or_else(nameless).map(|name| (name, NameSource::Dns));
+        let asked = Asked { name, tie: Tie::Resolved, ..Asked::unread(client.ip(), server.at) };
         let all = match server.tls {
-            Some(name) => vec![Asked {
-                protocol: Protocol::Tls,
-                // Who configured the server tied its name to its address.
-                name: Some((name, NameSource::Dns)),
-                tie: Tie::Resolved,
-                ..asked
-            }],
+            Some(_) => vec![Asked { protocol: Protocol::Tls, ..asked }],
             None => vec![asked.clone(), asked.over(Transport::Udp)],
         };
         let metrics = self.gate.account.metrics();
         let judged = all.into_iter().map(|asked| {
             let answer = judge::settle_at_once(&*policy, &asked, metrics);
-            (asked, answer)
+            let name = asked.name.filter(|_| server.tls.is_some());
+            (Asked { name, ..asked }, answer)
         });
         for (asked, answer) in judged {
             match answer {

@@ -215,6 +215,20 @@ mod tests {
         assert_eq!(told(answered), "192.0.2.2");
     }
 
+    #[tokio::test]
+    async fn a_server_over_tls_is_believed_only_with_its_own_certificate() {
+        use crate::flow::bind::tests_tls::{client, server};
+        use crate::identify::HostName;
+
+        let (at, roots) = server("dns.example").await;
+        let roots = client(roots);
+        for (name, believed) in [("dns.example", true), ("other.example", false)] {
+            let tls = Some(HostName::parse(name.as_bytes()).unwrap());
+            let answered = ask(&asking(), Resolver { at, tls }, Some(&roots)).await;
+            assert_eq!(answered.is_ok(), believed, "{name}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_that_says_nothing_is_not_waited_for_for_long() {
         let server = UdpSocket::bind(("127.0.0.1", 0)).await.unwrap();
