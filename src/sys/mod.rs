@@ -1,6 +1,7 @@
 //! The only place in which `unsafe` or a raw descriptor may appear.
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
+mod memory;
 mod pipe;
 mod receive;
 pub mod udp;
@@ -12,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use memory::prefer_huge_pages;
 pub use pipe::Pipe;
 pub use receive::{Received, receive, tell_left};
 

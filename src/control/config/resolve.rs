@@ -15,20 +15,21 @@ use super::{
     Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
     Until, ZoneList, net, rules, share, time, zones,
 };
-use crate::policy::{Action, Binding, Ech, Mode};
+use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
 const SECTIONS: [&str; 11] = [
     "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "listen", "admin",
     "data",
 ];
 
-const DATA_KEYS: [&str; 9] = [
+const DATA_KEYS: [&str; 10] = [
     "directory",
     "country",
     "asn",
     "providers",
     "max_age",
     "max_loss",
+    "memory",
     "country_field",
     "pack",
     "pack_key",
@@ -599,6 +600,8 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
     let fields = fields.map(|field| (field.label(), field));
     let country_field =
         or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
+    let forms = [("fast", Memory::Fast), ("compact", Memory::Compact)];
+    let memory = or(&table, "memory", default.memory, |item| reader.word(item, &forms));
     Some(Data {
         directory: directory?,
         country: country?,
@@ -606,6 +609,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         providers: providers?,
         max_age: max_age?,
         max_loss: max_loss?,
+        memory: memory?,
         country_field: country_field?,
         pack: pack?,
         pack_key: pack_key?,
