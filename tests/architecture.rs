@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// Modules of this crate, and which others each may use. `cli` wires and may use all.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("identify", &[]),
-    ("policy", &["identify"]),
+    // Of `sys` only how memory is backed, and only in `pages.rs`: see below.
+    ("policy", &["identify", "sys"]),
     ("sys", &[]),
     ("account", &["identify", "policy", "sys"]),
     ("flow", &["identify", "policy", "account", "sys"]),
@@ -52,6 +53,20 @@ fn no_module_uses_what_it_must_not() {
         }
     }
     assert!(files > 60);
+}
+
+#[test]
+fn policy_asks_the_system_for_memory_and_nothing_else() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy");
+    let mut asking = Vec::new();
+    for path in sources(&root) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let named = used(&text).into_iter().any(|(_, module)| module == "sys");
+        let lines = text.lines().filter(|line| line.contains("sys::"));
+        asking.extend(lines.filter(|_| named).map(|line| (path.clone(), line.to_owned())));
+    }
+    let fine = (root.join("pages.rs"), "use crate::sys::prefer_huge_pages;".to_owned());
+    assert_eq!(asking, [fine]);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use schengate::control::compile::Compiler;
 use schengate::control::data::{Whereabouts, embedded_country};
 use schengate::control::{config, data};
 use schengate::identify::{HostName, Protocol};
-use schengate::policy::{Action, Claim, IpTable, Live, Policy, Question, RuleId, Transport};
+use schengate::policy::{
+    Action, Claim, IpTable, Live, Memory, Policy, Question, RuleId, Transport,
+};
 
 fn compiled(text: &str) -> Policy {
     let loaded = config::parse(text, None).unwrap_or_else(|faults| panic!("{faults}"));
@@ -55,10 +57,9 @@ fn number(said: Option<Whereabouts>) -> u32 {
 #[test]
 fn every_edge_of_the_embedded_country_table_and_one_step_outside_is_answered_as_it_says() {
     let ranges = embedded_country().expect("the embedded table").ranges;
-    let table = IpTable::build(
-        &starts(&ranges.v4, |last| last.checked_add(1)),
-        &starts(&ranges.v6, |last| last.checked_add(1)),
-    );
+    let v4 = starts(&ranges.v4, |last| last.checked_add(1));
+    let v6 = starts(&ranges.v6, |last| last.checked_add(1));
+    let tables = [Memory::Fast, Memory::Compact].map(|memory| IpTable::build(&v4, &v6, memory));
     let v4 = ranges.v4.iter().flat_map(|&(first, last, _)| {
         [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(Ipv4Addr::from_bits)
     });
@@ -69,11 +70,32 @@ fn every_edge_of_the_embedded_country_table_and_one_step_outside_is_answered_as_
     for address in v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6)) {
         // `lookup` takes a mapped address for the IPv4 one; the table is asked after that is done.
         if address.to_canonical() == address {
-            assert_eq!(table.value(address), number(ranges.lookup(address)), "{address}");
+            for table in &tables {
+                assert_eq!(table.value(address), number(ranges.lookup(address)), "{address}");
+            }
             asked += 1;
         }
     }
     assert!(asked > 2_000_000, "{asked}");
+}
+
+#[test]
+fn a_compact_policy_judges_as_a_fast_one_does_in_less_memory() {
+    let head = "schema = 1\n[policy]\npermit = [\"eea\"]\n";
+    let of = |memory: &str| compiled(&format!("{head}[data]\n{memory}\n"));
+    let [left_out, fast, compact] =
+        ["max_age = \"90d\"", "memory = \"fast\"", "memory = \"compact\""].map(of);
+    assert_eq!(left_out.bytes(), fast.bytes());
+    assert!(fast.bytes() < 64 << 20, "{}", fast.bytes());
+    assert!(compact.bytes() < 16 << 20, "{}", compact.bytes());
+    let name = HostName::parse(b"www.example.eu").expect("a name");
+    for n in 0..20_000_u32 {
+        let destination = (Ipv4Addr::from_bits(n.wrapping_mul(0x9e37_79b9)), 443).into();
+        let asked = Question { destination, ..question(&name) };
+        assert_eq!(compact.decide(&asked), fast.decide(&asked), "{destination}");
+    }
+    let faults = config::parse(&format!("{head}[data]\nmemory = \"small\""), None).unwrap_err();
+    assert!(faults.to_string().contains("write \"fast\" or \"compact\""), "{faults}");
 }
 
 /// A policy in which each part of a verdict says which one it is.

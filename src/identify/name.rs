@@ -80,6 +80,12 @@ impl HostName {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
+    /// The name's bytes with zeros behind them, so that they can be read a word at a time.
+    #[must_use]
+    pub const fn padded(&self) -> &[u8; NAME_MAX] {
+        &self.bytes
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

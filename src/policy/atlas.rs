@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::ip_table::IpTable;
+use super::ip_table::{IpTable, Memory};
 use super::{CountrySet, Standing};
 
 /// Where an address may be, and who says so. Interned: many classes share one.
@@ -93,6 +93,7 @@ pub struct AtlasParts {
     pub regions: Vec<String>,
     pub sources: Vec<SourceNote>,
     pub to_sets: Vec<Vec<u32>>,
+    pub memory: Memory,
 }
 
 /// The facts about every address.
@@ -106,7 +107,7 @@ impl Atlas {
     /// Freezes the parts.
     #[must_use]
     pub fn build(mut parts: AtlasParts) -> Self {
-        let table = IpTable::build(&parts.v4, &parts.v6);
+        let table = IpTable::build(&parts.v4, &parts.v6, parts.memory);
         parts.v4 = Vec::new();
         parts.v6 = Vec::new();
         Self { table, parts }

@@ -8,7 +8,7 @@ use super::atlas::{Atlas, Class, Location, Operator, leads};
 use super::axes::{Facts, Profile, weigh};
 use super::blueprint::{Blueprint, FromSpec, GroupSpec, RuleSpec};
 use super::host_list::HostList;
-use super::ip_table::IpTable;
+use super::ip_table::{IpTable, Memory};
 use super::name_table::NameTable;
 use super::nest::{AddressBits, nest};
 use super::rule_set::{Bits, RuleSetsBuilder, SetId};
@@ -211,7 +211,7 @@ impl Build<'_> {
         let mut known = HashMap::from([(unnamed, 0_u32)]);
         let v4 = self.client_ranges(v4, &by_group, &mut classes, &mut known);
         let v6 = self.client_ranges(v6, &by_group, &mut classes, &mut known);
-        (IpTable::build(&v4, &v6), classes.into())
+        (IpTable::build(&v4, &v6, Memory::Compact), classes.into())
     }
 
     fn client_ranges<A: AddressBits>(

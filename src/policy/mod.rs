@@ -21,6 +21,7 @@ mod ip_table;
 mod live;
 mod name_table;
 mod nest;
+mod pages;
 mod rule_set;
 mod verdict;
 
@@ -34,7 +35,7 @@ pub use blueprint::{Blueprint, Causes, FromSpec, GroupSpec, RuleSpec};
 pub use country::{Country, CountrySet};
 pub use decide::{Step, Trace};
 pub use host_list::{HostList, HostListBuilder, HostRef};
-pub use ip_table::IpTable;
+pub use ip_table::{IpTable, Memory};
 pub use live::{Lapsed, Live};
 pub use name_table::NameTable;
 pub use nest::{AddressBits, nest};

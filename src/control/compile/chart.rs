@@ -44,6 +44,7 @@ pub(super) fn chart(
         sources: locator.source_notes(),
         regions: locator.region_names,
         to_sets: to.list,
+        memory: config.data.memory,
     })
 }
 

@@ -37,7 +37,7 @@ pub(super) use self::update::unfit;
 pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
-use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Mode, Transport};
+use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
 
 /// What holds where no file is given, written out.
 const DEFAULT: &str = include_str!("../../../config/default.toml");
@@ -476,6 +476,8 @@ pub struct Data {
     /// Share of a permitted country's addresses, in percent, that a table may lose against the one
     /// in use; one that lost more is refused. Default 20; 100 refuses none.
     pub max_loss: u8,
+    /// Whether the address tables are built for speed or for size.
+    pub memory: Memory,
     /// Which country of an mmdb record counts.
     pub country_field: CountryField,
     /// A pack of tables that stand before those of the lists. With one, a list that is not written
@@ -496,6 +498,7 @@ impl Default for Data {
             providers: vec![Source::Embedded],
             max_age: None,
             max_loss: 20,
+            memory: Memory::Fast,
             country_field: CountryField::Country,
             pack: None,
             pack_key: None,

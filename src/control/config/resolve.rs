@@ -15,20 +15,21 @@ use super::{
     Admin, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode, Names,
     Source, Until, ZoneList, net, rules, share, time, update, zones,
 };
-use crate::policy::{Action, Binding, Ech, Mode};
+use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
 const SECTIONS: [&str; 12] = [
     "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "dns", "listen",
     "admin", "data",
 ];
 
-const DATA_KEYS: [&str; 10] = [
+const DATA_KEYS: [&str; 11] = [
     "directory",
     "country",
     "asn",
     "providers",
     "max_age",
     "max_loss",
+    "memory",
     "country_field",
     "pack",
     "pack_key",
@@ -673,6 +674,8 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
     let fields = fields.map(|field| (field.label(), field));
     let country_field =
         or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
+    let forms = [("fast", Memory::Fast), ("compact", Memory::Compact)];
+    let memory = or(&table, "memory", default.memory, |item| reader.word(item, &forms));
     let data = Data {
         directory: directory?,
         country: country?,
@@ -680,6 +683,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         providers: providers?,
         max_age: max_age?,
         max_loss: max_loss?,
+        memory: memory?,
         country_field: country_field?,
         pack: pack?,
         pack_key: pack_key?,
