@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
 pub mod epoll;
+mod netfilter;
 mod pipe;
 mod receive;
 mod socket;
@@ -14,6 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub use netfilter::{NamedCounter, counters};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left};
 pub use socket::accept;
