@@ -3,7 +3,10 @@
 mod lab;
 
 use lab::role::{self, GREETING, unhex};
-use lab::{GATEWAY, Helper, Lab, PERMITTED, REFUSED, at, bytes_in_the_world, lab, shout};
+use lab::{
+    ADMIN, GATEWAY, Gateway, Helper, Lab, PERMITTED, REFUSED, at, bytes_in_the_world, lab, shout,
+    wait_until,
+};
 use serde_json::json;
 
 #[test]
@@ -21,7 +24,9 @@ fn delivered(client: &mut Helper, ip: &str) -> String {
 fn rules(lab: &Lab) -> String {
     let all = "nft list ruleset; ip -4 rule; ip -6 rule
         ip -4 route show table all type local; ip -6 route show table all type local";
-    lab.gateway.shell(all).unwrap()
+    let shown = lab.gateway.shell(all).unwrap();
+    // Link-local addresses come when they come.
+    shown.lines().filter(|line| !line.contains("fe80:")).map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
@@ -142,4 +147,82 @@ fn quic_without_a_listener_is_told_at_once() {
         let end = client.ask(&udp);
         assert!(end["end"] != "silence" && end["received"] == "", "{ip}: {end}");
     }
+}
+
+/// A gateway with the rules of its capture, and nothing that is wrong.
+fn watched(lab: &Lab) -> Gateway<'_> {
+    let gateway = lab.start_gateway(&format!(
+        "schema = 1\n[policy]\npermit = [\"FR\"]\n[[listen]]\nmode = \"tproxy\"\n\
+         address = \"[::]:15001\"\n[admin]\naddress = \"{ADMIN}\"\n"
+    ));
+    gateway.capture();
+    for check in ["rules", "guard", "routing", "forwarding", "rp_filter", "offload"] {
+        is_told(&gateway, check, 1.0);
+    }
+    gateway
+}
+
+/// Waits until the gateway's own look at the capture says so.
+fn is_told(gateway: &Gateway<'_>, check: &str, intact: f64) {
+    let metric = format!("schengate_capture_intact{{check=\"{check}\"}} {intact}");
+    wait_until(&metric, || gateway.shows(&metric).then_some(()));
+}
+
+/// Catalogue N12.
+#[test]
+fn an_earlier_table_that_accepts_opens_nothing_and_a_flow_table_is_told_of() {
+    let Some(lab) = lab("somebody else's tables") else { return };
+    let gateway = watched(&lab);
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    lab.switch_forwarding_on();
+    lab.gateway
+        .shell(
+            "nft 'table inet early {
+                chain pre { type filter hook prerouting priority -300; accept
+                }
+                chain onward { type filter hook forward priority -300; accept
+                }
+            }'",
+        )
+        .unwrap();
+    // Nothing is located here, so that the gateway refuses all of it.
+    shout(&mut client);
+    assert_eq!(bytes_in_the_world(&mut world), [0; 4]);
+    let offload = "nft 'table inet shortcuts {
+        flowtable f { hook ingress priority 0; devices = { lan0, wan0 };
+        }
+    }'";
+    lab.gateway.shell(offload).unwrap();
+    is_told(&gateway, "offload", 0.0);
+    lab.gateway.shell("nft delete table inet shortcuts").unwrap();
+    is_told(&gateway, "offload", 1.0);
+}
+
+/// Catalogue N15.
+#[test]
+fn a_fence_that_other_software_takes_down_is_told_of_and_the_others_hold() {
+    let Some(lab) = lab("fences") else { return };
+    let gateway = watched(&lab);
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    for (what, check) in [
+        ("sysctl -qw net.ipv4.ip_forward=1", "forwarding"),
+        ("ip rule del priority 21319; ip -6 rule del priority 21319", "routing"),
+        ("sysctl -qw net.ipv4.conf.lan0.rp_filter=1", "rp_filter"),
+        ("nft flush table inet schengate", "rules"),
+    ] {
+        lab.gateway.shell(what).unwrap();
+        is_told(&gateway, check, 0.0);
+    }
+    // Forwarding is on, the rules are flushed: the guard holds.
+    shout(&mut client);
+    assert_eq!(bytes_in_the_world(&mut world), [0; 4]);
+    lab.gateway.shell("sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lan0.rp_filter=0").unwrap();
+    gateway.capture();
+    for check in ["forwarding", "routing", "rp_filter", "rules"] {
+        is_told(&gateway, check, 1.0);
+    }
+    lab.gateway.shell("nft delete table inet schengate_guard").unwrap();
+    is_told(&gateway, "guard", 0.0);
+    shout(&mut client);
+    assert_eq!(bytes_in_the_world(&mut world), [0; 4]);
 }

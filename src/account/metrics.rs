@@ -106,6 +106,8 @@ pub enum Dropped {
     NoIcmp,
     /// The network or this host did not take it.
     Unsent,
+    /// More ICMP answers in a second than one listener sends.
+    IcmpLimit,
     /// A fragment of a SOCKS5 datagram (RFC 1928 §7), which is never put together here.
     Fragment,
     /// No SOCKS5 datagram, or one whose destination is no host and port.
@@ -141,7 +143,7 @@ const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 const LIMIT: [&str; 4] = ["connections", "first-flight", "admin", "descriptors"];
 const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
-const DROPPED: [&str; 11] = [
+const DROPPED: [&str; 12] = [
     "table-full",
     "client-limit",
     "held",
@@ -150,6 +152,7 @@ const DROPPED: [&str; 11] = [
     "no-reply-path",
     "no-icmp",
     "unsent",
+    "icmp-limit",
     "fragment",
     "malformed",
     "stranger",
@@ -360,6 +363,43 @@ impl Metrics {
         });
     }
 
+    /// What the kernel carried or refused by itself since the last time; `verdict` is the labels of
+    /// action and reason, `place` a country's code, `several`, `anycast` or `none`.
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn kernel_counted(
+        &self,
+        verdict: (&'static str, &'static str),
+        place: &str,
+        packets: u64,
+        bytes: u64,
+    ) {
+        with_local_recorder(&self.recorder, || {
+            let labels = [
+                ("verdict", verdict.0.to_owned()),
+                ("reason", verdict.1.to_owned()),
+                ("country", place.to_owned()),
+            ];
+            counter!("schengate_kernel_packets_total", &labels).increment(packets);
+            counter!("schengate_kernel_bytes_total", &labels).increment(bytes);
+        });
+    }
+
+    /// By how many intervals the kernel judges; 0 where every connection passes the gateway.
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn kernel_intervals(&self, intervals: usize) {
+        with_local_recorder(&self.recorder, || {
+            gauge!("schengate_kernel_intervals").set(intervals as f64);
+        });
+    }
+
+    /// Whether a part of the capture is as it was set.
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn capture_intact(&self, check: &'static str, intact: bool) {
+        with_local_recorder(&self.recorder, || {
+            gauge!("schengate_capture_intact", "check" => check).set(f64::from(u8::from(intact)));
+        });
+    }
+
     /// Whether the gateway takes connections.
     pub fn ready(&self, ready: bool) {
         self.taken.ready.set(f64::from(u8::from(ready)));
@@ -495,6 +535,19 @@ fn describe() {
     );
     describe_gauge!("schengate_ready", "1 where the gateway takes connections.");
     describe_gauge!("schengate_enforcing", "1 where the default policy is carried out.");
+    describe_counter!(
+        "schengate_kernel_packets_total",
+        "Packets that the kernel forwarded or refused by itself, both directions."
+    );
+    describe_counter!(
+        "schengate_kernel_bytes_total",
+        "Bytes of these packets, IP headers included."
+    );
+    describe_gauge!(
+        "schengate_kernel_intervals",
+        "Intervals by which the kernel judges by itself."
+    );
+    describe_gauge!("schengate_capture_intact", "1 where a part of the capture is as it was set.");
     describe_gauge!("schengate_build_info", "1 for the version of the program.");
     describe_histogram!("schengate_decision_seconds", "Time the policy took for an answer.");
     describe_histogram!("schengate_hello_wait_seconds", "Time until a first flight was read.");

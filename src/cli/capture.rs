@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 
 use super::{Exit, PolicyFile, complain};
-use crate::control::capture::{self, CaptureFault, Form};
+use crate::control::capture::{self, CaptureFault, Fences, Finding, Form, SHORTCUT_TABLE, counted};
 use crate::control::config;
+use crate::sys;
 
 /// Arguments of `capture`.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,10 @@ enum Command {
     Down,
     /// Print what `up` sets
     Print(Rules),
+    /// Look whether what `up` set, and the guard, still stand (as root)
+    Check(PolicyFile),
+    /// What the kernel short cut counted, by verdict, reason and country (as root)
+    Show,
 }
 
 #[derive(Debug, clap::Args)]
@@ -41,9 +46,12 @@ struct Rules {
     interface: Vec<String>,
 }
 
-/// Exit status: 0 done, 1 the policy has no listener for it, 2 a command failed.
+/// Exit status: 0 done or intact, 1 the policy has no listener for it or something is broken, 2 a
+/// command failed or something cannot be seen.
 pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Exit> {
     let done = match arguments.command {
+        Command::Check(file) => return check(&file, out),
+        Command::Show => return show(out),
         Command::Down => capture::Capture::down(),
         Command::Up(rules) => match rules.capture() {
             Ok(capture) => capture.up(),
@@ -60,14 +68,57 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
     Ok(done.map_or_else(fail, |()| Exit::Yes))
 }
 
+fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
+    let config = match config::load(file.config.as_deref()) {
+        Ok(loaded) => loaded.config,
+        Err(faults) => return Ok(complain(faults)),
+    };
+    let Some(fences) = Fences::new(&config.listen, config.capture.shortcut) else {
+        writeln!(out, "no [[listen]] is captured for")?;
+        return Ok(Exit::Yes);
+    };
+    let mut exit = Exit::Yes;
+    for (check, finding) in fences.look() {
+        writeln!(out, "{:12} {finding}", check.label())?;
+        exit = match (exit, &finding) {
+            (_, Finding::Broken(_)) | (Exit::No, _) => Exit::No,
+            (_, Finding::Unseen(_)) | (Exit::NoAnswer, _) => Exit::NoAnswer,
+            (Exit::Yes, Finding::Intact) => Exit::Yes,
+        };
+    }
+    Ok(exit)
+}
+
+fn show(out: &mut impl Write) -> io::Result<Exit> {
+    let counters = match sys::counters(SHORTCUT_TABLE) {
+        Ok(counters) => counters,
+        Err(error) => return Ok(complain(format_args!("the kernel's counters: {error}"))),
+    };
+    for counter in counters {
+        if let Some(what) = counted(&counter.name) {
+            let (verdict, reason) = (what.action.label(), what.reason.label());
+            let (packets, bytes) = (counter.packets, counter.bytes);
+            let place = what.place;
+            writeln!(
+                out,
+                "{verdict:6} {reason:10} {place:8} {packets:12} packets {bytes:16} bytes"
+            )?;
+        }
+    }
+    Ok(Exit::Yes)
+}
+
 fn fail(fault: CaptureFault) -> Exit {
     let source = std::error::Error::source(&fault).map(|source| format!(": {source}"));
     let exit = complain(format_args!("{fault}{}", source.unwrap_or_default()));
     match fault {
-        CaptureFault::NoListener { .. } | CaptureFault::Unreachable { .. } => Exit::No,
+        CaptureFault::NoListener { .. }
+        | CaptureFault::Unreachable { .. }
+        | CaptureFault::NoSide => Exit::No,
         CaptureFault::Interface { .. }
         | CaptureFault::NoUser { .. }
         | CaptureFault::RuleTaken { .. }
+        | CaptureFault::Switch { .. }
         | CaptureFault::NotRun { .. }
         | CaptureFault::Refused { .. } => exit,
     }
@@ -84,6 +135,7 @@ impl Rules {
         let listen = &loaded.config.listen;
         let capture = capture::Capture::new(form, listen)
             .and_then(|capture| capture.on_interfaces(&self.interface))
+            .and_then(|capture| capture.with_shortcut(loaded.config.capture.shortcut, listen))
             .map_err(fail)?;
         if self.host {
             return Ok(capture);

@@ -12,12 +12,13 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::{Exit, PolicyFile, complain};
+use crate::control::capture::candidates;
 use crate::control::compile::Compiler;
-use crate::control::config::Rule;
+use crate::control::config::{Rule, Shortcut};
 use crate::control::load::load;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
-    Action, Atlas, Binding, Claim, Class, Country, CountrySet, Ech, Location, Mode, Operator,
+    Action, Atlas, Binding, Claim, Class, Country, CountrySet, Ech, Location, Mode, Operator, Path,
     Policy, Question, Reason, RuleId, Standing, Step, Transport, Verdict,
 };
 
@@ -164,6 +165,23 @@ impl<'a> Answer<'a> {
         };
         answer.steps = answer.sentences(&steps);
         answer
+    }
+
+    /// Whether the kernel carries or refuses the connection by itself; `Err` says why it does not.
+    fn path(&self) -> Result<(), &'static str> {
+        let config = self.compiler.config();
+        if config.capture.shortcut == Shortcut::Off {
+            return Err("`capture.shortcut` is off");
+        }
+        let (_, transport) = self.arguments.protocol.carried();
+        let clients = self.policy.clients(candidates(config));
+        match self.policy.path(self.arguments.to, transport, &clients) {
+            Path::Gateway(detour) => Err(detour.sentence()),
+            Path::Kernel(Action::Block, _) if config.capture.shortcut == Shortcut::Permitted => {
+                Err("`capture.shortcut` is \"permitted\": refusals are recorded")
+            }
+            Path::Kernel(_, _) => Ok(()),
+        }
     }
 
     fn atlas(&self) -> &'a Atlas {
@@ -401,6 +419,7 @@ impl<'a> Answer<'a> {
         let operator = self.address_operator();
         let codes = |set: CountrySet| set.iter().map(Country::code).collect::<Vec<_>>();
         let rule = verdict.rule();
+        let path = self.path();
         json!({
             "verdict": verdict.action().label(),
             "reason": verdict.reason().label(),
@@ -429,6 +448,8 @@ impl<'a> Answer<'a> {
                 "technology": codes(operator.map(|operator| operator.technology).unwrap_or_default()),
             },
             "law": codes(self.law()),
+            "path": if path.is_ok() { "kernel" } else { "gateway" },
+            "path_reason": path.err(),
             "ground": rule.and_then(|id| self.rule(id)).map(|rule| json!({
                 "basis": rule.basis,
                 "reason": rule.reason,
@@ -459,6 +480,10 @@ impl<'a> Answer<'a> {
             self.policy.version()
         )?;
         writeln!(out, "law          {}", self.law())?;
+        match self.path() {
+            Ok(()) => writeln!(out, "path         kernel, where the capture has a short cut")?,
+            Err(why) => writeln!(out, "path         gateway: {why}")?,
+        }
         writeln!(out, "\nsteps")?;
         for (at, step) in self.steps.iter().enumerate() {
             writeln!(out, "{:3}. {step}", at + 1)?;

@@ -15,6 +15,7 @@ use super::{Exit, PolicyFile, complain};
 use crate::account::{Account, Way};
 use crate::control::admin::{self, Health};
 use crate::control::anchors;
+use crate::control::capture::{Fence, State, Wanted};
 use crate::control::config::{self, Config, ListenMode};
 use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
@@ -72,6 +73,8 @@ struct Service {
     plane: DataPlane,
     signals: Signals,
     watch: Watch,
+    /// What stands in the kernel, where a listener is captured for.
+    fence: Option<Fence>,
     building: Option<Building>,
     /// Whether a reload was asked for while one was built.
     again: bool,
@@ -81,7 +84,7 @@ struct Service {
 }
 
 /// The end of a build on its own thread.
-type Building = oneshot::Receiver<Result<Box<Built>, LoadFault>>;
+type Building = oneshot::Receiver<Result<Box<Built>, NotBuilt>>;
 
 /// Why there is no next policy.
 struct NotBuilt {
@@ -141,6 +144,17 @@ impl Service {
             info!(mode = way.label(), %address, "listening");
         }
         watch.follow(governor.config());
+        let fence = Fence::start(governor.config(), account.clone()).map_err(text)?;
+        if let Some(fence) = &fence {
+            let wanted = Wanted::new(governor.config(), Arc::clone(governor.current()));
+            // A kernel that judges by the sets of an earlier run is worse than no gateway.
+            let state = fence.keeper().take_up(wanted).map_err(|fault| {
+                format!("the kernel short cut: {fault}; it needs nft and CAP_NET_ADMIN")
+            })?;
+            if let State::Without(why) = state {
+                error!(%why, "the kernel judges nothing: every connection passes the gateway");
+            }
+        }
         Ok(Self {
             governor,
             account,
@@ -148,6 +162,7 @@ impl Service {
             plane,
             signals,
             watch,
+            fence,
             building: None,
             again: false,
             stale: BTreeSet::new(),
@@ -174,6 +189,9 @@ impl Service {
         self.health.misses("the gateway is stopping");
         info!(limit_s = drain.as_secs(), "draining");
         self.plane.drain(drain);
+        if let Some(Err(fault)) = self.fence.as_ref().map(|fence| fence.keeper().stop()) {
+            error!(%fault, "the kernel goes on to judge by its last sets");
+        }
         if !self.account.flush(Duration::from_secs(2)) {
             error!("records were lost at the end: stderr does not take them");
         }
@@ -189,12 +207,27 @@ impl Service {
         notify::reloading();
         self.watch.begin();
         let work = self.governor.work();
+        let keeper = self.fence.as_ref().map(|fence| Arc::clone(fence.keeper()));
         let (done, building) = oneshot::channel();
         let build = move || {
             if let Err(fault) = crate::sys::yield_to_others() {
                 warn!(%fault, "the policy is built at the priority of the gateway");
             }
-            let built = work.build(Timestamp::now()).map(Box::new);
+            let built = work.build(Timestamp::now()).map_err(|fault| NotBuilt {
+                said: fault.to_string(),
+                by_data: matches!(fault, LoadFault::Data(_)),
+            });
+            let built = built.and_then(|built| {
+                // The kernel first: where its sets cannot be changed, the policy is not either.
+                let wanted = Wanted::new(built.config(), Arc::clone(built.policy()));
+                match keeper.map(|keeper| keeper.take_up(wanted)) {
+                    Some(Err(fault)) => Err(NotBuilt {
+                        said: format!("the kernel short cut: {fault}"),
+                        by_data: false,
+                    }),
+                    Some(Ok(_)) | None => Ok(Box::new(built)),
+                }
+            });
             // Nobody waits for it any more where the gateway is stopping.
             drop(done.send(built));
         };
@@ -292,6 +325,9 @@ impl Service {
         let lapses = self.governor.lapses();
         self.health
             .fact("Next change by date", lapses.map_or_else(|| "none".into(), |at| at.to_string()));
+        if let Some(fence) = &self.fence {
+            fence.follow(Wanted::new(config, Arc::clone(policy)));
+        }
         self.ages();
         self.health.met(NEEDS[0]);
     }
@@ -366,10 +402,7 @@ async fn done(building: &mut Option<Building>) -> Result<Box<Built>, NotBuilt> {
     let ended = receiver.await;
     *building = None;
     match ended {
-        Ok(built) => built.map_err(|fault| NotBuilt {
-            said: fault.to_string(),
-            by_data: matches!(fault, LoadFault::Data(_)),
-        }),
+        Ok(built) => built,
         Err(_) => Err(NotBuilt {
             said: "the thread that built the policy ended before it was done".to_owned(),
             by_data: false,

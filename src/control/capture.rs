@@ -8,12 +8,21 @@
 //! The rules name protocols by `meta l4proto`, never by `ip6 nexthdr`: one extension header that a
 //! client sets with one socket option makes the latter miss.
 
+mod check;
+mod fence;
+mod keeper;
+mod shortcut;
+
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::control::config::{Listen, ListenMode};
+pub use self::check::{Check, Fences, Finding};
+pub use self::fence::{Fence, LOOK_EVERY};
+pub use self::keeper::{Keeper, State, Wanted, candidates};
+pub use self::shortcut::{Counted, TABLE as SHORTCUT_TABLE, counted};
+use crate::control::config::{Listen, ListenMode, Shortcut};
 
 /// The guard's rules, as `systemd/schengate-guard.nft` holds them: a forward hook that drops all.
 pub const GUARD: &str = include_str!("../../systemd/schengate-guard.nft");
@@ -105,7 +114,13 @@ pub struct Capture {
     tcp: [Option<Target>; 2],
     udp: [Option<Target>; 2],
     interfaces: Vec<String>,
+    /// The kernel judges by itself what the gateway tells it to; whether its address is then the
+    /// one that destinations see.
+    shortcut: Option<Masquerade>,
 }
+
+/// Whether destinations see the gateway's address instead of the client's.
+type Masquerade = bool;
 
 /// Why rules could not be made, set or taken back.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +141,21 @@ pub enum CaptureFault {
     Unreachable {
         /// The listener.
         address: SocketAddr,
+    },
+    /// The short cut forwards what arrives, wherever it arrives.
+    #[error(
+        "the kernel short cut needs the clients' side by name, or it would forward what comes \
+         from the far side: add --interface NAME"
+    )]
+    NoSide,
+    /// A switch of the kernel cannot be set.
+    #[error("{path} cannot be set")]
+    Switch {
+        /// The file below `/proc/sys`.
+        path: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
     },
     /// Not the name of a network interface.
     #[error("{name:?} is no interface name: 1 to 15 bytes, no blank, quote, slash or control")]
@@ -203,7 +233,29 @@ impl Capture {
             };
             return Err(CaptureFault::NoListener { form, wanted });
         }
-        Ok(Self { form, tcp, udp: [None; 2], interfaces: Vec::new() })
+        Ok(Self { form, tcp, udp: [None; 2], interfaces: Vec::new(), shortcut: None })
+    }
+
+    /// Makes room for the kernel short cut (gateway form): what the gateway puts into its sets is
+    /// forwarded by the kernel. Destinations see the gateway's address, unless the first listener
+    /// keeps the clients'.
+    ///
+    /// # Errors
+    /// [`CaptureFault::NoSide`] where no interface was named.
+    pub fn with_shortcut(
+        mut self,
+        setting: Shortcut,
+        listen: &[Listen],
+    ) -> Result<Self, CaptureFault> {
+        if setting == Shortcut::Off || self.form != Form::Gateway {
+            return Ok(self);
+        }
+        if self.interfaces.is_empty() {
+            return Err(CaptureFault::NoSide);
+        }
+        let mut captured = listen.iter().filter(|listen| listen.mode != ListenMode::Proxy);
+        self.shortcut = Some(!captured.next().is_some_and(|listen| listen.keep_source));
+        Ok(self)
     }
 
     /// Also hands UDP to a transparent UDP socket on `address`: all of it, but to a socket on port
@@ -255,8 +307,21 @@ impl Capture {
             .flat_map(|family| [rule("add", family), route("replace", family)])
             .map(|arguments| format!("# ip {}\n", arguments.join(" ")))
             .collect();
-        let guard = if self.form == Form::Gateway { GUARD } else { "" };
-        format!("{guard}{routing}{}", self.ruleset())
+        format!("{}{routing}{}{}", self.guard(), self.ruleset(), self.frame())
+    }
+
+    /// The guard of the gateway form.
+    fn guard(&self) -> String {
+        match (self.form, self.shortcut) {
+            (Form::Host { .. }, _) => String::new(),
+            (Form::Gateway, None) => GUARD.to_owned(),
+            (Form::Gateway, Some(_)) => shortcut::guard(GUARD),
+        }
+    }
+
+    /// The frame of the short cut, where there is one.
+    fn frame(&self) -> String {
+        self.shortcut.map_or_else(String::new, |masquerade| shortcut::frame(self, masquerade))
     }
 
     /// Sets the guard (gateway form), the routes and the rules, in this order. May be repeated.
@@ -266,13 +331,19 @@ impl Capture {
     /// then drops what is not captured.
     pub fn up(&self) -> Result<(), CaptureFault> {
         if self.form == Form::Gateway {
-            nft(GUARD)?;
+            // Rules that may mark before the guard lets marks through, and the other way round.
+            if self.shortcut.is_none() {
+                end_shortcut()?;
+            }
+            nft(&self.guard())?;
         }
         for family in Family::ALL.into_iter().filter(|family| family.exists()) {
             let routed = self.routed().any(|routed| routed == family);
             if routed { enroute(family)? } else { unroute(family)? }
         }
-        nft(&self.ruleset())
+        // One transaction: what is marked is not captured, and nothing is marked by halves.
+        nft(&format!("{}{}", self.ruleset(), self.frame()))?;
+        if self.shortcut.is_some() { switch_forwarding("1") } else { Ok(()) }
     }
 
     /// Takes back the rules and the routes of either form, and leaves the guard. May be repeated.
@@ -280,6 +351,7 @@ impl Capture {
     /// # Errors
     /// The first command that fails, with what it wrote.
     pub fn down() -> Result<(), CaptureFault> {
+        end_shortcut()?;
         nft(EMPTY_TABLE)?;
         Family::ALL.into_iter().filter(|family| family.exists()).try_for_each(unroute)
     }
@@ -300,6 +372,8 @@ impl Capture {
     fn gateway(&self) -> Vec<String> {
         let redirected = self.redirected();
         let mut rules = vec![hook("filter", "prerouting", "mangle")];
+        let judged = self.shortcut.map(|_| format!("meta mark {:#x}", shortcut::MARK));
+        rules.extend(judged.iter().map(|marked| format!("{marked} accept")));
         rules.extend(self.elsewhere());
         if self.routed().next().is_some() {
             // Established connections, and the ICMP errors that belong to them.
@@ -330,6 +404,7 @@ impl Capture {
         let mut chains = vec![chain("prerouting", &rules)];
         if !redirected.is_empty() {
             let mut rules = vec![hook("nat", "prerouting", "dstnat")];
+            rules.extend(judged.iter().map(|marked| format!("{marked} return")));
             rules.extend(self.elsewhere());
             rules.push(format!("{HERE} return"));
             rules.extend(redirected.iter().map(redirect));
@@ -388,6 +463,27 @@ pub fn user_id(name: &str) -> Result<u32, CaptureFault> {
         return Err(no_user());
     }
     String::from_utf8_lossy(&output.stdout).trim().parse().map_err(|_| no_user())
+}
+
+/// Takes the short cut back, where there is one: its table, the marks that the guard lets through,
+/// and the forwarding that was switched on for it.
+fn end_shortcut() -> Result<(), CaptureFault> {
+    let chains = checked("nft", &words("list chains"), None)?;
+    if shortcut::standing(&chains).is_none() {
+        return Ok(());
+    }
+    switch_forwarding("0")?;
+    nft(&format!("{GUARD}{}", shortcut::EMPTY_TABLE))
+}
+
+/// Switches forwarding of both families, as far as the kernel has them.
+fn switch_forwarding(to: &str) -> Result<(), CaptureFault> {
+    const SWITCHES: [&str; 2] =
+        ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+    for path in SWITCHES.into_iter().filter(|path| Path::new(path).exists()) {
+        std::fs::write(path, to).map_err(|source| CaptureFault::Switch { path, source })?;
+    }
+    Ok(())
 }
 
 fn chain(name: &str, rules: &[String]) -> String {

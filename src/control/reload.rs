@@ -56,6 +56,20 @@ impl Work {
     }
 }
 
+impl Built {
+    /// The policy, as it will be published.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.current
+    }
+
+    /// The configuration that it was made from.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        self.loaded.compiler.config()
+    }
+}
+
 /// What a reload changed.
 #[derive(Debug)]
 pub struct Reloaded {

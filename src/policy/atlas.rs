@@ -106,11 +106,30 @@ pub struct Atlas {
 impl Atlas {
     /// Freezes the parts.
     #[must_use]
-    pub fn build(mut parts: AtlasParts) -> Self {
+    pub fn build(parts: AtlasParts) -> Self {
+        let mut atlas = Self::keeping_ranges(parts);
+        atlas.parts.v4 = Vec::new();
+        atlas.parts.v6 = Vec::new();
+        atlas
+    }
+
+    /// As [`Atlas::build`], and the ranges can still be read, for as much memory again.
+    #[must_use]
+    pub fn keeping_ranges(parts: AtlasParts) -> Self {
         let table = IpTable::build(&parts.v4, &parts.v6, parts.memory);
-        parts.v4 = Vec::new();
-        parts.v6 = Vec::new();
         Self { table, parts }
+    }
+
+    /// First address and class of each range of IPv4; none where they were not kept.
+    #[must_use]
+    pub fn v4_ranges(&self) -> &[(u32, u32)] {
+        &self.parts.v4
+    }
+
+    /// As [`Atlas::v4_ranges`], of IPv6.
+    #[must_use]
+    pub fn v6_ranges(&self) -> &[(u128, u32)] {
+        &self.parts.v6
     }
 
     /// The class of an address, as an index into [`Atlas::classes`].

@@ -23,6 +23,7 @@ mod name_table;
 mod nest;
 mod pages;
 mod rule_set;
+mod shortcut;
 mod verdict;
 
 use std::net::IpAddr;
@@ -39,6 +40,10 @@ pub use ip_table::{IpTable, Memory};
 pub use live::{Lapsed, Live};
 pub use name_table::NameTable;
 pub use nest::{AddressBits, nest};
+pub use shortcut::{
+    Clients, Detour, Fate, INTERVALS_MAX, Interval, PLANES_MAX, Path, Place, Plane, Shortcut,
+    TooMuch,
+};
 pub use verdict::{
     Action, Binding, Claim, Denial, Ech, GroupId, Mode, Permit, Question, Reason, RuleId,
     Transport, Verdict,

@@ -3,6 +3,7 @@
 
 pub mod epoll;
 mod memory;
+mod netfilter;
 mod pipe;
 mod receive;
 mod socket;
@@ -16,6 +17,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use memory::prefer_huge_pages;
+pub use netfilter::{NamedCounter, counters};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left};
 pub use socket::accept;

@@ -223,6 +223,11 @@ impl Gateway<'_> {
             .sum()
     }
 
+    /// Whether the metrics hold this line.
+    pub(crate) fn shows(&self, wanted: &str) -> bool {
+        self.admin("/metrics").expect("metrics").lines().any(|line| line == wanted)
+    }
+
     /// The body of a page of the admin listener, if the answer is a success.
     fn admin(&self, page: &str) -> Option<String> {
         let output = self

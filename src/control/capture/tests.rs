@@ -212,3 +212,73 @@ fn nft_takes_every_form_and_takes_it_again() {
         }
     }
 }
+
+#[test]
+fn without_the_short_cut_not_a_byte_of_any_form_is_another() {
+    for (name, capture) in every_form() {
+        let off = capture.clone().with_shortcut(Shortcut::Off, &[]).unwrap();
+        assert_eq!(off.script(), capture.script(), "{name}");
+        assert!(!capture.script().contains("0x5348"), "{name}");
+    }
+    // The host form has none: what a host opens itself always passes the gateway.
+    let host = form("host").with_shortcut(Shortcut::Address, &[]).unwrap();
+    assert_eq!(host, form("host"));
+    // The text as it has always been.
+    assert_eq!(
+        form("interfaces").ruleset(),
+        "table inet schengate\ndelete table inet schengate\ntable inet schengate {
+    chain prerouting {
+        type filter hook prerouting priority mangle; policy accept;
+        iifname != { \"lan0\", \"wg-é\" } return
+        socket transparent 1 meta mark set 0x5347 accept
+        fib daddr type { local, broadcast, anycast, multicast } return
+        meta nfproto ipv4 meta l4proto tcp tproxy ip to :15001 meta mark set 0x5347 accept
+        meta nfproto ipv6 meta l4proto tcp tproxy ip6 to :15001 meta mark set 0x5347 accept
+        meta l4proto udp counter reject with icmpx type admin-prohibited
+        counter drop
+    }
+}
+"
+    );
+}
+
+#[test]
+fn the_short_cut_takes_udp_only_where_a_listener_does() {
+    let set = |name: &str| {
+        let capture = form(name).on_interfaces(&["lan0".to_owned()]).unwrap();
+        capture.with_shortcut(Shortcut::Address, &[]).unwrap().script()
+    };
+    let asked = |text: &str| {
+        let rules =
+            text.lines().filter(|line| line.contains(" prerouting ") && line.contains("udp"));
+        rules.filter(|line| line.ends_with("jump judge")).count()
+    };
+    assert_eq!(asked(&set("tproxy")), 0);
+    assert_eq!(asked(&set("udp")), 2);
+    assert!(set("quic").contains("meta nfproto ipv4 udp dport 443 jump judge"));
+    let missing = form("tproxy").with_shortcut(Shortcut::Permitted, &[]).unwrap_err();
+    assert!(matches!(missing, CaptureFault::NoSide), "{missing}");
+}
+
+#[test]
+fn the_guard_of_the_short_cut_opens_to_its_mark_alone() {
+    let guard = shortcut::guard(GUARD);
+    let rules = guard.lines().map(str::trim).filter(|line| line.starts_with("meta mark"));
+    assert_eq!(
+        rules.collect::<Vec<_>>(),
+        ["meta mark 0x5348 ct status dnat counter drop", "meta mark 0x5348 accept"]
+    );
+    let added = guard.replace("        meta mark 0x5348 ct status dnat counter drop\n", "");
+    assert_eq!(added.replace("        meta mark 0x5348 accept\n", ""), GUARD);
+}
+
+#[test]
+fn a_counters_name_says_what_it_counts() {
+    let counted = counted("block_outside").unwrap();
+    assert_eq!(
+        (counted.action, counted.reason.label(), counted.place),
+        (crate::policy::Action::Block, "outside", "none")
+    );
+    assert_eq!(super::counted("allow_permitted_FR").unwrap().place, "FR");
+    assert!(super::counted("somebody_elses").is_none() && super::counted("").is_none());
+}

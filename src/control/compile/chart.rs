@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::locate::{Locator, OperatorChoice, Statements, entry};
-use crate::control::config::Config;
+use crate::control::config::{Config, Shortcut};
 use crate::control::data::{Ranges, Sources, Whereabouts};
 use crate::policy::{
     AddressBits, Atlas, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
@@ -35,7 +35,7 @@ pub(super) fn chart(
     let v4 = drawing.family::<u32>();
     let v6 = drawing.family::<u128>();
     let Drawing { locator, classes, locations, operators, to, .. } = drawing;
-    Atlas::build(AtlasParts {
+    let parts = AtlasParts {
         v4,
         v6,
         classes: classes.list,
@@ -45,7 +45,11 @@ pub(super) fn chart(
         regions: locator.region_names,
         to_sets: to.list,
         memory: config.data.memory,
-    })
+    };
+    match config.capture.shortcut {
+        Shortcut::Off => Atlas::build(parts),
+        Shortcut::Permitted | Shortcut::Address => Atlas::keeping_ranges(parts),
+    }
 }
 
 /// A list in which each value stands once.

@@ -129,6 +129,8 @@ pub enum LintKind {
     Everything,
     /// A pack of tables whose signature nobody checks.
     Unsigned,
+    /// The kernel carries connections of which there is no record.
+    Unrecorded,
 }
 
 /// A region that the built-in facts do not know. A fault, unless a loaded provider table knows it.

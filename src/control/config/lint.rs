@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::error::{Lint, LintKind, Wrong};
 use super::reader::Reader;
 use super::resolve::{Mark, Marks};
-use super::{Config, From, Group, Rule, ZoneList, known, shadow};
+use super::{Config, From, Group, Rule, Shortcut, ZoneList, known, shadow};
 use crate::policy::{Action, Binding, CountrySet, Mode};
 
 /// Every lint of a sound config, in the order of the text.
@@ -36,6 +36,14 @@ pub(super) fn all(
         let help = "sign it (`schengate data keygen`, `schengate data build --pack --sign`) and \
                     write its pack_key";
         lints.add(LintKind::Unsigned, marks.data.at("pack"), "data.pack", what, help);
+    }
+    if config.capture.shortcut != Shortcut::Off {
+        let what = "what the kernel carries or refuses by itself is counted, and not recorded: no \
+                    record says who went where";
+        let help = "that is the price of the short cut; \"permitted\" still has every refusal \
+                    recorded, \"off\" every connection";
+        let at = marks.capture.at("shortcut");
+        lints.add(LintKind::Unrecorded, at, "capture.shortcut", what, help);
     }
     lints.found.sort_by_key(|lint| lint.finding.position);
     lints.found

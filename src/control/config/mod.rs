@@ -149,6 +149,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// `[admin]`.
     pub admin: Admin,
+    /// `[capture]`.
+    pub capture: Capture,
     /// `[data]`.
     pub data: Data,
 }
@@ -458,6 +460,42 @@ impl ListenMode {
 pub struct Admin {
     /// Where `/metrics`, `/healthz`, `/readyz` and the status page are. Default 127.0.0.1:9643.
     pub address: SocketAddr,
+}
+
+/// `[capture]`: what the rules of `schengate capture` leave to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capture {
+    /// Which destinations the kernel judges by itself. Default none.
+    pub shortcut: Shortcut,
+}
+
+/// `[capture] shortcut`: destinations whose verdict nothing but the address and the port can change,
+/// for every client. The kernel counts them; no record is written of a connection to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shortcut {
+    /// Every connection passes the gateway.
+    #[default]
+    Off,
+    /// The kernel forwards the permitted ones; the refused ones pass the gateway, which refuses
+    /// and records them.
+    Permitted,
+    /// The kernel forwards the permitted ones and refuses the refused ones.
+    Address,
+}
+
+impl Shortcut {
+    /// Every setting.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Permitted, Self::Address];
+
+    /// `off`, `permitted` or `address`, as in the file.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Permitted => "permitted",
+            Self::Address => "address",
+        }
+    }
 }
 
 /// `[data]`, file paths already relative to the policy file.

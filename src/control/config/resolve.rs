@@ -12,14 +12,14 @@ use super::error::{UnknownRegion, Wrong};
 use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
-    Admin, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode, Names,
-    Source, Until, ZoneList, net, rules, share, time, update, zones,
+    Admin, Capture, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode,
+    Names, Shortcut, Source, Until, ZoneList, net, rules, share, time, update, zones,
 };
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "dns", "listen",
-    "admin", "data",
+    "admin", "capture", "data",
 ];
 
 const DATA_KEYS: [&str; 11] = [
@@ -76,6 +76,7 @@ impl Mark {
 pub(super) struct Marks {
     pub(super) policy: Mark,
     pub(super) names: Mark,
+    pub(super) capture: Mark,
     pub(super) data: Mark,
     pub(super) groups: Vec<Mark>,
     pub(super) rules: Vec<Mark>,
@@ -132,10 +133,12 @@ pub(super) fn config(
     let dns = dns(reader, root, bindings.as_ref());
     let admin = admin(reader, root);
     let listen = listeners(reader, root, admin.as_ref());
+    let capture = capture(reader, root, listen.as_deref());
     let data = data(reader, root);
     let marks = Marks {
         policy: policy_table.as_ref().map(Mark::of).unwrap_or_default(),
         names: name_table.as_ref().map(Mark::of).unwrap_or_default(),
+        capture: reader.table(root, "capture").as_ref().map(Mark::of).unwrap_or_default(),
         data: reader.table(root, "data").as_ref().map(Mark::of).unwrap_or_default(),
         groups: group_tables.iter().map(Mark::of).collect(),
         rules: rule_tables.iter().map(Mark::of).collect(),
@@ -153,6 +156,7 @@ pub(super) fn config(
         dns: dns?,
         listen: listen?,
         admin: admin?,
+        capture: capture?,
         data: data?,
     };
     Some((config, marks, unknown_regions))
@@ -444,6 +448,30 @@ fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
     reader.only(&table, &["address"]);
     let address = or(&table, "address", default.address, |item| net::socket(reader, item));
     Some(Admin { address: address? })
+}
+
+/// `[capture]`. The short cut is beside a transparent listener: what it does not take goes there.
+fn capture(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+    listen: Option<&[Listen]>,
+) -> Option<Capture> {
+    let default = Capture::default();
+    if !root.has("capture") {
+        return Some(default);
+    }
+    let table = reader.table(root, "capture")?;
+    reader.only(&table, &["shortcut"]);
+    let words = Shortcut::ALL.map(|shortcut| (shortcut.label(), shortcut));
+    let shortcut = or(&table, "shortcut", default.shortcut, |item| reader.word(item, &words))?;
+    let is_captured = |listen: &Listen| listen.mode != ListenMode::Proxy;
+    let captures = listen.is_none_or(|listen| listen.iter().any(is_captured));
+    if let Some(item) = table.item("shortcut").filter(|_| shortcut != Shortcut::Off && !captures) {
+        let help = "listen with mode = \"tproxy\" or \"redirect\", or take the key out";
+        reader.fault(&item, "a short cut past an explicit proxy, which clients choose", help);
+        return None;
+    }
+    Some(Capture { shortcut })
 }
 
 /// `[[listen]]`; a file without one has an explicit proxy on loopback, as no file has.

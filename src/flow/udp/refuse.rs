@@ -3,7 +3,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
@@ -22,6 +23,11 @@ pub(super) const REFUSED_FOR: Duration = Duration::from_secs(3);
 /// lost; more would be noise for somebody whose address was forged.
 pub(super) const ANSWERS_MAX: u32 = 4;
 
+/// ICMP errors a second that one listener sends at most: whoever forges addresses has the gateway
+/// send to them. The kernel's own limit (`net.ipv4.icmp_msgs_per_sec`, 1000 as well) is not asked
+/// about raw sockets.
+const ICMP_MAX: u64 = 1000;
+
 /// Protocol number of UDP.
 const UDP: u8 = 17;
 
@@ -30,6 +36,30 @@ const UDP: u8 = 17;
 pub(super) struct Icmp {
     v4: Option<Socket>,
     v6: Option<Socket>,
+    limit: Limit,
+}
+
+/// How many were sent in the second at hand.
+#[derive(Debug)]
+struct Limit {
+    begun: Instant,
+    /// The second since then in the upper half, the count in the lower.
+    spent: AtomicU64,
+}
+
+impl Limit {
+    fn new() -> Self {
+        Self { begun: Instant::now(), spent: AtomicU64::new(0) }
+    }
+
+    /// Takes one from what the second (since the beginning) still allows.
+    fn allows(&self, second: u64) -> bool {
+        let next = |spent: u64| match spent >> 32 == second {
+            true => ((spent & u64::from(u32::MAX)) < ICMP_MAX).then_some(spent + 1),
+            false => Some(second << 32 | 1),
+        };
+        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
 }
 
 impl Icmp {
@@ -40,7 +70,8 @@ impl Icmp {
             socket.set_recv_buffer_size(1).ok();
             Some(socket)
         };
-        Self { v4: raw(Domain::IPV4, Protocol::ICMPV4), v6: raw(Domain::IPV6, Protocol::ICMPV6) }
+        let v4 = raw(Domain::IPV4, Protocol::ICMPV4);
+        Self { v4, v6: raw(Domain::IPV6, Protocol::ICMPV6), limit: Limit::new() }
     }
 
     /// Tells a client that a datagram of `length` bytes was not forwarded.
@@ -73,7 +104,9 @@ pub(super) fn answer(desk: &Desk, key: Key, refused: Option<Initial>, length: us
             {
                 return;
             }
-            if icmp.prohibited(key, length).is_err() {
+            if !icmp.limit.allows(icmp.limit.begun.elapsed().as_secs()) {
+                metrics.dropped(Dropped::IcmpLimit);
+            } else if icmp.prohibited(key, length).is_err() {
                 metrics.dropped(Dropped::NoIcmp);
             }
         }
@@ -144,6 +177,15 @@ fn checksum(bytes: &[u8]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_has_so_many_icmp_errors_and_the_next_as_many_again() {
+        let limit = Limit::new();
+        for second in [0, 1, 7] {
+            let sent = (0..ICMP_MAX * 2).filter(|_| limit.allows(second)).count() as u64;
+            assert_eq!(sent, ICMP_MAX);
+        }
+    }
 
     #[test]
     fn icmp_errors_name_the_datagram_that_was_refused() {

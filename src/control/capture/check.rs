@@ -1,0 +1,362 @@
+//! Whether the fences and the rules still stand: other software switches forwarding on, flushes
+//! rules, or takes packets past every hook, and nobody would notice.
+//!
+//! Looked at as the process is permitted to: routing rules and the switches of interfaces are shown
+//! to everybody, tables of the firewall to CAP_NET_ADMIN alone.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{
+    Capture, CaptureFault, Family, Form, ROUTE_TABLE, checked, rules_in_place, shortcut, words,
+};
+use crate::control::config::{Listen, ListenMode, Shortcut};
+
+/// What is looked at: the label `check` of `schengate_capture_intact`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Check {
+    /// The capture table is there, and ends in a drop.
+    Rules,
+    /// The guard is there, drops, and lets nothing through but what the short cut marks.
+    Guard,
+    /// Marked packets are delivered to this host.
+    Routing,
+    /// Forwarding is off where nothing needs it.
+    Forwarding,
+    /// No interface filters by strict reverse path, which drops the answers of TPROXY.
+    ReversePath,
+    /// No flow table takes packets past the hooks.
+    Offload,
+}
+
+impl Check {
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Guard => "guard",
+            Self::Routing => "routing",
+            Self::Forwarding => "forwarding",
+            Self::ReversePath => "rp_filter",
+            Self::Offload => "offload",
+        }
+    }
+}
+
+/// What one look found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It is as it should be.
+    Intact,
+    /// It is not, and how.
+    Broken(String),
+    /// It cannot be seen, and why.
+    Unseen(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intact => f.write_str("intact"),
+            Self::Broken(how) => write!(f, "BROKEN: {how}"),
+            Self::Unseen(why) => write!(f, "not seen: {why}"),
+        }
+    }
+}
+
+/// What should stand for the listeners of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fences {
+    /// The families for which marked packets are delivered here.
+    routed: Vec<Family>,
+    shortcut: bool,
+}
+
+impl Fences {
+    /// What `capture up` sets for these listeners; `None` where none of them is captured for.
+    #[must_use]
+    pub fn new(listen: &[Listen], shortcut: Shortcut) -> Option<Self> {
+        let captured = listen.iter().filter(|listen| listen.mode != ListenMode::Proxy);
+        captured.clone().next()?;
+        let capture = Capture::new(Form::Gateway, listen).ok();
+        let udp = listen.iter().rev().filter_map(|listen| listen.udp);
+        let capture = capture.map(|capture| udp.fold(capture, Capture::with_udp));
+        let routed = capture.iter().flat_map(Capture::routed);
+        let routed = routed.filter(|family| family.exists()).collect();
+        Some(Self { routed, shortcut: shortcut != Shortcut::Off })
+    }
+
+    /// Looks at everything once.
+    #[must_use]
+    pub fn look(&self) -> Vec<(Check, Finding)> {
+        let list = |what: &str| checked("nft", &words(what), None);
+        let chains = list("list chains");
+        let is_host = chains.as_ref().is_ok_and(|chains| is_host_form(chains));
+        let mut found = vec![(Check::Rules, rules(&chains, || list("list table inet schengate")))];
+        if is_host {
+            // A host's own traffic is not forwarded, and no packet is delivered by mark.
+            return found;
+        }
+        let guard = || list("list table inet schengate_guard");
+        found.push((Check::Guard, guard_stands(&chains, guard, self.shortcut)));
+        found.push((Check::Offload, offload(list("list flowtables"))));
+        found.push((Check::Routing, self.routing()));
+        let switches: Vec<_> = Family::ALL.into_iter().map(switches).collect();
+        if !self.shortcut {
+            found.push((Check::Forwarding, forwarding(&switches)));
+        }
+        if !self.routed.is_empty() {
+            found.push((Check::ReversePath, reverse_path(&switches)));
+        }
+        found
+    }
+
+    fn routing(&self) -> Finding {
+        for &family in &self.routed {
+            match rules_in_place(family) {
+                Err(fault) => return Finding::Unseen(fault.to_string()),
+                Ok((false, _)) => {
+                    let digit = family.digit();
+                    return Finding::Broken(format!("IPv{digit}: no routing rule {ROUTE_TABLE}"));
+                }
+                Ok((true, _)) => {}
+            }
+            let digit = family.digit();
+            let show = format!("-{digit} route show table all type local");
+            match checked("ip", &words(&show), None) {
+                Err(fault) => return Finding::Unseen(fault.to_string()),
+                Ok(routes) if !has_route(&routes) => {
+                    let what = format!("IPv{digit}: no local route in table {ROUTE_TABLE}");
+                    return Finding::Broken(what);
+                }
+                Ok(_) => {}
+            }
+        }
+        Finding::Intact
+    }
+}
+
+/// Whether the local default route is in our table.
+fn has_route(routes: &str) -> bool {
+    let table = format!(" table {ROUTE_TABLE} ");
+    routes.lines().any(|route| {
+        route.starts_with("local default dev lo") && format!("{route} ").contains(&table)
+    })
+}
+
+/// Whether the capture that stands is of a host's own traffic.
+fn is_host_form(chains: &str) -> bool {
+    table_of(chains, "schengate").is_some_and(|table| table.contains("chain leave {"))
+}
+
+/// The part of `nft list chains` or `nft list table` that is about a table of ours.
+fn table_of<'a>(listed: &'a str, name: &str) -> Option<&'a str> {
+    let head = format!("table inet {name} {{");
+    listed.split("\n}").find(|table| table.trim_start().starts_with(&head))
+}
+
+type Listed = Result<String, CaptureFault>;
+
+fn rules(chains: &Listed, list: impl FnOnce() -> Listed) -> Finding {
+    let chains = match chains {
+        Ok(chains) => chains,
+        Err(fault) => return Finding::Unseen(fault.to_string()),
+    };
+    if table_of(chains, "schengate").is_none() {
+        return Finding::Broken("no table inet schengate: `schengate capture up` sets it".into());
+    }
+    match list() {
+        Err(fault) => Finding::Unseen(fault.to_string()),
+        Ok(table) => match unfenced(&table) {
+            None => Finding::Intact,
+            Some(chain) => Finding::Broken(format!("the chain {chain} no longer ends in a drop")),
+        },
+    }
+}
+
+/// The first filter chain of the capture that does not end in a drop.
+fn unfenced(table: &str) -> Option<String> {
+    let mut filters = table.split("\tchain ").skip(1).filter(|chain| chain.contains("type filter"));
+    let open = filters.find(|chain| {
+        let body = chain.split("\n\t}").next().unwrap_or_default();
+        !body.lines().next_back().is_some_and(|last| last.trim_end().ends_with(" drop"))
+    })?;
+    Some(open.split(' ').next().unwrap_or_default().to_owned())
+}
+
+fn guard_stands(chains: &Listed, list: impl FnOnce() -> Listed, shortcut: bool) -> Finding {
+    let chains = match chains {
+        Ok(chains) => chains,
+        Err(fault) => return Finding::Unseen(fault.to_string()),
+    };
+    let hook = "type filter hook forward priority filter; policy drop;";
+    match table_of(chains, "schengate_guard") {
+        None => return Finding::Broken("no table inet schengate_guard: reload the guard".into()),
+        Some(table) if !table.contains(hook) => {
+            return Finding::Broken("the guard's chain no longer drops".into());
+        }
+        Some(_) => {}
+    }
+    match list() {
+        Err(fault) => Finding::Unseen(fault.to_string()),
+        Ok(table) => {
+            let mark = format!("meta mark {:#010x} accept", shortcut::MARK);
+            let is_ours = |rule: &str| shortcut && rule == mark;
+            let opens = |rule: &&str| {
+                ["accept", "jump", "goto", "return", "queue"]
+                    .iter()
+                    .any(|word| rule.split(' ').any(|said| said == *word))
+            };
+            match table.lines().map(str::trim).find(|rule| opens(rule) && !is_ours(rule)) {
+                None => Finding::Intact,
+                Some(rule) => Finding::Broken(format!("the guard has a rule more: {rule}")),
+            }
+        }
+    }
+}
+
+fn offload(listed: Listed) -> Finding {
+    match listed {
+        Err(fault) => Finding::Unseen(fault.to_string()),
+        Ok(tables) if tables.contains("flowtable ") => Finding::Broken(
+            "a flow table takes packets past the guard (`nft list flowtables`)".into(),
+        ),
+        Ok(_) => Finding::Intact,
+    }
+}
+
+/// What `ip netconf` says of every interface of a family.
+fn switches(family: Family) -> Result<Vec<Value>, String> {
+    if !family.exists() {
+        return Ok(Vec::new());
+    }
+    let show = format!("-j -{} netconf show", family.digit());
+    let text = checked("ip", &words(&show), None).map_err(|fault| fault.to_string())?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Array(interfaces)) => Ok(interfaces),
+        Ok(_) => Err("`ip netconf` gave no list".to_owned()),
+        Err(error) => Err(format!("`ip netconf` gave no JSON: {error}")),
+    }
+}
+
+/// The name of the first interface, in either family, that `is` so; loopback does not count.
+fn interface(
+    switches: &[Result<Vec<Value>, String>],
+    is: impl Fn(&Value) -> bool,
+) -> Result<Option<String>, String> {
+    for family in switches {
+        let interfaces = family.as_ref().map_err(Clone::clone)?;
+        let name = |interface: &Value| interface["interface"].as_str().unwrap_or("?").to_owned();
+        let mut names = interfaces.iter().filter(|interface| is(interface)).map(name);
+        // `default` is of interfaces that are yet to come.
+        if let Some(name) = names.find(|name| !matches!(name.as_str(), "lo" | "default")) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn forwarding(switches: &[Result<Vec<Value>, String>]) -> Finding {
+    match interface(switches, |interface| interface["forwarding"] == Value::Bool(true)) {
+        Err(why) => Finding::Unseen(why),
+        Ok(None) => Finding::Intact,
+        Ok(Some(name)) => Finding::Broken(format!(
+            "{name} forwards: something switched it on, and the guard alone holds"
+        )),
+    }
+}
+
+fn reverse_path(switches: &[Result<Vec<Value>, String>]) -> Finding {
+    match interface(switches, |interface| interface["rp_filter"] == "strict") {
+        Err(why) => Finding::Unseen(why),
+        Ok(None) => Finding::Intact,
+        Ok(Some(name)) => Finding::Broken(format!(
+            "{name} filters by strict reverse path (rp_filter=1), which drops what TPROXY delivers"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHAINS: &str = "table inet schengate_guard {
+\tchain forward {
+\t\ttype filter hook forward priority filter; policy drop;
+\t}
+}
+table inet schengate {
+\tchain prerouting {
+\t\ttype filter hook prerouting priority mangle; policy accept;
+\t}
+}
+";
+
+    fn guard(extra: &str) -> Listed {
+        Ok(format!(
+            "table inet schengate_guard {{\n\tchain forward {{\n\t\ttype filter hook forward \
+             priority filter; policy drop;\n{extra}\t\tcounter packets 0 bytes 0 drop comment \
+             \"stopped by the guard\"\n\t}}\n}}\n"
+        ))
+    }
+
+    #[test]
+    fn the_guard_is_missed_where_it_is_gone_or_opened() {
+        let stands = |chains: &str, extra: &str, shortcut| {
+            guard_stands(&Ok(chains.to_owned()), || guard(extra), shortcut)
+        };
+        assert_eq!(stands(CHAINS, "", false), Finding::Intact);
+        let mark = "\t\tmeta mark 0x00005348 accept\n";
+        assert_eq!(stands(CHAINS, mark, true), Finding::Intact);
+        let gone = CHAINS.replace("schengate_guard", "somebody_else");
+        let accepts = CHAINS.replace("policy drop", "policy accept");
+        for (chains, extra, shortcut) in [
+            (gone.as_str(), "", false),
+            (accepts.as_str(), "", false),
+            (CHAINS, mark, false),
+            (CHAINS, "\t\tiifname \"lan0\" accept\n", true),
+        ] {
+            let found = stands(chains, extra, shortcut);
+            assert!(matches!(found, Finding::Broken(_)), "{chains}{extra}: {found}");
+        }
+        let unseen = || Err(CaptureFault::NoUser { name: "nobody".into() });
+        assert!(matches!(guard_stands(&unseen(), unseen, false), Finding::Unseen(_)));
+    }
+
+    #[test]
+    fn a_capture_without_its_last_rule_is_broken() {
+        let table = |last: &str| {
+            format!(
+                "table inet schengate {{\n\tchain prerouting {{\n\t\ttype filter hook prerouting \
+                 priority mangle; policy accept;\n\t\tmeta l4proto tcp accept\n{last}\t}}\n}}\n"
+            )
+        };
+        let rules = |last: &str| rules(&Ok(CHAINS.to_owned()), || Ok(table(last)));
+        assert_eq!(rules("\t\tcounter packets 3 bytes 180 drop\n"), Finding::Intact);
+        assert!(matches!(rules(""), Finding::Broken(_)));
+    }
+
+    #[test]
+    fn switches_that_somebody_turned_are_named_with_their_interface() {
+        let one = |forwarding: bool, filter: &str| {
+            let of = |name: &str, on: bool| serde_json::json!({"interface": name, "forwarding": on, "rp_filter": filter});
+            vec![Ok(vec![of("lo", true), of("lan0", forwarding)]), Ok(Vec::new())]
+        };
+        assert_eq!(forwarding(&one(false, "off")), Finding::Intact);
+        assert!(
+            matches!(forwarding(&one(true, "off")), Finding::Broken(how) if how.contains("lan0"))
+        );
+        assert_eq!(reverse_path(&one(true, "loose")), Finding::Intact);
+        assert!(matches!(reverse_path(&one(false, "strict")), Finding::Broken(_)));
+        assert!(matches!(forwarding(&[Err("no ip".into())]), Finding::Unseen(_)));
+    }
+
+    #[test]
+    fn the_guards_own_rules_open_nothing() {
+        let rules =
+            super::super::GUARD.lines().filter(|line| !line.starts_with('#')).collect::<String>();
+        assert!(!rules.contains("accept"), "{rules}");
+    }
+}

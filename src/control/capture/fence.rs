@@ -1,0 +1,167 @@
+//! The watch over what stands in the kernel: on a thread of its own, every few seconds.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::{Check, Fences, Finding, Keeper, SHORTCUT_TABLE, State, Wanted, counted};
+use crate::account::Account;
+use crate::control::config::{Config, Listen, ListenMode, Shortcut};
+use crate::sys;
+
+/// Time between two looks: what is torn down is told of in less than ten seconds.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The thread that watches.
+#[derive(Debug)]
+pub struct Fence {
+    keeper: Arc<Keeper>,
+    orders: Sender<Wanted>,
+}
+
+impl Fence {
+    /// Begins to watch; `None` where no listener is captured for.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn start(config: &Config, account: Account) -> io::Result<Option<Self>> {
+        if config.listen.iter().all(|listen| listen.mode == ListenMode::Proxy) {
+            return Ok(None);
+        }
+        let keeper = Arc::new(Keeper::default());
+        let (orders, heard) = channel();
+        let watch = Watch {
+            keeper: Arc::clone(&keeper),
+            account,
+            listen: config.listen.clone(),
+            setting: config.capture.shortcut,
+            found: HashMap::new(),
+            state: State::Off,
+            counted: HashMap::new(),
+        };
+        let work = move || watch.run(&heard);
+        thread::Builder::new().name("fence".into()).spawn(work)?;
+        Ok(Some(Self { keeper, orders }))
+    }
+
+    /// The one who fills the kernel's sets.
+    #[must_use]
+    pub const fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
+    }
+
+    /// The policy that is in force from now on; its sets are handed over soon, unless
+    /// [`Keeper::take_up`] already did.
+    pub fn follow(&self, wanted: Wanted) {
+        // The thread lasts as long as the process.
+        if self.orders.send(wanted).is_err() {
+            error!("the watch over the capture has ended");
+        }
+    }
+}
+
+struct Watch {
+    keeper: Arc<Keeper>,
+    account: Account,
+    listen: Vec<Listen>,
+    setting: Shortcut,
+    /// What was found at the last look.
+    found: HashMap<Check, Finding>,
+    state: State,
+    /// Packets and bytes of each counter at the last look.
+    counted: HashMap<String, (u64, u64)>,
+}
+
+impl Watch {
+    fn run(mut self, orders: &Receiver<Wanted>) {
+        loop {
+            let state = match orders.recv_timeout(LOOK_EVERY) {
+                Ok(wanted) => {
+                    self.setting = wanted.setting();
+                    self.keeper.follow(wanted)
+                }
+                Err(RecvTimeoutError::Timeout) => self.keeper.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match state {
+                Ok(state) => self.stands(state),
+                Err(fault) => error!(%fault, "the sets of the kernel short cut cannot be changed"),
+            }
+            if self.setting != Shortcut::Off {
+                self.count();
+            }
+            self.look();
+        }
+    }
+
+    fn stands(&mut self, state: State) {
+        if state == self.state {
+            return;
+        }
+        let intervals = match &state {
+            State::Off => 0,
+            State::NoFrame => {
+                info!("the kernel judges nothing: `schengate capture up` has set no short cut");
+                0
+            }
+            State::Standing(intervals) => {
+                info!(intervals, "the kernel judges by address");
+                *intervals
+            }
+            State::Without(why) => {
+                error!(%why, "the kernel judges nothing: every connection passes the gateway");
+                0
+            }
+        };
+        self.account.metrics().kernel_intervals(intervals);
+        self.state = state;
+    }
+
+    /// Adds what the kernel counted since the last look.
+    fn count(&mut self) {
+        let Ok(counters) = sys::counters(SHORTCUT_TABLE) else { return };
+        for counter in counters {
+            let now = (counter.packets, counter.bytes);
+            let before = self.counted.insert(counter.name.clone(), now).unwrap_or_default();
+            // A table that was set anew counts from nothing.
+            let grown = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+            let (packets, bytes) = (grown(now.0, before.0), grown(now.1, before.1));
+            if let Some(what) = counted(&counter.name) {
+                let labels = (what.action.label(), what.reason.label());
+                self.account.metrics().kernel_counted(labels, what.place, packets, bytes);
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let Some(fences) = Fences::new(&self.listen, self.setting) else { return };
+        for (check, finding) in fences.look() {
+            let before = self.found.get(&check);
+            if before == Some(&finding) {
+                continue;
+            }
+            let check_name = check.label();
+            match &finding {
+                Finding::Intact => {
+                    if matches!(before, Some(Finding::Broken(_))) {
+                        info!(check = check_name, "the capture is whole again");
+                    }
+                    self.account.metrics().capture_intact(check_name, true);
+                }
+                Finding::Broken(how) => {
+                    warn!(check = check_name, %how, "the capture is not whole");
+                    self.account.metrics().capture_intact(check_name, false);
+                }
+                Finding::Unseen(why) => {
+                    info!(check = check_name, %why, "this part of the capture is not seen from here");
+                }
+            }
+            self.found.insert(check, finding);
+        }
+    }
+}
