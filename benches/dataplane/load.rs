@@ -5,6 +5,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub(crate) enum Order {
     Up(u64),
     /// Send back whatever comes, 64 bytes at a time.
     Echo,
+    /// Send 64 bytes back, then stay silent until the client goes.
+    Keep,
 }
 
 impl Order {
@@ -35,6 +38,7 @@ impl Order {
             Self::Down(count) => (b'D', count),
             Self::Up(count) => (b'U', count),
             Self::Echo => (b'E', 0),
+            Self::Keep => (b'K', 0),
         };
         let mut bytes = [letter; ORDER];
         bytes[1..].copy_from_slice(&count.to_be_bytes());
@@ -78,13 +82,15 @@ fn opening(size: usize, order: Order) -> Vec<u8> {
 pub(crate) fn serve(port: u16) -> io::Result<()> {
     let listener = Arc::new(TcpListener::bind(("0.0.0.0", port))?);
     println!("ready");
+    let (keep, kept) = channel();
+    thread::spawn(move || keep_all(&kept));
     let acceptors: Vec<_> = (0..ACCEPTORS)
         .map(|_| {
-            let listener = Arc::clone(&listener);
+            let (listener, keep) = (Arc::clone(&listener), keep.clone());
             thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     // A client that leaves early is the load's business, which will say so.
-                    take(stream).ok();
+                    take(stream, &keep).ok();
                 }
             })
         })
@@ -93,7 +99,21 @@ pub(crate) fn serve(port: u16) -> io::Result<()> {
     Ok(())
 }
 
-fn take(mut stream: TcpStream) -> io::Result<()> {
+/// Holds connections without a thread for each, until their clients go.
+fn keep_all(more: &Receiver<TcpStream>) {
+    let mut kept: Vec<TcpStream> = Vec::new();
+    loop {
+        match more.recv_timeout(Duration::from_secs(1)) {
+            Ok(stream) => kept.push(stream),
+            Err(RecvTimeoutError::Timeout) => kept.retain_mut(|stream| {
+                stream.read(&mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+            }),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn take(mut stream: TcpStream, keep: &Sender<TcpStream>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut head = [0; 5];
     stream.read_exact(&mut head)?;
@@ -103,6 +123,13 @@ fn take(mut stream: TcpStream) -> io::Result<()> {
     let count = u64::from_be_bytes(order[1..].try_into().expect("eight bytes"));
     match order[0] {
         b'D' if count < 4096 => stream.write_all(&vec![1; count as usize]),
+        b'K' => {
+            let mut message = [0; 64];
+            stream.read_exact(&mut message)?;
+            stream.write_all(&message)?;
+            stream.set_nonblocking(true)?;
+            keep.send(stream).map_err(io::Error::other)
+        }
         letter => thread::Builder::new()
             .stack_size(128 * 1024)
             .spawn(move || obey(stream, letter, count).ok())
@@ -155,8 +182,8 @@ fn dial(to: SocketAddr, hello: usize, order: Order) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One load, by its words; prints one line: seconds it took, and the median of its parts in
-/// microseconds (of a connection or a round trip).
+/// One load, by its words; prints one line: seconds it took, and the median and the 99th percentile
+/// of its parts in microseconds (of a connection or a round trip).
 pub(crate) fn run(words: &[String]) -> io::Result<()> {
     let [kind, to, threads, each, size] = words else {
         return Err(io::Error::other("load KIND TO THREADS EACH SIZE"));
@@ -169,9 +196,14 @@ pub(crate) fn run(words: &[String]) -> io::Result<()> {
     }
     let start = Arc::new(Barrier::new(threads as usize + 1));
     let loads: Vec<_> = (0..threads)
-        .map(|_| {
-            let (kind, start) = (kind.clone(), Arc::clone(&start));
-            thread::spawn(move || one(&kind, to, each, size, &start))
+        .map(|number| {
+            let start = Arc::clone(&start);
+            let kind = match kind.as_str() {
+                "both" => ["down", "up"][number as usize % 2],
+                kind => kind,
+            };
+            let kind = kind.to_owned();
+            thread::spawn(move || one(&kind, to, each, size, threads, &start))
         })
         .collect();
     start.wait();
@@ -182,8 +214,8 @@ pub(crate) fn run(words: &[String]) -> io::Result<()> {
     }
     let took = begun.elapsed().as_secs_f64();
     parts.sort_unstable();
-    let median = parts.get(parts.len() / 2).map_or(0.0, |part| part.as_nanos() as f64 / 1e3);
-    println!("{took} {median}");
+    let at = |rank: usize| parts.get(rank).map_or(0.0, |part| part.as_nanos() as f64 / 1e3);
+    println!("{took} {} {}", at(parts.len() / 2), at(parts.len() * 99 / 100));
     Ok(())
 }
 
@@ -192,14 +224,22 @@ fn one(
     to: SocketAddr,
     each: u64,
     size: u64,
+    threads: u64,
     start: &Barrier,
 ) -> io::Result<Vec<Duration>> {
     let mut parts = Vec::new();
     match kind {
-        "connect" => {
+        // As many as can be, or 1,000 a second over all threads, each counted from when it was due.
+        "connect" | "rate" => {
             start.wait();
-            for _ in 0..each {
-                let begun = Instant::now();
+            let first = Instant::now();
+            for number in 0..each {
+                let mut begun = Instant::now();
+                if kind == "rate" {
+                    let due = first + Duration::from_millis(number * threads);
+                    thread::sleep(due.saturating_duration_since(begun));
+                    begun = due;
+                }
                 let mut stream = dial(to, size as usize, Order::Down(100))?;
                 let mut answer = [0; 100];
                 stream.read_exact(&mut answer[..1])?;
@@ -248,7 +288,7 @@ fn one(
 fn hold(to: SocketAddr, count: u64) -> io::Result<()> {
     let mut held = Vec::new();
     for _ in 0..count {
-        let mut stream = dial(to, 517, Order::Echo)?;
+        let mut stream = dial(to, 517, Order::Keep)?;
         let mut message = [5; 64];
         stream.write_all(&message)?;
         stream.read_exact(&mut message)?;

@@ -1,19 +1,25 @@
 //! Dials what was permitted, and nothing else; then relays.
 
 use std::io;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
 use super::accept::{Accepted, Door, Slot};
+use super::gate;
 use super::peek::Seen;
+use super::refuse;
+use super::registry::Seat;
+use super::relay;
+use super::second::Follower;
 use super::starttls::{self, Dialogue};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
-use super::{refuse, second};
 use crate::account::{Connect, End, Limit, Metrics, Record};
 use crate::policy::Permit;
 use crate::sys;
@@ -50,7 +56,7 @@ pub(super) async fn run(
         tracing::debug!(fault = %end, destination = %permit.destination(), "no upgrade to TLS");
         return Err(End::NoUpgrade);
     }
-    Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, slot })
+    Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, _slot: slot })
 }
 
 /// The type of a TLS record that holds a hello (RFC 8446 §5.1).
@@ -64,16 +70,26 @@ pub(super) struct Joined {
     first: Vec<u8>,
     door: Rc<Door>,
     /// Held as long as the connection.
-    slot: Option<Slot>,
+    _slot: Option<Slot>,
 }
 
 impl Joined {
-    /// Replays what was read, and relays until the end.
-    pub(super) async fn relay(self, record: &mut Record) -> End {
-        let Self { client, upstream, first, door, slot } = self;
-        let end = second::run(&client, &upstream, first, door.patience, record).await;
-        drop(slot);
-        end
+    /// Replays what was read, relays until the end, and closes the record.
+    pub(super) async fn relay(mut self, mut record: Record, seat: Seat) {
+        let bytes = Arc::clone(record.bytes());
+        let mut follower = Follower::of(&record);
+        let (client, upstream) = (&self.client, &self.upstream);
+        let (first, patience) = (mem::take(&mut self.first), self.door.patience);
+        let opening = follower.follow(client, upstream, first, patience);
+        // Made in its place: a connection has room for one of them.
+        let end = tokio::select! {
+            biased;
+            end = seat.cut() => end,
+            end = relay::run(client, upstream, opening, patience, &bytes) => end,
+        };
+        follower.note(&mut record);
+        drop(self);
+        gate::close(record, &seat, end);
     }
 }
 
@@ -226,6 +242,24 @@ mod tests {
         assert!(matches!(dialled, Err(DialFault::Refused)), "{dialled:?}");
         let text = metrics.render();
         assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn what_a_relay_holds_is_small() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let to = listener.local_addr().unwrap();
+        let account = crate::account::kept::Kept::default().account();
+        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
+        let permitted = permit(&to.to_string());
+        let dialled = || dial(&permitted, how, None, account.metrics());
+        let (client, upstream) = (dialled().await.unwrap(), dialled().await.unwrap());
+        let door = Rc::new(Door::for_tests(crate::account::Way::Tproxy));
+        let joined = Joined { client, upstream, first: Vec::new(), door, _slot: None };
+        let seat = Rc::new(crate::flow::registry::Registry::default()).seat(None);
+        let record = account.open(to, crate::account::Way::Tproxy);
+        let size = size_of_val(&joined.relay(record, seat));
+        println!("{size} B");
+        assert!(size <= 768, "{size} B, for as long as the connection lives");
     }
 
     #[tokio::test(flavor = "local")]

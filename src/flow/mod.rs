@@ -1,6 +1,25 @@
 //! DATA PLANE, in the order in which a connection meets the files.
 //!
 //! [`serve`] is the walk: accept, origin, peek, identify, decide, forward or refuse, account.
+//!
+//! # What a connection costs
+//!
+//! System calls of a connection that is permitted by its name: a hello of 517 bytes, an answer of
+//! 100, closed by the server; eight at a time (`strace -c -f`, 1,000 connections):
+//!
+//! | calls | runtime's sockets, a wake-up a line | now |
+//! |---|---|---|
+//! | `epoll_wait`, `accept4` | 1.3, 1.6 | 1.3, 1.4 |
+//! | `epoll_ctl` | 4.0 | 2.0 |
+//! | `recvmsg`, `sendto` | 4.0, 2.0 | 4.0, 2.0 |
+//! | `socket`, `connect`, `getsockname`, `shutdown` | 1.0 each | 1.0 each |
+//! | `getsockopt`, `setsockopt` | 1.0, 2.0 | 0, 3.0 |
+//! | `close` | 2.0 | 2.0 |
+//! | `futex`, `write`: the record | 4.2, 2.6 | 0.1, 0.1 |
+//! | all | 28.7 | 19.8 |
+//!
+//! Packets that the gateway sends for it: 6.0, where HAProxy 2.6 sends 9.8 and a relay that reads and
+//! judges nothing 10.0 (`/proc/net/dev`).
 
 mod accept;
 mod bind;
@@ -53,22 +72,17 @@ fn serve(client: Accepted, gate: Rc<Gate>) {
 async fn serve_transparent(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
     let seat = gate.registry.seat(client.door.lifetime);
-    // Boxed, so that what only the judgement and the dial need does not last as long as the relay.
-    let walk = Box::pin(walk(client, &gate, &seat, &mut record));
     let walked = tokio::select! {
         biased;
         end = seat.cut() => Err(end),
-        walked = walk => walked,
+        walked = walk(client, &gate, &seat, &mut record) => walked,
     };
-    let end = match walked {
-        Ok(joined) => tokio::select! {
-            biased;
-            end = seat.cut() => end,
-            end = joined.relay(&mut record) => end,
-        },
-        Err(end) => end,
-    };
-    gate::close(record, &seat, end);
+    match walked {
+        // A task of its own, so that what only the judgement and the dial need does not last as
+        // long as the relay. It ends by itself, and with the runtime at the latest.
+        Ok(joined) => drop(spawn_local(joined.relay(record, seat))),
+        Err(end) => gate::close(record, &seat, end),
+    }
 }
 
 async fn walk(

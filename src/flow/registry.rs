@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -36,7 +38,8 @@ pub(super) struct Flow {
     last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
-    cut: Notify,
+    /// Who waits to be told to end.
+    waits: RefCell<Option<Waker>>,
 }
 
 /// What a connection asked, its names in as many bytes as they have: it is kept as long as the
@@ -148,8 +151,21 @@ impl Flow {
         if self.end.get().is_none() {
             self.end.set(Some(end));
             *self.judged.borrow_mut() = judged.map(Box::new);
-            self.cut.notify_one();
+            if let Some(waker) = self.waits.take() {
+                waker.wake();
+            }
         }
+    }
+
+    fn poll_cut(&self, context: &Context<'_>) -> Poll<End> {
+        if let Some(end) = self.end.get() {
+            return Poll::Ready(end);
+        }
+        let mut waits = self.waits.borrow_mut();
+        if !waits.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            *waits = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -159,14 +175,9 @@ impl Seat {
         *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(&asked)));
     }
 
-    /// Waits until the connection is told to end.
-    pub(super) async fn cut(&self) -> End {
-        loop {
-            if let Some(end) = self.flow.end.get() {
-                return end;
-            }
-            self.flow.cut.notified().await;
-        }
+    /// Waits until the connection is told to end; one task at a time may.
+    pub(super) fn cut(&self) -> impl Future<Output = End> {
+        poll_fn(|context| self.flow.poll_cut(context))
     }
 
     /// The verdict that ended the connection.

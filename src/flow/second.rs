@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::relay::{self, Patience, read_shared};
 use super::wire::Wire;
@@ -109,7 +109,7 @@ impl Follower {
         mut part: Vec<u8>,
         idle: Duration,
     ) -> Result<Vec<u8>, End> {
-        // The relay counts its idle time from its begin or the destination's last byte.
+        // Looked at when something comes: a silent client costs no timer.
         let until = Instant::now() + HANDSHAKE_TIME.min(idle / 2);
         loop {
             if second.watch() == Watch::Changed {
@@ -121,11 +121,12 @@ impl Follower {
             }
             upstream.write_all(&part).await.map_err(|_| End::UpstreamReset)?;
             self.bytes.up(part.len());
+            client.silence().moved();
             part.clear();
             while part.is_empty() {
-                match timeout_at(until, client.readable()).await {
-                    Ok(ready) => ready.map_err(|_| End::ClientReset)?,
-                    Err(_) => return Ok(part),
+                client.readable().await.map_err(|_| End::ClientReset)?;
+                if Instant::now() >= until {
+                    return Ok(part);
                 }
                 match read_shared(client, PART, |read| part.extend_from_slice(read)) {
                     // The relay meets the same end.

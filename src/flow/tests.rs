@@ -377,20 +377,6 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
     assert_eq!((field(ended[0], "host"), field(ended[0], "verdict")), ("cloud.example", "block"));
 }
 
-#[tokio::test(flavor = "local")]
-async fn the_task_of_a_connection_is_small() {
-    let rig = Rig::new(everything(), &local(&[]));
-    let listener = listener().await;
-    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, peer) = listener.accept().await.unwrap();
-    let door = Rc::new(Door::for_tests(Way::Tproxy));
-    let accepted = Accepted { wire: wire::Wire::new(stream), peer, door, slot: None };
-    let record = size_of::<Record>();
-    let task = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.gate)));
-    println!("record {record} B, judged {} B, task {task} B", size_of::<crate::account::Judged>());
-    assert!(task <= 1024, "{task} B, for as long as the connection lives");
-}
-
 /// A whole data plane, with threads.
 fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let (account, book) = (kept.account(), book.clone());

@@ -131,6 +131,7 @@ impl Scene {
         assert!(output.status.success(), "capture up: {}", said(&output));
         // Sockets to the resolver, once opened, stay.
         scene.proxy(&connect("nobody.example:443"));
+        wait_until("its line is written", || (!scene.final_lines().is_empty()).then_some(()));
         scene.descriptors = scene.open_descriptors();
         scene.had = scene.final_lines().len();
         Some(scene)

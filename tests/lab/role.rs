@@ -320,8 +320,11 @@ fn crowd(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<Value>
     let bytes = unhex(question["hex"].as_str().unwrap_or_default());
     let before = kept.crowd.len();
     for _ in 0..question["count"].as_u64().unwrap() {
-        let mut stream = connect(to, question)?;
-        stream.write_all(&bytes)?;
+        // Who is turned away is not counted, however early that is.
+        let Ok(mut stream) = connect(to, question) else { continue };
+        if stream.write_all(&bytes).is_err() {
+            continue;
+        }
         if stream.read(&mut [0]).is_ok_and(|read| read == 1) {
             kept.crowd.push(stream);
         }
