@@ -70,7 +70,7 @@ fn bench(plain: &Lab, short: &Lab, volume: &Volume) {
     let intervals = wait_until("the kernel has its sets", || {
         Some(gateway.count("schengate_kernel_intervals ")).filter(|&count| count > 0.0)
     });
-    println!("embedded tables, the default permit: {intervals} intervals in the kernel");
+    println!("embedded tables, permit = [\"FR\"]: {intervals} intervals in the kernel");
     let servers = [plain, short].map(server);
     let mut ratios = Vec::new();
     let mut costs = (Vec::new(), Vec::new());
@@ -102,7 +102,7 @@ fn policy() -> String {
     format!(
         "schema = 1
 [policy]
-permit = [\"eea\", \"gdpr-adequacy\"]
+permit = [\"FR\"]
 [capture]
 shortcut = \"address\"
 [[place]]

@@ -15,9 +15,10 @@ use super::{
 };
 use crate::identify::Protocol;
 
-/// Most intervals that are handed to the kernel. With 260,000, `nft` 1.0.6 took 6 to 7 s and 730 MB
-/// to load them, and 30 MB of kernel memory to keep them (Linux 6.18, AMD EPYC, two shared cores).
-pub const INTERVALS_MAX: usize = 260_000;
+/// Most intervals that are handed to the kernel. `nft` 1.0.6 takes 6 to 7 s and 730 MB for 260,000 of
+/// them, and took 23 to 33 s and 1.3 GB for 480,000 on a machine that did much else; the kernel keeps
+/// these in some 50 MB (Linux 6.18, AMD EPYC, two shared cores).
+pub const INTERVALS_MAX: usize = 500_000;
 
 /// Most groups of ports that are judged differently from each other.
 pub const PLANES_MAX: usize = 4;
