@@ -29,9 +29,8 @@ fn a_helper_process_does_as_its_role_says() {
     role::run_if_asked();
 }
 
-/// [`PERMITTED`] is in France, which is permitted; [`REFUSED`] is in the United States. A client
-/// that says nothing is waited for as long as may be: what is not delayed does not wait for it.
-fn policy(more: &str) -> String {
+/// [`PERMITTED`] is in France, which is permitted; [`REFUSED`] is in the United States.
+fn policy(peek_timeout: &str, more: &str) -> String {
     let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
     let admin = lab::ADMIN;
     format!(
@@ -56,7 +55,7 @@ reason = \"the refused side of the laboratory\"
 [[listen]]
 mode = \"tproxy\"
 address = \"[::]:15001\"
-peek_timeout = \"60s\"
+peek_timeout = \"{peek_timeout}\"
 
 [admin]
 address = \"{admin}\"
@@ -73,6 +72,11 @@ struct Scene<'lab> {
 
 impl<'lab> Scene<'lab> {
     fn start(lab: &'lab Lab, more: &str) -> Self {
+        Self::waiting(lab, "500ms", more)
+    }
+
+    /// With another time for which a first byte is waited for where one is needed.
+    fn waiting(lab: &'lab Lab, peek_timeout: &str, more: &str) -> Self {
         let [r4, r6] = REFUSED;
         let rules = lab.write(
             "watch.nft",
@@ -88,7 +92,7 @@ impl<'lab> Scene<'lab> {
             ),
         );
         lab.world.shell(&format!("nft -f {}", rules.display())).unwrap();
-        let gateway = lab.start_gateway(&policy(more));
+        let gateway = lab.start_gateway(&policy(peek_timeout, more));
         gateway.capture();
         Self { lab, gateway }
     }
@@ -307,7 +311,7 @@ fn ssh_gets_its_banner_without_waiting_for_a_first_byte() {
     }
     let Some(lab) = lab("ssh") else { return };
     let _world = lab.world.helper("world");
-    let scene = Scene::start(&lab, NAME_RULE);
+    let scene = Scene::waiting(&lab, "60s", NAME_RULE);
     let options = ["-v", "-F", "none", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes", "-p"];
     for family in [0, 1] {
         let port = SSH.to_string();
