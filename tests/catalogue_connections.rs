@@ -4,6 +4,8 @@
 mod catalogue;
 mod lab;
 
+use std::thread;
+
 use catalogue::{ALERT, Expect, abroad, forwarded, hello, refused, row};
 use lab::role::{self, BANNER, GREETING};
 use lab::{PERMITTED, REFUSED, at};
@@ -57,6 +59,39 @@ fn c03_a_slow_hello_ends_at_an_absolute_deadline() {
 }
 
 #[test]
+fn c03_a_crowd_of_half_hellos_ends_at_the_deadline_and_others_are_served_meanwhile() {
+    const CROWD: usize = 800;
+    let hello = hello(b"allowed.example");
+    let lines = row("c03 crowd", Expect::Forwarded(hello.len()), CROWD + 1, |scene| {
+        let mut crowd = scene.another_client();
+        let half = json!({"do": "storm", "to": abroad(), "hex": role::hex(&hello[..50]),
+            "count": CROWD});
+        let storm = thread::spawn(move || crowd.ask(&half));
+        let end = scene.send(&abroad(), &hello, usize::MAX);
+        assert_ne!(end["received"], ALERT, "{end}");
+        assert_ne!(end["received"], "", "served beside the crowd: {end}");
+        assert_eq!(storm.join().unwrap(), json!({"failed": 0, "left_alone": 0}));
+    });
+    let lines = lines.unwrap_or_default();
+    let blocked = lines.iter().filter(|line| line["reason"] == "unread").count();
+    assert_eq!(blocked, CROWD.min(lines.len()), "each has its reason");
+}
+
+#[test]
+fn c04_a_storm_of_resets_is_one_record_each_and_no_connect() {
+    const STORM: usize = 3_000;
+    let half = role::hex(&hello(b"allowed.example")[..50]);
+    let lines = row("c04 storm", Expect::Blocked, STORM, |scene| {
+        let storm = json!({"do": "storm", "to": abroad(), "hex": half, "count": STORM,
+            "reset": true});
+        assert_eq!(scene.client.ask(&storm), json!({"failed": 0, "left_alone": 0}));
+    });
+    for line in lines.into_iter().flatten() {
+        assert!(line["verdict"] != "allow", "{line}");
+    }
+}
+
+#[test]
 fn c04_a_hello_that_ends_in_its_middle_leaves_one_record_and_no_connect() {
     let hello = hello(b"allowed.example");
     row("c04", Expect::Blocked, 20, |scene| {
@@ -82,20 +117,87 @@ fn c05_a_half_close_after_the_request_brings_the_whole_answer() {
 
 #[test]
 fn c06_a_destination_that_cannot_be_reached_is_a_reset_and_in_the_record() {
-    let lines = row("c06", Expect::Forwarded(0), 2, |scene| {
-        // Nobody listens; nobody is there.
-        for to in [at(PERMITTED[0], 81), "198.51.100.99:81".to_owned()] {
+    let lines = row("c06", Expect::Forwarded(0), 3, |scene| {
+        let prohibited = format!(
+            "nft 'add table inet shut; add chain inet shut in {{ type filter hook input priority 0; }};
+            add rule inet shut in ip daddr {} tcp dport 82 reject with icmpx admin-prohibited'",
+            PERMITTED[0]
+        );
+        scene.in_the_world(&prohibited);
+        // Nobody listens; nobody is there; a firewall says no.
+        let nobody = "198.51.100.99:81".to_owned();
+        for to in [at(PERMITTED[0], 81), nobody, at(PERMITTED[0], 82)] {
             let end = scene.send_with(&to, b"", json!({"enough": u64::MAX}));
             assert_eq!(end["end"], "reset", "{end}");
         }
+        scene.in_the_world("nft delete table inet shut");
     });
     let lines = lines.unwrap_or_default();
-    for (line, ends) in
-        lines.iter().zip([&["connect-refused"][..], &["connect-timed-out", "connect-unreachable"]])
-    {
+    for (line, ends) in lines.iter().zip([
+        &["connect-refused"][..],
+        &["connect-timed-out", "connect-unreachable"],
+        &["connect-unreachable"],
+    ]) {
         assert_eq!(line["verdict"], "allow", "{line}");
         assert!(ends.contains(&line["end"].as_str().unwrap()), "{line}");
     }
+}
+
+/// SYNs with data that the gateway's kernel has taken so far (tcp(7), TCP Fast Open).
+fn fast_opened(scene: &catalogue::Scene) -> u64 {
+    let text = scene.in_the_gateway("cat /proc/net/netstat");
+    let mut tcp = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, values) = (tcp.next().unwrap(), tcp.next().unwrap());
+    let mut both = names.split_whitespace().zip(values.split_whitespace());
+    both.find(|(name, _)| *name == "TCPFastOpenPassive").unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn c07_a_hello_in_the_syn_is_judged_as_any_other() {
+    let (allowed, other) = (hello(b"allowed.example"), hello(b"other.example"));
+    row("c07 syn", Expect::Forwarded(allowed.len()), 2, |scene| {
+        // Without asking for a cookie first (ip-sysctl, tcp_fastopen).
+        scene.in_the_client(
+            "sysctl -qw net.ipv4.tcp_fastopen=5
+            nft 'add table inet seen
+            add chain inet seen out { type filter hook output priority 0; }
+            add rule inet seen out tcp flags & (syn | ack) == syn meta length > 100 counter'",
+        );
+        let before = fast_opened(scene);
+        for (hello, answered) in [(&other, false), (&allowed, true)] {
+            let ask = json!({"do": "fast-open", "to": abroad(), "hex": role::hex(hello),
+                "enough": 7});
+            let end = scene.client.ask(&ask);
+            assert_eq!(end["received"] != ALERT && end["received"] != "", answered, "{end}");
+        }
+        let seen = scene.in_the_client("nft list table inet seen; nft delete table inet seen");
+        assert!(seen.contains("counter packets 2 "), "both hellos are in the SYN: {seen}");
+        // The kernel need not take what is in a SYN; then it is sent again.
+        assert!(fast_opened(scene) > before, "one of them was taken from there");
+    });
+}
+
+#[test]
+fn c07_a_hello_in_the_ack_that_completes_the_connection_is_judged_as_any_other() {
+    let (allowed, other) = (hello(b"allowed.example"), hello(b"other.example"));
+    row("c07 ack", Expect::Forwarded(allowed.len()), 2, |scene| {
+        // A client that has no cookie yet asks for one in its SYN, and keeps the bytes for the ACK.
+        scene.in_the_client(
+            "sysctl -qw net.ipv4.tcp_fastopen=1 net.netfilter.nf_conntrack_acct=1
+            nft 'add table inet seen
+            add chain inet seen out { type filter hook output priority 0; }
+            add rule inet seen out tcp dport 443 ct original packets 2 meta length > 100 counter'",
+        );
+        for (hello, answered) in [(&other, false), (&allowed, true)] {
+            scene.in_the_client("ip tcp_metrics flush all");
+            let ask = json!({"do": "fast-open", "to": abroad(), "hex": role::hex(hello),
+                "enough": 7});
+            let end = scene.client.ask(&ask);
+            assert_eq!(end["received"] != ALERT && end["received"] != "", answered, "{end}");
+        }
+        let seen = scene.in_the_client("nft list table inet seen; nft delete table inet seen");
+        assert!(seen.contains("counter packets 2 "), "each hello is the second segment: {seen}");
+    });
 }
 
 #[test]

@@ -279,7 +279,6 @@ fn p13_socks_requests_that_are_none_are_answered_with_an_error() {
         (domain(b"x.foreign.example"), 2),
         (domain(b"none.example"), 4),
         (command(2), 7),
-        (command(3), 7),
         (vec![5, 1, 0, 5, 1, 0, 9, 1, 187], 8),
     ];
     row("p13", Expect::Blocked, cases.len() + 2, |scene| {

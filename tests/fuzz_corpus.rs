@@ -1,16 +1,20 @@
 //! The seeds of the fuzz targets, through the functions that the targets run.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 #[allow(unreachable_pub, reason = "it is a library where the fuzzer builds it")]
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
-/// A target's name, its function and its seeds.
+/// A target's name, its function and its seeds: those made by hand, also damaged, and in `kept` what
+/// the fuzzer found to reach more.
 fn replay(target: &str, check: fn(&[u8])) {
-    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let mut count = 0;
-    for entry in std::fs::read_dir(&seeds).unwrap() {
-        let path = entry.unwrap().path();
-        let seed = std::fs::read(&path).unwrap();
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let made = files(&seeds);
+    assert!(!made.is_empty(), "{} holds no seed", seeds.display());
+    for path in made {
+        let seed = fs::read(&path).unwrap();
         println!("{}", path.display());
         check(&seed);
         // Damage at each of a few places, so that a seed is more than one case.
@@ -20,9 +24,19 @@ fn replay(target: &str, check: fn(&[u8])) {
             check(&damaged);
             check(&seed[..at]);
         }
-        count += 1;
     }
-    assert!(count > 0, "{} holds no seed", seeds.display());
+    let kept = seeds.join("kept");
+    if kept.is_dir() {
+        for path in files(&kept) {
+            println!("{}", path.display());
+            check(&fs::read(&path).unwrap());
+        }
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_file()).collect()
 }
 
 #[test]
@@ -31,8 +45,13 @@ fn seeds_of_tls() {
 }
 
 #[test]
-fn seeds_of_quic() {
-    replay("quic", targets::quic);
+fn seeds_of_second() {
+    replay("second", targets::second);
+}
+
+#[test]
+fn seeds_of_starttls() {
+    replay("starttls", targets::starttls);
 }
 
 #[test]
@@ -46,6 +65,41 @@ fn seeds_of_connect_target() {
 }
 
 #[test]
+fn seeds_of_socks() {
+    replay("socks", targets::socks);
+}
+
+#[test]
+fn seeds_of_quic() {
+    replay("quic", targets::quic);
+}
+
+#[test]
+fn seeds_of_dtls() {
+    replay("dtls", targets::dtls);
+}
+
+#[test]
 fn seeds_of_pcap() {
     replay("pcap", targets::pcap);
+}
+
+#[test]
+fn seeds_of_mmdb() {
+    replay("mmdb", targets::mmdb);
+}
+
+#[test]
+fn seeds_of_table() {
+    replay("table", targets::table);
+}
+
+#[test]
+fn seeds_of_pack() {
+    replay("pack", targets::pack);
+}
+
+#[test]
+fn seeds_of_policy_file() {
+    replay("policy_file", targets::policy_file);
 }

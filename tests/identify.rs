@@ -5,7 +5,10 @@ use rustls::quic::Version;
 use rustls::server::Acceptor;
 use schengate::identify::dtls::{DtlsReader, DtlsStep};
 use schengate::identify::quic::{QuicReader, QuicStep};
-use schengate::identify::{Fault, Identity, Protocol, Step, identify};
+use schengate::identify::socks::{self, Command, Destination, Part, Unserved};
+use schengate::identify::{
+    Fault, Host, HostName, Identity, Missing, Progress, Protocol, Step, identify, identify_further,
+};
 
 mod flights;
 
@@ -160,6 +163,82 @@ proptest! {
         if let Step::Done(early) = identify(&stream[..end.index(stream.len() + 1)], false) {
             prop_assert_eq!(summary(&early), summary(&whole));
         }
+    }
+
+    /// However a stream is cut into segments, and however often it is looked at on the way, its
+    /// answer is that of the whole; and an answer that falls early is that one too.
+    #[test]
+    fn any_segments_give_the_answer_of_the_whole(
+        host in host_name(),
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+        fields in prop::collection::vec("[A-Za-z]{1,9}: ?[ -~]{0,30}", 0..8),
+        http in any::<bool>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        segments in prop::collection::vec(1_usize..400, 1..60),
+        behind in prop::collection::vec(any::<u8>(), 0..30),
+    ) {
+        let mut stream = if http {
+            let lines: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n").into_bytes()
+        } else {
+            records(&tls_hello(&host, &[b"h2".to_vec()])[5..], &cuts)
+        };
+        for (at, byte) in damage {
+            let at = at.index(stream.len());
+            stream[at] = byte;
+        }
+        stream.extend(behind);
+        let Step::Done(whole) = identify(&stream, true) else { panic!("the stream has ended") };
+        let (mut progress, mut wanted, mut end) = (Progress::default(), None::<Missing>, 0);
+        for segment in segments.iter().cycle() {
+            let before = end;
+            end = stream.len().min(end + segment);
+            let (seen, ended) = (&stream[..end], end == stream.len());
+            if !ended && wanted.is_some_and(|missing| !missing.has_come(seen, before)) {
+                // What is waited for changes nothing until it has come.
+                let waits = matches!(identify(seen, false), Step::NeedMore(_));
+                prop_assert!(waits, "{:?} at {}", wanted, end);
+                continue;
+            }
+            match identify_further(seen, ended, &mut progress) {
+                Step::NeedMore(missing) => wanted = Some(missing),
+                Step::Done(identity) => {
+                    prop_assert_eq!(summary(&identity), summary(&whole));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A SOCKS5 client's messages ask for their own bytes alone, and say the same whatever has come
+    /// with them.
+    #[test]
+    fn a_socks_request_is_the_same_in_any_segments(
+        host in host_name(),
+        methods in prop::collection::vec(any::<u8>(), 0..8),
+        port in any::<u16>(),
+        behind in prop::collection::vec(any::<u8>(), 0..30),
+    ) {
+        let name_len = u8::try_from(host.len()).unwrap();
+        let greeting = [&[5, u8::try_from(methods.len()).unwrap()][..], &methods].concat();
+        let request = [&[5, 1, 0, 3, name_len][..], host.as_bytes(), &port.to_be_bytes()].concat();
+        for end in 0..greeting.len() {
+            let Part::Missing(missing) = socks::greeting(&greeting[..end]) else { panic!("{end}") };
+            prop_assert!(missing > 0 && end + missing <= greeting.len());
+        }
+        for end in 0..request.len() {
+            let Part::Missing(missing) = socks::request(&request[..end]) else { panic!("{end}") };
+            prop_assert!(missing > 0 && end + missing <= request.len());
+        }
+        let offered = socks::greeting(&[&greeting[..], &behind].concat());
+        prop_assert_eq!(offered, Part::Whole(methods.contains(&0)));
+        let host = Host::Name(HostName::parse(host.as_bytes()).unwrap());
+        let expected = if port == 0 {
+            Err(Unserved::Destination)
+        } else {
+            Ok(Command::Connect(Destination { host, port }))
+        };
+        prop_assert_eq!(socks::request(&[&request[..], &behind].concat()), Part::Whole(expected));
     }
 
     #[test]

@@ -295,6 +295,29 @@ fn q08_a_short_header_from_a_new_port_is_refused_where_a_name_is_needed() {
 }
 
 #[test]
+fn q09_a_connection_that_moves_to_another_address_is_judged_anew_there() {
+    let Some(lab) = lab("q09") else { return };
+    let mut scene = Scene::start(&lab, "enforce", "", "");
+    for family in FAMILIES {
+        let hello = hello("allowed.example");
+        let open = json!({"do": "open", "to": at(PERMITTED[family], 443),
+            "datagrams": [hex(&hello), hex(&[0x41; 80])]});
+        assert_eq!(scene.client.ask(&open)["answers"], open["datagrams"]);
+        // From the same port, with the same connection ids: what a client sends to the preferred
+        // address of its server (RFC 9000 §9.6).
+        let before = scene.world.arrived(REFUSED[family]);
+        let on = json!({"do": "go-on", "to": at(REFUSED[family], 443),
+            "datagrams": [hex(&[0x41; 80]), hex(&hello)], "patience_ms": 2_000});
+        let said = scene.client.ask(&on);
+        assert_eq!(scene.world.arrived(REFUSED[family]), before, "bytes and connections: {said}");
+        let back = json!({"do": "go-on", "to": at(PERMITTED[family], 443),
+            "datagrams": [hex(&[0x42; 80])]});
+        assert_eq!(scene.client.ask(&back)["answers"], back["datagrams"], "the old path goes on");
+    }
+    assert!(scene.gateway.count("reason=\"outside\"") >= 2.0);
+}
+
+#[test]
 fn q10_what_is_cut_short_or_sealed_wrong_is_refused() {
     let Some(lab) = lab("q10") else { return };
     let mut scene = Scene::start(&lab, "enforce", "", NAME_RULE);

@@ -4,10 +4,13 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use schengate::control::config;
@@ -144,9 +147,14 @@ fn table(folder: &Path, addresses: u8, day: &str) {
 /// A running gateway, ended with the test.
 struct Gateway {
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Lines of the log, read on a thread of their own, so that no test waits for one without end.
+    log: Receiver<String>,
     admin: String,
+    proxy: String,
 }
+
+/// How long a line of the log may be in coming, before the test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Gateway {
     fn start(arguments: &[&str]) -> Self {
@@ -156,27 +164,39 @@ impl Gateway {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut gateway = Self { child, log, admin: String::new() };
+        let (lines, log) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || {
+            // Ends with the process, or with the test.
+            for line in stderr.lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut gateway = Self { child, log, admin: String::new(), proxy: String::new() };
         let line = gateway.until("admin pages");
         let told: serde_json::Value = serde_json::from_str(&line).unwrap();
         gateway.admin = told["fields"]["address"].as_str().unwrap().to_owned();
-        gateway.until("listening");
+        let line = gateway.until("listening");
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        gateway.proxy = told["fields"]["address"].as_str().unwrap().to_owned();
         gateway
     }
 
     /// The next line of the log that holds `part`.
     fn until(&mut self, part: &str) -> String {
         let mut seen = String::new();
-        for line in self.log.by_ref() {
-            let line = line.unwrap();
-            if line.contains(part) {
-                return line;
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => {
+                    seen.push_str(&line);
+                    seen.push('\n');
+                }
+                Err(end) => panic!("no {part:?} ({end}) in\n{seen}"),
             }
-            seen.push_str(&line);
-            seen.push('\n');
         }
-        panic!("no {part:?} in\n{seen}");
     }
 
     fn signal(&self, name: &str) {
@@ -184,11 +204,18 @@ impl Gateway {
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
 
-    fn metric(&self, name: &str) -> String {
+    /// A page of the admin listener, with its head.
+    fn page(&self, path: &str) -> String {
         let mut page = TcpStream::connect(&self.admin).unwrap();
-        page.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        page.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(page, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         page.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn metric(&self, name: &str) -> String {
+        let text = self.page("/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
     }
@@ -597,4 +624,39 @@ fn what_is_no_table_at_all_is_refused_by_name_and_unread() {
         assert_eq!(status(&refused), 1, "{text}");
         assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
     }
+}
+
+/// Every metric that an alert asks for is one that a gateway at work shows.
+#[test]
+fn every_alert_asks_for_what_the_metrics_page_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    table(dir.path(), 100, "2026-06-01");
+    let text = policy(dir.path(), "max_age = '45d'\n");
+    let enforced = fs::read_to_string(&text).unwrap().replace("'observe'", "'enforce'");
+    let text = write(dir.path(), "policy.toml", enforced);
+    let gateway = Gateway::start(&["--config", &text]);
+    // A refusal, so that there are verdicts to show.
+    let mut client = TcpStream::connect(&gateway.proxy).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = b"GET http://11.9.9.9/ HTTP/1.1\r\nHost: 11.9.9.9\r\nConnection: close\r\n\r\n";
+    client.write_all(head).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
+    let page = gateway.page("/metrics");
+    let shown: Vec<_> = page
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let alerts =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.yml")).unwrap();
+    let word = |c: char| !(c.is_ascii_lowercase() || c == '_');
+    let asked: Vec<_> = alerts.split(word).filter(|word| word.starts_with("schengate_")).collect();
+    assert!(asked.len() > 10, "{asked:?}");
+    for name in asked {
+        assert!(shown.contains(&name), "no {name} in\n{page}");
+    }
+    assert_eq!(gateway.metric("schengate_data_stale{dataset=\"t.csv\"}"), "1");
+    assert_eq!(gateway.metric("schengate_data_refused_total"), "0");
 }

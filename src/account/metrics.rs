@@ -69,6 +69,8 @@ pub enum Limit {
     FirstFlight,
     /// The most connections at once on the admin listener.
     Admin,
+    /// The descriptors of the process, but for those that are kept for other things.
+    Descriptors,
 }
 
 /// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
@@ -104,13 +106,19 @@ pub enum Dropped {
     NoIcmp,
     /// The network or this host did not take it.
     Unsent,
+    /// A fragment of a SOCKS5 datagram (RFC 1928 §7), which is never put together here.
+    Fragment,
+    /// No SOCKS5 datagram, or one whose destination is no host and port.
+    Malformed,
+    /// To an association, from another than its client.
+    Stranger,
 }
 
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
-const LIMIT: [&str; 3] = ["connections", "first-flight", "admin"];
+const LIMIT: [&str; 4] = ["connections", "first-flight", "admin", "descriptors"];
 const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
-const DROPPED: [&str; 8] = [
+const DROPPED: [&str; 11] = [
     "table-full",
     "client-limit",
     "held",
@@ -119,6 +127,9 @@ const DROPPED: [&str; 8] = [
     "no-reply-path",
     "no-icmp",
     "unsent",
+    "fragment",
+    "malformed",
+    "stranger",
 ];
 const WAYS: usize = Way::ALL.len();
 
@@ -273,6 +284,25 @@ impl Metrics {
         counter.increment(1);
     }
 
+    /// A load failed because a table is corrupt, empty, older than the one in use, or lost too much.
+    pub fn data_refused(&self) {
+        self.taken.data_refused.increment(1);
+    }
+
+    /// The policy in force was taken up now, `seconds` after 1970.
+    pub fn policy_taken_up(&self, seconds: f64) {
+        self.taken.policy_taken_up.set(seconds);
+    }
+
+    /// Whether a table is older than `[data] max_age`; `dataset` as in [`Metrics::data_age`].
+    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    pub fn data_stale(&self, dataset: &str, stale: bool) {
+        with_local_recorder(&self.recorder, || {
+            let stale = f64::from(u8::from(stale));
+            gauge!("schengate_data_stale", "dataset" => dataset.to_owned()).set(stale);
+        });
+    }
+
     /// The policy in force is now `version`, instead of `before`.
     #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
     pub fn policy_info(&self, version: &str, before: Option<&str>) {
@@ -324,6 +354,8 @@ struct Taken {
     audit_lost: Counter,
     reload_done: Counter,
     reload_failed: Counter,
+    data_refused: Counter,
+    policy_taken_up: Gauge,
     ready: Gauge,
     enforcing: Gauge,
     decision: Histogram,
@@ -354,6 +386,8 @@ impl Taken {
             audit_lost: counter!("schengate_audit_lost_total"),
             reload_done: reload("done"),
             reload_failed: reload("failed"),
+            data_refused: counter!("schengate_data_refused_total"),
+            policy_taken_up: gauge!("schengate_policy_loaded_timestamp_seconds"),
             ready: gauge!("schengate_ready"),
             enforcing: gauge!("schengate_enforcing"),
             decision: histogram!("schengate_decision_seconds"),
@@ -392,6 +426,15 @@ fn describe() {
     describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");
     describe_gauge!("schengate_policy_info", "1 for the version of the policy in force.");
     describe_gauge!("schengate_data_build_age_seconds", "Age of a table's content.");
+    describe_gauge!("schengate_data_stale", "1 where a table is older than [data] max_age.");
+    describe_counter!(
+        "schengate_data_refused_total",
+        "Loads refused for a table: corrupt, empty, older than the one in use, or too much lost."
+    );
+    describe_gauge!(
+        "schengate_policy_loaded_timestamp_seconds",
+        "When the policy in force and its tables were taken up, seconds since 1970."
+    );
     describe_gauge!("schengate_ready", "1 where the gateway takes connections.");
     describe_gauge!("schengate_enforcing", "1 where the default policy is carried out.");
     describe_gauge!("schengate_build_info", "1 for the version of the program.");

@@ -4,6 +4,8 @@
 mod log;
 mod metrics;
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use metrics::{Accept, Connect, Dropped, Hello, Limit, Metrics};
 
@@ -55,6 +57,8 @@ pub enum End {
     Refused,
     /// No byte either way for the idle time.
     Idle,
+    /// It lasted as long as a connection may.
+    Lifetime,
     /// The client broke it off.
     ClientReset,
     /// The destination broke it off.
@@ -97,6 +101,7 @@ impl End {
             Self::Done => "done",
             Self::Refused => "refused",
             Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
             Self::ClientReset => "client-reset",
             Self::UpstreamReset => "upstream-reset",
             Self::ClientGone => "client-gone",
@@ -202,13 +207,57 @@ impl Bytes {
     }
 }
 
+/// A name and where it was read, in as many bytes as it has: a [`HostName`] has room for the longest
+/// one, and a connection keeps its name as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    host: Box<str>,
+    source: NameSource,
+}
+
+impl Named {
+    /// The name.
+    #[must_use]
+    pub const fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Where it was read.
+    #[must_use]
+    pub const fn source(&self) -> NameSource {
+        self.source
+    }
+}
+
+impl From<(HostName, NameSource)> for Named {
+    fn from((host, source): (HostName, NameSource)) -> Self {
+        Self { host: host.as_str().into(), source }
+    }
+}
+
+/// A text of the policy or its tables, shared by the records of a thread: there are few of them, and
+/// each connection would hold five copies.
+pub fn shared_text(text: &str) -> Arc<str> {
+    const ROOM: usize = 64;
+    thread_local! {
+        static KEPT: RefCell<[Option<Arc<str>>; ROOM]> = const { RefCell::new([const { None }; ROOM]) };
+    }
+    let mixed =
+        text.bytes().fold(0_usize, |mixed, byte| mixed.wrapping_mul(31) ^ usize::from(byte));
+    KEPT.with_borrow_mut(|all| match all.get_mut(mixed % ROOM) {
+        Some(Some(known)) if **known == *text => Arc::clone(known),
+        Some(place) => Arc::clone(place.insert(text.into())),
+        None => text.into(),
+    })
+}
+
 /// What was judged, and what came of it: owned, since it outlives the policy that judged.
 #[derive(Debug, Clone)]
 pub struct Judged {
     /// The verdict.
     pub verdict: Verdict,
     /// The name and where it was read.
-    pub name: Option<(HostName, NameSource)>,
+    pub name: Option<Named>,
     /// Whether the name belongs to the address; `None` where nobody had to ask.
     pub bound: Option<bool>,
     /// What the first bytes are.
@@ -218,11 +267,11 @@ pub struct Judged {
     /// What is known of the destination.
     pub place: Place,
     /// Version of the policy; `None` where none was asked.
-    pub policy: Option<Box<str>>,
+    pub policy: Option<Arc<str>>,
     /// Name of the client's group.
-    pub group: Option<Box<str>>,
+    pub group: Option<Arc<str>>,
     /// Name of the rule that decided.
-    pub rule: Option<Box<str>>,
+    pub rule: Option<Arc<str>>,
 }
 
 impl Judged {
@@ -249,9 +298,9 @@ impl Judged {
 pub struct Place {
     pub codes: CountrySet,
     pub anycast: bool,
-    pub source: Option<Box<str>>,
-    pub region: Option<Box<str>>,
-    pub operator: Option<Box<str>>,
+    pub source: Option<Arc<str>>,
+    pub region: Option<Arc<str>>,
+    pub operator: Option<Arc<str>>,
     pub asn: Option<u32>,
     pub law: CountrySet,
 }
@@ -261,9 +310,9 @@ impl From<Whereabouts<'_>> for Place {
         Self {
             codes: of.codes,
             anycast: of.anycast,
-            source: of.source.map(Into::into),
-            region: of.region.map(Into::into),
-            operator: of.operator.map(Into::into),
+            source: of.source.map(shared_text),
+            region: of.region.map(shared_text),
+            operator: of.operator.map(shared_text),
             asn: of.asn,
             law: of.law,
         }
@@ -389,27 +438,27 @@ impl Record {
         let verdict = judged.map(|j| &j.verdict);
         let place = judged.map(|j| &j.place);
         let name = judged.and_then(|j| j.name.as_ref());
-        let text = |text: &'_ Option<Box<str>>| text.as_deref().map(str::to_owned);
+        let now = Timestamp::now();
         let line = Line {
             event,
-            id: self.id(),
-            time: format!("{:.3}", Timestamp::now()),
+            id: format_args!("{:x}-{}", self.account.0.boot_ms, self.sequence),
+            time: format_args!("{now:.3}"),
             client: self.client,
             listener: self.way.label(),
             destination: self.destination,
-            host: name.map(|(host, _)| host.as_str()),
-            name_source: name.map(|(_, source)| source.label()),
+            host: name.map(Named::host),
+            name_source: name.map(|name| name.source().label()),
             name_bound: judged.and_then(|j| j.bound),
             sni_inside: self.sni_inside.as_ref().map(|name| name.as_str()),
             ech: judged.map(|j| j.ech),
             protocol: judged.map(|j| j.protocol.label()),
-            location: place.map(|p| codes(p.codes)),
+            location: place.map(|p| Codes(p.codes)),
             anycast: place.map(|p| p.anycast),
-            source: place.and_then(|p| text(&p.source)),
-            region: place.and_then(|p| text(&p.region)),
-            operator: place.and_then(|p| text(&p.operator)),
+            source: place.and_then(|p| p.source.as_deref()),
+            region: place.and_then(|p| p.region.as_deref()),
+            operator: place.and_then(|p| p.operator.as_deref()),
             asn: place.and_then(|p| p.asn),
-            law: place.map(|p| codes(p.law)),
+            law: place.map(|p| Codes(p.law)),
             policy: judged.and_then(|j| j.policy.as_deref()),
             group: judged.and_then(|j| j.group.as_deref()),
             rule: judged.and_then(|j| j.rule.as_deref()),
@@ -422,9 +471,10 @@ impl Record {
             duration_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
             end: end.map(End::label),
         };
-        let written = serde_json::to_string(&line).is_ok_and(|mut json| {
-            json.push('\n');
-            self.account.0.log.line(json)
+        let written = self.account.0.log.line(|buffer| {
+            let written = serde_json::to_writer(&mut *buffer, &line).is_ok();
+            buffer.push(b'\n');
+            written
         });
         if !written {
             self.metrics().audit_lost();
@@ -438,16 +488,21 @@ impl Drop for Record {
     }
 }
 
-fn codes(set: CountrySet) -> Vec<&'static str> {
-    set.iter().map(|country| country.code()).collect()
+/// A set as a list of codes.
+struct Codes(CountrySet);
+
+impl Serialize for Codes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|country| country.code()))
+    }
 }
 
 /// One line of the record; fields that do not apply are null.
 #[derive(Serialize)]
 struct Line<'a> {
     event: &'static str,
-    id: String,
-    time: String,
+    id: fmt::Arguments<'a>,
+    time: fmt::Arguments<'a>,
     client: SocketAddr,
     listener: &'static str,
     destination: Option<SocketAddr>,
@@ -458,13 +513,13 @@ struct Line<'a> {
     sni_inside: Option<&'a str>,
     ech: Option<bool>,
     protocol: Option<&'static str>,
-    location: Option<Vec<&'static str>>,
+    location: Option<Codes>,
     anycast: Option<bool>,
-    source: Option<String>,
-    region: Option<String>,
-    operator: Option<String>,
+    source: Option<&'a str>,
+    region: Option<&'a str>,
+    operator: Option<&'a str>,
     asn: Option<u32>,
-    law: Option<Vec<&'static str>>,
+    law: Option<Codes>,
     policy: Option<&'a str>,
     group: Option<&'a str>,
     rule: Option<&'a str>,
@@ -524,7 +579,7 @@ mod tests {
         let reason = if action == Action::Block { Reason::Outside } else { Reason::Permitted };
         Judged {
             verdict: Verdict::given(action, reason, destination),
-            name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni)),
+            name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni).into()),
             bound: Some(true),
             protocol: Protocol::Tls,
             ech: false,
@@ -603,6 +658,14 @@ mod tests {
         assert_eq!(lines[0]["event"], "unjudged");
         assert_eq!(lines[0]["end"], "aborted");
         assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_text_is_kept_once_and_stays_what_it_was() {
+        let texts: Vec<String> = (0..1000).map(|number| format!("rule {number}")).collect();
+        let all: Vec<_> = texts.iter().map(|text| shared_text(text)).collect();
+        assert!(all.iter().zip(&texts).all(|(kept, text)| **kept == **text));
+        assert!(Arc::ptr_eq(&shared_text("rule 999"), &shared_text("rule 999")));
     }
 
     #[test]

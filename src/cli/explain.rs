@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
@@ -105,7 +106,7 @@ pub(super) fn explain(arguments: &Explain, out: &mut impl Write) -> io::Result<E
         Err(fault) => return Ok(complain(fault)),
     };
     let policy = loaded.compiler.policy_at(at);
-    let answer = Answer::new(arguments, &loaded.compiler, &policy);
+    let answer = Answer::new(arguments, &loaded.compiler, &policy, at);
     if arguments.json {
         writeln!(out, "{}", answer.json())?;
     } else {
@@ -119,6 +120,8 @@ struct Answer<'a> {
     arguments: &'a Explain,
     compiler: &'a Compiler,
     policy: &'a Policy,
+    /// The instant that is judged.
+    at: Timestamp,
     verdict: Verdict,
     /// Whether the binding of the name was looked at, and what it was taken for.
     bound: Option<bool>,
@@ -126,7 +129,12 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(arguments: &'a Explain, compiler: &'a Compiler, policy: &'a Policy) -> Self {
+    fn new(
+        arguments: &'a Explain,
+        compiler: &'a Compiler,
+        policy: &'a Policy,
+        at: Timestamp,
+    ) -> Self {
         let (protocol, transport) = arguments.protocol.carried();
         let claim = |bound: bool| match &arguments.host {
             None => Claim::Unread,
@@ -149,6 +157,7 @@ impl<'a> Answer<'a> {
             arguments,
             compiler,
             policy,
+            at,
             verdict,
             bound: (matters && arguments.host.is_some()).then_some(bound),
             steps: Vec::new(),
@@ -182,6 +191,26 @@ impl<'a> Answer<'a> {
     fn source_date(&self, source: u32) -> Option<String> {
         let at = self.atlas().sources().get(source as usize)?.as_of_ms?;
         Some(day(Timestamp::from_millisecond(at).ok()?))
+    }
+
+    /// Whether a source's date is when its file was last written.
+    fn is_dated_by_file(&self, source: u32) -> bool {
+        let name = self.source_name(source);
+        self.compiler.infos().iter().any(|info| info.name == name && info.dated_by_file)
+    }
+
+    /// By how much a source is older than `[data] max_age`, in words.
+    fn too_old(&self, source: u32) -> Option<String> {
+        let max_age = self.compiler.config().data.max_age?;
+        let date = self.atlas().sources().get(source as usize)?.as_of_ms?;
+        let age = self.at.duration_since(Timestamp::from_millisecond(date).ok()?);
+        let age = Duration::try_from(age).ok().filter(|age| *age > max_age)?;
+        let days = |time: Duration| time.as_secs() / 86_400;
+        Some(format!(
+            "that table is {} days old, and [data] max_age is {} days",
+            days(age),
+            days(max_age)
+        ))
     }
 
     fn regions(&self) -> Vec<&'a str> {
@@ -282,6 +311,9 @@ impl<'a> Answer<'a> {
     fn facts(&self, said: &mut Vec<String>) {
         let Some(location) = self.location() else { return };
         let dated = |source: u32| match self.source_date(source) {
+            Some(date) if self.is_dated_by_file(source) => {
+                format!("{} of {date} (by its file)", self.source_name(source))
+            }
             Some(date) => format!("{} of {date}", self.source_name(source)),
             None => self.source_name(source).to_owned(),
         };
@@ -304,6 +336,7 @@ impl<'a> Answer<'a> {
             sentence.push_str(&format!(", region {}", regions.join(" or ")));
         }
         said.push(sentence);
+        said.extend(location.source.and_then(|source| self.too_old(source)));
         for &(source, country) in &location.dissenters {
             said.push(format!("{} says {country} instead", dated(source)));
         }
@@ -350,6 +383,18 @@ impl<'a> Answer<'a> {
         codes | homes
     }
 
+    /// Who says otherwise, and since when.
+    fn dissenters(&self, location: &Location) -> Vec<Value> {
+        let each = location.dissenters.iter().map(|&(source, country)| {
+            json!({
+                "country": country.code(),
+                "source": self.source_name(source),
+                "as_of": self.source_date(source),
+            })
+        });
+        each.collect()
+    }
+
     fn json(&self) -> Value {
         let verdict = &self.verdict;
         let location = self.location();
@@ -375,6 +420,7 @@ impl<'a> Answer<'a> {
                 "as_of": location.and_then(|at| at.source).and_then(|source| self.source_date(source)),
                 "region": self.regions().first(),
                 "dissent": codes(location.map(|location| location.dissent).unwrap_or_default()),
+                "dissenters": location.map(|location| self.dissenters(location)).unwrap_or_default(),
             },
             "operator": {
                 "name": operator.map(|operator| operator.id.as_str()).filter(|id| !id.is_empty()),

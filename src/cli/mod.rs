@@ -6,6 +6,7 @@ mod check;
 mod data;
 mod explain;
 mod inspect;
+mod progress;
 mod run;
 mod zones;
 

@@ -1,5 +1,6 @@
 //! `schengate run`: the service. Wires the control plane to the data plane; decides nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ pub(super) struct Run {
     /// Worker threads; without it one for each core
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// Keep each worker on a processor of its own
+    #[arg(long)]
+    affinity: bool,
     /// Time that live connections have to end after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
@@ -70,11 +74,20 @@ struct Service {
     building: Option<Building>,
     /// Whether a reload was asked for while one was built.
     again: bool,
+    /// Tables that are known to be older than `[data] max_age`.
+    stale: BTreeSet<String>,
     runtime: tokio::runtime::Runtime,
 }
 
 /// The end of a build on its own thread.
 type Building = oneshot::Receiver<Result<Box<Built>, LoadFault>>;
+
+/// Why there is no next policy.
+struct NotBuilt {
+    said: String,
+    /// Whether a table is at fault, and not the file.
+    by_data: bool,
+}
 
 struct Signals {
     reload: Signal,
@@ -97,6 +110,9 @@ impl Service {
                 interrupt: hear(SignalKind::interrupt())?,
             }
         };
+        if let Err(fault) = crate::sys::raise_descriptor_limit() {
+            warn!(%fault, "the limit of descriptors stays as it is");
+        }
         let mut inherited = Inherited::take().map_err(text)?;
         let path = arguments.file.config.as_deref();
         let mut watch = Watch::before();
@@ -115,7 +131,9 @@ impl Service {
             resolvers: config.names.resolvers.clone(),
             remember: config.names.remember,
         };
-        let settings = Settings { listeners: listeners(config, &mut inherited), workers, names };
+        let affinity = arguments.affinity;
+        let listeners = listeners(config, &mut inherited);
+        let settings = Settings { listeners, workers, affinity, names };
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
         }
@@ -124,8 +142,18 @@ impl Service {
             info!(mode = way.label(), %address, "listening");
         }
         watch.follow(governor.config());
-        let (building, again) = (None, false);
-        Ok(Self { governor, account, health, plane, signals, watch, building, again, runtime })
+        Ok(Self {
+            governor,
+            account,
+            health,
+            plane,
+            signals,
+            watch,
+            building: None,
+            again: false,
+            stale: BTreeSet::new(),
+            runtime,
+        })
     }
 
     fn supervise(mut self, drain: Duration) -> Exit {
@@ -173,12 +201,15 @@ impl Service {
         };
         match std::thread::Builder::new().name("build".into()).spawn(build) {
             Ok(_) => self.building = Some(building),
-            Err(error) => self.built(Err(format!("no thread to build the policy: {error}"))),
+            Err(error) => {
+                let said = format!("no thread to build the policy: {error}");
+                self.built(Err(NotBuilt { said, by_data: false }));
+            }
         }
     }
 
     /// Takes up what was built, or says why not.
-    fn built(&mut self, built: Result<Box<Built>, String>) {
+    fn built(&mut self, built: Result<Box<Built>, NotBuilt>) {
         let before = self.governor.current().version().to_owned();
         match built {
             Ok(built) => {
@@ -197,11 +228,15 @@ impl Service {
                 self.plane.rejudge();
                 info!(version = self.governor.current().version(), "policy reloaded");
             }
-            Err(fault) => {
+            Err(NotBuilt { said, by_data }) => {
                 self.account.metrics().policy_reload(false);
+                if by_data {
+                    self.account.metrics().data_refused();
+                }
                 error!(
                     version = before,
-                    %fault,
+                    fault = %said,
+                    cause = if by_data { "data" } else { "policy" },
                     "the policy does not load; the one in force stays"
                 );
                 let refused = format!("REFUSED at {}, see the log", Timestamp::now());
@@ -239,9 +274,10 @@ impl Service {
     }
 
     /// Tells the outside what is in force.
-    fn publish(&self, before: Option<&str>) {
+    fn publish(&mut self, before: Option<&str>) {
         let policy = self.governor.current();
         let metrics = self.account.metrics();
+        metrics.policy_taken_up(Timestamp::now().as_second() as f64);
         metrics.policy_info(policy.version(), before.filter(|before| *before != policy.version()));
         metrics.enforcing(policy.enforces());
         let mode = if policy.enforces() { "enforce" } else { "observe" };
@@ -261,15 +297,31 @@ impl Service {
         self.health.met(NEEDS[0]);
     }
 
-    fn ages(&self) {
+    /// Ages of the tables; one that grew older than `[data] max_age` is told of once.
+    fn ages(&mut self) {
         let now = Timestamp::now();
+        let max_age = self.governor.config().data.max_age;
+        let mut stale = BTreeSet::new();
         for info in self.governor.compiler().infos() {
-            if let Some(age) =
-                info.as_of.and_then(|at| Duration::try_from(now.duration_since(at)).ok())
-            {
-                self.account.metrics().data_age(&info.name, age);
+            let Some(date) = info.as_of else { continue };
+            // A date to come is no age.
+            let Ok(age) = Duration::try_from(now.duration_since(date)) else { continue };
+            self.account.metrics().data_age(&info.name, age);
+            let limit = max_age.filter(|&max_age| age > max_age);
+            self.account.metrics().data_stale(&info.name, limit.is_some());
+            if let Some(max_age) = limit {
+                if !self.stale.contains(&info.name) {
+                    warn!(
+                        dataset = info.name,
+                        age_days = age.as_secs() / 86_400,
+                        max_age_days = max_age.as_secs() / 86_400,
+                        "a table is older than [data] max_age"
+                    );
+                }
+                stale.insert(info.name.clone());
             }
         }
+        self.stale = stale;
     }
 
     fn status(&self) -> String {
@@ -285,7 +337,7 @@ impl Service {
 
 enum Event {
     Reload,
-    Built(Result<Box<Built>, String>),
+    Built(Result<Box<Built>, NotBuilt>),
     Stop,
     Tick,
 }
@@ -310,13 +362,19 @@ async fn next_event(
 }
 
 /// The end of the build; never where none is under way.
-async fn done(building: &mut Option<Building>) -> Result<Box<Built>, String> {
+async fn done(building: &mut Option<Building>) -> Result<Box<Built>, NotBuilt> {
     let Some(receiver) = building else { return std::future::pending().await };
     let ended = receiver.await;
     *building = None;
     match ended {
-        Ok(built) => built.map_err(|fault| fault.to_string()),
-        Err(_) => Err("the thread that built the policy ended before it was done".to_owned()),
+        Ok(built) => built.map_err(|fault| NotBuilt {
+            said: fault.to_string(),
+            by_data: matches!(fault, LoadFault::Data(_)),
+        }),
+        Err(_) => Err(NotBuilt {
+            said: "the thread that built the policy ended before it was done".to_owned(),
+            by_data: false,
+        }),
     }
 }
 
@@ -334,6 +392,7 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         connect_timeout: listen.connect_timeout,
         idle_timeout: listen.idle_timeout,
         half_closed_timeout: listen.half_closed_timeout,
+        lifetime: listen.lifetime,
         keepalive: listen.keepalive,
         user_timeout: listen.user_timeout,
         keep_source: listen.keep_source,

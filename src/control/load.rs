@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::compile::Compiler;
-use super::config::{self, Config, Faults, Lint};
+use super::config::{self, Config, Data, Faults, Lint, Loaded};
 use super::data::{self, DataFault, Memory, Sources};
 use crate::policy::CountrySet;
 
@@ -81,13 +81,7 @@ pub fn load_against(
     against: Against<'_>,
 ) -> Result<LoadedPolicy, LoadFault> {
     let loaded = config::load(path).map_err(LoadFault::Policy)?;
-    let sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
-    let unknown = loaded.unknown_regions.into_iter();
-    let unknown = unknown.filter(|unknown| !is_published(&sources, &unknown.region));
-    let unknown: Vec<_> = unknown.map(|unknown| unknown.fault).collect();
-    if !unknown.is_empty() {
-        return Err(LoadFault::Policy(Faults(unknown)));
-    }
+    let sources = sources(&loaded)?;
     let settings = &loaded.config.data;
     let (mut memory, allow_older) = match against {
         Against::Nothing => (Memory::default(), true),
@@ -107,6 +101,48 @@ pub fn load_against(
             memory.take(Memory::of(&sources));
         }
     }
+    let lints = loaded.lints.clone();
+    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at)?, lints, memory })
+}
+
+/// A policy that judges where its own tables are fetched from.
+#[derive(Debug)]
+pub struct Fetching {
+    /// The policy, over those of its tables that can be read.
+    pub compiler: Compiler,
+    /// `[data]` as it is written.
+    pub settings: Data,
+    /// Every country that anybody is permitted to reach.
+    pub permitted: CountrySet,
+    /// The files that are to be fetched and are not there, or not sound: what else there is judges
+    /// without them.
+    pub left_out: Vec<DataFault>,
+}
+
+/// Loads the policy for `schengate data update`. A file that an update would bring does not have to
+/// be there yet, nor be sound; the tables in the program stand in where a list has no other.
+///
+/// # Errors
+/// As [`load_against`], but for those files.
+pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, LoadFault> {
+    let mut loaded = config::load(path).map_err(LoadFault::Policy)?;
+    let settings = loaded.config.data.clone();
+    let left_out = data::leave_out(&mut loaded.config.data);
+    let permitted = permitted(&loaded.config, at);
+    let sources = sources(&loaded)?;
+    Ok(Fetching { compiler: compiler(loaded, sources, at)?, settings, permitted, left_out })
+}
+
+/// Every table of a policy; a region of a rule that neither they nor the facts know is a fault.
+fn sources(loaded: &Loaded) -> Result<Sources, LoadFault> {
+    let sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
+    let unknown = loaded.unknown_regions.iter();
+    let unknown = unknown.filter(|unknown| !is_published(&sources, &unknown.region));
+    let unknown: Vec<_> = unknown.map(|unknown| unknown.fault.clone()).collect();
+    if unknown.is_empty() { Ok(sources) } else { Err(LoadFault::Policy(Faults(unknown))) }
+}
+
+fn compiler(loaded: Loaded, sources: Sources, at: Timestamp) -> Result<Compiler, LoadFault> {
     let local = crate::sys::local_addresses().map_err(|error| {
         let what = format!("cannot be listed, so the gateway cannot know itself: {error}");
         LoadFault::Data(vec![DataFault {
@@ -115,8 +151,7 @@ pub fn load_against(
             what,
         }])
     })?;
-    let compiler = Compiler::new(loaded.config, sources, &loaded.text, local, at);
-    Ok(LoadedPolicy { compiler, lints: loaded.lints, memory })
+    Ok(Compiler::new(loaded.config, sources, &loaded.text, local, at))
 }
 
 /// Every country that anybody is permitted to reach.

@@ -7,5 +7,7 @@ pub mod config;
 pub mod data;
 pub mod load;
 pub mod notify;
+pub mod progress;
 pub mod reload;
+pub mod update;
 pub mod watch;

@@ -1,23 +1,26 @@
 //! Listeners, classes of accept(2) failure, the connection limit. Reads no bytes.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use tokio::net::TcpListener;
-use tokio::task::spawn_local;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::forward::Dialling;
+use super::reactor::{Side, Token};
 use super::relay::Patience;
 use super::settings::{Listener, Socket};
-use super::wire::{Wire, prepare, set_limits};
+use super::wire::{Wire, answer_with_data, prepare, set_limits};
 use super::{Gate, serve};
 use crate::account::{Accept, Limit, Way};
+use crate::sys;
 
 /// Connections that the kernel holds until they are accepted; it takes less where
 /// net.core.somaxconn is lower.
@@ -26,6 +29,9 @@ const BACKLOG: i32 = 65_535;
 /// Wait after a failure for want of descriptors or memory: doubled from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections that are taken before those that were taken have their turn.
+const BATCH: usize = 64;
 
 /// What a connection has to know of the listener that took it.
 #[derive(Debug, Clone)]
@@ -37,6 +43,8 @@ pub(super) struct Door {
     pub(super) dialling: Dialling,
     pub(super) keep_source: bool,
     pub(super) patience: Patience,
+    /// As in [`Listener`].
+    pub(super) lifetime: Option<Duration>,
     pub(super) silent: bool,
     max_connections: usize,
     /// Connections at once, over all workers.
@@ -66,6 +74,7 @@ impl Door {
             dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
             keep_source: false,
             patience: Patience::even(Duration::from_secs(60)),
+            lifetime: None,
             silent: false,
             max_connections: 100,
             taken: Arc::default(),
@@ -131,6 +140,9 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
         // Accepted sockets inherit all of it.
         prepare(socket);
         set_limits(socket, listener.keepalive, listener.user_timeout)?;
+        if listener.way != Way::Proxy {
+            answer_with_data(socket);
+        }
     }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
     let door = Door {
@@ -141,12 +153,14 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             limit: listener.connect_timeout,
             keepalive: listener.keepalive,
             user_timeout: listener.user_timeout,
+            speaks: false,
         },
         keep_source: listener.keep_source,
         patience: Patience {
             idle: listener.idle_timeout,
             half_closed: listener.half_closed_timeout.min(listener.idle_timeout),
         },
+        lifetime: listener.lifetime,
         silent: listener.silent,
         max_connections: listener.max_connections,
         taken: Arc::default(),
@@ -173,35 +187,65 @@ fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
 }
 
 /// Accepts until the listener breaks; to stop it, drop the future.
-pub(super) async fn run(listener: TcpListener, door: Rc<Door>, gate: Rc<Gate>) -> io::Error {
+pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -> io::Error {
+    let token = match Token::new(listener.as_fd(), true) {
+        Ok(token) => token,
+        Err(fault) => return fault,
+    };
     let mut wait = FIRST_WAIT;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                wait = FIRST_WAIT;
-                let slot = Slot::take(&door);
-                if slot.is_none() {
-                    gate.account.metrics().limit_hit(Limit::Connections);
+        if let Err(fault) = poll_fn(|context| token.poll(Side::Read, context)).await {
+            return fault;
+        }
+        let mut left = BATCH;
+        while left > 0 {
+            left -= 1;
+            let accepted = sys::accept(listener.as_fd());
+            let taken = accepted.and_then(|(socket, peer)| take(socket, peer, &door, &gate));
+            let fault = match taken {
+                Ok(()) => {
+                    wait = FIRST_WAIT;
+                    continue;
                 }
-                let accepted =
-                    Accepted { wire: Wire::accepted(stream), peer, door: Rc::clone(&door), slot };
-                spawn_local(serve(accepted, Rc::clone(&gate)));
-            }
-            Err(fault) => {
-                let class = class(&fault);
-                gate.account.metrics().accept_failed(class);
-                match class {
-                    Accept::Connection => {}
-                    Accept::Exhausted => {
-                        tracing::warn!(%fault, ?wait, "accept: out of descriptors or memory");
-                        sleep(wait).await;
-                        wait = (wait * 2).min(LAST_WAIT);
-                    }
-                    Accept::Listener => return fault,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    token.exhausted(Side::Read);
+                    break;
                 }
+                Err(fault) => fault,
+            };
+            let class = class(&fault);
+            gate.account.metrics().accept_failed(class);
+            match class {
+                Accept::Connection => {}
+                Accept::Exhausted => {
+                    tracing::warn!(%fault, ?wait, "accept: out of descriptors or memory");
+                    sleep(wait).await;
+                    wait = (wait * 2).min(LAST_WAIT);
+                }
+                Accept::Listener => return fault,
             }
         }
+        if left == 0 {
+            // Those that were taken have their turn before the next ones.
+            yield_now().await;
+        }
     }
+}
+
+fn take(socket: OwnedFd, peer: SocketAddr, door: &Rc<Door>, gate: &Rc<Gate>) -> io::Result<()> {
+    let wire = Wire::accepted(socket)?;
+    // Without a slot it is refused as `overload`, which takes no more descriptors.
+    let (slot, limit) = if sys::is_reserved(wire.as_fd(), 1) {
+        (None, Limit::Descriptors)
+    } else {
+        (Slot::take(door), Limit::Connections)
+    };
+    if slot.is_none() {
+        gate.account.metrics().limit_hit(limit);
+    }
+    let accepted = Accepted { wire, peer, door: Rc::clone(door), slot };
+    serve(accepted, Rc::clone(gate));
+    Ok(())
 }
 
 /// Linux passes pending network errors of the new connection through accept(2), which are of that
@@ -222,7 +266,9 @@ pub(super) fn class(fault: &io::Error) -> Accept {
             | libc::ENETUNREACH
             | libc::ETIMEDOUT,
         ) => Accept::Connection,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Accept::Exhausted,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
+            Accept::Exhausted
+        }
         _ => Accept::Listener,
     }
 }
@@ -254,6 +300,7 @@ mod tests {
             connect_timeout: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(3),
             half_closed_timeout: Duration::from_secs(3),
+            lifetime: None,
             keepalive: Some(Duration::from_secs(77)),
             user_timeout: Some(Duration::from_secs(33)),
             keep_source: false,
@@ -293,8 +340,21 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33)));
         client.write_all(b"x").unwrap();
         accepted.peek(&mut [0]).unwrap();
-        let read = crate::sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
+        let read = sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
         assert_eq!(read.left, Some(0));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn an_accepted_socket_waits_with_its_acknowledgements_until_it_is_told() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(Listener { way: Way::Redirect, ..listener(any) }, 1).unwrap();
+        let _client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        let (socket, _) = sys::accept(opened.sockets[0].as_fd()).unwrap();
+        let wire = Wire::accepted(socket).unwrap();
+        let at_once = || socket2::SockRef::from(&wire).tcp_quickack().unwrap();
+        assert!(!at_once());
+        wire.prompt();
+        assert!(at_once());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use super::settings::{Datagrams, Settings};
 use super::udp;
 use crate::account::{Account, End, Way};
 use crate::policy::Live;
+use crate::sys;
 
 /// Time that connections which were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -55,7 +56,11 @@ struct Post {
     policies: Arc<dyn Policies>,
     account: Account,
     names: NamesOf,
+    /// UDP flows of SOCKS5 clients at once.
+    associated: usize,
     orders: UnboundedReceiver<Order>,
+    /// Which of the processors that the process may use the worker keeps to.
+    processor: Option<usize>,
 }
 
 /// A worker's socket of a UDP listener, and how many flows it may have.
@@ -121,7 +126,9 @@ impl DataPlane {
                 policies: Arc::clone(&policies),
                 account: account.clone(),
                 names: Arc::clone(&names),
+                associated: udp::associated_max(count),
                 orders: received,
+                processor: settings.affinity.then_some(number),
             };
             let (started, on_start) = mpsc::channel();
             let thread = thread::Builder::new()
@@ -218,24 +225,40 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post { listeners, datagrams, policies, account, names, mut orders } = post;
+        let Post {
+            listeners,
+            datagrams,
+            policies,
+            account,
+            names,
+            associated,
+            mut orders,
+            processor,
+        } = post;
+        if let Some(number) = processor
+            && let Err(fault) = sys::keep_to_processor(number)
+        {
+            tracing::warn!(%fault, number, "a worker keeps to no processor");
+        }
         let registry = Rc::new(Registry::default());
         let names = names();
         let stopping = watch::Sender::new(false);
-        let gate =
-            Rc::new(Gate { policies, account, names, registry: Rc::clone(&registry), stopping });
+        let associated = udp::Table::new(udp::Limits::of(associated));
+        let gate = Rc::new(Gate {
+            policies,
+            account,
+            names,
+            registry: Rc::clone(&registry),
+            associated,
+            stopping,
+        });
         let mut accepting = JoinSet::new();
-        for (socket, door) in listeners {
-            match TcpListener::from_std(socket) {
-                Ok(listener) => {
-                    let run = accept::run(listener, Rc::new(door), Rc::clone(&gate));
-                    accepting.spawn_local(run);
-                }
-                Err(fault) => {
-                    started.send(Err(fault)).ok();
-                    return;
-                }
-            }
+        if listeners.iter().any(|(_, door)| door.lifetime.is_some()) {
+            spawn_local(async move { registry.end_the_old().await });
+        }
+        let registry = Rc::clone(&gate.registry);
+        for (listener, door) in listeners {
+            accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));
         }
         for Mailroom { socket, door, flows } in datagrams {
             match UdpSocket::from_std(socket) {

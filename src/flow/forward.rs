@@ -3,38 +3,64 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::TcpSocket;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
-use super::accept::Door;
+use super::accept::{Accepted, Door, Slot};
 use super::peek::Seen;
 use super::second;
-use super::wire::{Wire, set_limits};
-use crate::account::{Connect, End, Metrics, Record};
+use super::wire::{Wire, answer_with_data, prepare, set_limits};
+use crate::account::{Connect, End, Limit, Metrics, Record};
 use crate::policy::Permit;
 use crate::sys;
 
-/// Dials the permitted destination, replays what was read, and relays until the end. A destination
-/// that cannot be reached is a reset for the client, as it would be without a gateway.
+/// Dials the permitted destination. One that cannot be reached is a reset for the client, as it would
+/// be without a gateway.
 pub(super) async fn run(
-    client: Wire,
+    client: Accepted,
     seen: Seen,
     permit: Permit,
-    door: &Door,
     record: &mut Record,
-) -> End {
+) -> Result<Joined, End> {
     record.forwarding();
-    // Boxed, so that what only the dial needs does not last as long as the relay.
+    let Accepted { wire, door, slot, .. } = client;
+    if seen.bytes().first() != Some(&HANDSHAKE) {
+        // Only a whole hello is certain to be answered before the client says more.
+        wire.prompt();
+    }
     let source = door.keep_source.then(|| record.client().ip());
-    let dialled = Box::pin(dial(&permit, door.dialling, source, record.metrics())).await;
-    let upstream = match dialled {
-        Ok(upstream) => upstream,
-        Err(fault) => return fault.end(),
-    };
-    second::run(&client, &upstream, seen.into_bytes(), door.patience, record).await
+    let how = Dialling { speaks: !seen.bytes().is_empty(), ..door.dialling };
+    match dial(&permit, how, source, record.metrics()).await {
+        Ok(upstream) => Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, slot }),
+        Err(fault) => Err(fault.end()),
+    }
+}
+
+/// The type of a TLS record that holds a hello (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
+/// A client and its destination.
+pub(super) struct Joined {
+    client: Wire,
+    upstream: Wire,
+    /// What was read, and is to be replayed.
+    first: Vec<u8>,
+    door: Rc<Door>,
+    /// Held as long as the connection.
+    slot: Option<Slot>,
+}
+
+impl Joined {
+    /// Replays what was read, and relays until the end.
+    pub(super) async fn relay(self, record: &mut Record) -> End {
+        let Self { client, upstream, first, door, slot } = self;
+        let end = second::run(&client, &upstream, first, door.patience, record).await;
+        drop(slot);
+        end
+    }
 }
 
 /// How destinations are dialled.
@@ -46,6 +72,8 @@ pub(super) struct Dialling {
     pub(super) keepalive: Option<Duration>,
     /// As in [`super::Listener`].
     pub(super) user_timeout: Option<Duration>,
+    /// Bytes are sent as soon as the connect is done.
+    pub(super) speaks: bool,
 }
 
 /// Why a connect failed.
@@ -107,14 +135,22 @@ impl From<io::Error> for DialFault {
 
 /// A socket that can connect to `destination`, and does so from `source` where that is given. Its
 /// port is chosen by the connect, for the one destination: the bind would take it for all of them.
-fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<TcpSocket> {
-    let socket = if destination.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(destination), kind, Some(Protocol::TCP))?;
+    if sys::is_reserved(socket.as_fd(), 0) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    prepare(&socket);
     set_limits(&socket, how.keepalive, how.user_timeout)?;
+    if how.speaks {
+        answer_with_data(&socket);
+    }
     if let Some(source) = source {
         // One flag in the kernel, whichever of the two options sets it.
-        SockRef::from(&socket).set_ip_transparent_v4(true)?;
+        socket.set_ip_transparent_v4(true)?;
         sys::choose_port_at_connect(socket.as_fd())?;
-        socket.bind(SocketAddr::new(source, 0))?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     Ok(socket)
 }
@@ -130,8 +166,20 @@ pub(super) async fn dial(
     let destination = permit.destination();
     let connect = async {
         // What fails here fails on this host, whatever the error is called.
-        let socket = socket(destination, how, source).map_err(DialFault::Failed)?;
-        socket.connect(destination).await.map_err(DialFault::from)
+        let socket = socket(destination, how, source).map_err(|fault| {
+            if fault.raw_os_error() == Some(libc::EMFILE) {
+                metrics.limit_hit(Limit::Descriptors);
+            }
+            DialFault::Failed(fault)
+        })?;
+        match socket.connect(&destination.into()) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(fault) => return Err(DialFault::from(fault)),
+        }
+        let wire = Wire::connecting(socket.into()).map_err(DialFault::Failed)?;
+        wire.connected().await?;
+        Ok(wire)
     };
     let dialled = match timeout(how.limit, connect).await {
         Ok(connected) => connected,
@@ -139,7 +187,7 @@ pub(super) async fn dial(
     };
     let result = dialled.as_ref().map_or_else(DialFault::result, |_| Connect::Done);
     metrics.connected(result, begun.elapsed());
-    dialled.map(Wire::new)
+    dialled
 }
 
 #[cfg(test)]
@@ -152,7 +200,7 @@ mod tests {
         Verdict::given(Action::Allow, Reason::Permitted, destination).permit().unwrap()
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_closed_port_is_a_refusal_and_counted_as_one() {
         let port = {
             let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -166,7 +214,7 @@ mod tests {
         assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn the_source_of_a_dial_is_the_one_that_is_asked_for() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let to = listener.local_addr().unwrap();
@@ -182,7 +230,7 @@ mod tests {
         let dialled = dialled.unwrap();
         let (_, from) = listener.accept().unwrap();
         assert_eq!(Some(from.ip()), source);
-        assert_eq!(dialled.stream().local_addr().unwrap(), from);
+        assert_eq!(socket2::SockRef::from(&dialled).local_addr().unwrap().as_socket(), Some(from));
         // Of another family than the destination: refused here, never sent from elsewhere.
         let source = Some("2001:db8::1".parse().unwrap());
         let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;

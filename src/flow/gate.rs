@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
@@ -17,8 +16,10 @@ use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
 use super::registry::{Flow, Registry, Seat};
+use super::udp;
+use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
-use crate::identify::{Identity, Missing, Protocol, Step, identify};
+use crate::identify::{Identity, Missing, Progress, Protocol, Step, identify_further};
 use crate::policy::{Action, Denial, Permit, Verdict};
 
 /// Connections that are judged again between two chances for the others of the worker.
@@ -30,6 +31,8 @@ pub(super) struct Gate {
     pub(super) account: Account,
     pub(super) names: Names,
     pub(super) registry: Rc<Registry>,
+    /// The UDP flows of the worker's SOCKS5 clients.
+    pub(super) associated: Rc<udp::Table>,
     /// True from the moment at which no new requests are wanted.
     pub(super) stopping: watch::Sender<bool>,
 }
@@ -65,7 +68,7 @@ impl Gate {
         record: &mut Record,
     ) -> Result<SocketAddr, Stop> {
         let door = &client.door;
-        let origin = match origin::of(client.wire.stream(), door.way, door.address) {
+        let origin = match origin::of(&client.wire, door.way, door.address) {
             Ok(origin) => origin,
             Err(origin::Fault::Loop(to)) => return Err(refused(Verdict::looped(to), record)),
             Err(fault @ origin::Fault::Unknown(_)) => {
@@ -169,9 +172,10 @@ impl Gate {
         record: &Record,
     ) -> Result<Asked, Stop> {
         let deadline = Instant::now() + client.door.peek_timeout;
+        let mut progress = Progress::default();
         loop {
             let ended = seen.ended();
-            match identify(seen.bytes(), ended.is_some()) {
+            match identify_further(seen.bytes(), ended.is_some(), &mut progress) {
                 Step::Done(identity) => {
                     record.metrics().hello(result(&identity, seen), record.age());
                     return Ok(asked.read(&identity));
@@ -179,7 +183,7 @@ impl Gate {
                 // Whatever was read cannot be told; it is a connection without a name.
                 Step::NeedMore(_) if ended.is_some() => return Ok(asked),
                 Step::NeedMore(missing) => {
-                    let read = read_until(missing, seen, client.wire.stream(), deadline).await;
+                    let read = read_until(missing, seen, &client.wire, deadline).await;
                     read.map_err(|_| Stop::Ended(End::ClientGone))?;
                 }
             }
@@ -211,6 +215,7 @@ impl Gate {
         if let Ok(read) = self.read(client, seen, asked, record).await {
             if let Some(judged) = record.judgement() {
                 let Asked { protocol, name, ech, .. } = read;
+                let name = name.map(Into::into);
                 record.replace(Judged { protocol, name, ech, ..judged.clone() });
             }
             refusal.protocol = read.protocol;
@@ -221,10 +226,18 @@ impl Gate {
     /// Judges every live connection by the policy that is now in force, and ends those that it no
     /// longer permits, after the policy's grace.
     pub(super) async fn rejudge(self: &Rc<Self>) {
-        for (done, (flow, asked)) in self.registry.begin_turn().into_iter().enumerate() {
+        for (done, flow) in self.registry.begin_turn().into_iter().enumerate() {
             if done % TURN_SHARE == TURN_SHARE - 1 {
                 yield_now().await;
             }
+            let asked = match flow.asked() {
+                Some(Ok(asked)) => asked,
+                Some(Err(_)) => {
+                    flow.cut(End::PolicyChange, None);
+                    continue;
+                }
+                None => continue,
+            };
             let Ok(policy) = self.policies.load(now_ms()) else {
                 flow.cut(End::PolicyChange, None);
                 continue;
@@ -269,7 +282,7 @@ impl Gate {
 pub(super) async fn read_until(
     missing: Missing,
     seen: &mut Seen,
-    client: &TcpStream,
+    client: &Wire,
     deadline: Instant,
 ) -> io::Result<()> {
     loop {

@@ -11,6 +11,7 @@ mod judge;
 mod origin;
 mod peek;
 mod proxy;
+mod reactor;
 mod refuse;
 mod registry;
 mod relay;
@@ -23,46 +24,63 @@ mod wire;
 
 use std::rc::Rc;
 
+use tokio::task::spawn_local;
+
 pub use drain::DataPlane;
 pub use settings::{Datagrams, Listener, NameService, Settings, Socket};
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;
 use accept::Accepted;
+use forward::Joined;
 use gate::{Gate, Stop};
 use judge::Asked;
 use peek::Seen;
 use registry::Seat;
 
-/// Serves one accepted connection to its end.
-async fn serve(client: Accepted, gate: Rc<Gate>) {
+/// Serves one accepted connection to its end, in a task of its own.
+fn serve(client: Accepted, gate: Rc<Gate>) {
+    // It ends by itself, and with the runtime at the latest.
     match client.door.way {
-        Way::Tproxy | Way::Redirect => serve_transparent(client, &gate).await,
-        // Boxed, so that a transparent connection does not hold room for an explicit one.
-        Way::Proxy => Box::pin(proxy::serve(client, gate)).await,
+        Way::Tproxy | Way::Redirect => drop(spawn_local(serve_transparent(client, gate))),
+        Way::Proxy => drop(spawn_local(proxy::serve(client, gate))),
     }
 }
 
-async fn serve_transparent(client: Accepted, gate: &Gate) {
+async fn serve_transparent(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = gate.registry.seat();
-    let end = tokio::select! {
+    let seat = gate.registry.seat(client.door.lifetime);
+    // Boxed, so that what only the judgement and the dial need does not last as long as the relay.
+    let walk = Box::pin(walk(client, &gate, &seat, &mut record));
+    let walked = tokio::select! {
         biased;
-        end = seat.cut() => end,
-        end = walk(client, gate, &seat, &mut record) => end,
+        end = seat.cut() => Err(end),
+        walked = walk => walked,
+    };
+    let end = match walked {
+        Ok(joined) => tokio::select! {
+            biased;
+            end = seat.cut() => end,
+            end = joined.relay(&mut record) => end,
+        },
+        Err(end) => end,
     };
     gate::close(record, &seat, end);
 }
 
-async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -> End {
+async fn walk(
+    client: Accepted,
+    gate: &Gate,
+    seat: &Seat,
+    record: &mut Record,
+) -> Result<Joined, End> {
     let mut seen = Seen::default();
-    // Boxed, so that what only the judgement needs does not last as long as the relay.
-    match Box::pin(judge(&client, &mut seen, gate, seat, record)).await {
-        Ok(permit) => forward::run(client.wire, seen, permit, &client.door, record).await,
+    match judge(&client, &mut seen, gate, seat, record).await {
+        Ok(permit) => forward::run(client, seen, permit, record).await,
         Err(Stop::Refused(refusal)) => {
-            Box::pin(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent)).await
+            Err(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await)
         }
-        Err(Stop::Ended(end)) => end,
+        Err(Stop::Ended(end)) => Err(end),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 
 use socket2::SockRef;
-use tokio::net::TcpStream;
 
 use crate::account::Way;
 use crate::sys;
@@ -22,12 +22,13 @@ pub(super) enum Fault {
 
 /// The original destination of an accepted connection, in canonical form (an IPv4-mapped IPv6
 /// address is that IPv4). `listener` is the address that the listener is bound to.
-pub(super) fn of(client: &TcpStream, way: Way, listener: SocketAddr) -> Result<SocketAddr, Fault> {
+pub(super) fn of(client: &impl AsFd, way: Way, listener: SocketAddr) -> Result<SocketAddr, Fault> {
+    let client = SockRef::from(client);
     let origin = match way {
         // TPROXY hands the connection over as it is: its local address is the destination.
-        Way::Tproxy => client.local_addr(),
+        Way::Tproxy => local(&client),
         // REDIRECT rewrote the destination, and conntrack remembers what it was.
-        Way::Redirect => redirected(client),
+        Way::Redirect => redirected(&client),
         Way::Proxy => Err(io::Error::other("an explicit proxy has no original destination")),
     };
     let origin = canonical(origin.map_err(Fault::Unknown)?);
@@ -37,15 +38,22 @@ pub(super) fn of(client: &TcpStream, way: Way, listener: SocketAddr) -> Result<S
     Ok(origin)
 }
 
-fn redirected(client: &TcpStream) -> io::Result<SocketAddr> {
-    let socket = SockRef::from(client);
+fn redirected(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
     // A dual-stack listener sees IPv4 clients at mapped addresses, and conntrack keeps those flows
     // in its IPv4 table.
-    let origin = match client.local_addr()?.ip().to_canonical() {
+    let origin = match local(socket)?.ip().to_canonical() {
         IpAddr::V4(_) => socket.original_dst_v4()?,
         IpAddr::V6(_) => socket.original_dst_v6()?,
     };
-    origin.as_socket().ok_or_else(|| io::Error::other("the original destination is no address"))
+    origin.as_socket().ok_or_else(no_address)
+}
+
+fn local(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(no_address)
+}
+
+fn no_address() -> io::Error {
+    io::Error::other("the original destination is no address")
 }
 
 /// The address with an IPv4-mapped IPv6 address as that IPv4, and without flow label and scope.
@@ -84,7 +92,7 @@ fn is_listener(
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

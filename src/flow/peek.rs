@@ -2,10 +2,10 @@
 
 use std::io;
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::relay::read_shared;
+use super::wire::Wire;
 
 /// The most bytes that are read before a verdict: 64 KiB of handshake, which is more than any
 /// hello may have, and room for the headers of the records it is split over.
@@ -60,9 +60,12 @@ impl Seen {
     /// The client broke the connection off.
     pub(super) async fn more(
         &mut self,
-        client: &TcpStream,
+        client: &Wire,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
+        if !self.bytes.is_empty() {
+            client.prompt();
+        }
         let room = SEEN_MAX.saturating_sub(self.bytes.len());
         if room == 0 || self.reads == READS_MAX {
             self.end = Some(Ended::Limit);
@@ -95,17 +98,17 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (TcpStream, Wire) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, listener.accept().await.unwrap().0)
+        (client, Wire::new(listener.accept().await.unwrap().0))
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn every_byte_is_kept_in_order_and_the_end_is_told() {
         let (mut client, server) = pair().await;
         let mut seen = Seen::default();
@@ -123,7 +126,7 @@ mod tests {
         assert!(seen.bytes().iter().copied().eq(0..50));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test(flavor = "local", start_paused = true)]
     async fn silence_ends_at_the_deadline() {
         let (_client, server) = pair().await;
         let mut seen = Seen::default();
@@ -133,7 +136,7 @@ mod tests {
         assert_eq!(seen.bytes.capacity(), 0, "a silent client costs no buffer");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_client_that_never_stops_reaches_the_limit() {
         let (mut client, server) = pair().await;
         let flood = tokio::spawn(async move {
@@ -150,7 +153,7 @@ mod tests {
         flood.await.unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_reset_is_an_error() {
         let (client, server) = pair().await;
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();

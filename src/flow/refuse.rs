@@ -155,8 +155,8 @@ pub(super) async fn say(client: Wire, last: &[u8]) {
         let mut discarded = 0;
         let mut buffer = [0; 1024];
         while discarded < LINGER_BYTES {
-            client.stream().readable().await?;
-            match client.stream().try_read(&mut buffer) {
+            client.readable().await?;
+            match client.receive(&mut buffer).map(|read| read.bytes) {
                 Ok(0) => break,
                 Ok(read) => discarded += read,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -255,13 +255,13 @@ mod tests {
         read.map(|_| answer)
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn tls_gets_an_alert_and_a_close_though_its_bytes_were_not_all_read() {
         let answer = seen_by_client(&[22; 5000], Protocol::Tls, false).await.unwrap();
         assert_eq!(answer, [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31]);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn other_bytes_get_a_reset() {
         let answer = seen_by_client(b"", Protocol::Other, false).await;
         assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -269,14 +269,14 @@ mod tests {
         assert_eq!(http2.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_silent_listener_says_nothing() {
         for protocol in [Protocol::Tls, Protocol::Http, Protocol::Other] {
             assert_eq!(seen_by_client(b"", protocol, true).await.unwrap(), b"");
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn http_gets_a_451_that_says_why() {
         let request = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
         let answer = seen_by_client(request, Protocol::Http, false).await.unwrap();

@@ -2,12 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
-use super::judge::Asked;
+use super::judge::{Asked, Tie};
 use crate::account::{End, Judged};
+use crate::identify::{BadName, HostName, NameSource, Protocol};
+use crate::policy::Transport;
 
 /// The live connections of one worker.
 #[derive(Debug, Default)]
@@ -17,17 +22,55 @@ pub(super) struct Registry {
     /// How often the live connections were judged again: a connection whose policy was loaded
     /// before a turn, and which took its verdict after it, has to be judged once more.
     turns: Cell<u64>,
+    /// Looks for old connections so far.
+    looks: Cell<u32>,
     fewer: Notify,
 }
 
 /// One live connection, as far as others have to know it.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    asked: RefCell<Option<Asked>>,
+    asked: RefCell<Option<Box<Note>>>,
     end: Cell<Option<End>>,
+    /// The look at which it ends, where its listener bounds the time.
+    last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
     cut: Notify,
+}
+
+/// What a connection asked, its names in as many bytes as they have: it is kept as long as the
+/// connection lives, and a [`HostName`] has room for the longest one.
+#[derive(Debug)]
+struct Note {
+    client: IpAddr,
+    destination: SocketAddr,
+    transport: Transport,
+    protocol: Protocol,
+    name: Option<(Box<str>, NameSource)>,
+    tie: Tie,
+    ech: bool,
+    inside: Option<Box<str>>,
+}
+
+impl Note {
+    fn of(asked: &Asked) -> Self {
+        let &Asked { client, destination, transport, protocol, tie, ech, .. } = asked;
+        let name = asked.name.as_ref().map(|(host, source)| (host.as_str().into(), *source));
+        let inside = asked.inside.as_ref().map(|host| host.as_str().into());
+        Self { client, destination, transport, protocol, name, tie, ech, inside }
+    }
+
+    fn asked(&self) -> Result<Asked, BadName> {
+        let &Self { client, destination, transport, protocol, tie, ech, .. } = self;
+        let name = match &self.name {
+            Some((host, source)) => Some((HostName::parse(host.as_bytes())?, *source)),
+            None => None,
+        };
+        let inside = self.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
+        let inside = inside.transpose()?;
+        Ok(Asked { client, destination, transport, protocol, name, tie, ech, inside })
+    }
 }
 
 /// A connection's place in the registry, given up when dropped.
@@ -39,11 +82,14 @@ pub(super) struct Seat {
 }
 
 impl Registry {
-    /// Takes a place for a connection that nobody has judged yet.
-    pub(super) fn seat(self: &Rc<Self>) -> Seat {
+    /// Takes a place for a connection that nobody has judged yet; it ends after `lifetime`, see
+    /// [`Registry::end_the_old`].
+    pub(super) fn seat(self: &Rc<Self>, lifetime: Option<Duration>) -> Seat {
         let key = self.next.get();
         self.next.set(key + 1);
-        let flow = Rc::new(Flow::default());
+        let looks = lifetime.map_or(0, |time| time.as_secs().saturating_add(1));
+        let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX));
+        let flow = Rc::new(Flow { last: lifetime.map(|_| last), ..Flow::default() });
         self.flows.borrow_mut().insert(key, Rc::clone(&flow));
         Seat { registry: Rc::clone(self), key, flow }
     }
@@ -53,11 +99,23 @@ impl Registry {
         self.turns.get()
     }
 
-    /// Begins a turn: every connection that has a verdict, with what it asked.
-    pub(super) fn begin_turn(&self) -> Vec<(Rc<Flow>, Asked)> {
+    /// Begins a turn: every connection that has a verdict.
+    pub(super) fn begin_turn(&self) -> Vec<Rc<Flow>> {
         self.turns.set(self.turns.get() + 1);
-        let judged = |flow: &Rc<Flow>| Some((Rc::clone(flow), flow.asked.borrow().clone()?));
-        self.flows.borrow().values().filter_map(judged).collect()
+        let flows = self.flows.borrow();
+        flows.values().filter(|flow| flow.asked.borrow().is_some()).map(Rc::clone).collect()
+    }
+
+    /// Ends what has lasted as long as it may, found by one look a second instead of a timer each.
+    pub(super) async fn end_the_old(&self) {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            let look = self.looks.get().saturating_add(1);
+            self.looks.set(look);
+            let flows = self.flows.borrow();
+            let old = flows.values().filter(|flow| flow.last.is_some_and(|last| last <= look));
+            old.for_each(|flow| flow.cut(End::Lifetime, None));
+        }
     }
 
     /// Tells every connection to end.
@@ -76,6 +134,15 @@ impl Registry {
 }
 
 impl Flow {
+    /// What the connection asked, where it has a verdict.
+    ///
+    /// # Errors
+    /// A name that was read once cannot be read again, which never happens, and is no leave to go
+    /// on without it.
+    pub(super) fn asked(&self) -> Option<Result<Asked, BadName>> {
+        self.asked.borrow().as_deref().map(Note::asked)
+    }
+
     /// Tells the connection to end; `judged` is the verdict that ends it, where there is one.
     pub(super) fn cut(&self, end: End, judged: Option<Judged>) {
         if self.end.get().is_none() {
@@ -89,7 +156,7 @@ impl Flow {
 impl Seat {
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn judged(&self, asked: Asked) {
-        *self.flow.asked.borrow_mut() = Some(asked);
+        *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(&asked)));
     }
 
     /// Waits until the connection is told to end.
@@ -112,5 +179,39 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.registry.flows.borrow_mut().remove(&self.key);
         self.registry.fewer.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn what_lasts_too_long_is_ended_and_nothing_else() {
+        let registry = Rc::new(Registry::default());
+        let looks = Rc::clone(&registry);
+        let looking = tokio::task::spawn_local(async move { looks.end_the_old().await });
+        let (endless, bounded) = (registry.seat(None), registry.seat(Some(Duration::from_secs(9))));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(bounded.cut().await, End::Lifetime);
+        assert!((9..=10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert!(endless.flow.end.get().is_none());
+        looking.abort();
+    }
+
+    #[test]
+    fn what_was_asked_is_asked_again_in_the_same_words() {
+        let name = |text: &str| HostName::parse(text.as_bytes()).unwrap();
+        let mut asked =
+            Asked::unread("192.0.2.9".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap());
+        for (outer, inside) in [(None, None), (Some("a.example"), Some("b.example"))] {
+            asked.name = outer.map(|text| (name(text), NameSource::Connect));
+            asked.inside = inside.map(name);
+            asked.protocol = Protocol::Tls;
+            asked.tie = Tie::Resolved;
+            asked.ech = true;
+            let again = Note::of(&asked).asked().unwrap();
+            assert_eq!(format!("{again:?}"), format!("{asked:?}"));
+        }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -41,6 +43,24 @@ pub(super) async fn run(
     end
 }
 
+/// What [`Follower::follow`] waits for. Boxed where something is watched: that is over long before the
+/// relay is.
+pub(super) enum Opening<'a> {
+    Known(Vec<u8>),
+    Watched(Pin<Box<dyn Future<Output = Result<Vec<u8>, End>> + 'a>>),
+}
+
+impl Future for Opening<'_> {
+    type Output = Result<Vec<u8>, End>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Known(first) => Poll::Ready(Ok(std::mem::take(first))),
+            Self::Watched(watch) => watch.as_mut().poll(context),
+        }
+    }
+}
+
 /// Follows one client.
 pub(super) struct Follower {
     bytes: Arc<Bytes>,
@@ -61,7 +81,7 @@ impl Follower {
     }
 
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
-    /// yields has not been sent. Boxed, as it is over long before the relay is.
+    /// yields has not been sent.
     ///
     /// # Errors
     /// The end, where the hello changed or a side broke off.
@@ -71,14 +91,12 @@ impl Follower {
         upstream: &'a Wire,
         first: Vec<u8>,
         patience: Patience,
-    ) -> impl Future<Output = Result<Vec<u8>, End>> + 'a {
-        let second = SecondHello::after(&first).filter(|second| second.watch() != Watch::Over);
-        async move {
-            match second {
-                None => Ok(first),
-                Some(second) => {
-                    Box::pin(self.watch(second, client, upstream, first, patience.idle)).await
-                }
+    ) -> Opening<'a> {
+        match SecondHello::after(&first).filter(|second| second.watch() != Watch::Over) {
+            None => Opening::Known(first),
+            Some(second) => {
+                let watch = self.watch(second, client, upstream, first, patience.idle);
+                Opening::Watched(Box::pin(watch))
             }
         }
     }
@@ -105,11 +123,11 @@ impl Follower {
             self.bytes.up(part.len());
             part.clear();
             while part.is_empty() {
-                match timeout_at(until, client.stream().readable()).await {
+                match timeout_at(until, client.readable()).await {
                     Ok(ready) => ready.map_err(|_| End::ClientReset)?,
                     Err(_) => return Ok(part),
                 }
-                match read_shared(client.stream(), PART, |read| part.extend_from_slice(read)) {
+                match read_shared(client, PART, |read| part.extend_from_slice(read)) {
                     // The relay meets the same end.
                     Ok(0) => return Ok(part),
                     Ok(_) => {}

@@ -13,6 +13,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Worker threads; each has a socket of its own on every address.
     pub workers: NonZeroUsize,
+    /// Each worker keeps to a processor of its own.
+    pub affinity: bool,
     /// How names are resolved.
     pub names: NameService,
 }
@@ -41,6 +43,8 @@ pub struct Listener {
     pub idle_timeout: Duration,
     /// As `idle_timeout`, once one of the two sides has closed.
     pub half_closed_timeout: Duration,
+    /// Time after which a connection, request or UDP flow ends, whatever it does.
+    pub lifetime: Option<Duration>,
     /// Silence after which either side is asked whether it is still there (TCP keep-alive).
     pub keepalive: Option<Duration>,
     /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); the kernel's own

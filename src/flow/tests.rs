@@ -9,7 +9,6 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
 
 use super::accept::{Door, Slot};
 use super::bind::book::Book;
@@ -39,6 +38,7 @@ impl Rig {
             account: account.clone(),
             names: book.names(),
             registry: Rc::new(Registry::default()),
+            associated: udp::Table::new(udp::Limits::of(16)),
             stopping: watch::Sender::new(false),
         };
         Self { gate: Rc::new(gate), shelf, account, kept }
@@ -55,7 +55,7 @@ impl Rig {
         let (stream, peer) = listener.accept().await.unwrap();
         let slot = Slot::take(&door);
         let accepted = Accepted { wire: wire::Wire::new(stream), peer, door: Rc::new(door), slot };
-        spawn_local(serve(accepted, Rc::clone(&self.gate)));
+        serve(accepted, Rc::clone(&self.gate));
         client
     }
 
@@ -377,6 +377,20 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
     assert_eq!((field(ended[0], "host"), field(ended[0], "verdict")), ("cloud.example", "block"));
 }
 
+#[tokio::test(flavor = "local")]
+async fn the_task_of_a_connection_is_small() {
+    let rig = Rig::new(everything(), &local(&[]));
+    let listener = listener().await;
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let door = Rc::new(Door::for_tests(Way::Tproxy));
+    let accepted = Accepted { wire: wire::Wire::new(stream), peer, door, slot: None };
+    let record = size_of::<Record>();
+    let task = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.gate)));
+    println!("record {record} B, judged {} B, task {task} B", size_of::<crate::account::Judged>());
+    assert!(task <= 1024, "{task} B, for as long as the connection lives");
+}
+
 /// A whole data plane, with threads.
 fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let (account, book) = (kept.account(), book.clone());
@@ -386,6 +400,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         peek_timeout: Duration::from_secs(3),
         connect_timeout: Duration::from_secs(3),
         half_closed_timeout: Duration::from_secs(60),
+        lifetime: Some(Duration::from_secs(3600)),
         keepalive: None,
         user_timeout: None,
         keep_source: false,
@@ -396,7 +411,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     };
     let names = NameService { resolvers: Vec::new(), remember: Duration::from_secs(600) };
     let workers = NonZeroUsize::new(2).unwrap();
-    let settings = Settings { listeners: vec![listener], workers, names };
+    let settings = Settings { listeners: vec![listener], workers, affinity: true, names };
     let names = std::sync::Arc::new(move || book.names());
     let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
     (plane, account)

@@ -1,60 +1,181 @@
 //! One side of a connection.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::reactor::{Side, Token};
 use crate::sys::{self, Pipe};
 
-/// A TCP stream that ends in a reset unless someone said that it ended in order: a relay that is
+/// A TCP socket that ends in a reset unless someone said that it ended in order: a relay that is
 /// cut short, by a fault, a panic or a new policy, must not look like a complete answer.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TcpStream,
+    socket: OwnedFd,
+    token: Token,
     orderly: Cell<bool>,
+    /// Acknowledgements wait for bytes to go with; see [`Wire::prompt`].
+    waits: Cell<bool>,
+}
+
+/// What one read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Read {
+    /// Bytes; 0 is the end.
+    pub(super) bytes: usize,
+    /// One byte more, or the end, has come already.
+    pub(super) last_follows: bool,
 }
 
 impl Wire {
-    /// Takes a stream over that was dialled, and turns Nagle's algorithm off: the bytes were paced
-    /// by their sender.
-    pub(super) fn new(stream: TcpStream) -> Self {
-        prepare(&stream);
-        Self::accepted(stream)
+    /// Takes a socket over that has its options from a listener ([`prepare`]).
+    ///
+    /// # Errors
+    /// The kernel does not watch any more sockets.
+    pub(super) fn accepted(socket: OwnedFd) -> io::Result<Self> {
+        let token = Token::new(socket.as_fd(), true)?;
+        Ok(Self { socket, token, orderly: Cell::new(false), waits: Cell::new(true) })
     }
 
-    /// Takes a stream over that has its options from a listener ([`prepare`]).
-    pub(super) fn accepted(stream: TcpStream) -> Self {
-        Self { stream, orderly: Cell::new(false) }
+    /// Takes a socket over on which a connect has begun; see [`Wire::connected`].
+    ///
+    /// # Errors
+    /// As [`Wire::accepted`].
+    pub(super) fn connecting(socket: OwnedFd) -> io::Result<Self> {
+        let token = Token::new(socket.as_fd(), false)?;
+        Ok(Self { socket, token, orderly: Cell::new(false), waits: Cell::new(false) })
     }
 
-    /// Reads once into `buffer`, without waiting. Where the kernel says that nothing is left, the
-    /// next wait for a byte is a wait, and not a read in vain: half of the reads of a connection
-    /// that sends small messages.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        receive(&self.stream, buffer)
+    /// Waits until the connect has ended.
+    pub(super) async fn connected(&self) -> io::Result<()> {
+        self.writable().await?;
+        if self.token.has_failed() {
+            return Err(SockRef::from(&self.socket)
+                .take_error()?
+                .unwrap_or_else(|| io::ErrorKind::NotConnected.into()));
+        }
+        Ok(())
+    }
+
+    /// Waits until there may be something to read.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        poll_fn(|context| self.poll_readable(context)).await
+    }
+
+    /// Waits until there may be room to write.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        poll_fn(|context| self.poll_writable(context)).await
+    }
+
+    /// As [`Wire::readable`].
+    pub(super) fn poll_readable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        self.token.poll(Side::Read, context)
+    }
+
+    /// As [`Wire::writable`].
+    pub(super) fn poll_writable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        self.token.poll(Side::Write, context)
+    }
+
+    /// Waits until the connection has failed, though nobody reads or writes.
+    pub(super) fn poll_failed(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        self.token.poll_failed(context)
+    }
+
+    /// How silences are measured here; see [`Token`].
+    pub(super) const fn silence(&self) -> &Token {
+        &self.token
+    }
+
+    /// Reads once into `buffer`, without waiting; 0 is the end. Where the kernel says that nothing
+    /// is left, the next wait for a byte is a wait, and not a read in vain: half of the reads of a
+    /// connection that sends small messages.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Read> {
+        self.tried(Side::Read, || {
+            let received = sys::receive(self.socket.as_fd(), buffer)?;
+            if received.bytes > 0 && received.left == Some(0) {
+                self.token.exhausted(Side::Read);
+            }
+            Ok(Read { bytes: received.bytes, last_follows: received.left == Some(1) })
+        })
+    }
+
+    /// Writes once, without waiting. `more`: the rest of a segment, or a FIN, follows at once, so
+    /// that the kernel keeps the bytes for it; see [`Wire::push`].
+    pub(super) fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+        let sent =
+            self.tried(Side::Write, || SockRef::from(&self.socket).send_with_flags(bytes, flags))?;
+        if !more {
+            self.prompt();
+        }
+        Ok(sent)
+    }
+
+    /// Has what comes from now on acknowledged as the kernel does by itself. A listener's sockets
+    /// wait with the acknowledgement of a hello for what answers it, which saves a packet; a peer
+    /// that holds its next bytes back until it is told of the last ones (RFC 896) must not wait for
+    /// an answer that needs those bytes.
+    pub(super) fn prompt(&self) {
+        if self.waits.replace(false) {
+            // Where the option is refused, the connection is gone.
+            SockRef::from(&self.socket).set_tcp_quickack(true).ok();
+        }
+    }
+
+    /// Has the kernel send what it kept for more that did not come.
+    pub(super) fn push(&self) -> io::Result<()> {
+        SockRef::from(&self.socket).set_tcp_nodelay(true)
+    }
+
+    /// The first byte, left where it is, without waiting; `None` where the client has closed.
+    pub(super) fn first_byte(&self) -> io::Result<Option<u8>> {
+        self.tried(Side::Read, || sys::first_byte(self.socket.as_fd()))
     }
 
     /// Moves bytes from here into a pipe, without waiting; 0 is the end of the stream.
     pub(super) fn fill(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        self.stream.try_io(Interest::READABLE, || pipe.fill(self.stream.as_fd()))
+        self.tried(Side::Read, || pipe.fill(self.socket.as_fd()))
     }
 
     /// Moves bytes out of a pipe to here, without waiting.
     pub(super) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        self.stream.try_io(Interest::WRITABLE, || pipe.drain(self.stream.as_fd()))
+        self.prompt();
+        self.tried(Side::Write, || pipe.drain(self.socket.as_fd()))
     }
 
-    /// The stream.
-    pub(super) const fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Does what may have to wait, and notes whether it had to.
+    fn tried<T>(&self, side: Side, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if !self.token.may_try(side) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        act().inspect_err(|fault| {
+            if fault.kind() == io::ErrorKind::WouldBlock {
+                self.token.exhausted(side);
+            }
+        })
+    }
+
+    fn poll_send(
+        &self,
+        context: &Context<'_>,
+        send: impl Fn() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_writable(context))?;
+            match send() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
     }
 
     /// Sends what is still queued, and a FIN, when dropped.
@@ -64,14 +185,14 @@ impl Wire {
 
     /// No more bytes follow; the other direction stays open.
     pub(super) fn half_close(&self) -> io::Result<()> {
-        SockRef::from(&self.stream).shutdown(Shutdown::Write)
+        SockRef::from(&self.socket).shutdown(Shutdown::Write)
     }
 
     /// Writes everything, however long the peer takes.
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.stream.writable().await?;
-            match self.stream.try_write(bytes) {
+            self.writable().await?;
+            match self.send(bytes, false) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(e),
@@ -81,12 +202,37 @@ impl Wire {
     }
 }
 
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+impl Wire {
+    /// Takes a stream of the runtime's over.
+    #[expect(clippy::disallowed_methods, reason = "a test pays for the second registration")]
+    pub(super) fn new(stream: tokio::net::TcpStream) -> Self {
+        prepare(&stream);
+        Self::accepted(stream.into_std().unwrap().into()).unwrap()
+    }
+}
+
 /// Sets what every relayed socket has; accepted ones inherit it from their listener.
 pub(super) fn prepare(socket: &impl AsFd) {
     // Fails only where the connection is already gone, which the next read will say.
     SockRef::from(socket).set_tcp_nodelay(true).ok();
     // An older kernel does not say what is left to read; then it is found out by reading.
     sys::tell_left(socket.as_fd()).ok();
+}
+
+/// Has the kernel wait with an acknowledgement for the bytes that are about to be sent anyway, up to
+/// 40 ms (TCP_QUICKACK off, tcp(7)): a packet less. Set before a connect, it is the answer to the
+/// server's SYN that waits, and nothing after it; set on a listener that listens already, the sockets
+/// that come from it inherit it, see [`Wire::prompt`].
+pub(super) fn answer_with_data(socket: &impl AsFd) {
+    // Refused, each goes out by itself, which costs the packet.
+    SockRef::from(socket).set_tcp_quickack(false).ok();
 }
 
 /// Sets when a peer that says nothing is taken for gone; `None` leaves it to the kernel.
@@ -105,72 +251,72 @@ pub(super) fn set_limits(
     Ok(())
 }
 
-/// As [`Wire::receive`].
-pub(super) fn receive(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut read = None;
-    let tried = from.try_io(Interest::READABLE, || {
-        let received = sys::receive(from.as_fd(), buffer)?;
-        read = Some(received.bytes);
-        if received.bytes > 0 && received.left == Some(0) {
-            // The runtime takes this for "not readable any more", which it is.
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(())
-    });
-    match (read, tried) {
-        (Some(read), _) => Ok(read),
-        (None, Err(fault)) => Err(fault),
-        (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
-    }
-}
-
 impl Drop for Wire {
     fn drop(&mut self) {
         if !self.orderly.get() {
             // A socket that has no peer any more refuses; there is nobody left to tell.
-            SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).ok();
+            SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).ok();
         }
     }
 }
 
+/// Bytes that one read of a runtime's buffer takes, which have to be set to zero before.
+const READ_MAX: usize = 64 * 1024;
+
 impl AsyncRead for Wire {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        loop {
+            ready!(self.poll_readable(context))?;
+            let room = buffer.remaining().min(READ_MAX);
+            match self.receive(buffer.initialize_unfilled_to(room)) {
+                Ok(read) => {
+                    buffer.advance(read.bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
     }
 }
 
 /// To shut down is to end in order.
 impl AsyncWrite for Wire {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.poll_send(context, || self.send(bytes, false))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.end_in_order();
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Poll::Ready(self.half_close())
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        self.poll_send(context, || {
+            self.tried(Side::Write, || {
+                let socket = SockRef::from(&self.socket);
+                socket.send_vectored_with_flags(slices, libc::MSG_NOSIGNAL)
+            })
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 }

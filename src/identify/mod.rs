@@ -11,6 +11,7 @@ mod name;
 pub mod quic;
 mod reader;
 mod second;
+pub mod socks;
 pub mod starttls;
 pub mod tls;
 
@@ -110,12 +111,26 @@ pub enum Step<'a> {
 /// `ended`: no more will come (end of stream, or of the time allowed); then the answer is always
 /// [`Step::Done`], and half a hello or request head is TLS or HTTP with [`Fault::Incomplete`] and no
 /// name. A malformed hello is TLS with its fault, never another protocol. Looks at no more than
-/// about 128 KiB, and allocates nothing.
+/// about 128 KiB, and allocates nothing. A stream that is looked at again and again is better told
+/// by [`identify_further`].
 #[must_use]
 pub fn identify(seen: &[u8], ended: bool) -> Step<'_> {
+    identify_further(seen, ended, &mut Progress::default())
+}
+
+/// What earlier looks at a stream have found, so that the next need not look at the same bytes
+/// again. Of one stream alone: [`identify_further`] takes its word for them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress(tls::Walked);
+
+/// As [`identify`], with what it found when it looked at fewer bytes of the same stream. The work
+/// over all looks grows with the length of the stream, whatever the sizes of its segments and
+/// records, where each waits for what the one before found [`Missing`].
+#[must_use]
+pub fn identify_further<'a>(seen: &'a [u8], ended: bool, progress: &mut Progress) -> Step<'a> {
     let half = |protocol| Identity::faulty(protocol, Fault::Incomplete);
     let mut hello = tls::Hello::EMPTY;
-    match tls::read(seen, &mut hello) {
+    match tls::read(seen, &mut progress.0, &mut hello) {
         tls::Found::Hello => Step::Done(from_hello(Protocol::Tls, NameSource::Sni, &hello)),
         tls::Found::Fault(fault) => Step::Done(Identity::faulty(Protocol::Tls, fault)),
         tls::Found::Part { missing, .. } if !ended => {
@@ -305,5 +320,77 @@ mod tests {
         assert!(many < 12, "{many} looks at a line of {end} bytes");
         let (many, end) = looks(&tls::tests::hello(&[b'a'; 60]), false);
         assert!(many < 8, "{many} looks at a hello of {end} bytes");
+    }
+
+    /// Reads a stream that comes byte by byte as the data plane does: each look waits for what the
+    /// one before found missing. Gives the last answer's name and fault, the looks, and the bytes
+    /// that they had before them.
+    fn byte_by_byte(stream: &[u8]) -> (Option<String>, Option<Fault>, usize, usize) {
+        let mut progress = Progress::default();
+        let (mut looks, mut looked_at) = (0, 0);
+        let mut wanted: Option<(Missing, usize)> = None;
+        for end in 1..=stream.len() {
+            let seen = &stream[..end];
+            if wanted.is_some_and(|(missing, before)| !missing.has_come(seen, before)) {
+                wanted = wanted.map(|(missing, _)| (missing, end));
+                continue;
+            }
+            looks += 1;
+            looked_at += end - progress.0.at;
+            match identify_further(seen, false, &mut progress) {
+                Step::NeedMore(missing) => wanted = Some((missing, end)),
+                Step::Done(identity) => {
+                    assert_eq!(end, stream.len(), "as late as it can be told");
+                    let name = identity.name.map(|(name, _)| name.to_string());
+                    return (name, identity.fault, looks, looked_at);
+                }
+            }
+        }
+        panic!("no answer");
+    }
+
+    /// A hello of the largest size in records of `len` bytes.
+    fn largest(len: usize) -> Vec<u8> {
+        tls::tests::largest_in_records(len)
+    }
+
+    #[test]
+    fn the_bytes_that_are_looked_at_grow_with_the_stream_and_not_with_its_square() {
+        for len in [9, 100, 1 << 14] {
+            let stream = largest(len);
+            let (name, fault, looks, looked_at) = byte_by_byte(&stream);
+            assert_eq!((name.as_deref(), fault), (Some("host.example"), None));
+            let records = stream.len() / (len + 5) + 1;
+            assert!(looks <= 8 + 4 * records, "{looks} looks at {records} records");
+            assert!(looked_at <= 3 * stream.len(), "{looked_at} of {}", stream.len());
+        }
+        let fields = "A: b\r\n".repeat(10_000);
+        let head = format!("GET / HTTP/1.1\r\nHost: host.example\r\n{fields}\r\n");
+        let (name, fault, looks, looked_at) = byte_by_byte(head.as_bytes());
+        assert_eq!((name.as_deref(), fault), (Some("host.example"), None));
+        assert!(looks <= 8, "{looks} looks");
+        assert!(looked_at <= 2 * head.len(), "{looked_at} of {}", head.len());
+    }
+
+    #[test]
+    fn what_was_walked_before_changes_no_answer() {
+        let stream = largest(300);
+        for (first, then) in [(1, 304), (2, 306), (305, 310), (900, 20_000), (40_000, 60_000)] {
+            let mut progress = Progress::default();
+            for end in [first, then] {
+                let step = identify_further(&stream[..end], false, &mut progress);
+                let Step::NeedMore(missing) = step else { panic!("at {end}") };
+                let Step::NeedMore(afresh) = identify(&stream[..end], false) else { panic!() };
+                assert_eq!(missing, afresh, "at {end}");
+            }
+            let mut broken = stream[..then].to_vec();
+            let record = progress.0.at;
+            broken.truncate(record);
+            broken.extend([21, 3, 1, 0, 2]);
+            let Step::Done(identity) = identify_further(&broken, false, &mut progress) else {
+                panic!("at {then}")
+            };
+            assert_eq!(identity.fault, Some(Fault::RecordType));
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::name::HostName;
 use super::reader::RECORD_HEADER;
-use super::tls::{Found, HELLO_MAX, Hello, read};
+use super::tls::{Found, HELLO_MAX, Hello, Walked, read};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -32,7 +32,8 @@ pub enum Watch {
 /// bytes of a second hello while it is not whole, and nothing else.
 #[derive(Debug)]
 pub struct SecondHello {
-    first: Option<HostName>,
+    /// In as many bytes as it has: this is kept for as long as a destination is silent.
+    first: Option<Box<str>>,
     header: [u8; RECORD_HEADER],
     in_header: usize,
     /// Bytes of the current record that have not come.
@@ -40,6 +41,8 @@ pub struct SecondHello {
     followed: usize,
     /// The second hello, its record headers included, as far as it has come.
     hello: Vec<u8>,
+    /// How far its records were walked.
+    walked: Walked,
     /// Length of `hello` below which another look would tell nothing.
     look_at: usize,
     watch: Watch,
@@ -51,14 +54,15 @@ impl SecondHello {
     #[must_use]
     pub fn after(seen: &[u8]) -> Option<Self> {
         let mut hello = Hello::EMPTY;
-        let Found::Hello = read(seen, &mut hello) else { return None };
+        let Found::Hello = read(seen, &mut Walked::default(), &mut hello) else { return None };
         let mut this = Self {
-            first: hello.name,
+            first: hello.name.map(|name| name.as_str().into()),
             header: [0; RECORD_HEADER],
             in_header: 0,
             left: 0,
             followed: 0,
             hello: Vec::new(),
+            walked: Walked::default(),
             look_at: 0,
             watch: Watch::Goes,
         };
@@ -138,17 +142,22 @@ impl SecondHello {
             return;
         }
         let mut second = Hello::EMPTY;
-        self.watch = match read(&self.hello, &mut second) {
+        self.watch = match read(&self.hello, &mut self.walked, &mut second) {
             Found::Part { missing, .. } => {
                 self.look_at = self.hello.len() + missing;
                 Watch::Goes
             }
-            Found::Hello if second.name == self.first && second.name_fault.is_none() => Watch::Over,
+            Found::Hello if self.is_same(&second) => Watch::Over,
             Found::Hello | Found::Fault(_) | Found::Other => Watch::Changed,
         };
         if self.watch != Watch::Goes {
             self.hello = Vec::new();
         }
+    }
+
+    fn is_same(&self, second: &Hello) -> bool {
+        let name = second.name.as_ref().map(HostName::as_str);
+        name == self.first.as_deref() && second.name_fault.is_none()
     }
 }
 

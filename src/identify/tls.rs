@@ -67,14 +67,29 @@ impl Found {
     const MAYBE: Self = Self::Part { sure: false, missing: 1 };
 }
 
+/// How far the records of a stream were walked by an earlier look at it, which found them sound. A
+/// look goes on from there: a hello that comes in thousands of records, byte by byte, costs no more
+/// than twice one that comes at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Walked {
+    /// Bytes of the whole records.
+    pub(super) at: usize,
+    /// How many they are.
+    records: usize,
+    /// Bytes of the message in them.
+    have: usize,
+    /// Bytes of the message with its header; 0 while that has not come.
+    need: usize,
+}
+
 /// Reads `seen`, all that the client has sent from byte 0, into `hello`: a name has 254 bytes, and
 /// each hand that it goes through by value is a copy.
-pub(super) fn read<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
+pub(super) fn read<'a>(seen: &'a [u8], walked: &mut Walked, hello: &mut Hello<'a>) -> Found {
     match *seen {
         [] => Found::MAYBE,
         [HANDSHAKE, ref rest @ ..] => match rest {
             [] => Found::MAYBE,
-            [3, ..] => read_records(seen, hello),
+            [3, ..] => read_records(seen, walked, hello),
             _ => Found::Other,
         },
         // A server that skips a warning alert or an early CCS reads the hello behind it. Before
@@ -89,8 +104,8 @@ pub(super) fn read<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
     }
 }
 
-fn read_records<'a>(seen: &'a [u8], hello: &mut Hello<'a>) -> Found {
-    match find_hello(seen) {
+fn read_records<'a>(seen: &'a [u8], walked: &mut Walked, hello: &mut Hello<'a>) -> Found {
+    match find_hello(seen, walked) {
         Ok(Walk::Missing(missing)) => Found::Part { sure: true, missing },
         Ok(Walk::Hello(body)) => match hello.read(body, false) {
             Ok(()) => Found::Hello,
@@ -107,35 +122,49 @@ enum Walk<'a> {
 }
 
 /// Walks the records until the whole hello is covered.
-fn find_hello(seen: &[u8]) -> Result<Walk<'_>, Fault> {
-    let mut records = Records { rest: seen, count: 0 };
-    let Some(first) = records.next()? else { return Ok(Walk::Missing(records.of_header())) };
-    if first.payload.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-        return Err(Fault::NotClientHello);
-    }
-    let mut have = first.payload.len();
-    let mut message = Reader::over_records(first.payload, records.rest, HANDSHAKE_HEADER);
-    let mut need = None;
-    let mut missing = first.missing;
+fn find_hello<'a>(seen: &'a [u8], walked: &mut Walked) -> Result<Walk<'a>, Fault> {
+    let mut records =
+        Records { rest: seen.get(walked.at..).unwrap_or_default(), count: walked.records };
     loop {
-        if need.is_none() && have >= HANDSHAKE_HEADER {
-            message.skip(1).ok_or(Fault::FieldLength)?;
-            let len = message.u24().ok_or(Fault::FieldLength)?;
+        let Some(record) = records.next()? else { return Ok(Walk::Missing(records.of_header())) };
+        if walked.have == 0 && record.payload.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
+            return Err(Fault::NotClientHello);
+        }
+        let have = walked.have + record.payload.len();
+        if walked.need == 0 && have >= HANDSHAKE_HEADER {
+            let len = message(seen).and_then(|mut message| message.u24());
+            let len = len.ok_or(Fault::FieldLength)?;
             if len > HELLO_MAX {
                 return Err(Fault::TooLarge);
             }
-            need = Some(HANDSHAKE_HEADER + len);
+            walked.need = HANDSHAKE_HEADER + len;
         }
-        if let Some(need) = need.filter(|&need| have >= need) {
-            return Ok(Walk::Hello(message.with_left(need - HANDSHAKE_HEADER)));
+        if walked.need > 0 && have >= walked.need {
+            let mut body = message(seen).ok_or(Fault::FieldLength)?;
+            body.skip(HANDSHAKE_HEADER - 1).ok_or(Fault::FieldLength)?;
+            return Ok(Walk::Hello(body.with_left(walked.need - HANDSHAKE_HEADER)));
         }
-        if missing > 0 {
-            return Ok(Walk::Missing(missing.min(need.unwrap_or(HANDSHAKE_HEADER) - have)));
+        if record.missing > 0 {
+            if have == 0 {
+                return Ok(Walk::Missing(1)); // the type of the message
+            }
+            let need = if walked.need == 0 { HANDSHAKE_HEADER } else { walked.need };
+            return Ok(Walk::Missing(record.missing.min(need - have)));
         }
-        let Some(record) = records.next()? else { return Ok(Walk::Missing(records.of_header())) };
-        have += record.payload.len();
-        missing = record.missing;
+        let at = seen.len() - records.rest.len();
+        *walked = Walked { at, records: records.count, have, need: walked.need };
     }
+}
+
+/// The handshake message whose first record begins `seen`, behind its type and up to the end of its
+/// header. The caller has seen that the records of so much are there.
+fn message(seen: &[u8]) -> Option<Reader<'_>> {
+    let (&[_, _, _, high, low], rest) = seen.split_first_chunk::<RECORD_HEADER>()?;
+    let len = usize::from(u16::from_be_bytes([high, low]));
+    let (first, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+    let mut message = Reader::over_records(first, behind, HANDSHAKE_HEADER);
+    message.skip(1)?;
+    Some(message)
 }
 
 struct Record<'a> {
@@ -151,9 +180,12 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Bytes that are missing of the next record's header.
+    /// Bytes that are missing of the next record's header, up to the next one that may be wrong.
     const fn of_header(&self) -> usize {
-        RECORD_HEADER.saturating_sub(self.rest.len())
+        match self.rest.len() {
+            0 | 1 => 1,
+            some => RECORD_HEADER.saturating_sub(some),
+        }
     }
 
     /// The next handshake record; `None` where its header has not arrived whole. A header that is
@@ -411,6 +443,15 @@ pub(crate) mod tests {
         record(&message(&extension(SERVER_NAME, &server_name(name))))
     }
 
+    /// A hello of the largest size, its name at the end, in records of `len` bytes.
+    pub(crate) fn largest_in_records(len: usize) -> Vec<u8> {
+        let name = extension(SERVER_NAME, &server_name(b"host.example"));
+        let padding = vec![0; HELLO_MAX - 43 - name.len() - 4];
+        let message = message(&[extension(21, &padding), name].concat());
+        assert_eq!(message.len(), HELLO_MAX + 4);
+        records(&message, len)
+    }
+
     fn server_name(name: &[u8]) -> Vec<u8> {
         let entry = [&[0][..], &u16(name.len()), name].concat();
         [&u16(entry.len())[..], &entry].concat()
@@ -610,18 +651,12 @@ pub(crate) mod tests {
 
     #[test]
     fn a_hello_of_64_kib_is_read_and_a_larger_one_refused_at_its_header() {
-        let name = extension(SERVER_NAME, &server_name(b"host.example"));
-        let padding = |len: usize| {
-            let overhead = 43 + name.len() + 4;
-            [extension(21, &vec![0; len - overhead]), name.clone()].concat()
-        };
-        let largest = message(&padding(HELLO_MAX));
-        assert_eq!(largest.len(), HELLO_MAX + 4);
-        assert_eq!(self::name(&records(&largest, RECORD_MAX)), "host.example");
-        assert_eq!(self::name(&records(&largest, 9)), "host.example");
+        for len in [RECORD_MAX, 9] {
+            assert_eq!(name(&largest_in_records(len)), "host.example");
+        }
         assert_eq!(fault(&[HANDSHAKE, 3, 1, 0x40, 0, 1, 1, 0, 1]), Fault::TooLarge);
         assert_eq!(fault(&[HANDSHAKE, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]), Fault::TooLarge);
-        assert_eq!(fault(&records(&largest, 7)), Fault::TooManyPieces);
+        assert_eq!(fault(&largest_in_records(7)), Fault::TooManyPieces);
     }
 
     #[test]

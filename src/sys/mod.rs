@@ -1,9 +1,11 @@
 //! The only place in which `unsafe` or a raw descriptor may appear.
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
+pub mod epoll;
 mod memory;
 mod pipe;
 mod receive;
+mod socket;
 pub mod udp;
 
 use std::ffi::c_int;
@@ -11,11 +13,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use memory::prefer_huge_pages;
 pub use pipe::Pipe;
-pub use receive::{Received, receive, tell_left};
+pub use receive::{Received, first_byte, receive, tell_left};
+pub use socket::accept;
 
 /// Gives memory that was freed back to the system: after a load, of which most is freed at once.
 pub fn trim_heap() {
@@ -164,6 +167,71 @@ pub fn file_clock() -> io::Result<(i64, i64)> {
     if done == 0 { Ok((now.tv_sec, now.tv_nsec)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets the process have as many descriptors as it may: the soft limit becomes the hard one
+/// (getrlimit(2)). A held connection takes two. The number that it may have.
+///
+/// # Errors
+/// Whatever getrlimit(2) or setrlimit(2) says.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for a limit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a limit.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    DESCRIPTORS.store(limit.rlim_cur, Ordering::Relaxed);
+    Ok(limit.rlim_cur)
+}
+
+/// Descriptors that [`raise_descriptor_limit`] found the process may have; 0 before.
+static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
+
+/// Descriptors, the last ones, that are kept for other things than connections: the admin pages, the
+/// record, a reload.
+const RESERVED: u64 = 32;
+
+/// Whether a socket or pipe has one of the last descriptors, or `more` that it needs would. The
+/// kernel gives the lowest one that is free (open(2)), so that its number says how many are taken.
+#[must_use]
+pub fn is_reserved(descriptor: BorrowedFd<'_>, more: u64) -> bool {
+    let limit = DESCRIPTORS.load(Ordering::Relaxed);
+    let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
+    limit > 2 * RESERVED && number + more >= limit - RESERVED
+}
+
+/// Keeps the calling thread to one of the processors that it may use so far: to the `number`-th,
+/// counted from 0 and round again.
+///
+/// # Errors
+/// Whatever sched_getaffinity(2) or sched_setaffinity(2) says.
+pub fn keep_to_processor(number: usize) -> io::Result<()> {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set of zeros is the empty one.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `allowed` is a set of `size` bytes; 0 is the calling thread.
+    if unsafe { libc::sched_getaffinity(0, size, &raw mut allowed) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let processors = 0..8 * size;
+    // SAFETY: every number asked about is below the 8 * `size` bits of the set.
+    let all: Vec<_> =
+        processors.filter(|&number| unsafe { libc::CPU_ISSET(number, &allowed) }).collect();
+    let own = all.get(number % all.len().max(1)).ok_or(io::ErrorKind::NotFound)?;
+    // SAFETY: as above.
+    let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `own` is a number of the same set.
+    unsafe { libc::CPU_SET(*own, &mut one) };
+    // SAFETY: `one` is a set of `size` bytes; 0 is the calling thread.
+    let done = unsafe { libc::sched_setaffinity(0, size, &raw const one) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Lets every other thread go before the calling one: its nice value becomes 10 (setpriority(2); on
 /// Linux a nice value is a thread's own).
 ///
@@ -199,6 +267,26 @@ mod tests {
             nice()
         });
         assert_eq!((other.join().unwrap(), nice()), (10, before));
+    }
+
+    #[test]
+    fn the_process_may_have_as_many_descriptors_as_are_allowed() {
+        let limit = raise_descriptor_limit().unwrap();
+        let text = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(words[3..5], [limit.to_string(), limit.to_string()], "{line}");
+    }
+
+    #[test]
+    fn a_thread_keeps_to_the_processor_of_its_number() {
+        let allowed = || std::thread::available_parallelism().unwrap().get();
+        let all = allowed();
+        for number in [0, all - 1, all] {
+            let one = std::thread::spawn(move || keep_to_processor(number).map(|()| allowed()));
+            assert_eq!(one.join().unwrap().unwrap(), 1);
+        }
+        assert_eq!(allowed(), all, "other threads go where they like");
     }
 
     #[test]

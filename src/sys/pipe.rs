@@ -1,7 +1,7 @@
 //! Pipes that carry bytes from one socket to another without a copy through user space.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 /// Bytes that a pipe is asked to hold. Where the kernel does not allow it (`fs.pipe-max-size`,
@@ -30,6 +30,9 @@ impl Pipe {
         let [far, near] = ends;
         // SAFETY: pipe2 made both descriptors, and nobody else has them.
         let (near, far) = unsafe { (OwnedFd::from_raw_fd(near), OwnedFd::from_raw_fd(far)) };
+        if super::is_reserved(far.as_fd(), 0) || super::is_reserved(near.as_fd(), 0) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         // SAFETY: sets an integer of the pipe; refused, it changes nothing.
         unsafe { libc::fcntl(near.as_raw_fd(), libc::F_SETPIPE_SZ, CAPACITY) };
         Ok(Self { near, far, held: 0 })
@@ -74,7 +77,6 @@ fn splice(from: libc::c_int, to: libc::c_int, most: usize) -> io::Result<usize> 
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
 
     use super::*;
 

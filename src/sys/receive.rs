@@ -57,6 +57,22 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> 
     Ok(Received { bytes, left })
 }
 
+/// The first byte that can be read, left where it is, without waiting; `None` at the end.
+///
+/// # Errors
+/// `WouldBlock`, or what recv(2) says of the connection.
+pub fn first_byte(from: BorrowedFd<'_>) -> io::Result<Option<u8>> {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: `byte` is room for the one byte that is asked for.
+    let read = unsafe { libc::recv(from.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
+    match read {
+        0 => Ok(None),
+        1.. => Ok(Some(byte)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -96,6 +112,21 @@ mod tests {
         let all = receive(server.as_fd(), &mut buffer).unwrap();
         assert_eq!(all, Received { bytes: 3, left: Some(1) });
         assert_eq!(receive(server.as_fd(), &mut buffer).unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn the_first_byte_stays() {
+        let (mut client, server) = pair();
+        let nothing = first_byte(server.as_fd()).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        client.write_all(b"xy").unwrap();
+        drop(client);
+        server.peek(&mut [0]).unwrap();
+        for _ in 0..2 {
+            assert_eq!(first_byte(server.as_fd()).unwrap(), Some(b'x'));
+        }
+        while receive(server.as_fd(), &mut [0; 8]).unwrap().bytes > 0 {}
+        assert_eq!(first_byte(server.as_fd()).unwrap(), None);
     }
 
     #[test]

@@ -104,6 +104,8 @@ impl Scene {
         let log = lab.write("gateway.log", "");
         let script = "\"$1\" run --workers 2 --config \"$2\" >\"$3\" 2>&1 & gateway=$!
             echo $gateway; cat >/dev/null; kill -9 $gateway; rm -rf \"${2%/*}\"";
+        // Data in a SYN is taken by every listener, without a cookie (ip-sysctl, tcp_fastopen).
+        lab.gateway.shell("sysctl -qw net.ipv4.tcp_fastopen=0x602").unwrap();
         let mut keeper = lab
             .gateway
             .command("sh")
@@ -143,7 +145,7 @@ impl Scene {
     }
 
     /// The value of the one metric of this name.
-    fn metric(&self, name: &str) -> Option<u64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
         let text = self.admin("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(Some(0), |value| value.parse().ok())
@@ -168,6 +170,26 @@ impl Scene {
         let each = [PERMITTED, REFUSED].concat();
         let each = each.into_iter().map(|ip| self.world.arrived(ip));
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// A client of its own, for what goes on beside the row.
+    pub(crate) fn another_client(&self) -> Helper {
+        self.lab.client.helper("client")
+    }
+
+    /// Runs a shell script in the gateway's namespace.
+    pub(crate) fn in_the_gateway(&self, script: &str) -> String {
+        self.lab.gateway.shell(script).unwrap()
+    }
+
+    /// Runs a shell script in the client's namespace.
+    pub(crate) fn in_the_client(&self, script: &str) -> String {
+        self.lab.client.shell(script).unwrap()
+    }
+
+    /// Runs a shell script in the world's namespace.
+    pub(crate) fn in_the_world(&self, script: &str) -> String {
+        self.lab.world.shell(script).unwrap()
     }
 
     /// Names that the world's name server was asked about so far.
@@ -234,8 +256,14 @@ pub(crate) fn row(
     }
     let scene = scene.as_mut()?;
     let (bytes, connections) = scene.arrived();
+    wait_until(&format!("{id} begins with no connection"), || {
+        (scene.metric("schengate_connections_active") == Some(0)).then_some(())
+    });
     let counted = scene.metric("schengate_connection_duration_seconds_count").unwrap();
-    // An earlier row that failed may have left lines behind.
+    // A line is written a moment after it is counted: that of the start, or of a row that failed.
+    wait_until(&format!("{id} begins with all lines of before"), || {
+        (scene.final_lines().len() as u64 >= counted).then_some(())
+    });
     scene.had = scene.final_lines().len();
     act(scene);
     wait_until(&format!("{id} has {attempts} lines"), || {

@@ -12,6 +12,8 @@
 
 pub(crate) mod names;
 pub(crate) mod role;
+pub(crate) mod services;
+mod strange;
 
 use std::env;
 use std::fs::{self, File};
@@ -119,13 +121,19 @@ impl Lab {
 
     /// Starts the built binary in the gateway's namespace and waits until it is ready.
     pub(crate) fn start_gateway(&self, policy: &str) -> Gateway<'_> {
+        self.start_gateway_with(policy, "")
+    }
+
+    /// As [`Lab::start_gateway`], after a line of shell, such as `ulimit -n 100;`.
+    pub(crate) fn start_gateway_with(&self, policy: &str, before: &str) -> Gateway<'_> {
         let config = self.write("policy.toml", policy);
         let log = self.directory.path().join("gateway.log");
         let file = File::create(&log).unwrap();
         let child = self
             .gateway
-            .command(env!("CARGO_BIN_EXE_schengate"))
-            .args(["run", "--config"])
+            .command("sh")
+            .args(["-euc", &format!("{before} exec \"$0\" run --config \"$1\"")])
+            .arg(env!("CARGO_BIN_EXE_schengate"))
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
@@ -174,6 +182,19 @@ impl Gateway<'_> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Descriptors that the process may have.
+    pub(crate) fn descriptor_limit(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    }
+
+    /// Descriptors that the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        open.expect("the gateway lives").count()
     }
 
     /// Has the process load another policy, and waits until it has.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::names::NameServer;
-use super::{NAME_SERVER, PERMITTED, REFUSED};
+use super::{NAME_SERVER, PERMITTED, REFUSED, services, strange};
 
 /// Name of the test that is a helper process where [`VARIABLE`] says so.
 pub(crate) const TEST: &str = "a_helper_process_does_as_its_role_says";
@@ -33,20 +33,31 @@ pub(crate) const EXCHANGE: u16 = 9000;
 pub(crate) const BANNER: u16 = 25;
 /// Ports on which the world counts datagrams and sends them back.
 pub(crate) const UDP: [u16; 2] = [443, 9000];
+/// Port on which the world greets with one byte and then stays silent.
+pub(crate) const SILENCE: u16 = 9001;
 /// What the world's web servers say.
 pub(crate) const GREETING: &str = "the world greets you";
 
 /// Becomes the helper that the environment asks for, and never returns; else does nothing.
 pub(crate) fn run_if_asked() {
     let Ok(role) = env::var(VARIABLE) else { return };
+    schengate::sys::raise_descriptor_limit().expect("as many descriptors as are allowed");
     match role.as_str() {
         "world" => world(),
         "client" => {
-            let mut kept = None;
-            serve(|question| client(&mut kept, question));
+            let (mut kept, mut streams) = (Kept::default(), Vec::new());
+            serve(|question| {
+                if question == "disperse" {
+                    return json!(kept.crowd.drain(..).count());
+                }
+                let to = question["to"].as_str().unwrap().parse().unwrap();
+                let strange = strange::ask(&mut streams, to, question);
+                strange.unwrap_or_else(|| client(&mut kept, to, question))
+            });
         }
         "stand-in" => stand_in(),
         "sealed" => serve(sealed),
+        "holder" => strange::hold(),
         other => panic!("no role {other:?}"),
     }
     std::process::exit(0);
@@ -78,6 +89,7 @@ struct Seen {
 struct Ledger {
     seen: BTreeMap<String, Seen>,
     exchanges: Vec<Value>,
+    silent: Vec<TcpStream>,
     names: NameServer,
 }
 
@@ -120,14 +132,22 @@ fn world() {
     let tls = server_config();
     for ip in [PERMITTED, REFUSED].concat() {
         let ip: IpAddr = ip.parse().unwrap();
-        for port in [80, 443, EXCHANGE, BANNER] {
+        for port in [80, 443, EXCHANGE, BANNER, SILENCE].into_iter().chain(services::ports()) {
             let listener = TcpListener::bind((ip, port)).unwrap();
             let (ledger, tls) = (ledger.clone(), tls.clone());
             thread::spawn(move || {
                 for stream in listener.incoming() {
                     let at = format!("tcp {}", SocketAddr::new(ip, port));
                     note(&ledger, &at, 1, 0);
-                    let counted = Counted { stream: stream.unwrap(), at, ledger: ledger.clone() };
+                    let mut stream = stream.unwrap();
+                    if port == SILENCE {
+                        // Without a thread: there may be thousands of them.
+                        if stream.write_all(b"!").is_ok() {
+                            ledger.lock().unwrap().silent.push(stream);
+                        }
+                        continue;
+                    }
+                    let counted = Counted { stream, at, ledger: ledger.clone() };
                     let tls = tls.clone();
                     // A client may go away at any moment; what arrived is counted all the same.
                     thread::spawn(move || drop(world_connection(port, counted, tls)));
@@ -159,7 +179,7 @@ fn world() {
         }
     });
     serve(|question| {
-        let ledger = ledger.lock().unwrap();
+        let mut ledger = ledger.lock().unwrap();
         match question.as_str() {
             Some("counts") => ledger
                 .seen
@@ -170,22 +190,30 @@ fn world() {
                 })
                 .collect(),
             Some("asked") => json!(ledger.names.asked),
+            Some("let go") => json!(ledger.silent.drain(..).count()),
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
             _ => panic!("the world does not understand {question}"),
         }
     });
 }
 
-fn world_connection(port: u16, stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
+fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
     match port {
         80 => greet(stream),
-        443 => {
-            let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
-            greet(rustls::StreamOwned::new(connection, stream))
-        }
+        443 => greet_over_tls(stream, tls),
         BANNER => speak_first(stream),
-        _ => world_exchange(stream),
+        services::SSH => services::ssh(&mut stream),
+        EXCHANGE => world_exchange(stream),
+        _ => {
+            services::upgrade(port, &mut stream)?;
+            greet_over_tls(stream, tls)
+        }
     }
+}
+
+fn greet_over_tls(stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
+    let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+    greet(rustls::StreamOwned::new(connection, stream))
 }
 
 /// Reads a request's head and answers it, whatever it asks for.
@@ -272,13 +300,33 @@ fn server_config() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-fn client(kept: &mut Option<UdpSocket>, question: &Value) -> Value {
-    let said = ask_client(kept, question);
+/// What a client keeps open from one question to the next.
+#[derive(Default)]
+struct Kept {
+    socket: Option<UdpSocket>,
+    crowd: Vec<TcpStream>,
+}
+
+/// Opens `count` connections, sends `hex` on each, and keeps those from which a byte comes.
+fn crowd(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let bytes = unhex(question["hex"].as_str().unwrap_or_default());
+    let before = kept.crowd.len();
+    for _ in 0..question["count"].as_u64().unwrap() {
+        let mut stream = connect(to, question)?;
+        stream.write_all(&bytes)?;
+        if stream.read(&mut [0]).is_ok_and(|read| read == 1) {
+            kept.crowd.push(stream);
+        }
+    }
+    Ok(json!(kept.crowd.len() - before))
+}
+
+fn client(kept: &mut Kept, to: SocketAddr, question: &Value) -> Value {
+    let said = ask_client(kept, to, question);
     said.unwrap_or_else(|e| json!({"end": e.to_string(), "received": ""}))
 }
 
-fn ask_client(kept: &mut Option<UdpSocket>, question: &Value) -> io::Result<Value> {
-    let to: SocketAddr = question["to"].as_str().unwrap().parse().unwrap();
+fn ask_client(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<Value> {
     match question["do"].as_str() {
         Some("exchange") => exchange(to, question["up"].as_u64().unwrap(), &question["down"]),
         Some("send") => Ok(send(to, question)),
@@ -287,26 +335,28 @@ fn ask_client(kept: &mut Option<UdpSocket>, question: &Value) -> io::Result<Valu
         Some("open") => {
             let socket = UdpSocket::bind(any(to))?;
             let said = talk(&socket, to, question);
-            *kept = Some(socket);
+            kept.socket = Some(socket);
             said
         }
-        Some("go-on") => match kept {
+        Some("crowd") => crowd(kept, to, question),
+        Some("go-on") => match &kept.socket {
             Some(socket) => talk(socket, to, question),
             None => Err(io::ErrorKind::NotConnected.into()),
         },
         Some("flood") => flood(to, question),
+        Some("associate") => associate(to, question),
         _ => panic!("the client does not understand {question}"),
     }
 }
 
-fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
+pub(super) fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, patience(question))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(patience(question)))?;
     Ok(stream)
 }
 
-fn patience(question: &Value) -> Duration {
+pub(super) fn patience(question: &Value) -> Duration {
     Duration::from_millis(question["patience_ms"].as_u64().unwrap_or(20_000))
 }
 
@@ -421,6 +471,23 @@ fn talk(socket: &UdpSocket, to: SocketAddr, question: &Value) -> io::Result<Valu
     Ok(json!({"answers": answers, "end": end}))
 }
 
+/// Asks the SOCKS5 proxy for an association, talks over it, then sends what is in `strange` from
+/// another port; the control connection closes last.
+fn associate(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let mut control = connect(to, question)?;
+    control.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
+    let mut reply = [0; 12];
+    control.read_exact(&mut reply)?;
+    assert_eq!(reply[..6], [5, 0, 5, 0, 0, 1]);
+    let [a, b, c, d] = reply[6..10] else { unreachable!() };
+    let relay = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([reply[10], reply[11]])));
+    let said = talk(&UdpSocket::bind(any(relay))?, relay, question)?;
+    let Some(strange) = question["strange"].as_array() else { return Ok(said) };
+    let ask = json!({"datagrams": strange, "patience_ms": 1, "pause_ms": 100});
+    let other = talk(&UdpSocket::bind(any(relay))?, relay, &ask)?;
+    Ok(json!({"answers": said["answers"], "end": said["end"], "strange": other["answers"]}))
+}
+
 /// Sends one datagram again and again, each time from another address of 198.18.0.0/15.
 fn flood(to: SocketAddr, question: &Value) -> io::Result<Value> {
     let SocketAddr::V4(to) = to else { return Err(io::ErrorKind::Unsupported.into()) };
@@ -448,7 +515,7 @@ fn flood(to: SocketAddr, question: &Value) -> io::Result<Value> {
 
 /// How a connection ended, in the same words whatever the system's language.
 #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open-ended")]
-fn io_end(e: &io::Error) -> String {
+pub(super) fn io_end(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "silence".to_owned(),
@@ -481,7 +548,7 @@ fn sealed(question: &Value) -> Value {
 }
 
 /// A dual-stack transparent socket.
-fn transparent(kind: socket2::Type, port: u16) -> socket2::Socket {
+pub(super) fn transparent(kind: socket2::Type, port: u16) -> socket2::Socket {
     let socket = socket2::Socket::new(socket2::Domain::IPV6, kind, None).unwrap();
     socket.set_only_v6(false).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -524,6 +591,7 @@ fn stand_in() {
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             half_closed_timeout: Duration::from_secs(1),
+            lifetime: None,
             keepalive: None,
             user_timeout: None,
             keep_source: false,

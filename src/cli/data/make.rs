@@ -8,8 +8,13 @@ use jiff::Timestamp;
 
 use super::{Exit, complain};
 use crate::cli::explain::instant;
+use crate::cli::progress::Shown;
 use crate::control::config::{CountryField, Source};
 use crate::control::data::{self, DataFault, Kind, SigningKey, SourceInfo, Table};
+use crate::control::progress::{Progress, reading};
+
+/// A pack from this many rows on takes long enough to be told of.
+const LONG_ROWS: u64 = 100_000;
 
 /// Arguments of `data build`.
 #[derive(Debug, clap::Args)]
@@ -67,24 +72,34 @@ impl FromStr for Input {
 }
 
 impl Input {
-    fn load(&self) -> Result<Table, DataFault> {
+    fn load(&self, progress: &dyn Progress) -> Result<Table, DataFault> {
+        let load = |kind, source| Table::load(kind, source, CountryField::Country);
         match self {
-            Self::Any(path) => Table::guess(path),
-            Self::Of(kind, source) => Table::load(*kind, source, CountryField::Country),
+            Self::Any(path) => reading(progress, path, || Table::guess(path)),
+            Self::Of(kind, Source::Embedded) => load(*kind, &Source::Embedded),
+            Self::Of(kind, source @ Source::File(path)) => {
+                reading(progress, path, || load(*kind, source))
+            }
         }
     }
 }
 
 /// Exit status: 0 built, 1 a source is refused, 2 the key cannot be used.
 pub(super) fn build(arguments: &Build, out: &mut impl Write) -> io::Result<Exit> {
+    let progress = Shown::on_stderr();
     let built = match (&arguments.from, &arguments.out, &arguments.pack) {
-        (Some(from), Some(to), _) => data::rebuild(from, to).map_err(|fault| vec![fault]),
+        (Some(from), Some(to), _) => {
+            progress.begin("building the embedded tables", None);
+            let built = data::rebuild(from, to).map_err(|fault| vec![fault]);
+            progress.end();
+            built
+        }
         (_, _, Some(pack)) => {
             let key = match arguments.sign.as_deref().map(SigningKey::read).transpose() {
                 Ok(key) => key,
                 Err(fault) => return Ok(complain(fault)),
             };
-            build_pack(arguments, pack, key.as_ref(), out)?
+            build_pack(arguments, pack, key.as_ref(), &progress, out)?
         }
         (_, _, None) => return Ok(complain("say --from and --out, or --pack")),
     };
@@ -109,11 +124,12 @@ fn build_pack(
     arguments: &Build,
     pack: &Path,
     key: Option<&SigningKey>,
+    progress: &dyn Progress,
     out: &mut impl Write,
 ) -> io::Result<Result<Vec<SourceInfo>, Vec<DataFault>>> {
     let (mut tables, mut faults) = (Vec::new(), Vec::new());
     for input in &arguments.sources {
-        match input.load() {
+        match input.load(progress) {
             Ok(table) => tables.push(table),
             Err(fault) => faults.push(fault),
         }
@@ -126,7 +142,15 @@ fn build_pack(
         writeln!(out, "  {} {}: {} rows", table.kind().label(), info.name, info.rows)?;
     }
     let date = arguments.date.unwrap_or_else(Timestamp::now);
+    let rows: u64 = tables.iter().map(|table| table.info().rows).sum();
+    let long = rows >= LONG_ROWS;
+    if long {
+        progress.begin(&format!("packing {rows} rows"), None);
+    }
     let built = data::build_pack(tables, date, key, pack);
+    if long {
+        progress.end();
+    }
     Ok(built.map(|info| vec![info]).map_err(|fault| vec![fault]))
 }
 

@@ -1,5 +1,6 @@
 //! `schengate data`: the tables behind the verdicts.
 
+mod fetch;
 mod make;
 mod show;
 
@@ -27,6 +28,8 @@ enum Command {
     Verify(show::Verify),
     /// Show what a new table says otherwise than an old one, for whom and how many addresses
     Diff(show::Diff),
+    /// Fetch tables over HTTPS from where [data.update] of the policy says, as far as it permits
+    Update(fetch::Fetch),
     /// Build one pack of any tables, or the embedded tables from their packages
     Build(make::Build),
     /// Make a key to sign packs with, and print the line for the policy
@@ -43,6 +46,7 @@ pub(super) fn data(arguments: Data, out: &mut impl Write) -> io::Result<Exit> {
         Command::List { file, json } => show::list(&file, json, out),
         Command::Verify(verify) => show::verify(&verify, out),
         Command::Diff(diff) => show::diff(&diff, out),
+        Command::Update(update) => fetch::fetch(&update, out),
         Command::Build(build) => make::build(&build, out),
         Command::Keygen { file } => make::keygen(&file, out),
     }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{Exit, PolicyFile, complain};
+use crate::cli::progress::Shown;
 use crate::control::config::{self, CountryField, Source};
 use crate::control::data::{self, DataFault, Kind, Table};
+use crate::control::progress::reading;
 
 /// What a file is read as.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -90,14 +92,15 @@ pub(super) fn list(file: &PolicyFile, json: bool, out: &mut impl Write) -> io::R
 /// Exit status: 0 every table is sound, 1 one is not, 2 the policy cannot be read.
 pub(super) fn verify(arguments: &Verify, out: &mut impl Write) -> io::Result<Exit> {
     let now = Timestamp::now();
+    let progress = Shown::on_stderr();
     let verified = if arguments.files.is_empty() {
         match config::load(arguments.policy.config.as_deref()) {
-            Ok(loaded) => data::verify(&loaded.config.data, arguments.top, now),
+            Ok(loaded) => data::verify(&loaded.config.data, arguments.top, now, &progress),
             Err(faults) => return Ok(complain(faults)),
         }
     } else {
         let kind = arguments.kind.map(Kind::from);
-        data::verify_files(&arguments.files, kind, arguments.top, now)
+        data::verify_files(&arguments.files, kind, arguments.top, now, &progress)
     };
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&verified)?)?;
@@ -146,9 +149,11 @@ const FIELD: CountryField = CountryField::Country;
 const EMBEDDED: &str = "embedded";
 
 fn table(path: &Path, kind: Option<Kind>) -> Result<Table, DataFault> {
-    match (kind, path == Path::new(EMBEDDED)) {
-        (kind, true) => Table::load(kind.unwrap_or(Kind::Country), &Source::Embedded, FIELD),
-        (Some(kind), false) => Table::load(kind, &Source::File(path.to_owned()), FIELD),
-        (None, false) => Table::guess(path),
+    if path == Path::new(EMBEDDED) {
+        return Table::load(kind.unwrap_or(Kind::Country), &Source::Embedded, FIELD);
     }
+    reading(&Shown::on_stderr(), path, || match kind {
+        Some(kind) => Table::load(kind, &Source::File(path.to_owned()), FIELD),
+        None => Table::guess(path),
+    })
 }

@@ -12,6 +12,7 @@ fn listen(mode: ListenMode, address: &str) -> Listen {
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(3600),
         half_closed_timeout: Duration::from_secs(3600),
+        lifetime: None,
         keepalive: None,
         user_timeout: None,
         keep_source: false,

@@ -17,6 +17,7 @@ mod rules;
 mod shadow;
 mod share;
 mod time;
+mod update;
 mod zones;
 
 use std::net::SocketAddr;
@@ -31,6 +32,8 @@ use self::error::Wrong;
 pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
 pub use self::pack_key::{BadPackKey, PackKey};
 use self::reader::{Reader, Table};
+pub(super) use self::update::unfit;
+pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
@@ -368,6 +371,8 @@ pub struct Listen {
     pub idle_timeout: Duration,
     /// As `idle_timeout`, once one side has closed; never longer. Default: the same.
     pub half_closed_timeout: Duration,
+    /// Time after which a connection ends, whatever it does. Default: never.
+    pub lifetime: Option<Duration>,
     /// Silence after which a peer is asked whether it is there (TCP keep-alive). Default: never.
     pub keepalive: Option<Duration>,
     /// Time that sent bytes may stay unacknowledged (RFC 5482). Default: the kernel's.
@@ -438,6 +443,8 @@ pub struct Data {
     pub pack: Option<PathBuf>,
     /// Who must have signed the pack; `None`: nobody.
     pub pack_key: Option<PackKey>,
+    /// Where `schengate data update` fetches files from; `None`: from nowhere.
+    pub update: Option<Update>,
 }
 
 impl Default for Data {
@@ -453,6 +460,7 @@ impl Default for Data {
             country_field: CountryField::Country,
             pack: None,
             pack_key: None,
+            update: None,
         }
     }
 }

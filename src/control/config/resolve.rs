@@ -13,7 +13,7 @@ use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Causes, Config, CountryField, Data, Defaults, Group, Listen, ListenMode, Names, Source,
-    Until, ZoneList, net, rules, share, time, zones,
+    Until, ZoneList, net, rules, share, time, update, zones,
 };
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
@@ -22,7 +22,7 @@ const SECTIONS: [&str; 11] = [
     "data",
 ];
 
-const DATA_KEYS: [&str; 10] = [
+const DATA_KEYS: [&str; 11] = [
     "directory",
     "country",
     "asn",
@@ -33,6 +33,7 @@ const DATA_KEYS: [&str; 10] = [
     "country_field",
     "pack",
     "pack_key",
+    "update",
 ];
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
@@ -175,7 +176,7 @@ pub(super) fn optional<'d, T>(
 }
 
 /// Reads a key that has a default.
-fn or<'d, T>(
+pub(super) fn or<'d, T>(
     table: &Table<'d>,
     key: &str,
     default: T,
@@ -443,6 +444,7 @@ const LISTEN: Listen = Listen {
     connect_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60 * 60),
     half_closed_timeout: Duration::from_secs(60 * 60),
+    lifetime: None,
     keepalive: None,
     user_timeout: None,
     keep_source: false,
@@ -461,6 +463,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "connect_timeout",
             "idle_timeout",
             "half_closed_timeout",
+            "lifetime",
             "keepalive",
             "user_timeout",
             "keep_source",
@@ -492,6 +495,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         Some(item) => time::duration(reader, &item, second, Some(most)).map(Some),
         None => Some(None),
     };
+    let lifetime = if_any("lifetime", month);
     let keepalive = if_any("keepalive", 9 * 60 * minute);
     let user_timeout = if_any("user_timeout", 24 * 60 * minute);
     let keep_source = keep_source(reader, table, mode);
@@ -508,6 +512,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         connect_timeout: connect_timeout?,
         idle_timeout: idle_timeout?,
         half_closed_timeout: half_closed_timeout?,
+        lifetime: lifetime?,
         keepalive: keepalive?,
         user_timeout: user_timeout?,
         keep_source: keep_source?,
@@ -602,7 +607,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         or(&table, "country_field", default.country_field, |item| reader.word(item, &fields));
     let forms = [("fast", Memory::Fast), ("compact", Memory::Compact)];
     let memory = or(&table, "memory", default.memory, |item| reader.word(item, &forms));
-    Some(Data {
+    let data = Data {
         directory: directory?,
         country: country?,
         asn: asn?,
@@ -613,7 +618,10 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         country_field: country_field?,
         pack: pack?,
         pack_key: pack_key?,
-    })
+        update: None,
+    };
+    let update = update::read(reader, &table, &data)?;
+    Some(Data { update, ..data })
 }
 
 fn source_list(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Source>> {

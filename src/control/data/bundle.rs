@@ -27,12 +27,13 @@ use sha2::{Digest, Sha256};
 
 use super::load::{self, at_row};
 use super::pack::{self, Body, Header};
+use super::source::Content;
 use super::table::Table;
 use super::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, provider, source};
 use crate::control::config::PackKey;
 
 /// The first bytes of every pack.
-const MAGIC: &[u8; 4] = b"SGP1";
+pub(super) const MAGIC: &[u8; 4] = b"SGP1";
 
 /// What is signed before the content, so that a signature by the same key over something else is
 /// none over a pack.
@@ -58,7 +59,15 @@ pub(super) struct Bundle {
 /// # Errors
 /// What is wrong with it, or why it is not to be trusted.
 pub(super) fn read(path: &Path, key: Option<&PackKey>) -> Result<Bundle, DataFault> {
-    let content = source::read(path)?;
+    read_from(path, &source::read(path)?, key)
+}
+
+/// As [`read`], of bytes that were read already; `path` names them.
+pub(super) fn read_from(
+    path: &Path,
+    content: &Content,
+    key: Option<&PackKey>,
+) -> Result<Bundle, DataFault> {
     let fault = |what: &str| source::whole(path, what.to_owned());
     let signed = authentic(&content.bytes, key).map_err(fault)?;
     let (date, parts) = parts(signed).map_err(fault)?;
@@ -74,9 +83,10 @@ pub(super) fn read(path: &Path, key: Option<&PackKey>) -> Result<Bundle, DataFau
         name: source::name_of(Path::new(file)),
         origin: Some(path.to_owned()),
         as_of: Some(date),
+        dated_by_file: false,
         rows: tables.iter().map(|table| table.info().rows).sum(),
         licence: None,
-        digest: content.digest,
+        digest: content.digest.clone(),
     };
     Ok(Bundle { info, tables })
 }
@@ -89,6 +99,7 @@ fn table(path: &Path, part: &[u8], header: Header, body: Body) -> Result<Table, 
         name,
         origin: Some(path.join(&header.name)),
         as_of: header.as_of,
+        dated_by_file: false,
         rows: header.rows,
         licence: Some(safe(&header.licence)).filter(|text| !text.is_empty()),
         digest: source::digest(part),
@@ -190,7 +201,8 @@ pub fn build_pack(
     written.map_err(|error| fault(format!("cannot be written: {error}")))?;
     let name = source::name_of(Path::new(out.file_name().unwrap_or(out.as_os_str())));
     let (as_of, licence, digest) = (Some(date), None, source::digest(&pack));
-    Ok(SourceInfo { name, origin: Some(out.to_owned()), as_of, rows, licence, digest })
+    let (origin, dated_by_file) = (Some(out.to_owned()), false);
+    Ok(SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest })
 }
 
 /// A table as `.sgt`. Two of one name in a pack could not be told apart in a record.

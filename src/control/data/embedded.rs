@@ -62,6 +62,7 @@ fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
         name: header.name,
         origin: None,
         as_of: header.as_of,
+        dated_by_file: false,
         rows: header.rows,
         licence: Some(header.licence),
         digest: source::digest(table),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::table;
 use super::{DataFault, SourceInfo, embedded, facts, source};
 use crate::control::config::Data;
+use crate::control::progress::Silent;
 
 /// One source of data. As JSON an object with the fields' names; as text one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,6 +22,8 @@ pub struct Listing {
     pub rows: u64,
     /// Date of the content, else of the file, RFC 3339.
     pub date: Option<String>,
+    /// `content`, or `file` where the content tells no date and the file was last written then.
+    pub date_of: Option<&'static str>,
     /// Whole days since then.
     pub age_days: Option<i64>,
     /// Licence, where known.
@@ -37,6 +40,9 @@ impl fmt::Display for Listing {
         let age = self.age_days.map_or_else(|| "-".to_owned(), |days| format!("{days} d"));
         write!(f, "{:<10} {:<28} {:>9} {date:<10} {age:>7}", self.kind, self.name, self.rows)?;
         write!(f, "  {:<12}", self.digest.get(..12).unwrap_or("-"))?;
+        if self.date_of == Some("file") {
+            write!(f, "  (dated by its file)")?;
+        }
         match (&self.fault, &self.licence) {
             (Some(fault), _) => write!(f, "  FAULT: {fault}"),
             (None, Some(licence)) => write!(f, "  {licence}"),
@@ -53,7 +59,7 @@ pub fn list(settings: &Data) -> Vec<Listing> {
 }
 
 fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
-    let (pack, tables) = table::load_all(settings);
+    let (pack, tables) = table::load_all(settings, &Silent);
     let pack = pack.map(|info| listing("pack", info, now));
     let named = tables
         .into_iter()
@@ -77,6 +83,7 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
             name: format!("built-in:{name}"),
             origin: None,
             as_of,
+            dated_by_file: false,
             rows: rows as u64,
             licence: Some("MIT OR Apache-2.0".to_owned()),
             digest: source::digest(content.as_bytes()),
@@ -96,7 +103,8 @@ pub(super) fn listing(
         Err(DataFault { source, row, what }) => {
             let row = row.map_or_else(String::new, |row| format!("row {row}: "));
             let (as_of, rows, licence, digest) = (None, 0, None, String::new());
-            let info = SourceInfo { name: source, origin: None, as_of, rows, licence, digest };
+            let (name, origin, dated_by_file) = (source, None, false);
+            let info = SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest };
             (info, Some(format!("{row}{what}")))
         }
     };
@@ -106,6 +114,7 @@ pub(super) fn listing(
         kind,
         rows: info.rows,
         date: info.as_of.map(|date| date.to_string()),
+        date_of: info.as_of.map(|_| if info.dated_by_file { "file" } else { "content" }),
         age_days: info.as_of.map(age),
         licence: info.licence,
         digest: info.digest,

@@ -14,13 +14,14 @@ use super::{
     mmdb, provider,
 };
 use crate::control::config::{CountryField, Data};
+use crate::control::progress::Silent;
 
 /// Loads every source of `[data]`, in order. A source that is named twice in one list counts once.
 ///
 /// # Errors
 /// Every fault of every source at once.
 pub fn load(settings: &Data) -> Result<Sources, Vec<DataFault>> {
-    let (pack, tables) = load_all(settings);
+    let (pack, tables) = load_all(settings, &Silent);
     let mut sources = Sources::default();
     let mut faults = Vec::new();
     match pack {
@@ -53,9 +54,18 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
 /// # Errors
 /// As for [`load_country`].
 pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable, DataFault> {
-    let content = source::read(path)?;
+    country_from(path, &source::read(path)?, field)
+}
+
+/// As [`load_country_by`], of bytes that were read already; `path` names them, and what lies beside
+/// it belongs to them.
+pub(super) fn country_from(
+    path: &Path,
+    content: &Content,
+    field: CountryField,
+) -> Result<CountryTable, DataFault> {
     if content.bytes.starts_with(pack::MAGIC) {
-        return match packed(path, &content)? {
+        return match packed(path, content)? {
             (info, Body::Country(ranges)) => {
                 Ok(CountryTable { info, ranges: answering(path, ranges, "country")? })
             }
@@ -66,7 +76,8 @@ pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable,
         let read = mmdb::countries(&content.bytes, field);
         let read = read.map_err(|what| source::whole(path, what))?;
         let ranges = answering(path, read.ranges, field.label())?;
-        let mut info = info(path, &content, read.rows, read.as_of, None);
+        let mut info = info(path, content, read.rows, read.as_of, None);
+        info.licence = read.licence.map(str::to_owned);
         match field {
             CountryField::Country => {}
             CountryField::Registered => {
@@ -75,10 +86,10 @@ pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable,
         }
         return Ok(CountryTable { info, ranges });
     }
-    let read = text(path, &content)
+    let read = text(path, content)
         .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
     let ranges = answering(path, read.ranges, "country")?;
-    Ok(CountryTable { info: info(path, &content, read.rows, read.as_of, None), ranges })
+    Ok(CountryTable { info: info(path, content, read.rows, read.as_of, None), ranges })
 }
 
 /// Loads an AS table: CSV, TSV, mmdb or `.sgt`, gzip or not.
@@ -86,25 +97,30 @@ pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable,
 /// # Errors
 /// As for [`load_country`].
 pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
-    let content = source::read(path)?;
+    asn_from(path, &source::read(path)?)
+}
+
+/// As [`load_asn`], of bytes that were read already.
+pub(super) fn asn_from(path: &Path, content: &Content) -> Result<AsnTable, DataFault> {
     if content.bytes.starts_with(pack::MAGIC) {
-        return match packed(path, &content)? {
+        return match packed(path, content)? {
             (info, Body::Asn(ranges)) => {
                 Ok(AsnTable { info, ranges: answering(path, ranges, "AS number")? })
             }
             (_, other) => Err(wrong_kind(path, &other, "AS")),
         };
     }
-    let (ranges, rows, as_of) = if mmdb::is_mmdb(&content.bytes) {
+    let (ranges, rows, as_of, licence) = if mmdb::is_mmdb(&content.bytes) {
         let read = mmdb::as_numbers(&content.bytes).map_err(|what| source::whole(path, what))?;
-        (read.ranges, read.rows, read.as_of)
+        (read.ranges, read.rows, read.as_of, read.licence)
     } else {
-        let read = text(path, &content)
+        let read = text(path, content)
             .and_then(|text| country::as_numbers(text).map_err(|bad| at_row(path, bad)))?;
-        (read.ranges, read.rows, read.as_of)
+        (read.ranges, read.rows, read.as_of, None)
     };
     let ranges = answering(path, ranges, "AS number")?;
-    Ok(AsnTable { info: info(path, &content, rows, as_of, None), ranges })
+    let licence = licence.map(str::to_owned);
+    Ok(AsnTable { info: SourceInfo { licence, ..info(path, content, rows, as_of, None) }, ranges })
 }
 
 /// Loads the ranges that a provider publishes: JSON of AWS, Google, Azure, Oracle or Fastly, a
@@ -113,9 +129,13 @@ pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
 /// # Errors
 /// As for [`load_country`].
 pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
-    let content = source::read(path)?;
+    provider_from(path, &source::read(path)?)
+}
+
+/// As [`load_provider`], of bytes that were read already.
+pub(super) fn provider_from(path: &Path, content: &Content) -> Result<ProviderTable, DataFault> {
     if content.bytes.starts_with(pack::MAGIC) {
-        return match packed(path, &content)? {
+        return match packed(path, content)? {
             (info, Body::Provider(rows)) => {
                 provider::check(&rows).map_err(|bad| at_row(path, bad))?;
                 Ok(ProviderTable { info, rows })
@@ -123,9 +143,9 @@ pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
             (_, other) => Err(wrong_kind(path, &other, "provider")),
         };
     }
-    let bytes = text(path, &content)?;
+    let bytes = text(path, content)?;
     let read = provider::read(bytes, path).map_err(|bad| at_row(path, bad))?;
-    let info = info(path, &content, read.count, read.as_of, read.name);
+    let info = info(path, content, read.count, read.as_of, read.name);
     Ok(ProviderTable { info, rows: read.rows })
 }
 
@@ -135,7 +155,7 @@ fn text<'a>(path: &Path, content: &'a Content) -> Result<&'a [u8], DataFault> {
     let what = match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; write it as UTF-8",
         [b'P', b'K', 3, 4, ..] => "is a zip archive; unpack it and name the table in it",
-        _ if bytes.contains(&0) => "is in no known form (no mmdb marker, no text); fetch it again",
+        _ if bytes.contains(&0) => source::FORMLESS,
         _ => return Ok(bytes),
     };
     Err(source::whole(path, what.to_owned()))
@@ -187,6 +207,7 @@ fn info(
         name: name.map_or_else(file, str::to_owned),
         origin: Some(path.to_owned()),
         as_of: as_of.or(content.modified),
+        dated_by_file: as_of.is_none() && content.modified.is_some(),
         rows,
         licence: None,
         digest: content.digest.clone(),

@@ -21,12 +21,15 @@ use super::{Ranges, Whereabouts};
 use crate::control::config::CountryField;
 use crate::policy::Country;
 
-/// What precedes the metadata, in the last 128 KiB of the file.
+/// How far before the end of a file its marker stands at most.
+pub(super) const MARKER_WITHIN: u64 = 128 << 10;
+
+/// What precedes the metadata.
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
 /// Whether the bytes are in this form.
 pub(super) fn is_mmdb(bytes: &[u8]) -> bool {
-    let tail = bytes.get(bytes.len().saturating_sub(128 << 10)..).unwrap_or_default();
+    let tail = bytes.get(bytes.len().saturating_sub(MARKER_WITHIN as usize)..).unwrap_or_default();
     tail.windows(MARKER.len()).any(|window| window == MARKER)
 }
 
@@ -37,6 +40,18 @@ pub(super) struct Read<V> {
     /// Networks that hold a record.
     pub(super) rows: u64,
     pub(super) as_of: Option<Timestamp>,
+    /// Under which licence its publisher gives it, where the type of the file tells.
+    pub(super) licence: Option<&'static str>,
+}
+
+/// As the publishers of these types say; of any other nobody knows.
+fn licence(database_type: &str) -> Option<&'static str> {
+    match database_type {
+        lite if lite.starts_with("GeoLite2") => Some("GeoLite End User License Agreement: MaxMind"),
+        paid if paid.starts_with("GeoIP") => Some("commercial: MaxMind"),
+        free if free.starts_with("DBIP") && free.contains("Lite") => Some("CC BY 4.0: DB-IP"),
+        _ => None,
+    }
 }
 
 /// Reads countries: `country.iso_code`, `country_code` or a two-letter `country`, in that order, or
@@ -173,7 +188,8 @@ fn read<V: Copy + PartialEq>(
     let as_of = i64::try_from(reader.metadata().build_epoch).ok();
     let as_of = as_of.filter(|&s| s > 0).and_then(|second| Timestamp::from_second(second).ok());
     let ranges = builder.finish().map_err(|(_, what)| what)?;
-    Ok(Read { ranges, rows, as_of })
+    let licence = licence(&reader.metadata().database_type);
+    Ok(Read { ranges, rows, as_of, licence })
 }
 
 /// The low 32 bits, as an address.

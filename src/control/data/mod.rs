@@ -17,6 +17,7 @@ mod source;
 mod table;
 mod text;
 mod verify;
+mod weigh;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use provider::provider_order;
 pub use rebuild::rebuild;
 pub use table::{Extent, Kind, Label, Table, coverage, grouped};
 pub use verify::{Coverage, Share, Verified, verify, verify_files};
+pub use weigh::{digest_of, leave_out, weigh};
 
 use crate::policy::{Country, CountrySet};
 
@@ -68,6 +70,9 @@ pub struct SourceInfo {
     pub origin: Option<PathBuf>,
     /// Date of the content, else of the file.
     pub as_of: Option<Timestamp>,
+    /// Whether `as_of` is when the file was last written, since its content tells no date: whoever
+    /// copies the file without its time makes it young.
+    pub dated_by_file: bool,
     /// Rows read.
     pub rows: u64,
     /// Licence, where known.

@@ -2,19 +2,24 @@
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::DataFault;
+use super::{DataFault, bundle, mmdb, pack};
 
 /// The largest file that is read, before and after gzip: 1 GiB. Nothing is mapped: a file that
 /// shrinks under a mapping ends the process.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// How many times its size a gzip file may be unpacked to, beyond the least that any may: tables of
+/// the known sources shrink to a third to a tenth, and nothing honest to a thousandth.
+const INFLATES_MAX: u64 = 64;
+const INFLATED_MIN_BYTES: u64 = 16 << 20;
 
 /// A file's content and origin.
 pub(super) struct Content {
@@ -42,13 +47,21 @@ pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> 
     if about.len() > limit {
         return Err(too_large());
     }
-    let raw = drain(file, limit)
-        .map_err(|error| fault(format!("cannot be read: {error}")))?
-        .ok_or_else(too_large)?;
+    let unreadable = |error: io::Error| fault(format!("cannot be read: {error}"));
+    if is_formless(&file, about.len()).map_err(unreadable)? {
+        return Err(fault(FORMLESS.to_owned()));
+    }
+    let raw = drain(file, limit).map_err(unreadable)?.ok_or_else(too_large)?;
     let digest = digest(&raw);
     let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
     let bytes = if raw.starts_with(&[0x1f, 0x8b]) {
-        drain(MultiGzDecoder::new(raw.as_slice()), limit)
+        let packed = u64::try_from(raw.len()).unwrap_or(u64::MAX);
+        let most = limit.min(packed.saturating_mul(INFLATES_MAX).max(INFLATED_MIN_BYTES));
+        let too_large = || {
+            let what = format!("unpacks to more than {most} bytes; use a smaller table");
+            fault(what)
+        };
+        drain(MultiGzDecoder::new(raw.as_slice()), most)
             .map_err(|error| fault(format!("is no sound gzip file: {error}")))?
             .ok_or_else(too_large)?
     } else {
@@ -65,6 +78,29 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let about = file.metadata()?;
     Ok((file, about))
+}
+
+/// Where no reader would know what to do with it.
+pub(super) const FORMLESS: &str = "is in no known form (no mmdb marker, no text); fetch it again";
+
+/// Whether the head of the file is neither text nor packed, and its end no mmdb's: then it is not
+/// worth the memory that reading it takes (a disk that ran full leaves gigabytes of zeros).
+fn is_formless(file: &File, length: u64) -> io::Result<bool> {
+    let mut head = [0; 4 << 10];
+    let read = file.read_at(&mut head, 0)?;
+    let head = head.get(..read).unwrap_or_default();
+    // Packed, or something that is better called by its name: UTF-16, a zip archive.
+    let known: [&[u8]; 6] =
+        [&[0x1f, 0x8b], pack::MAGIC, bundle::MAGIC, &[0xff, 0xfe], &[0xfe, 0xff], b"PK\x03\x04"];
+    if !head.contains(&0) || known.iter().any(|magic| head.starts_with(magic)) {
+        return Ok(false);
+    }
+    let mut tail = Vec::new();
+    let mut end = file;
+    end.seek(SeekFrom::Start(length.saturating_sub(mmdb::MARKER_WITHIN)))?;
+    end.take(mmdb::MARKER_WITHIN).read_to_end(&mut tail)?;
+    end.seek(SeekFrom::Start(0))?;
+    Ok(!mmdb::is_mmdb(&tail))
 }
 
 /// Everything up to `limit`; `None` where there is more.
@@ -133,8 +169,13 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         gzip.write_all(&vec![0; 1 << 20]).unwrap();
         file.write_all(&gzip.finish().unwrap()).unwrap();
-        assert!(why(file.path(), 1 << 16).contains("larger than"));
+        assert!(why(file.path(), 1 << 16).contains("unpacks to more than 65536"));
         assert_eq!(read_up_to(file.path(), 1 << 20).unwrap().bytes.len(), 1 << 20);
+        // Whatever the limit, not to a thousand times its size.
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![0; 17 << 20]).unwrap();
+        std::fs::write(file.path(), gzip.finish().unwrap()).unwrap();
+        assert!(why(file.path(), MAX_BYTES).contains("unpacks to more than 16777216"));
     }
 
     #[test]

@@ -11,8 +11,10 @@ use serde::{Serialize, Serializer};
 use super::{
     AsnTable, CountryTable, DataFault, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace,
     SourceInfo, Whereabouts, bundle, embedded, load,
+    source::{self, Content},
 };
 use crate::control::config::{CountryField, Data, Source};
+use crate::control::progress::{Progress, reading};
 use crate::policy::{AddressBits, Country, nest};
 
 /// What a table is asked for: the three lists of `[data]`.
@@ -78,16 +80,30 @@ impl Table {
         }
     }
 
+    /// As [`Table::load`], of a file whose bytes were read already.
+    pub(super) fn from(
+        kind: Kind,
+        path: &Path,
+        content: &Content,
+        field: CountryField,
+    ) -> Result<Self, DataFault> {
+        match kind {
+            Kind::Country => load::country_from(path, content, field).map(Self::Country),
+            Kind::Asn => load::asn_from(path, content).map(Self::Asn),
+            Kind::Providers => load::provider_from(path, content).map(Self::Providers),
+        }
+    }
+
     /// Loads a file whose kind nobody says: the first kind that it can be, in the order of
     /// [`Kind::ALL`].
     ///
     /// # Errors
     /// Where it can be none, what speaks against each.
     pub fn guess(path: &Path) -> Result<Self, DataFault> {
-        let file = Source::File(path.to_owned());
+        let content = source::read(path)?;
         let mut against = Vec::new();
         for kind in Kind::ALL {
-            match Self::load(kind, &file, CountryField::Country) {
+            match Self::from(kind, path, &content, CountryField::Country) {
                 Ok(table) => return Ok(table),
                 Err(fault) => against.push((kind, fault)),
             }
@@ -150,8 +166,14 @@ pub(super) type Loaded = (Kind, Result<Table, DataFault>);
 /// table by its kind, each kind best first. The tables of the pack stand before those of the lists;
 /// a list that is empty, as it is where a pack is named and the list is not written, is filled with
 /// the table in the program where the pack has none of its kind.
-pub(super) fn load_all(settings: &Data) -> (Option<Result<SourceInfo, DataFault>>, Vec<Loaded>) {
-    let bundle = settings.pack.as_ref().map(|path| bundle::read(path, settings.pack_key.as_ref()));
+pub(super) fn load_all(
+    settings: &Data,
+    progress: &dyn Progress,
+) -> (Option<Result<SourceInfo, DataFault>>, Vec<Loaded>) {
+    let bundle = settings
+        .pack
+        .as_ref()
+        .map(|path| reading(progress, path, || bundle::read(path, settings.pack_key.as_ref())));
     let (info, packed) = match bundle {
         None => (None, Vec::new()),
         Some(Err(fault)) => (Some(Err(fault)), Vec::new()),
@@ -167,7 +189,12 @@ pub(super) fn load_all(settings: &Data) -> (Option<Result<SourceInfo, DataFault>
         .collect();
     let embedded = missing.iter().map(|&kind| (kind, &Source::Embedded));
     for (kind, source) in entries(settings).chain(embedded) {
-        tables.push((kind, Table::load(kind, source, settings.country_field)));
+        let load = || Table::load(kind, source, settings.country_field);
+        let table = match source {
+            Source::Embedded => load(),
+            Source::File(path) => reading(progress, path, load),
+        };
+        tables.push((kind, table));
     }
     // Stable: within a kind the order stays.
     tables.sort_by_key(|table| table.0);
@@ -410,6 +437,7 @@ mod tests {
             name: "test".to_owned(),
             origin: None,
             as_of: None,
+            dated_by_file: false,
             rows: rows.len() as u64,
             licence: None,
             digest: String::new(),

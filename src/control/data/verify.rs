@@ -10,6 +10,7 @@ use super::list::{Listing, listing};
 use super::table::{Extent, Kind, Label, Table, coverage, grouped, load_all};
 use super::{DataFault, SourceInfo};
 use crate::control::config::{CountryField, Data, Source};
+use crate::control::progress::{self, Progress};
 
 /// One table, read to its end. As JSON an object of the listing's fields and `coverage`.
 #[derive(Debug, Clone, Serialize)]
@@ -44,8 +45,13 @@ pub struct Share {
 
 /// Reads every table that `[data]` names. `top`: how many labels are shown of each; 0 is all.
 #[must_use]
-pub fn verify(settings: &Data, top: usize, now: Timestamp) -> Vec<Verified> {
-    let (pack, tables) = load_all(settings);
+pub fn verify(
+    settings: &Data,
+    top: usize,
+    now: Timestamp,
+    progress: &dyn Progress,
+) -> Vec<Verified> {
+    let (pack, tables) = load_all(settings, progress);
     let pack = pack.map(|info| Verified { listing: listing("pack", info, now), coverage: None });
     let tables = tables.into_iter().map(|(kind, table)| verified(Some(kind), table, top, now));
     pack.into_iter().chain(tables).collect()
@@ -58,12 +64,17 @@ pub fn verify_files(
     kind: Option<Kind>,
     top: usize,
     now: Timestamp,
+    progress: &dyn Progress,
 ) -> Vec<Verified> {
     let read = |path: &PathBuf| match kind {
         Some(kind) => Table::load(kind, &Source::File(path.clone()), CountryField::Country),
         None => Table::guess(path),
     };
-    files.iter().map(|path| verified(kind, read(path), top, now)).collect()
+    let one = |path: &PathBuf| {
+        let read = progress::reading(progress, path, || read(path));
+        verified(kind, read, top, now)
+    };
+    files.iter().map(one).collect()
 }
 
 fn verified(
@@ -96,13 +107,15 @@ fn covers(table: &Table, top: usize) -> Coverage {
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Listing { name, kind, rows, date, age_days, licence, digest, fault } = &self.listing;
+        let Listing { name, kind, rows, date, date_of, age_days, licence, digest, fault } =
+            &self.listing;
         if let Some(fault) = fault {
             return write!(f, "{kind} {name}: REFUSED: {fault}");
         }
         write!(f, "{kind} {name}: sound, {} rows", grouped(*rows))?;
         if let (Some(date), Some(days)) = (date, age_days) {
-            write!(f, ", of {} ({days} d old)", date.get(..10).unwrap_or(date))?;
+            let by = if *date_of == Some("file") { " by its file" } else { "" };
+            write!(f, ", of {}{by} ({days} d old)", date.get(..10).unwrap_or(date))?;
         }
         write!(f, "\n  licence {}", licence.as_deref().unwrap_or("not known"))?;
         write!(f, "\n  sha256  {digest}")?;

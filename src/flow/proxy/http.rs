@@ -77,7 +77,8 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
             .serve_connection(TokioIo::new(wire), service)
             .with_upgrades()
     );
-    let seat = gate.registry.seat();
+    // A request has its own time, and a connection between two of them its own patience.
+    let seat = gate.registry.seat(None);
     let mut stopping = gate.stopping.subscribe();
     let ended = tokio::select! {
         biased;
@@ -141,7 +142,7 @@ async fn serve_one(
     mut record: Record,
     on: Rc<Connection>,
 ) -> Result<Response<Body>, Silence> {
-    let seat = on.gate.registry.seat();
+    let seat = on.gate.registry.seat(on.door.lifetime);
     let (protocol, source) = if upgrade.is_some() {
         (Protocol::Tls, NameSource::Connect)
     } else {

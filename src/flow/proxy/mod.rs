@@ -3,21 +3,23 @@
 mod authority;
 mod exchange;
 mod http;
-mod reach;
+pub(super) mod reach;
 mod socks;
 mod tunnel;
 
 use std::io;
 use std::rc::Rc;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::accept::{Accepted, Door};
 use super::gate::{self, Gate};
 use super::refuse;
 use super::registry::Seat;
+use super::wire::Wire;
 use crate::account::End;
+
+pub(super) use authority::{Target, canonical};
 
 /// Where a request is being served.
 struct At<'a> {
@@ -31,13 +33,13 @@ const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves one connection of an explicit client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let first = timeout(client.door.peek_timeout, first_byte(client.wire.stream())).await;
+    let first = timeout(client.door.peek_timeout, first_byte(&client.wire)).await;
     match first {
         Ok(Ok(Some(b'A'..=b'Z' | b'a'..=b'z'))) => http::serve(client, gate).await,
         Ok(Ok(Some(5))) => socks::serve(client, gate).await,
         other => {
             let record = gate.account.open(client.peer, client.door.way);
-            let seat = gate.registry.seat();
+            let seat = gate.registry.seat(client.door.lifetime);
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
                 Ok(Ok(Some(4))) if !client.door.silent => {
@@ -53,7 +55,12 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
 }
 
 /// The first byte, left where it is; `None` where the client closed without one.
-async fn first_byte(client: &TcpStream) -> io::Result<Option<u8>> {
-    let mut first = [0];
-    Ok((client.peek(&mut first).await? == 1).then_some(first[0]))
+async fn first_byte(client: &Wire) -> io::Result<Option<u8>> {
+    loop {
+        client.readable().await?;
+        match client.first_byte() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            seen => return seen,
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::flow::gate::{Gate, Stop, refused};
 use crate::flow::judge::{Asked, Tie, now_ms, refused_by_name, settle_at_once};
 use crate::flow::registry::Seat;
 use crate::flow::wire::Wire;
-use crate::identify::{Host, HostName, NameSource, Protocol};
+use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
 
 /// Head start of an address over the next one (RFC 8305 §5).
@@ -79,7 +79,11 @@ pub(super) async fn reach(
         Host::Address(address) => (vec![address], None),
         Host::Name(name) => {
             let name = Some((name, request.source));
-            (resolved(request, name, at, record).await?, name)
+            let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, request.target.port));
+            let (protocol, tie) = (request.protocol, Tie::Resolved);
+            let unread = Asked::unread(record.client().ip(), nowhere);
+            let asked = Asked { protocol, name, tie, ..unread };
+            (resolved(&asked, request.has_room, gate, seat, record).await?, name)
         }
     };
     let asked = addresses.into_iter().take(TRIED_MAX).map(|address| Asked {
@@ -108,26 +112,49 @@ pub(super) async fn reach(
     Ok(Reached { upstream, asked, verdict: judged.verdict })
 }
 
+/// The first address of a name that the policy permits, for what has no connect to race: a UDP flow.
+/// `asked` holds the name, and its port under `::`.
+///
+/// # Errors
+/// As the refusal of an explicit request; a name that has no address ends as `dns-error`.
+pub(in crate::flow) async fn pick(
+    asked: Asked,
+    gate: &Gate,
+    seat: &Seat,
+    record: &mut Record,
+) -> Result<Permit, Stop> {
+    let found = async {
+        let addresses = resolved(&asked, true, gate, seat, record).await?;
+        let all = addresses.into_iter().take(TRIED_MAX).map(|address| {
+            let destination = SocketAddr::new(address, asked.destination.port());
+            Asked { destination, ..asked.clone() }
+        });
+        let mut permitted = permitted(gate, all.collect(), true, seat, record)?;
+        permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(Missed::Unresolved)
+    };
+    found.await.map_err(|missed| match missed {
+        Missed::Stopped(stop) => stop,
+        Missed::Unresolved | Missed::Undialled(_) => Stop::Ended(End::DnsError),
+    })
+}
+
 /// The name's addresses, where some address of it might pass: the query for a name that none can
-/// save never leaves.
+/// save never leaves. `asked` holds the name, and its port under `::`.
 async fn resolved(
-    request: &Request,
-    name: Option<(HostName, NameSource)>,
-    at: &At<'_>,
+    asked: &Asked,
+    has_room: bool,
+    gate: &Gate,
+    seat: &Seat,
     record: &mut Record,
 ) -> Result<Vec<IpAddr>, Missed> {
-    let gate = at.gate;
-    let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, request.target.port));
-    let (protocol, tie) = (request.protocol, Tie::Resolved);
-    let asked = Asked { protocol, name, tie, ..Asked::unread(record.client().ip(), nowhere) };
-    let Some(policy) = gate.policies.load(now_ms()).ok().filter(|_| request.has_room) else {
-        return Err(Missed::Stopped(refused(Verdict::overload(nowhere), record)));
+    let Some(policy) = gate.policies.load(now_ms()).ok().filter(|_| has_room) else {
+        return Err(Missed::Stopped(refused(Verdict::overload(asked.destination), record)));
     };
-    if let Some(answer) = refused_by_name(&*policy, &asked, record.metrics()) {
-        let noted = gate.note(&*policy, asked, answer, at.seat, record);
+    if let Some(answer) = refused_by_name(&*policy, asked, record.metrics()) {
+        let noted = gate.note(&*policy, asked.clone(), answer, seat, record);
         return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
     }
-    let Some((name, _)) = &name else { return Err(Missed::Unresolved) };
+    let Some((name, _)) = &asked.name else { return Err(Missed::Unresolved) };
     gate.names.resolve(name).await.map_err(|_| Missed::Unresolved)
 }
 

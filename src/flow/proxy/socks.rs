@@ -1,7 +1,7 @@
-//! SOCKS5 (RFC 1928): no authentication, CONNECT alone.
+//! SOCKS5 (RFC 1928): no authentication; CONNECT and UDP ASSOCIATE.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::io::AsyncReadExt;
@@ -12,13 +12,16 @@ use super::authority::{Target, canonical};
 use super::reach::{Missed, Request, reach};
 use super::tunnel;
 use crate::account::{End, Record};
-use crate::flow::accept::Accepted;
+use crate::flow::accept::{Accepted, Door};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate};
 use crate::flow::refuse;
 use crate::flow::registry::Seat;
+use crate::flow::udp;
 use crate::flow::wire::Wire;
-use crate::identify::{Host, HostName, NameSource, Protocol};
+use crate::identify::socks::{self, Destination, Part, Unserved};
+use crate::identify::{NameSource, Protocol};
+use crate::policy::Verdict;
 
 /// Reply codes (RFC 1928 §6).
 const GENERAL_FAILURE: u8 = 1;
@@ -33,7 +36,7 @@ const ADDRESS_NOT_SUPPORTED: u8 = 8;
 /// Serves one SOCKS5 client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = gate.registry.seat();
+    let seat = gate.registry.seat(client.door.lifetime);
     let end = tokio::select! {
         biased;
         end = seat.cut() => end,
@@ -42,16 +45,23 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     gate::close(record, &seat, end);
 }
 
-async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -> End {
+async fn walk(client: Accepted, gate: &Rc<Gate>, seat: &Seat, record: &mut Record) -> End {
     let Accepted { mut wire, door, slot, .. } = client;
-    let target = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
-        Ok(Ok(target)) => target,
+    let command = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
+        Ok(Ok(command)) => command,
         Ok(Err(Fault::Answer(answer))) => {
             refuse::say(wire, &answer).await;
             return End::BadRequest;
         }
         Ok(Err(Fault::Gone)) => return End::ClientGone,
         Err(_) => return End::Idle,
+    };
+    let target = match command {
+        Command::Connect(target) => target,
+        Command::Associate { port } => {
+            let has_room = slot.is_some();
+            return Box::pin(associate(wire, port, has_room, &door, gate, record)).await;
+        }
     };
     let at = At { gate, door: &door, seat };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
@@ -72,6 +82,52 @@ async fn walk(client: Accepted, gate: &Gate, seat: &Seat, record: &mut Record) -
     }
 }
 
+/// Opens an association for the client, and serves it.
+async fn associate(
+    wire: Wire,
+    port: Option<u16>,
+    has_room: bool,
+    door: &Rc<Door>,
+    gate: &Rc<Gate>,
+    record: &mut Record,
+) -> End {
+    let client = record.client().ip();
+    if !has_room {
+        let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        gate::refused(Verdict::overload(nowhere), record);
+        if door.silent {
+            refuse::close(wire);
+        } else {
+            refuse::say(wire, &reply(NOT_ALLOWED)).await;
+        }
+        return End::Refused;
+    }
+    let near = match udp::Near::open(&wire) {
+        Ok(near) => near,
+        Err(fault) => {
+            tracing::warn!(%fault, "no socket for a SOCKS5 association");
+            refuse::say(wire, &reply(GENERAL_FAILURE)).await;
+            return End::IoError;
+        }
+    };
+    if wire.write_all(&bound(near.address())).await.is_err() {
+        return End::ClientReset;
+    }
+    let end = udp::associate(near, udp::Pin { client, port }, &wire, door, gate).await;
+    wire.end_in_order();
+    end
+}
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Connect(Target),
+    /// UDP; the port that the client will send from, where it says so.
+    Associate {
+        port: Option<u16>,
+    },
+}
+
 #[derive(Debug)]
 enum Fault {
     /// The client left.
@@ -87,52 +143,59 @@ impl From<io::Error> for Fault {
 }
 
 /// Reads exactly the greeting and the request: what follows belongs to the tunnel.
-async fn negotiate(wire: &mut Wire) -> Result<Target, Fault> {
-    let [_version, methods] = read(wire).await?;
-    let mut offered = vec![0; usize::from(methods)];
-    wire.read_exact(&mut offered).await?;
-    if !offered.contains(&0) {
+async fn negotiate(wire: &mut Wire) -> Result<Command, Fault> {
+    if !read(wire, socks::greeting).await? {
         // "No acceptable methods": credentials are not judged here.
         return Err(Fault::Answer(vec![5, 0xff]));
     }
     wire.write_all(&[5, 0]).await?;
-    let [version, command, _reserved, kind] = read(wire).await?;
     let refused = |code| Err(Fault::Answer(reply(code).to_vec()));
-    if version != 5 {
-        return refused(GENERAL_FAILURE);
-    }
-    let host = match kind {
-        1 => Some(Host::Address(Ipv4Addr::from(read::<4>(wire).await?).into())),
-        4 => Some(Host::Address(Ipv6Addr::from(read::<16>(wire).await?).into())),
-        3 => {
-            let [length] = read(wire).await?;
-            let mut name = vec![0; usize::from(length)];
-            wire.read_exact(&mut name).await?;
-            // An address in the place of a name is refused like any other bad name: a client that
-            // has an address says so.
-            HostName::parse(&name).ok().map(Host::Name)
+    match read(wire, socks::request).await? {
+        Ok(socks::Command::Connect(Destination { host, port })) => {
+            Ok(Command::Connect(Target { host: canonical(host), port }))
         }
-        _ => return refused(ADDRESS_NOT_SUPPORTED),
-    };
-    let port = u16::from_be_bytes(read(wire).await?);
-    if command != 1 {
-        return refused(COMMAND_NOT_SUPPORTED);
-    }
-    match host {
-        Some(host) if port != 0 => Ok(Target { host: canonical(host), port }),
-        Some(_) | None => refused(GENERAL_FAILURE),
+        Ok(socks::Command::Associate { port }) => Ok(Command::Associate { port }),
+        Err(Unserved::Command) => refused(COMMAND_NOT_SUPPORTED),
+        Err(Unserved::Version | Unserved::Destination) => refused(GENERAL_FAILURE),
+        Err(Unserved::Kind) => refused(ADDRESS_NOT_SUPPORTED),
     }
 }
 
-async fn read<const N: usize>(wire: &mut Wire) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    wire.read_exact(&mut bytes).await?;
-    Ok(bytes)
+/// The next message of the client, and not a byte of what is behind it.
+async fn read<T>(wire: &mut Wire, message: impl Fn(&[u8]) -> Part<T>) -> io::Result<T> {
+    let mut seen = Vec::new();
+    loop {
+        match message(&seen) {
+            Part::Whole(message) => return Ok(message),
+            Part::Missing(missing) => {
+                let have = seen.len();
+                seen.resize(have + missing, 0);
+                wire.read_exact(seen.split_at_mut(have).1).await?;
+            }
+        }
+    }
 }
 
 /// A reply with no bound address: which one the gateway used is none of the client's business.
 const fn reply(code: u8) -> [u8; 10] {
     [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The reply that says where to send datagrams.
+fn bound(at: SocketAddr) -> Vec<u8> {
+    let mut reply = vec![5, 0, 0];
+    match at.ip() {
+        IpAddr::V4(v4) => {
+            reply.push(1);
+            reply.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            reply.push(4);
+            reply.extend(v6.octets());
+        }
+    }
+    reply.extend(at.port().to_be_bytes());
+    reply
 }
 
 const fn code(missed: &Missed) -> u8 {
@@ -148,13 +211,16 @@ const fn code(missed: &Missed) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::identify::{Host, HostName};
 
     /// What comes of a client's bytes, which arrive one by one.
-    async fn negotiated(bytes: &[u8]) -> Result<Target, Fault> {
+    async fn negotiated(bytes: &[u8]) -> Result<Command, Fault> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut wire = Wire::new(listener.accept().await.unwrap().0);
@@ -174,27 +240,28 @@ mod tests {
         bytes
     }
 
-    fn answer(negotiated: Result<Target, Fault>) -> Vec<u8> {
+    fn answer(negotiated: Result<Command, Fault>) -> Vec<u8> {
         match negotiated {
             Err(Fault::Answer(answer)) => answer,
             other => panic!("{other:?}"),
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn the_three_kinds_of_address_are_read() {
         let name = HostName::parse(b"pacs.example").unwrap();
         let read = negotiated(&domain(b"PACS.example", 443)).await.unwrap();
-        assert_eq!(read, Target { host: Host::Name(name), port: 443 });
+        assert_eq!(read, Command::Connect(Target { host: Host::Name(name), port: 443 }));
         let v4 = negotiated(&[5, 1, 0, 5, 1, 0, 1, 198, 51, 100, 7, 1, 187]).await.unwrap();
-        assert_eq!(v4, Target::parse(b"198.51.100.7:443", None).unwrap());
+        let target = Target::parse(b"198.51.100.7:443", None).unwrap();
+        assert_eq!(v4, Command::Connect(target));
         let mut v6 = vec![5, 2, 2, 0, 5, 1, 0, 4];
         v6.extend(Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped().octets());
         v6.extend([1, 187]);
         assert_eq!(negotiated(&v6).await.unwrap(), v4);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn names_that_are_none_are_refused() {
         let long = [b'a'; 255];
         for name in
@@ -206,9 +273,9 @@ mod tests {
         assert_eq!(answer(negotiated(&domain(b"a.example", 0)).await)[1], GENERAL_FAILURE);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn other_commands_kinds_and_methods_have_their_replies() {
-        for command in [2, 3, 9] {
+        for command in [2, 9] {
             let bytes = [5, 1, 0, 5, command, 0, 1, 198, 51, 100, 7, 1, 187];
             assert_eq!(answer(negotiated(&bytes).await)[1], COMMAND_NOT_SUPPORTED);
         }
@@ -217,7 +284,7 @@ mod tests {
         assert_eq!(answer(negotiated(&[5, 2, 1, 2]).await), [5, 0xff]);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn every_strict_prefix_of_a_request_is_no_request() {
         let whole = domain(b"pacs.example", 443);
         for end in 0..whole.len() {

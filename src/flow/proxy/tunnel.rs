@@ -15,7 +15,7 @@ use crate::flow::refuse::{self, Notice};
 use crate::flow::relay;
 use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
-use crate::identify::{HostName, Identity, Protocol, Step, identify};
+use crate::identify::{HostName, Identity, Progress, Protocol, Step, identify_further};
 use crate::policy::{Action, Verdict};
 
 /// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
@@ -34,7 +34,7 @@ pub(super) async fn run(
     let mut seen = Seen::with(held);
     let mut stop = None;
     let mut follower = None;
-    let opening = async {
+    let opening = Box::pin(async {
         let flight = Flight { client: &client, asked, verdict, waits: server_may_speak };
         Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
             Stop::Ended(end) => end,
@@ -50,7 +50,7 @@ pub(super) async fn run(
             return Ok(first);
         }
         follower.follow(&client, &upstream, first, idle).await
-    };
+    });
     let end = if server_may_speak {
         relay::run(&client, &upstream, opening, idle, &bytes).await
     } else {
@@ -85,20 +85,20 @@ impl Flight<'_> {
     async fn judge(self, seen: &mut Seen, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
         let gone = |_| Stop::Ended(End::ClientReset);
         if self.waits && seen.bytes().is_empty() {
-            seen.more(self.client.stream(), None).await.map_err(gone)?;
+            seen.more(self.client, None).await.map_err(gone)?;
         }
         if seen.bytes().is_empty() && seen.ended() == Some(Ended::Closed) {
             return Ok(());
         }
         let deadline = Instant::now() + at.door.peek_timeout;
+        let mut progress = Progress::default();
         let inside = loop {
-            match identify(seen.bytes(), seen.ended().is_some()) {
+            match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {
                 Step::Done(identity) => break Inside::of(&identity, seen, &self.asked),
                 // Whatever was read cannot be told: no name, and no protocol that carries one.
                 Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.asked),
                 Step::NeedMore(missing) => {
-                    let client = self.client.stream();
-                    read_until(missing, seen, client, deadline).await.map_err(gone)?;
+                    read_until(missing, seen, self.client, deadline).await.map_err(gone)?;
                 }
             }
         };

@@ -228,10 +228,8 @@ mod tests {
     /// Counts what is held, as the table of a worker does.
     fn place() -> Place {
         let table: Rc<Table> = Table::new(Limits::of(1));
-        let key = Key {
-            client: "192.0.2.2:40000".parse().unwrap(),
-            to: "198.51.100.7:443".parse().unwrap(),
-        };
+        let client = "192.0.2.2:40000".parse().unwrap();
+        let key = Key::transparent(client, "198.51.100.7:443".parse().unwrap());
         let Delivered::New(place) = table.deliver(key, b"") else { panic!("the first is new") };
         place
     }

@@ -5,6 +5,7 @@
 //! Once a flow is permitted it has two sockets of its own, connected to either end: the kernel
 //! tells the flows apart from then on, and a relay costs what a plain one does.
 
+mod associate;
 mod flight;
 mod refuse;
 mod relay;
@@ -28,8 +29,12 @@ use super::gate::Gate;
 use super::settings::Datagrams;
 use crate::account::{Accept, Dropped};
 use crate::sys::udp::{self, Mailbox};
+use associate::Association;
 use refuse::Icmp;
-use table::{Delivered, Key, Limits, Table};
+use table::{Delivered, Key};
+
+pub(super) use associate::{Near, Pin, serve as associate};
+pub(super) use table::{Limits, Table};
 
 /// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows: some 900 first
 /// datagrams. A larger one would not save a flood's victims, only have them wait behind it.
@@ -38,13 +43,20 @@ const LISTENER_BUFFER: usize = 1024 * 1024;
 /// Wait after the listener failed for want of memory.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What the UDP flows of one listener and one worker share.
+/// What the UDP flows of one front share.
 struct Desk {
     gate: Rc<Gate>,
     door: Rc<Door>,
     table: Rc<Table>,
-    listener: Rc<UdpSocket>,
-    icmp: Icmp,
+    front: Front,
+}
+
+/// Where datagrams come in, and how their clients are answered.
+enum Front {
+    /// A transparent listener.
+    Listener { socket: Rc<UdpSocket>, icmp: Icmp },
+    /// The relay socket of one SOCKS5 client.
+    Association(Rc<Association>),
 }
 
 /// Opens one UDP listener for `workers` workers: a socket for each, which the kernel spreads flows
@@ -96,6 +108,11 @@ pub(super) fn flows_max(door: &Door, workers: usize) -> usize {
     (door.max_connections().min(descriptors) / workers.max(1)).max(1)
 }
 
+/// The same for the flows of all associations of one worker of `workers`; each has one socket.
+pub(super) fn associated_max(workers: usize) -> usize {
+    (udp::descriptor_limit() / 8 / workers.max(1)).max(1)
+}
+
 /// Takes datagrams until the listener breaks; to stop it, drop the future.
 pub(super) async fn run(
     listener: UdpSocket,
@@ -108,8 +125,7 @@ pub(super) async fn run(
         gate,
         door,
         table: Table::new(Limits::of(flows)),
-        listener: Rc::clone(&listener),
-        icmp: Icmp::open(),
+        front: Front::Listener { socket: Rc::clone(&listener), icmp: Icmp::open() },
     });
     let mut mailbox = Mailbox::default();
     loop {
@@ -121,7 +137,9 @@ pub(super) async fn run(
             Ok(_) => {
                 for (letter, bytes) in mailbox.letters() {
                     match (letter.from, letter.to) {
-                        (Some(client), Some(to)) => desk.deliver(Key { client, to }, bytes),
+                        (Some(client), Some(to)) => {
+                            desk.deliver(Key::transparent(client, to), bytes);
+                        }
                         _ => desk.gate.account.metrics().dropped(Dropped::NoOrigin),
                     }
                 }
@@ -147,6 +165,14 @@ impl Desk {
                 spawn_local(walk::serve(place, Rc::clone(self)));
             }
             Delivered::Dropped(cause) => self.gate.account.metrics().dropped(cause),
+        }
+    }
+
+    /// Waits until the front is gone, and its flows with it; that of a listener outlives them.
+    async fn closed(&self) {
+        match &self.front {
+            Front::Listener { .. } => std::future::pending().await,
+            Front::Association(association) => association.closed().await,
         }
     }
 }

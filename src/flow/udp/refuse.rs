@@ -6,10 +6,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
 
-use super::Desk;
 use super::relay::{answer_from, send_from};
 use super::table::Key;
+use super::{Desk, Front};
 use crate::account::Dropped;
 use crate::identify::quic::Initial;
 use crate::sys::udp;
@@ -65,20 +66,30 @@ pub(super) fn answer(desk: &Desk, key: Key, refused: Option<Initial>, length: us
     }
     let metrics = desk.gate.account.metrics();
     let closed = refused.and_then(|initial| initial.refusal());
-    if let Some(close) = closed
-        && say(desk, key, &close).is_ok()
-    {
-        return;
-    }
-    if desk.icmp.prohibited(key, length).is_err() {
-        metrics.dropped(Dropped::NoIcmp);
+    match &desk.front {
+        Front::Listener { socket, icmp } => {
+            if let Some(close) = closed
+                && say(socket, key, &close).is_ok()
+            {
+                return;
+            }
+            if icmp.prohibited(key, length).is_err() {
+                metrics.dropped(Dropped::NoIcmp);
+            }
+        }
+        // SOCKS5 has no word for it; a client that speaks QUIC is told in QUIC.
+        Front::Association(association) => {
+            if closed.is_some_and(|close| association.refuse(key, &close).is_err()) {
+                metrics.dropped(Dropped::Unsent);
+            }
+        }
     }
 }
 
 /// Sends a datagram to the client, from where it sent its own.
-fn say(desk: &Desk, key: Key, datagram: &[u8]) -> io::Result<()> {
-    if desk.listener.local_addr()?.port() == key.to.port() {
-        return send_from(&desk.listener, datagram, datagram.len(), key.client, key.to);
+fn say(listener: &UdpSocket, key: Key, datagram: &[u8]) -> io::Result<()> {
+    if listener.local_addr()?.port() == key.to.port() {
+        return send_from(listener, datagram, datagram.len(), key.client, key.to);
     }
     udp::send(&answer_from(key)?, datagram, datagram.len(), None, None)
 }

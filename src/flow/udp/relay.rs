@@ -12,9 +12,10 @@ use tokio::net::UdpSocket;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
-use super::Desk;
+use super::associate::Association;
 use super::flight::{Flight, Pass};
 use super::table::{Held, Key, Place};
+use super::{Desk, Front};
 use crate::account::{Bytes, Dropped, End};
 use crate::policy::Permit;
 use crate::sys::udp::{self, RUN_MAX, Run};
@@ -66,6 +67,8 @@ enum Near {
     Own(UdpSocket),
     /// The listener, which is bound to the destination's port; needs no capability.
     Listener(Rc<UdpSocket>),
+    /// The client's association, with where its datagrams say that they come from.
+    Association(Rc<Association>, SocketAddr),
 }
 
 /// Why a permitted flow cannot be relayed.
@@ -84,14 +87,23 @@ pub(super) enum Fault {
 
 impl Pipe {
     /// Opens both sides for a permitted destination.
-    pub(super) fn open(permit: &Permit, key: Key, listener: &Rc<UdpSocket>) -> Result<Self, Fault> {
+    pub(super) fn open(permit: &Permit, key: Key, front: &Front) -> Result<Self, Fault> {
         let far = dial(permit.destination()).map_err(Fault::Far)?;
-        let near = match answer_from(key) {
-            Ok(own) => Near::Own(own),
-            Err(fault) => match listener.local_addr() {
-                Ok(at) if at.port() == key.to.port() => Near::Listener(Rc::clone(listener)),
-                Ok(_) | Err(_) => return Err(Fault::Near(fault)),
+        let near = match front {
+            Front::Listener { socket, .. } => match answer_from(key) {
+                Ok(own) => Near::Own(own),
+                Err(fault) => match socket.local_addr() {
+                    Ok(at) if at.port() == key.to.port() => Near::Listener(Rc::clone(socket)),
+                    Ok(_) | Err(_) => return Err(Fault::Near(fault)),
+                },
             },
+            // A client that gave an address is answered from that one; one that gave a name learns
+            // which address it was.
+            Front::Association(association) => {
+                let from =
+                    if association.name_of(key).is_some() { permit.destination() } else { key.to };
+                Near::Association(Rc::clone(association), from)
+            }
         };
         Ok(Self { far, near, key })
     }
@@ -144,7 +156,7 @@ impl Pipe {
         match &self.near {
             // An error is told by the read that follows.
             Near::Own(own) => drop(own.readable().await),
-            Near::Listener(_) => std::future::pending().await,
+            Near::Listener(_) | Near::Association(..) => std::future::pending().await,
         }
     }
 }
@@ -276,10 +288,11 @@ impl Shuttle<'_> {
     fn down(&self, run: &[u8], segment: usize) {
         self.moved.set(Instant::now());
         self.answered.set(true);
-        let Key { client, to } = self.pipe.key;
+        let Key { client, to, .. } = self.pipe.key;
         let sent = match &self.pipe.near {
             Near::Own(own) => udp::send(own, run, segment, None, None),
             Near::Listener(listener) => send_from(listener, run, segment, client, to),
+            Near::Association(association, from) => association.answer(*from, run, segment),
         };
         match sent {
             Ok(()) => self.bytes.down(run.len()),

@@ -30,11 +30,21 @@ const GIVEN_WAY_MAX: usize = 4;
 pub(super) struct Key {
     pub(super) client: SocketAddr,
     pub(super) to: SocketAddr,
+    /// 0 on a transparent listener; else the number of an association, or of a name that its client
+    /// gave in the place of an address.
+    pub(super) lane: u64,
+}
+
+impl Key {
+    /// A flow of a transparent listener.
+    pub(super) const fn transparent(client: SocketAddr, to: SocketAddr) -> Self {
+        Self { client, to, lane: 0 }
+    }
 }
 
 /// How many flows there may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(in crate::flow) struct Limits {
     /// At once.
     pub(super) flows: usize,
     /// Of these, young.
@@ -45,14 +55,14 @@ pub(super) struct Limits {
 
 impl Limits {
     /// The limits that go with `flows` flows at once.
-    pub(super) const fn of(flows: usize) -> Self {
+    pub(in crate::flow) const fn of(flows: usize) -> Self {
         Self { flows, young: flows.div_ceil(2), client: flows.div_ceil(4) }
     }
 }
 
 /// The flows of one worker.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(in crate::flow) struct Table {
     limits: Limits,
     flows: RefCell<HashMap<Key, Rc<Entry>>>,
     clients: RefCell<HashMap<IpAddr, usize>>,
@@ -61,6 +71,7 @@ pub(super) struct Table {
     young_count: Cell<usize>,
     /// What the entries are charged with, together.
     held: Cell<usize>,
+    lanes: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -118,7 +129,8 @@ pub(super) enum Delivered {
 }
 
 impl Table {
-    pub(super) fn new(limits: Limits) -> Rc<Self> {
+    /// An empty table.
+    pub(in crate::flow) fn new(limits: Limits) -> Rc<Self> {
         Rc::new(Self {
             limits,
             flows: RefCell::default(),
@@ -126,6 +138,7 @@ impl Table {
             young: RefCell::default(),
             young_count: Cell::new(0),
             held: Cell::new(0),
+            lanes: Cell::new(0),
         })
     }
 
@@ -178,6 +191,17 @@ impl Table {
         self.flows.borrow_mut().insert(key, Rc::clone(&entry));
         self.remember_young(&entry);
         Delivered::New(Place { table: Rc::clone(self), entry })
+    }
+
+    /// A lane that no other flow has.
+    pub(super) fn next_lane(&self) -> u64 {
+        self.lanes.set(self.lanes.get() + 1);
+        self.lanes.get()
+    }
+
+    /// Whether there is such a flow.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.flows.borrow().contains_key(key)
     }
 
     /// Flows at once.
@@ -341,10 +365,8 @@ mod tests {
     use super::*;
 
     fn key(client: u32, port: u16) -> Key {
-        Key {
-            client: SocketAddr::new(IpAddr::from(client.to_be_bytes()), port),
-            to: "198.51.100.7:443".parse().unwrap(),
-        }
+        let client = SocketAddr::new(IpAddr::from(client.to_be_bytes()), port);
+        Key::transparent(client, "198.51.100.7:443".parse().unwrap())
     }
 
     fn begin(table: &Rc<Table>, key: Key) -> Place {

@@ -1,5 +1,6 @@
 //! The walk of one UDP flow: read, decide, relay or refuse, account.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::time::{Instant, timeout_at};
@@ -8,14 +9,16 @@ use super::flight::{Flight, Need, may_carry_a_name};
 use super::refuse::{self, REFUSED_FOR};
 use super::relay::{Ended, Fault, Pipe};
 use super::table::{Held, Place};
-use super::{Desk, Key};
-use crate::account::{Dropped, End, Hello, Judged, Limit, Record, Way};
+use super::{Desk, Front, Key};
+use crate::account::{Dropped, End, Hello, Judged, Limit, Record};
 use crate::flow::gate::{self, Stop};
-use crate::flow::judge::Asked;
+use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
+use crate::flow::proxy::reach;
+use crate::flow::refuse::Notice;
 use crate::flow::registry::Seat;
-use crate::identify::{Identity, Protocol};
-use crate::policy::{Permit, Transport, Verdict};
+use crate::identify::{HostName, Identity, NameSource, Protocol};
+use crate::policy::{Action, Permit, Transport, Verdict};
 
 /// What follows when the record of a flow is closed.
 enum After {
@@ -30,12 +33,13 @@ enum After {
 pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     let mut after = After::Nothing;
     {
-        let mut record = desk.gate.account.open(place.key().client, Way::Tproxy);
-        let seat = desk.gate.registry.seat();
+        let mut record = desk.gate.account.open(place.key().client, desk.door.way);
+        let seat = desk.gate.registry.seat(desk.door.lifetime);
         let end = tokio::select! {
             biased;
             end = seat.cut() => end,
             () = place.displaced() => End::Displaced,
+            () = desk.closed() => End::Done,
             end = walk(&place, &desk, &seat, &mut record, &mut after) => end,
         };
         gate::close(record, &seat, end);
@@ -65,7 +69,7 @@ async fn walk(
         Err(Stop::Ended(end)) => return end,
     };
     record.forwarding();
-    let pipe = match Pipe::open(&permit, place.key(), &desk.listener) {
+    let pipe = match Pipe::open(&permit, place.key(), &desk.front) {
         Ok(pipe) => pipe,
         Err(fault) => {
             if let Fault::Near(_) = fault {
@@ -93,14 +97,22 @@ async fn judge(
     seat: &Seat,
     record: &mut Record,
 ) -> Result<Permit, Stop> {
-    let Key { client, to } = place.key();
-    let (gate, door) = (&desk.gate, &desk.door);
-    record.bound_for(to);
-    match origin::is_own(to, door.address) {
-        Ok(false) => {}
-        Ok(true) => return Err(gate::refused(Verdict::looped(to), record)),
-        Err(_) => return Err(Stop::Ended(End::NoOrigin)),
+    let Key { client, to, .. } = place.key();
+    let gate = &desk.gate;
+    match &desk.front {
+        Front::Listener { .. } => match origin::is_own(to, desk.door.address) {
+            Ok(false) => {}
+            Ok(true) => return Err(gate::refused(Verdict::looped(to), record)),
+            Err(_) => return Err(Stop::Ended(End::NoOrigin)),
+        },
+        // Where that is the gateway itself, the policy says so.
+        Front::Association(association) => {
+            if let Some((host, port)) = association.name_of(place.key()) {
+                return judge_named(place, desk, flight, seat, record, host, port).await;
+            }
+        }
     }
+    record.bound_for(to);
     let first = place.next().await;
     let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
     if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
@@ -111,12 +123,61 @@ async fn judge(
             flight.first(first);
             if let Some(judged) = record.judgement() {
                 let Asked { protocol, name, ech, .. } = asked.read(&flight.identity());
+                let name = name.map(Into::into);
                 record.replace(Judged { protocol, name, ech, ..judged.clone() });
             }
         }
         return verdict;
     }
-    let deadline = Instant::now() + door.peek_timeout;
+    read(place, desk, flight, first, record).await;
+    let asked = asked.read(&flight.identity());
+    flight.judged();
+    gate.admit(asked, seat, record).await
+}
+
+/// Judges a flow whose client gave a name: by each address that the name has, as an explicit request
+/// is, and by what the first datagrams say beside it.
+async fn judge_named(
+    place: &Place,
+    desk: &Desk,
+    flight: &mut Flight,
+    seat: &Seat,
+    record: &mut Record,
+    host: HostName,
+    port: u16,
+) -> Result<Permit, Stop> {
+    let first = place.next().await;
+    read(place, desk, flight, first, record).await;
+    let identity = flight.identity();
+    let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let asked = Asked::unread(place.key().client.ip().to_canonical(), nowhere);
+    let asked = asked.over(Transport::Udp).read(&identity);
+    // QUIC that cannot be opened might name anybody, and so might a hello that breaks its rules.
+    let sealed = identity.protocol == Protocol::Quic && flight.initial().is_none();
+    let unreadable = identity.fault.is_some() || sealed;
+    let inside = asked.name.map(|(name, _)| name).filter(|name| *name != host);
+    if let Some(inside) = inside {
+        record.heard_inside(inside);
+    }
+    let name = Some((host, NameSource::Connect));
+    flight.judged();
+    let asked = Asked { name, tie: Tie::Resolved, inside, ..asked };
+    let permit = reach::pick(asked, &desk.gate, seat, record).await?;
+    if !unreadable {
+        return Ok(permit);
+    }
+    let verdict = permit.verdict().mismatched(Action::Block);
+    if let Some(judged) = record.judgement() {
+        record.judged(Judged { verdict, bound: Some(false), rule: None, ..judged.clone() });
+    }
+    verdict.permit().map_err(|denial| {
+        Stop::refused(Protocol::Quic, Notice::of(denial, record, desk.gate.contact().as_deref()))
+    })
+}
+
+/// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.
+async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, record: &mut Record) {
+    let deadline = Instant::now() + desk.door.peek_timeout;
     let mut need = flight.first(first);
     while need == Need::More {
         place.charge_reader(flight.reader_bytes());
@@ -130,9 +191,6 @@ async fn judge(
         record.metrics().limit_hit(Limit::FirstFlight);
     }
     record.metrics().hello(result(&flight.identity()), record.age());
-    let asked = asked.read(&flight.identity());
-    flight.judged();
-    gate.admit(asked, seat, record).await
 }
 
 /// A refused flow keeps its place for a moment, so that what its client repeats is answered without
@@ -149,6 +207,7 @@ async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
         }
         let next = tokio::select! {
             () = place.displaced() => return,
+            () = desk.closed() => return,
             next = timeout_at(until, place.next()) => next,
         };
         let Ok(held) = next else { return };

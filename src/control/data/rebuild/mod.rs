@@ -45,6 +45,7 @@ pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
                 name: header.name,
                 origin: Some(path),
                 as_of: header.as_of,
+                dated_by_file: false,
                 rows: header.rows,
                 licence: Some(header.licence),
                 digest: source::digest(&table),

@@ -1,0 +1,290 @@
+//! `[data.update]`: where tables are fetched from, and what vouches for them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::error::Wrong;
+use super::pack_key::BadPackKey;
+use super::reader::{Item, Reader, Table};
+use super::resolve::{optional, or};
+use super::{Data, PackKey, Source, rules, time};
+
+/// The `[data.update]` of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// CA certificates in PEM; `None`: those of the host.
+    pub ca: Option<PathBuf>,
+    /// Time allowed for one source, from the first query to the last byte. Default 10 min.
+    pub timeout: Duration,
+    /// The longest file that is taken, in bytes. Default 256 MiB, at most 1 GiB.
+    pub max_bytes: u64,
+    /// `[[data.update.source]]`, in file order; never empty.
+    pub sources: Vec<UpdateSource>,
+}
+
+/// One file that is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateSource {
+    /// Unique name, for `schengate data update NAME`.
+    pub name: String,
+    /// Where it is; `https`, with a host name, no user and no fragment.
+    pub url: Url,
+    /// Where it goes: a file that `[data]` names as a table or as the pack.
+    pub file: PathBuf,
+    /// What its digest must be.
+    pub digest: Option<Digest>,
+    /// Who must have signed it.
+    pub signature: Option<Signature>,
+}
+
+/// What the SHA-256 of a file must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Digest {
+    /// Written in the policy, lower-case hexadecimal.
+    Is(String),
+    /// Published beside the file, as `sha256sum` writes it, or the digest alone.
+    At(Url),
+}
+
+/// An Ed25519 signature over the bytes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// The key of the one who signs.
+    pub key: PackKey,
+    /// Where the signature is: 64 bytes, or those in base64.
+    pub url: Url,
+}
+
+const SOURCE_KEYS: [&str; 7] =
+    ["name", "url", "file", "sha256", "sha256_url", "key", "signature_url"];
+
+const DIGEST_HELP: &str = "write the 64 digits that `sha256sum` prints";
+
+/// Reads `update` of `[data]`, whose other keys are in `data`; `None` where it is faulty.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    data_table: &Table<'_>,
+    data: &Data,
+) -> Option<Option<Update>> {
+    if !data_table.has("update") {
+        return Some(None);
+    }
+    let table = reader.table(data_table, "update")?;
+    reader.only(&table, &["ca", "timeout", "max_mib", "source"]);
+    let ca = optional(&table, "ca", |item| path(reader, item));
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 60 * 60));
+    let timeout = or(&table, "timeout", Duration::from_secs(600), |item| {
+        time::duration(reader, item, second, Some(day))
+    });
+    let max_mib = or(&table, "max_mib", 256, |item| reader.number(item, 1..1025));
+    let help = "say what to fetch in [[data.update.source]], or leave [data.update] out";
+    reader.required(&table, "source", help)?;
+    let (mut names, mut files) = (BTreeMap::new(), BTreeMap::new());
+    let sources: Vec<_> = reader
+        .tables(&table, "source")
+        .iter()
+        .map(|table| source(reader, table, data, &mut names, &mut files))
+        .collect();
+    let sources: Option<Vec<_>> = sources.into_iter().collect();
+    let (ca, timeout, max_bytes) = (ca?, timeout?, max_mib? << 20);
+    let sources = sources.filter(|sources| !sources.is_empty())?;
+    Some(Some(Update { ca, timeout, max_bytes, sources }))
+}
+
+fn source(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    data: &Data,
+    names: &mut BTreeMap<String, usize>,
+    files: &mut BTreeMap<PathBuf, usize>,
+) -> Option<UpdateSource> {
+    reader.only(table, &SOURCE_KEYS);
+    let name = rules::unique_name(reader, table, names);
+    let help = "say where it is: url = \"https://...\"";
+    let url = reader.required(table, "url", help).and_then(|item| address(reader, &item));
+    let help = "say which file of [data] it is: file = \"country.mmdb\"";
+    let file = reader.required(table, "file", help).and_then(|item| {
+        let file = path(reader, &item)?;
+        if !is_named(data, &file) {
+            let what = "no list of [data] names this file, so that nobody would read it";
+            let help = "name it in country, asn or providers, or as the pack";
+            reader.fault(&item, what, help);
+            return None;
+        }
+        let line = reader.position(item.span.start).line;
+        if let Some(earlier) = files.insert(file.clone(), line) {
+            let what = format!("the source in line {earlier} writes this file already");
+            reader.fault(&item, what, "fetch each file from one place");
+            return None;
+        }
+        Some(file)
+    });
+    let digest = digest(reader, table);
+    let signature = signature(reader, table, url.as_ref());
+    Some(UpdateSource {
+        name: name?,
+        url: url?,
+        file: file?,
+        digest: digest?,
+        signature: signature?,
+    })
+}
+
+fn digest(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Option<Digest>> {
+    let written = optional(table, "sha256", |item| {
+        let text = reader.string(item, DIGEST_HELP)?;
+        let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let wrong = || Wrong::new(format!("{text:?} is no SHA-256"), DIGEST_HELP);
+        let digest = hex.then(|| text.to_ascii_lowercase()).ok_or_else(wrong);
+        reader.keep(item, digest).map(Digest::Is)
+    });
+    let at = optional(table, "sha256_url", |item| address(reader, item).map(Digest::At));
+    if table.has("sha256")
+        && let Some(item) = table.item("sha256_url")
+    {
+        reader.fault(&item, "sha256 says what the digest is already", "write one of the two");
+        return None;
+    }
+    Some(written?.or(at?))
+}
+
+fn signature(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    of: Option<&Url>,
+) -> Option<Option<Signature>> {
+    let at = optional(table, "signature_url", |item| address(reader, item));
+    let Some(item) = table.item("key") else {
+        if let Some(item) = table.item("signature_url") {
+            let help = "write whose it must be: key = \"...\"";
+            reader.fault(&item, "a signature without the key that it is by", help);
+            return None;
+        }
+        return Some(None);
+    };
+    let help = "write the 32 bytes of the Ed25519 public key in base64";
+    let key = reader.string(&item, help)?.parse();
+    let key = reader.keep(&item, key.map_err(|bad: BadPackKey| Wrong::new(bad.to_string(), help)));
+    let url = at?.or_else(|| {
+        let mut url = of?.clone();
+        let path = format!("{}.sig", url.path());
+        url.set_path(&path);
+        Some(url)
+    });
+    Some(Some(Signature { key: key?, url: url? }))
+}
+
+fn path(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<PathBuf> {
+    reader.line(item).map(|path| reader.base.join(path))
+}
+
+fn address(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Url> {
+    let text = reader.line(item)?;
+    reader.keep(item, https(&text))
+}
+
+fn https(text: &str) -> Result<Url, Wrong> {
+    const HELP: &str = "write https://, a host name and a path";
+    let wrong = |what: String| Err(Wrong::new(what, HELP));
+    match Url::parse(text) {
+        Err(bad) => wrong(format!("{text:?} is no URL: {bad}")),
+        Ok(url) => match unfit(&url) {
+            Some(what) => wrong(format!("{text:?} {what}")),
+            None => Ok(url),
+        },
+    }
+}
+
+/// Why nothing is fetched from a URL, however it came to be one.
+pub(in crate::control) fn unfit(url: &Url) -> Option<&'static str> {
+    if url.scheme() != "https" {
+        return Some("is not https: who answers, and with what, could not be told");
+    }
+    if !matches!(url.host(), Some(url::Host::Domain(_))) {
+        return Some("has no host name that a certificate could be for");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some("holds a user or a password, which are not sent");
+    }
+    None
+}
+
+/// Whether a file is one that `[data]` reads.
+fn is_named(data: &Data, file: &std::path::Path) -> bool {
+    let lists = [&data.country, &data.asn, &data.providers].into_iter().flatten();
+    let mut files = lists.filter_map(|source| match source {
+        Source::Embedded => None,
+        Source::File(path) => Some(path),
+    });
+    files.any(|path| path == file) || data.pack.as_deref() == Some(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config::parse;
+
+    fn read(sources: &str) -> Result<Update, String> {
+        let text = format!(
+            "schema = 1\n[policy]\npermit = ['eea']\n[data]\ncountry = ['c.mmdb']\n\
+             providers = ['aws.json', 'embedded']\n[data.update]\n{sources}"
+        );
+        let loaded = parse(&text, None).map_err(|faults| faults.to_string())?;
+        loaded.config.data.update.ok_or_else(|| "nothing".to_owned())
+    }
+
+    const SOURCE: &str = "[[data.update.source]]\nname = 'c'\nurl = 'https://Data.Example.eu/c.mmdb?x=1'\n\
+        file = 'c.mmdb'\n";
+
+    #[test]
+    fn a_source_has_its_defaults_and_what_vouches_for_it() {
+        let update = read(SOURCE).unwrap();
+        assert_eq!(update.timeout, Duration::from_secs(600));
+        assert_eq!((update.max_bytes, update.ca), (256 << 20, None));
+        let source = &update.sources[0];
+        assert_eq!(source.url.as_str(), "https://data.example.eu/c.mmdb?x=1");
+        assert_eq!((&source.digest, &source.signature), (&None, &None));
+        let digest = "AB".repeat(32);
+        let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        let more = format!("{SOURCE}sha256 = '{digest}'\nkey = '{key}'\n");
+        let source = read(&more).unwrap().sources.remove(0);
+        assert_eq!(source.digest, Some(Digest::Is(digest.to_lowercase())));
+        let signed = source.signature.unwrap();
+        assert_eq!(signed.url.as_str(), "https://data.example.eu/c.mmdb.sig?x=1");
+    }
+
+    #[test]
+    fn what_could_not_be_fetched_or_would_not_be_read_is_a_fault() {
+        for (sources, fault) in [
+            ("", "data.update.source: missing"),
+            ("source = []", "data.update.source: the list is empty"),
+            (&SOURCE.replace("https:", "http:"), "is not https"),
+            (&SOURCE.replace("Data.Example.eu", "192.0.2.1"), "has no host name"),
+            (&SOURCE.replace("Data.Example.eu", "me@Data.Example.eu"), "holds a user"),
+            (&SOURCE.replace("https://Data.Example.eu", "c"), "is no URL"),
+            (&SOURCE.replace("'c.mmdb'", "'d.mmdb'"), "no list of [data] names this file"),
+            (&SOURCE.replace("name = 'c'", ""), "data.update.source.name: missing"),
+            (&format!("{SOURCE}{SOURCE}"), "was given in line"),
+            (&format!("{SOURCE}{}", SOURCE.replace("'c'", "'d'")), "writes this file already"),
+            (&format!("{SOURCE}sha256 = 'ab'"), "is no SHA-256"),
+            (&format!("{SOURCE}key = 'ab'"), "no Ed25519 key"),
+            (&format!("{SOURCE}signature_url = 'https://a.example/s'"), "a signature without"),
+            (
+                &format!(
+                    "{SOURCE}sha256 = '{}'\nsha256_url = 'https://a.example/s'",
+                    "a".repeat(64)
+                ),
+                "write one of the two",
+            ),
+            (&format!("timeout = '0s'\n{SOURCE}"), "out of bounds"),
+            (&format!("max_mib = 2000\n{SOURCE}"), "out of bounds"),
+            (&format!("every = '1d'\n{SOURCE}"), "unknown key"),
+        ] {
+            let faults = read(sources).unwrap_err();
+            assert!(faults.contains(fault), "{sources}\n{faults}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Whether a fetched file may take the place of one that `[data]` names: read by the one reader,
+//! compared with what is there and with what was last in use.
+
+use std::path::{Path, PathBuf};
+
+use super::memory::Memory;
+use super::source::{self, Content};
+use super::table::{Kind, Table};
+use super::{DataFault, SourceInfo, Sources, bundle};
+use crate::control::config::{Data, Source};
+use crate::policy::CountrySet;
+
+/// Takes out of `[data]` the files that an update is to bring and that cannot be read as they are,
+/// and says why of each.
+pub fn leave_out(settings: &mut Data) -> Vec<DataFault> {
+    let brought = settings.update.iter().flat_map(|update| &update.sources);
+    let brought: Vec<PathBuf> = brought.map(|source| source.file.clone()).collect();
+    let mut faults = Vec::new();
+    for file in brought {
+        let Some(fault) = read(settings, &file).err() else { continue };
+        faults.push(fault);
+        if settings.pack.as_ref() == Some(&file) {
+            settings.pack = None;
+        }
+        let lists = [&mut settings.country, &mut settings.asn, &mut settings.providers];
+        for list in lists {
+            list.retain(|source| *source != Source::File(file.clone()));
+        }
+    }
+    faults
+}
+
+/// Reads the file at `fetched` as what `[data]` calls `file`, and gives what it is.
+///
+/// # Errors
+/// Everything that speaks against putting it there: what `data verify` would refuse, a date before
+/// that of the file there or of the one last in use, a loss of more than `max_loss` of the addresses
+/// of a country in `permitted` against either.
+pub fn weigh(
+    settings: &Data,
+    file: &Path,
+    fetched: &Path,
+    permitted: CountrySet,
+) -> Result<SourceInfo, Vec<DataFault>> {
+    let one = |fault| vec![fault];
+    let content = source::read(fetched).map_err(|fault| {
+        // The reader names what it was given; the file is known by where it would go.
+        one(DataFault { source: source::name_of(file), ..fault })
+    })?;
+    let new = sources(settings, file, &content).map_err(one)?;
+    let mut faults = Vec::new();
+    // Where the one there cannot be read, anything that can be is better.
+    let there = read(settings, file).ok().map(|there| Memory::of(&there));
+    let used = Memory::read(&settings.directory).map_err(one)?;
+    for memory in there.into_iter().chain([used]) {
+        faults.extend(memory.refusals(settings, &new, permitted, false));
+    }
+    faults.dedup_by(|a, b| a.source == b.source && a.what == b.what);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let first = new.pack.into_iter().chain(infos(new.countries, new.asns, new.providers)).next();
+    first.ok_or_else(|| one(source::whole(file, "is named by no list of [data]".to_owned())))
+}
+
+/// SHA-256 of the file there, hex; `None` where there is none to be read.
+#[must_use]
+pub fn digest_of(file: &Path) -> Option<String> {
+    source::read(file).ok().map(|content| content.digest)
+}
+
+fn read(settings: &Data, file: &Path) -> Result<Sources, DataFault> {
+    sources(settings, file, &source::read(file)?)
+}
+
+/// A file as each of what `[data]` names it as.
+fn sources(settings: &Data, file: &Path, content: &Content) -> Result<Sources, DataFault> {
+    let mut sources = Sources::default();
+    let mut tables = Vec::new();
+    if settings.pack.as_deref() == Some(file) {
+        let bundle = bundle::read_from(file, content, settings.pack_key.as_ref())?;
+        sources.pack = Some(bundle.info);
+        tables.extend(bundle.tables);
+    }
+    let lists = [
+        (Kind::Country, &settings.country),
+        (Kind::Asn, &settings.asn),
+        (Kind::Providers, &settings.providers),
+    ];
+    let named = Source::File(file.to_owned());
+    for (kind, _) in lists.into_iter().filter(|(_, list)| list.contains(&named)) {
+        tables.push(Table::from(kind, file, content, settings.country_field)?);
+    }
+    for table in tables {
+        match table {
+            Table::Country(table) => sources.countries.push(table),
+            Table::Asn(table) => sources.asns.push(table),
+            Table::Providers(table) => sources.providers.push(table),
+        }
+    }
+    Ok(sources)
+}
+
+fn infos(
+    countries: Vec<super::CountryTable>,
+    asns: Vec<super::AsnTable>,
+    providers: Vec<super::ProviderTable>,
+) -> impl Iterator<Item = SourceInfo> {
+    let countries = countries.into_iter().map(|table| table.info);
+    let asns = asns.into_iter().map(|table| table.info);
+    countries.chain(asns).chain(providers.into_iter().map(|table| table.info))
+}

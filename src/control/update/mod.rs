@@ -1,0 +1,275 @@
+//! `schengate data update`: tables fetched over HTTPS, judged on the way by the policy that they
+//! are for.
+//!
+//! ```text
+//!  name ─ resolve ─ judge each address ─ dial a permitted one ─ TLS ─ GET ─ redirect? from the start
+//!  body ─ aside, bounded ─ digest, signature ─ the one reader ─ older? lost much? ─ rename
+//! ```
+//! Nothing is fetched unless `[data.update]` says from where. A running gateway notices the rename as
+//! it does any change of its files, and loads what it finds with the same checks once more.
+
+mod fetch;
+mod take;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use self::fetch::{Client, Fault};
+use self::take::Place;
+use super::config::{Data, Digest, Update, UpdateSource};
+use super::data;
+use super::load::{Fetching, LoadFault, load_to_fetch};
+use super::progress::Progress;
+use crate::policy::{Action, CountrySet, Verdict};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Names of sources; none: all.
+    pub names: &'a [String],
+    /// Judge and say what would be fetched, and connect to nobody but the resolver.
+    pub dry_run: bool,
+}
+
+/// Why nothing could be asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotUpdate {
+    /// The policy does not load.
+    #[error("{0}")]
+    Policy(LoadFault),
+    /// The policy names no source.
+    #[error("the policy names nothing to fetch; write [data.update] and [[data.update.source]]")]
+    Off,
+    /// A source that was asked for is not in the policy.
+    #[error("no [[data.update.source]] is called {asked:?}; there are {there}")]
+    NoSuch {
+        /// The name.
+        asked: String,
+        /// Those that there are.
+        there: String,
+    },
+    /// No TLS, or no runtime.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What became of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// A new file is in place.
+    Updated,
+    /// The file there is the one that is published.
+    Unchanged,
+    /// It would be fetched (`--dry-run`).
+    WouldFetch,
+    /// Refused: by the policy, or because the file is not to be believed. The file there stays.
+    Refused,
+    /// It could not be fetched. The file there stays.
+    Failed,
+}
+
+/// One source, in the end. As JSON an object with the fields' names.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Name of the source.
+    pub name: String,
+    /// Where it is fetched from.
+    pub url: String,
+    /// Where it goes.
+    pub file: String,
+    /// What became of it.
+    pub result: Ended,
+    /// The address that was judged last, and dialled where it was permitted.
+    pub address: Option<SocketAddr>,
+    /// `allow`, `log` or `block`.
+    pub verdict: Option<&'static str>,
+    /// The reason of the verdict, as in a record.
+    pub reason: Option<&'static str>,
+    /// Rows of the new file.
+    pub rows: Option<u64>,
+    /// Date of the new file, RFC 3339.
+    pub date: Option<String>,
+    /// SHA-256 of the new file, hex.
+    pub digest: Option<String>,
+    /// In words, why.
+    pub what: Option<String>,
+}
+
+/// Fetches what is asked for, one source after the other. The files that could not be read as they
+/// are, and so judged nothing, are given first.
+///
+/// # Errors
+/// Where nothing could be begun; whatever befalls one source is in its report.
+pub fn update(
+    path: Option<&Path>,
+    asked: Asked<'_>,
+    now: Timestamp,
+    progress: &dyn Progress,
+) -> Result<(Vec<data::DataFault>, Vec<Report>), CannotUpdate> {
+    let loaded = load_to_fetch(path, now).map_err(CannotUpdate::Policy)?;
+    let Fetching { compiler, settings, permitted, left_out } = loaded;
+    let update = settings.update.as_ref().ok_or(CannotUpdate::Off)?;
+    let sources = chosen(update, asked.names)?;
+    let policy = compiler.policy_at(now);
+    let broken = |error: std::io::Error| CannotUpdate::Broken(error.to_string());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+    let reports = runtime.block_on(async {
+        let names = &compiler.config().names;
+        let client =
+            Client::new(&policy, &names.resolvers, update).map_err(CannotUpdate::Broken)?;
+        let job = Job { client, settings: &settings, permitted, dry_run: asked.dry_run, progress };
+        let mut reports = Vec::new();
+        for source in sources {
+            reports.push(job.report(source, update).await);
+        }
+        Ok(reports)
+    })?;
+    Ok((left_out, reports))
+}
+
+fn chosen<'u>(update: &'u Update, names: &[String]) -> Result<Vec<&'u UpdateSource>, CannotUpdate> {
+    let there = || {
+        let names = update.sources.iter().map(|source| source.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    for asked in names {
+        if !update.sources.iter().any(|source| source.name == *asked) {
+            return Err(CannotUpdate::NoSuch { asked: asked.clone(), there: there() });
+        }
+    }
+    let wanted = |source: &&UpdateSource| names.is_empty() || names.contains(&source.name);
+    Ok(update.sources.iter().filter(wanted).collect())
+}
+
+/// What holds for every source.
+struct Job<'a> {
+    client: Client<'a>,
+    settings: &'a Data,
+    permitted: CountrySet,
+    dry_run: bool,
+    progress: &'a dyn Progress,
+}
+
+/// How a source ended where nothing went wrong.
+enum Done {
+    Updated(data::SourceInfo),
+    Unchanged(&'static str),
+    WouldFetch(String),
+}
+
+impl Job<'_> {
+    async fn report(&self, source: &UpdateSource, update: &Update) -> Report {
+        let mut judged = None;
+        let one = self.one(source, update.max_bytes, &mut judged);
+        let ended = tokio::time::timeout(update.timeout, one).await;
+        self.progress.end();
+        let mut report = Report {
+            name: source.name.clone(),
+            url: source.url.to_string(),
+            file: source.file.display().to_string(),
+            result: Ended::Failed,
+            address: judged.map(|verdict| verdict.destination()),
+            verdict: judged.map(|verdict| verdict.action().label()),
+            reason: judged.map(|verdict| verdict.reason().label()),
+            rows: None,
+            date: None,
+            digest: None,
+            what: None,
+        };
+        let ended = ended.unwrap_or(Err(Fault::Late(update.timeout)));
+        match ended {
+            Ok(Done::Updated(info)) => {
+                report.result = Ended::Updated;
+                report.rows = Some(info.rows);
+                report.date = info.as_of.map(|date| date.to_string());
+                report.digest = Some(info.digest);
+            }
+            Ok(Done::Unchanged(how)) => {
+                report.result = Ended::Unchanged;
+                report.what = Some(how.to_owned());
+            }
+            Ok(Done::WouldFetch(how)) => {
+                report.result = Ended::WouldFetch;
+                report.what = Some(how);
+            }
+            Err(fault) => {
+                if fault.is_refusal() {
+                    report.result = Ended::Refused;
+                }
+                report.what = Some(fault.to_string());
+            }
+        }
+        if let Some(would) = judged.and_then(|verdict| verdict.would())
+            && would == Action::Block
+        {
+            let note = "the policy observes only: in `enforce` this address is refused";
+            let what = report.what.take().map_or_else(String::new, |what| format!("{what}; "));
+            report.what = Some(format!("{what}{note}"));
+        }
+        report
+    }
+
+    async fn one(
+        &self,
+        source: &UpdateSource,
+        max_bytes: u64,
+        judged: &mut Option<Verdict>,
+    ) -> Result<Done, Fault> {
+        let client = &self.client;
+        let there = data::digest_of(&source.file);
+        if self.dry_run {
+            if let (Some(Digest::Is(wanted)), Some(there)) = (&source.digest, &there)
+                && wanted == there
+            {
+                return Ok(Done::Unchanged(PINNED));
+            }
+            client.judge(&source.url, judged).await?;
+            let known = take::validators(&source.file, &source.url, there.as_deref());
+            let how = if known.is_empty() { "whole" } else { "if it changed since it was fetched" };
+            return Ok(Done::WouldFetch(how.to_owned()));
+        }
+        let wanted = match &source.digest {
+            None => None,
+            Some(Digest::Is(digest)) => Some(digest.clone()),
+            Some(Digest::At(url)) => {
+                let text = client.small(url, take::DIGESTS_MAX_BYTES, judged).await?;
+                Some(take::published_digest(&text, &source.url)?)
+            }
+        };
+        if wanted.is_some() && wanted == there {
+            return Ok(Done::Unchanged(PINNED));
+        }
+        let place = Place::take(&source.file)?;
+        let known = take::validators(&source.file, &source.url, there.as_deref());
+        let Some(answer) = client.get(&source.url, &known, judged).await? else {
+            return Ok(Done::Unchanged("the server says that it did not change"));
+        };
+        self.progress.begin(&format!("fetching {}", source.name), answer.length());
+        let (validators, modified) = (answer.validators(&source.url), answer.modified());
+        let mut file = place.create()?;
+        let digest = answer.write(&mut file, max_bytes, self.progress).await?;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
+            return Err(Fault::Digest { wanted, got: digest });
+        }
+        if let Some(signature) = &source.signature {
+            let text = client.small(&signature.url, take::SIGNATURE_MAX_BYTES, judged).await?;
+            let bytes =
+                fs::read(place.aside()).map_err(|error| Fault::aside(place.aside(), error))?;
+            take::check_signature(&signature.key, &bytes, &text)?;
+        }
+        place.settle(&mut file, modified)?;
+        let info = data::weigh(self.settings, &source.file, place.aside(), self.permitted);
+        let info = info.map_err(Fault::Data)?;
+        let same = there.as_deref() == Some(info.digest.as_str());
+        place.put(&validators.known_by(&digest))?;
+        Ok(if same { Done::Unchanged("the same bytes came again") } else { Done::Updated(info) })
+    }
+}
+
+const PINNED: &str = "it has the digest that is asked for";
