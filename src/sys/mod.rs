@@ -3,7 +3,10 @@
 
 pub mod epoll;
 mod memory;
+<<<<<<< HEAD
 mod netfilter;
+=======
+>>>>>>> tables
 mod pipe;
 mod receive;
 mod socket;

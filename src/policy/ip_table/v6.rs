@@ -1,8 +1,5 @@
 //! IPv6: a tree over the upper 64 bits whose nodes are as wide as they are full, down to blocks in
-//! which at most four ranges begin.
-//!
-//! The ranges of a block and the one before it are read as one piece, all of them whatever they are:
-//! no branch hangs on what was just loaded, and the value comes with the start.
+//! which at most eight ranges begin.
 //!
 //! Allocations crowd: of a country table, half lies in 2a00::/12, and single /32s are cut into
 //! thousands of /48s, so that an index of one width is either large or coarse (with one index for
@@ -11,21 +8,18 @@
 
 use std::net::Ipv6Addr;
 
-use crate::policy::pages::zeroed;
-
 /// Marks a value that is the place of a /64's own list in [`V6Table::lists`].
 const DEEP: u32 = 1 << 31;
 
 /// Entries that a block is searched for without being cut further.
-const FEW: usize = 4;
+const FEW: usize = 8;
 
 /// The table of one family; values are below 2^31.
 #[derive(Debug)]
 pub(super) struct V6Table {
     /// The first is the root.
     blocks: Box<[Block]>,
-    /// Ascending; the first two begin at `::`, so that each block has one before it, and [`FEW`] are
-    /// added at the end, so that each has as many from its beginning on.
+    /// Ascending; the first begins at `::`.
     entries: Box<[Entry]>,
     /// For each /64 that is cut, where its list begins in `tails`; one more at the end.
     lists: Box<[u32]>,
@@ -34,18 +28,20 @@ pub(super) struct V6Table {
 }
 
 /// A block of addresses.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Block {
-    /// The entry before the first that begins in it; where it is cut (`width` is not 0), the first
-    /// of its `1 << width` parts in [`V6Table::blocks`].
+    /// The first entry that begins in it; where it is cut (`width` is not 0), the first of its
+    /// `1 << width` parts in [`V6Table::blocks`].
     at: u32,
+    /// How many entries begin in it, where it is not cut.
+    entries: u16,
     width: u8,
     /// The bits of an address, of 64, that are below those that number the parts.
     shift: u8,
 }
 
 /// Where the value changes, by the upper 64 bits in two halves, so that an entry takes 12 bytes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct Entry {
     low: u32,
@@ -90,16 +86,12 @@ impl V6Table {
             }
             value = last;
         }
-        let tree = blocks(&entries);
-        let mut blocks = zeroed::<Block>(tree.len());
-        blocks.copy_from_slice(&tree);
-        let mut padded = zeroed::<Entry>(1 + entries.len() + FEW);
-        // Above all blocks; of the last address it says what holds there.
-        let end = Entry::new(u64::MAX, entries.last().map_or(0, |entry| entry.value));
-        for (place, entry) in padded.iter_mut().skip(1).zip(entries.iter().chain([&end; FEW])) {
-            *place = *entry;
+        Self {
+            blocks: blocks(&entries).into(),
+            entries: entries.into(),
+            lists: lists.into(),
+            tails: tails.into(),
         }
-        Self { blocks, entries: padded, lists: lists.into(), tails: tails.into() }
     }
 
     #[inline]
@@ -113,12 +105,11 @@ impl V6Table {
             block = part;
         }
         let from = block.at as usize;
-        let Some([before, own @ ..]) = self.entries.get(from..=from + FEW) else { return 0 };
-        // What follows the block's own entries begins above it.
-        let mut value = before.value;
-        for entry in own {
-            value = if entry.start() <= upper { entry.value } else { value };
-        }
+        let own = self.entries.get(from..from + usize::from(block.entries)).unwrap_or_default();
+        let begun = own.iter().filter(|entry| entry.start() <= upper).count();
+        // What begins before the block holds at its beginning; the first entry begins at `::`.
+        let entry = (from + begun).checked_sub(1).and_then(|at| self.entries.get(at));
+        let value = entry.map_or(0, |entry| entry.value);
         if value & DEEP == 0 { value } else { self.tail(value & !DEEP, bits as u64) }
     }
 
@@ -151,24 +142,26 @@ fn put(entries: &mut Vec<Entry>, start: u64, value: u32) {
 /// The tree over the entries.
 fn blocks(entries: &[Entry]) -> Vec<Block> {
     // A block, its entries, and the bits that number the addresses in it.
-    let mut blocks = vec![Block::default()];
+    let mut blocks = vec![Block { at: 0, entries: 0, width: 0, shift: 0 }];
     let mut open = vec![(0, 0..entries.len(), u64::BITS)];
     while let Some((block, own, bits)) = open.pop() {
         let block: usize = block;
         if own.len() <= FEW || bits == 0 {
             // With no bit left there is one entry at most.
-            blocks[block] = Block { at: place(own.start), ..Block::default() };
+            let count = u16::try_from(own.len()).unwrap_or(u16::MAX);
+            blocks[block] = Block { at: place(own.start), entries: count, width: 0, shift: 0 };
             continue;
         }
-        // The first sixteen bits say least where much is: from there on, a part for one or two.
+        // The first sixteen bits say least where much is: from there on, a part for two entries.
         let width = if bits == u64::BITS { 16 } else { own.len().ilog2().max(3) }.min(bits);
         let shift = bits - width;
         let first = blocks.len();
         // At most 64 each.
-        blocks[block] = Block { at: place(first), width: width as u8, shift: shift as u8 };
+        blocks[block] =
+            Block { at: place(first), entries: 0, width: width as u8, shift: shift as u8 };
         let mut from = own.start;
         for part in 0..1_u64 << width {
-            blocks.push(Block::default());
+            blocks.push(Block { at: 0, entries: 0, width: 0, shift: 0 });
             let rest = entries.get(from..own.end).unwrap_or_default();
             let inside = |entry: &&Entry| entry.start() >> shift & ((1 << width) - 1) == part;
             let to = from + rest.iter().take_while(inside).count();
