@@ -3,10 +3,7 @@
 
 pub mod epoll;
 mod memory;
-<<<<<<< HEAD
 mod netfilter;
-=======
->>>>>>> tables
 mod pipe;
 mod receive;
 mod socket;
