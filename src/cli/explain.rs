@@ -480,9 +480,11 @@ impl<'a> Answer<'a> {
             self.policy.version()
         )?;
         writeln!(out, "law          {}", self.law())?;
-        match self.path() {
-            Ok(()) => writeln!(out, "path         kernel, where the capture has a short cut")?,
-            Err(why) => writeln!(out, "path         gateway: {why}")?,
+        if self.compiler.config().capture.shortcut != Shortcut::Off {
+            match self.path() {
+                Ok(()) => writeln!(out, "path         kernel, where the capture has a short cut")?,
+                Err(why) => writeln!(out, "path         gateway: {why}")?,
+            }
         }
         writeln!(out, "\nsteps")?;
         for (at, step) in self.steps.iter().enumerate() {

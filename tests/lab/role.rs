@@ -214,7 +214,9 @@ fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> i
             let mut inside = rustls::StreamOwned::new(connection, stream);
             inside.write_all(GREETING.as_bytes())?;
             inside.conn.send_close_notify();
-            inside.flush()
+            inside.flush()?;
+            // What the client still says is read, lest the kernel answers it with a reset.
+            io::copy(&mut inside.sock, &mut io::sink()).map(drop)
         }
     }
 }
