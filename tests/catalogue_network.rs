@@ -24,24 +24,14 @@ fn a_helper_process_does_as_its_role_says() {
 }
 
 fn policy() -> String {
-    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
+    let places = lab::places();
     format!(
         "schema = 1
 [policy]
 mode = \"enforce\"
 permit = [\"FR\"]
 
-[[place]]
-to = [\"{p4}/32\", \"{p6}/128\"]
-location = [\"FR\"]
-reason = \"the permitted side of the laboratory\"
-
-[[place]]
-to = [\"{r4}/32\", \"{r6}/128\"]
-location = [\"US\"]
-reason = \"the refused side of the laboratory\"
-
-[[listen]]
+{places}[[listen]]
 mode = \"tproxy\"
 address = \"[::]:15001\"
 peek_timeout = \"500ms\"

@@ -43,8 +43,7 @@ fn a_helper_process_does_as_its_role_says() {
 
 /// [`PERMITTED`] is in France, which is permitted; [`REFUSED`] is in the United States.
 fn policy(mode: &str, listen: &str, more: &str) -> String {
-    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
-    let admin = lab::ADMIN;
+    let (places, admin) = (lab::places(), lab::ADMIN);
     format!(
         "schema = 1
 [policy]
@@ -54,17 +53,7 @@ permit = [\"FR\"]
 [names]
 binding = \"trust\"
 
-[[place]]
-to = [\"{p4}/32\", \"{p6}/128\"]
-location = [\"FR\"]
-reason = \"the permitted side of the laboratory\"
-
-[[place]]
-to = [\"{r4}/32\", \"{r6}/128\"]
-location = [\"US\"]
-reason = \"the refused side of the laboratory\"
-
-[[listen]]
+{places}[[listen]]
 {listen}
 peek_timeout = \"500ms\"
 

@@ -12,19 +12,14 @@ fn a_helper_process_does_as_its_role_says() {
 }
 
 fn policy(more: &str) -> String {
-    let ([p4, p6], admin) = (PERMITTED, lab::ADMIN);
+    let (places, admin) = (lab::places(), lab::ADMIN);
     format!(
         "schema = 1
 [policy]
 mode = \"enforce\"
 permit = [\"FR\"]
 
-[[place]]
-to = [\"{p4}/32\", \"{p6}/128\"]
-location = [\"FR\"]
-reason = \"the permitted side of the laboratory\"
-
-[[listen]]
+{places}[[listen]]
 mode = \"tproxy\"
 address = \"[::]:15001\"
 {more}

@@ -339,8 +339,7 @@ fn what_ends_by_date_ends_in_the_kernel_as_well() {
 
 /// [`PERMITTED`] is in France, which is permitted; [`REFUSED`] is in the United States.
 fn written(permit: &str, listen: &str, shortcut: &str, more: &str) -> String {
-    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
-    let admin = lab::ADMIN;
+    let (places, admin) = (lab::places(), lab::ADMIN);
     format!(
         "schema = 1
 [policy]
@@ -351,15 +350,7 @@ binding = \"trust\"
 shortcut = \"{shortcut}\"
 [data]
 country = [\"t.csv\"]
-[[place]]
-to = [\"{p4}/32\", \"{p6}/128\"]
-location = [\"FR\"]
-reason = \"the permitted side of the laboratory\"
-[[place]]
-to = [\"{r4}/32\", \"{r6}/128\"]
-location = [\"US\"]
-reason = \"the refused side of the laboratory\"
-[[listen]]
+{places}[[listen]]
 {listen}
 peek_timeout = \"500ms\"
 [admin]

@@ -38,6 +38,24 @@ pub(crate) const NAME_SERVER: &str = "198.51.100.53";
 /// Where the gateway serves its metrics, inside its namespace.
 pub(crate) const ADMIN: &str = "127.0.0.1:9643";
 
+/// Both sides as a policy names them: [`PERMITTED`] is in France, [`REFUSED`] in the United States.
+pub(crate) fn places() -> String {
+    let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
+    format!(
+        "[[place]]
+to = [\"{p4}/32\", \"{p6}/128\"]
+location = [\"FR\"]
+reason = \"the permitted side of the laboratory\"
+
+[[place]]
+to = [\"{r4}/32\", \"{r6}/128\"]
+location = [\"US\"]
+reason = \"the refused side of the laboratory\"
+
+"
+    )
+}
+
 /// Client, gateway and world namespaces joined by veth pairs, gone on drop.
 pub(crate) struct Lab {
     pub(crate) client: Space,
