@@ -3,23 +3,23 @@
 
 mod log;
 mod metrics;
+mod record;
 mod sources;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
 
 pub use metrics::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Metrics};
+pub use record::Record;
 
 use crate::identify::{HostName, NameSource, Protocol};
-use crate::policy::{Action, CountrySet, Verdict, Whereabouts};
+use crate::policy::{CountrySet, Verdict, Whereabouts};
 use log::Log;
 use sources::Sources;
 
@@ -130,9 +130,6 @@ impl End {
     }
 }
 
-/// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
-const RESOLVER_PORTS: [u16; 2] = [53, 853];
-
 /// The way to the metrics and the record. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Account(Arc<Inner>);
@@ -176,21 +173,7 @@ impl Account {
     /// Opens the record of one connection or one proxy request.
     #[must_use]
     pub fn open(&self, client: SocketAddr, way: Way) -> Record {
-        self.metrics().opened();
-        let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed);
-        Record {
-            account: self.clone(),
-            sequence,
-            opened: Instant::now(),
-            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
-            way,
-            destination: None,
-            judged: None,
-            sni_inside: None,
-            bytes: Arc::default(),
-            was_opened: false,
-            finished: false,
-        }
+        Record::open(self, client, way)
     }
 
     /// Waits, up to `limit`, until every line so far is written; `false` where that failed.
@@ -335,237 +318,6 @@ impl From<Whereabouts<'_>> for Place {
             law: of.law,
         }
     }
-}
-
-/// The record of one connection. Whatever becomes of the task that holds it, exactly one final line
-/// is written: by [`Record::finish`], or as `aborted` when it is dropped.
-#[derive(Debug)]
-pub struct Record {
-    account: Account,
-    sequence: u64,
-    opened: Instant,
-    client: SocketAddr,
-    way: Way,
-    destination: Option<SocketAddr>,
-    judged: Option<Box<Judged>>,
-    sni_inside: Option<Box<HostName>>,
-    bytes: Arc<Bytes>,
-    was_opened: bool,
-    finished: bool,
-}
-
-impl Record {
-    /// The event id, as in the record and in the answer to a refused client.
-    #[must_use]
-    pub fn id(&self) -> String {
-        format!("{:x}-{}", self.account.0.boot_ms, self.sequence)
-    }
-
-    /// The client.
-    #[must_use]
-    pub const fn client(&self) -> SocketAddr {
-        self.client
-    }
-
-    /// The counters of forwarded bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> &Arc<Bytes> {
-        &self.bytes
-    }
-
-    /// The metrics.
-    #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        self.account.metrics()
-    }
-
-    /// Time since the record was opened.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.opened.elapsed()
-    }
-
-    /// Where the connection was going, known before any verdict.
-    pub const fn bound_for(&mut self, destination: SocketAddr) {
-        self.destination = Some(destination);
-    }
-
-    /// The hello inside an explicit tunnel named another host than the tunnel's.
-    pub fn heard_inside(&mut self, name: HostName) {
-        self.sni_inside = Some(Box::new(name));
-    }
-
-    /// What was judged last.
-    #[must_use]
-    pub fn judgement(&self) -> Option<&Judged> {
-        self.judged.as_deref()
-    }
-
-    /// Notes and counts a verdict. A later one replaces it in the record, and counts again only
-    /// where it differs.
-    pub fn judged(&mut self, judged: Judged) {
-        let kind = |judged: &Judged| (judged.verdict.action(), judged.verdict.reason());
-        if self.judged.as_deref().map(kind) != Some(kind(&judged)) {
-            self.metrics().judged(self.way, &judged.verdict);
-        }
-        if self.judged.is_none() {
-            self.metrics().located(judged.place.codes, judged.place.anycast);
-            self.watch(&judged);
-        }
-        self.replace(judged);
-    }
-
-    /// Counts what a person should hear of: names asked elsewhere than here, and many refused ones.
-    fn watch(&self, judged: &Judged) {
-        let verdict = &judged.verdict;
-        if RESOLVER_PORTS.contains(&verdict.destination().port()) && self.way != Way::Dns {
-            self.metrics().resolver_bypass(verdict.action());
-        }
-        let Some(name) = judged.name.as_ref().filter(|_| verdict.action() == Action::Block) else {
-            return;
-        };
-        if self.account.0.sources.refused(self.client.ip(), name.host(), self.opened) {
-            self.metrics().many_names();
-            tracing::warn!(client = %self.client.ip(), names = sources::MANY,
-                "one source was refused many different names");
-        }
-    }
-
-    /// Replaces the verdict in the record without counting it: the same connection, judged again
-    /// with more known or under a later policy.
-    pub fn replace(&mut self, judged: Judged) {
-        self.destination = Some(judged.verdict.destination());
-        self.judged = Some(Box::new(judged));
-    }
-
-    /// The connection is about to be forwarded: writes its `open` line.
-    pub fn forwarding(&mut self) {
-        if !std::mem::replace(&mut self.was_opened, true) {
-            self.write("open", None);
-        }
-    }
-
-    /// Closes the record.
-    pub fn finish(mut self, end: End) {
-        self.close(end);
-    }
-
-    fn close(&mut self, end: End) {
-        if std::mem::replace(&mut self.finished, true) {
-            return;
-        }
-        let (up, down) = self.bytes.totals();
-        self.metrics().closed(self.age(), up, down);
-        if self.judged.is_none() {
-            self.metrics().unjudged(self.way);
-        }
-        let event = match (self.was_opened, self.judged.is_some()) {
-            (true, _) => "close",
-            (false, true) => "refused",
-            (false, false) => "unjudged",
-        };
-        self.write(event, Some(end));
-    }
-
-    fn write(&self, event: &'static str, end: Option<End>) {
-        let (bytes_up, bytes_down) = self.bytes.totals();
-        let judged = self.judged.as_deref();
-        let verdict = judged.map(|j| &j.verdict);
-        let place = judged.map(|j| &j.place);
-        let name = judged.and_then(|j| j.name.as_ref());
-        let now = Timestamp::now();
-        let line = Line {
-            event,
-            id: format_args!("{:x}-{}", self.account.0.boot_ms, self.sequence),
-            time: format_args!("{now:.3}"),
-            client: self.client,
-            listener: self.way.label(),
-            destination: self.destination,
-            host: name.map(Named::host),
-            name_source: name.map(|name| name.source().label()),
-            name_bound: judged.and_then(|j| j.bound),
-            sni_inside: self.sni_inside.as_ref().map(|name| name.as_str()),
-            ech: judged.map(|j| j.ech),
-            protocol: judged.map(|j| j.protocol.label()),
-            location: place.map(|p| Codes(p.codes)),
-            anycast: place.map(|p| p.anycast),
-            source: place.and_then(|p| p.source.as_deref()),
-            region: place.and_then(|p| p.region.as_deref()),
-            operator: place.and_then(|p| p.operator.as_deref()),
-            asn: place.and_then(|p| p.asn),
-            law: place.map(|p| Codes(p.law)),
-            policy: judged.and_then(|j| j.policy.as_deref()),
-            group: judged.and_then(|j| j.group.as_deref()),
-            rule: judged.and_then(|j| j.rule.as_deref()),
-            verdict: verdict.map(|v| v.action().label()),
-            reason: verdict.map(|v| v.reason().label()),
-            would: verdict.and_then(|v| v.would()).map(|would| would.label()),
-            mode: verdict.map(|v| v.mode().label()),
-            bytes_up,
-            bytes_down,
-            duration_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
-            end: end.map(End::label),
-        };
-        let written = self.account.0.log.line(|buffer| {
-            let written = serde_json::to_writer(&mut *buffer, &line).is_ok();
-            buffer.push(b'\n');
-            written
-        });
-        if !written {
-            self.metrics().audit_lost();
-        }
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.close(End::Aborted);
-    }
-}
-
-/// A set as a list of codes.
-struct Codes(CountrySet);
-
-impl Serialize for Codes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|country| country.code()))
-    }
-}
-
-/// One line of the record; fields that do not apply are null.
-#[derive(Serialize)]
-struct Line<'a> {
-    event: &'static str,
-    id: fmt::Arguments<'a>,
-    time: fmt::Arguments<'a>,
-    client: SocketAddr,
-    listener: &'static str,
-    destination: Option<SocketAddr>,
-    host: Option<&'a str>,
-    name_source: Option<&'static str>,
-    name_bound: Option<bool>,
-    /// Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
-    sni_inside: Option<&'a str>,
-    ech: Option<bool>,
-    protocol: Option<&'static str>,
-    location: Option<Codes>,
-    anycast: Option<bool>,
-    source: Option<&'a str>,
-    region: Option<&'a str>,
-    operator: Option<&'a str>,
-    asn: Option<u32>,
-    law: Option<Codes>,
-    policy: Option<&'a str>,
-    group: Option<&'a str>,
-    rule: Option<&'a str>,
-    verdict: Option<&'static str>,
-    reason: Option<&'static str>,
-    would: Option<&'static str>,
-    mode: Option<&'static str>,
-    bytes_up: u64,
-    bytes_down: u64,
-    duration_ms: u64,
-    end: Option<&'static str>,
 }
 
 /// A sink that keeps what was written, for the tests of whatever keeps a record.

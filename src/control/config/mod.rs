@@ -9,6 +9,7 @@ mod file;
 mod hosts;
 mod known;
 mod lint;
+mod listen;
 mod net;
 mod pack_key;
 mod reader;

@@ -6,14 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use toml::de::DeValue;
 
 use super::error::{UnknownRegion, Wrong};
 use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Capture, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode,
-    Names, Shortcut, Source, Until, ZoneList, net, rules, share, time, update, zones,
+    Names, Shortcut, Source, Until, ZoneList, listen, net, rules, share, time, update, zones,
 };
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
@@ -132,7 +131,7 @@ pub(super) fn config(
     let bindings = name_settings(reader, name_table.as_ref());
     let dns = dns(reader, root, bindings.as_ref());
     let admin = admin(reader, root);
-    let listen = listeners(reader, root, admin.as_ref());
+    let listen = listen::listeners(reader, root, admin.as_ref());
     let capture = capture(reader, root, listen.as_deref());
     let data = data(reader, root);
     let marks = Marks {
@@ -472,198 +471,6 @@ fn capture(
         return None;
     }
     Some(Capture { shortcut })
-}
-
-/// `[[listen]]`; a file without one has an explicit proxy on loopback, as no file has.
-fn listeners(
-    reader: &mut Reader<'_>,
-    root: &Table<'_>,
-    admin: Option<&Admin>,
-) -> Option<Vec<Listen>> {
-    if !root.has("listen") {
-        let address = SocketAddr::from(([127, 0, 0, 1], 3128));
-        return Some(vec![Listen { mode: ListenMode::Proxy, address, ..LISTEN }]);
-    }
-    let tables = reader.tables(root, "listen");
-    let mut taken: Vec<(SocketAddr, &str)> =
-        admin.iter().map(|admin| (admin.address, "[admin]")).collect();
-    let mut taken_udp: Vec<SocketAddr> = Vec::new();
-    let read: Vec<_> = tables
-        .iter()
-        .map(|table| {
-            let listen = listener(reader, table)?;
-            let clash = taken.iter().find(|&&(address, _)| address == listen.address);
-            // Port 0 is a free port, another one each time.
-            if let Some(&(address, whose)) = clash.filter(|(address, _)| address.port() != 0) {
-                if let Some(item) = table.item("address") {
-                    let what = format!("{address} is the address of {whose} already");
-                    reader.fault(&item, what, "give each its own address or port");
-                }
-                return None;
-            }
-            taken.push((listen.address, "another [[listen]]"));
-            if let Some(udp) = listen.udp.filter(|udp| udp.port() != 0) {
-                if taken_udp.contains(&udp) {
-                    let item = table.item("udp").or_else(|| table.item("address"))?;
-                    let what = format!("{udp} is the UDP address of another [[listen]] already");
-                    reader.fault(&item, what, "give each its own, or write udp = false");
-                    return None;
-                }
-                taken_udp.push(udp);
-            }
-            Some(listen)
-        })
-        .collect();
-    read.into_iter().collect()
-}
-
-/// The defaults of a listener, but for its mode and address, which have none.
-const LISTEN: Listen = Listen {
-    mode: ListenMode::Proxy,
-    address: SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)),
-    peek_timeout: Duration::from_secs(3),
-    connect_timeout: Duration::from_secs(10),
-    idle_timeout: Duration::from_secs(60 * 60),
-    half_closed_timeout: Duration::from_secs(60 * 60),
-    lifetime: None,
-    keepalive: None,
-    user_timeout: None,
-    keep_source: false,
-    max_connections: 65_536,
-    silent: false,
-    starttls: false,
-    udp: None,
-};
-
-fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
-    reader.only(
-        table,
-        &[
-            "mode",
-            "address",
-            "peek_timeout",
-            "connect_timeout",
-            "idle_timeout",
-            "half_closed_timeout",
-            "lifetime",
-            "keepalive",
-            "user_timeout",
-            "keep_source",
-            "max_connections",
-            "silent",
-            "starttls",
-            "udp",
-        ],
-    );
-    let modes = [ListenMode::Tproxy, ListenMode::Redirect, ListenMode::Proxy];
-    let modes = modes.map(|mode| (mode.label(), mode));
-    let help = "write mode = \"tproxy\", \"redirect\" or \"proxy\"";
-    let mode = reader.required(table, "mode", help).and_then(|item| reader.word(&item, &modes));
-    let help = "write address and port: address = \"127.0.0.1:3128\"";
-    let address = reader.required(table, "address", help);
-    let address = address.and_then(|item| net::socket(reader, &item));
-    let mut timeout = |key, default, least, most| {
-        or(table, key, default, |item| time::duration(reader, item, least, Some(most)))
-    };
-    let (short, minute) = (Duration::from_millis(50), Duration::from_secs(60));
-    let peek_timeout = timeout("peek_timeout", LISTEN.peek_timeout, short, minute);
-    let connect_timeout = timeout("connect_timeout", LISTEN.connect_timeout, short, 5 * minute);
-    let (second, month) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
-    let idle_timeout = timeout("idle_timeout", LISTEN.idle_timeout, second, month);
-    let half_closed_timeout = match idle_timeout {
-        Some(idle) => timeout("half_closed_timeout", idle, second, month),
-        None => Some(LISTEN.half_closed_timeout),
-    };
-    let mut if_any = |key, most| match table.item(key) {
-        Some(item) => time::duration(reader, &item, second, Some(most)).map(Some),
-        None => Some(None),
-    };
-    let lifetime = if_any("lifetime", month);
-    let keepalive = if_any("keepalive", 9 * 60 * minute);
-    let user_timeout = if_any("user_timeout", 24 * 60 * minute);
-    let keep_source = keep_source(reader, table, mode);
-    let max_connections = or(table, "max_connections", LISTEN.max_connections, |item| {
-        usize::try_from(reader.number(item, 1..10_000_001)?).ok()
-    });
-    let silent = or(table, "silent", LISTEN.silent, |item| reader.boolean(item));
-    let starttls = starttls(reader, table, mode);
-    let udp = datagrams(reader, table, mode, address);
-    Some(Listen {
-        mode: mode?,
-        address: address?,
-        udp: udp?,
-        peek_timeout: peek_timeout?,
-        connect_timeout: connect_timeout?,
-        idle_timeout: idle_timeout?,
-        half_closed_timeout: half_closed_timeout?,
-        lifetime: lifetime?,
-        keepalive: keepalive?,
-        user_timeout: user_timeout?,
-        keep_source: keep_source?,
-        max_connections: max_connections?,
-        silent: silent?,
-        starttls: starttls?,
-    })
-}
-
-/// An explicit client says whom it means before anything else.
-fn starttls(reader: &mut Reader<'_>, table: &Table<'_>, mode: Option<ListenMode>) -> Option<bool> {
-    let Some(item) = table.item("starttls") else { return Some(LISTEN.starttls) };
-    let follow = reader.boolean(&item)?;
-    if follow && mode == Some(ListenMode::Proxy) {
-        let help = "leave it out, or listen with mode = \"tproxy\"";
-        reader.fault(&item, "an explicit proxy does not play servers", help);
-        return None;
-    }
-    Some(follow)
-}
-
-/// Only a captured client has an address that its answers come back to through this host.
-fn keep_source(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    mode: Option<ListenMode>,
-) -> Option<bool> {
-    let Some(item) = table.item("keep_source") else { return Some(LISTEN.keep_source) };
-    let keep = reader.boolean(&item)?;
-    if keep && mode == Some(ListenMode::Proxy) {
-        let help = "leave it out, or listen with mode = \"tproxy\"";
-        reader.fault(&item, "an explicit proxy cannot keep the client's address", help);
-        return None;
-    }
-    Some(keep)
-}
-
-/// `udp` of a listener: a word or an address.
-fn datagrams(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    mode: Option<ListenMode>,
-    address: Option<SocketAddr>,
-) -> Option<Option<SocketAddr>> {
-    let Some(item) = table.item("udp") else {
-        return Some(address.filter(|_| mode == Some(ListenMode::Tproxy)));
-    };
-    let udp = match item.value {
-        DeValue::String(_) => Some(net::socket(reader, &item)?),
-        DeValue::Boolean(wanted) if *wanted => Some(address?),
-        DeValue::Boolean(_) => None,
-        DeValue::Integer(_)
-        | DeValue::Float(_)
-        | DeValue::Datetime(_)
-        | DeValue::Array(_)
-        | DeValue::Table(_) => {
-            let help = "write true, false, or where it listens: udp = \"[::]:443\"";
-            reader.wrong_type(&item, "a boolean or an address", help);
-            return None;
-        }
-    };
-    if udp.is_some() && mode? != ListenMode::Tproxy {
-        let what = format!("mode {:?} takes no UDP", mode?.label());
-        reader.fault(&item, what, "only mode = \"tproxy\" does; take the key out");
-        return None;
-    }
-    Some(udp)
 }
 
 fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
