@@ -37,7 +37,7 @@ pub(super) async fn run(
 ) -> End {
     let bytes = Arc::clone(record.bytes());
     let mut follower = Follower::of(record);
-    let opening = follower.follow(client, upstream, first, patience);
+    let opening = follower.follow(client, upstream, first);
     let end = relay::run(client, upstream, opening, patience, &bytes).await;
     follower.note(record);
     end
@@ -90,12 +90,11 @@ impl Follower {
         client: &'a Wire,
         upstream: &'a Wire,
         first: Vec<u8>,
-        patience: Patience,
     ) -> Opening<'a> {
         match SecondHello::after(&first).filter(|second| second.watch() != Watch::Over) {
             None => Opening::Known(first),
             Some(second) => {
-                let watch = self.watch(second, client, upstream, first, patience.idle);
+                let watch = self.watch(second, client, upstream, first);
                 Opening::Watched(Box::pin(watch))
             }
         }
@@ -107,10 +106,9 @@ impl Follower {
         client: &Wire,
         upstream: &Wire,
         mut part: Vec<u8>,
-        idle: Duration,
     ) -> Result<Vec<u8>, End> {
-        // Looked at when something comes: a silent client costs no timer.
-        let until = Instant::now() + HANDSHAKE_TIME.min(idle / 2);
+        // Looked at when something comes: a silent client costs no timer, and is ended by the relay.
+        let until = Instant::now() + HANDSHAKE_TIME;
         loop {
             if second.watch() == Watch::Changed {
                 self.changed = true;
