@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 pub use metrics::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Metrics};
 pub use record::Record;
+pub(crate) use sources::network;
 
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{CountrySet, Verdict, Whereabouts};

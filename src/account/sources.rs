@@ -15,11 +15,21 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// Sources that are watched at once; an IPv6 source is its /64. About 4 MB if all are full.
 const SOURCES_MAX: usize = 4096;
 
+/// Time between two looks through all sources.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// The sources of refused names.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     hasher: RandomState,
-    by_source: Mutex<HashMap<IpAddr, Source>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    by_source: HashMap<IpAddr, Source>,
+    /// When it was last looked through for sources that are no longer watched.
+    swept: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -32,16 +42,20 @@ impl Sources {
     /// Notes a refused name; true once in a window, where the source has asked for [`MANY`].
     pub(super) fn refused(&self, client: IpAddr, name: &str, now: Instant) -> bool {
         let name = self.hasher.hash_one(name);
-        let mut sources = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = prefix(client);
-        if sources.len() >= SOURCES_MAX && !sources.contains_key(&client) {
-            sources.retain(|_, source| now.duration_since(source.since) < WINDOW);
-            if sources.len() >= SOURCES_MAX {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = network(client);
+        if seen.by_source.len() >= SOURCES_MAX && !seen.by_source.contains_key(&client) {
+            // Not for each name of a flood: the workers wait for each other here.
+            if seen.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP) {
+                seen.swept = Some(now);
+                seen.by_source.retain(|_, source| now.duration_since(source.since) < WINDOW);
+            }
+            if seen.by_source.len() >= SOURCES_MAX {
                 return false;
             }
         }
         let fresh = || Source { since: now, names: HashSet::new() };
-        let source = sources.entry(client).or_insert_with(fresh);
+        let source = seen.by_source.entry(client).or_insert_with(fresh);
         if now.duration_since(source.since) >= WINDOW {
             *source = fresh();
         }
@@ -50,7 +64,8 @@ impl Sources {
     }
 }
 
-fn prefix(client: IpAddr) -> IpAddr {
+/// Who counts as one client: an IPv4 address, or the /64 of an IPv6 address.
+pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
@@ -84,8 +99,8 @@ mod tests {
         for n in 0..2 * SOURCES_MAX as u32 {
             sources.refused(n.to_be_bytes().into(), &name(1), now);
         }
-        assert_eq!(sources.by_source.lock().unwrap().len(), SOURCES_MAX);
+        assert_eq!(sources.seen.lock().unwrap().by_source.len(), SOURCES_MAX);
         sources.refused("192.0.2.1".parse().unwrap(), &name(1), now + WINDOW);
-        assert_eq!(sources.by_source.lock().unwrap().len(), 1);
+        assert_eq!(sources.seen.lock().unwrap().by_source.len(), 1);
     }
 }

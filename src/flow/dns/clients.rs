@@ -1,11 +1,13 @@
 //! How much one client may ask: a bucket of queries for each, filled as time goes by.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::account::network;
 
 /// Clients that are remembered; an IPv6 client is its /64.
 const CLIENTS_MAX: usize = 16 * 1024;
@@ -19,6 +21,8 @@ pub(super) struct Clients {
     /// Queries a second.
     rate: f64,
     buckets: RefCell<HashMap<IpAddr, Bucket>>,
+    /// When the buckets were last looked through for full ones.
+    swept: Cell<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -29,18 +33,22 @@ struct Bucket {
 
 impl Clients {
     pub(super) fn new(rate: u32) -> Self {
-        Self { rate: rate.into(), buckets: RefCell::default() }
+        Self { rate: rate.into(), buckets: RefCell::default(), swept: Cell::new(None) }
     }
 
     /// Whether the client may ask once more.
     pub(super) fn may_ask(&self, client: IpAddr) -> bool {
         let (now, full) = (Instant::now(), self.rate * BURST);
         let mut buckets = self.buckets.borrow_mut();
-        let client = prefix(client);
+        let client = network(client);
         if buckets.len() >= CLIENTS_MAX && !buckets.contains_key(&client) {
             // A bucket that is full again says nothing about its client.
             let quiet = Duration::from_secs_f64(BURST);
-            buckets.retain(|_, bucket| now.duration_since(bucket.at) < quiet);
+            // Not for each query of a flood.
+            if self.swept.get().is_none_or(|swept| now.duration_since(swept) >= quiet) {
+                self.swept.set(Some(now));
+                buckets.retain(|_, bucket| now.duration_since(bucket.at) < quiet);
+            }
             if buckets.len() >= CLIENTS_MAX {
                 // More clients at once than are remembered: the new ones wait.
                 return false;
@@ -58,15 +66,10 @@ impl Clients {
     }
 }
 
-fn prefix(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

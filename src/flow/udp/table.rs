@@ -6,12 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::account::Dropped;
+use crate::account::{Dropped, network};
 
 /// Datagrams that wait for one flow, and their bytes: a first flight over eight Initials with early
 /// data behind it fits.
@@ -161,7 +161,7 @@ impl Table {
                 Delivered::Dropped(Dropped::Held)
             };
         }
-        let client = prefix(key.client.ip());
+        let client = network(key.client.ip());
         if self.clients.borrow().get(&client).is_some_and(|&n| n >= self.limits.client) {
             return Delivered::Dropped(Dropped::ClientLimit);
         }
@@ -258,7 +258,7 @@ impl Table {
             self.young_count.set(self.young_count.get().saturating_sub(1));
         }
         let mut clients = self.clients.borrow_mut();
-        let client = prefix(entry.key.client.ip());
+        let client = network(entry.key.client.ip());
         if let Some(count) = clients.get_mut(&client) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -352,14 +352,6 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one client: whoever has an IPv6 address has the 2^64 beside it too.
-fn prefix(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,7 +441,7 @@ mod tests {
         begin(&table, key(1, 99));
         let one: IpAddr = "2001:db8::1".parse().unwrap();
         let two: IpAddr = "2001:db8::ffff:1".parse().unwrap();
-        assert_eq!(prefix(one), prefix(two));
+        assert_eq!(network(one), network(two));
     }
 
     #[test]
