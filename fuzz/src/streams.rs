@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rustls::server::Acceptor;
-use schengate::identify::socks::{Command, Destination, Part, Unserved};
+use schengate::identify::socks::{Command, Destination, Part, Unserved, datagram, put};
 use schengate::identify::starttls::{Upgrade, Via, upgrade};
 use schengate::identify::tls::{SecondHello, Watch};
 use schengate::identify::{Authority, Host, HostName, Protocol, Step, identify};
@@ -226,6 +226,15 @@ pub fn connect_target(data: &[u8]) {
 
 /// A greeting and a request: each asks for its own bytes, and says where it goes in one way.
 pub fn socks(data: &[u8]) {
+    if let Ok((to, payload)) = datagram(data) {
+        let mut again = vec![0; 3];
+        put(&mut again, to.host, to.port);
+        again.extend(payload);
+        assert_eq!(datagram(&again), Ok((to, payload)), "a header says one thing");
+        if let Host::Address(_) = to.host {
+            assert_eq!(again, data);
+        }
+    }
     let Some(greeting) = whole(data, schengate::identify::socks::greeting) else { return };
     let (offered, greeted) = greeting;
     let behind = &data[greeted..];

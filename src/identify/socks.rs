@@ -1,6 +1,6 @@
-//! What a SOCKS5 client says before its tunnel (RFC 1928): the greeting, and the request.
+//! What a SOCKS5 client says (RFC 1928): the greeting, the request, the headers of its datagrams.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::authority::Host;
 use super::name::HostName;
@@ -78,28 +78,97 @@ pub fn request(seen: &[u8]) -> Part<Result<Command, Unserved>> {
     if version != 5 {
         return Part::Whole(Err(Unserved::Version));
     }
+    let (host, port) = match address(kind, behind) {
+        Part::Missing(missing) => return Part::Missing(missing),
+        Part::Whole(None) => return Part::Whole(Err(Unserved::Kind)),
+        Part::Whole(Some(Address { host, port, .. })) => (host, port),
+    };
+    Part::Whole(match command {
+        1 => {
+            let connect = |host| Command::Connect(Destination { host, port });
+            host.filter(|_| port != 0).map(connect).ok_or(Unserved::Destination)
+        }
+        3 => Ok(Command::Associate { port: Some(port).filter(|&port| port != 0) }),
+        _ => Err(Unserved::Command),
+    })
+}
+
+/// Why a client's datagram goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadDatagram {
+    /// A part of a larger one; nobody has to put these together (§7).
+    #[error("the datagram is a fragment")]
+    Fragment,
+    /// No header, no host name, or port 0.
+    #[error("the datagram names no destination")]
+    Malformed,
+}
+
+/// Reads a client's datagram (§7): where it is to go, and what.
+///
+/// # Errors
+/// Where it goes nowhere.
+pub fn datagram(bytes: &[u8]) -> Result<(Destination, &[u8]), BadDatagram> {
+    let Some((&[0, 0, fragment, kind], behind)) = bytes.split_first_chunk() else {
+        return Err(BadDatagram::Malformed);
+    };
+    if fragment != 0 {
+        return Err(BadDatagram::Fragment);
+    }
+    match address(kind, behind) {
+        Part::Whole(Some(Address { host: Some(host), port, len })) if port != 0 => {
+            Ok((Destination { host, port }, behind.get(len..).unwrap_or_default()))
+        }
+        Part::Whole(_) | Part::Missing(_) => Err(BadDatagram::Malformed),
+    }
+}
+
+/// Writes an address (§5) and a port behind what is there.
+pub fn put(bytes: &mut Vec<u8>, host: Host, port: u16) {
+    match host {
+        Host::Address(IpAddr::V4(v4)) => {
+            bytes.push(1);
+            bytes.extend(v4.octets());
+        }
+        Host::Address(IpAddr::V6(v6)) => {
+            bytes.push(4);
+            bytes.extend(v6.octets());
+        }
+        Host::Name(name) => {
+            let name = name.as_str().as_bytes();
+            bytes.push(3);
+            // A name has 253 bytes at most.
+            bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+            bytes.extend(name);
+        }
+    }
+    bytes.extend(port.to_be_bytes());
+}
+
+/// What stands behind the kind of an address.
+struct Address {
+    /// `None` where a name is no host name.
+    host: Option<Host>,
+    port: u16,
+    /// Bytes that both take.
+    len: usize,
+}
+
+/// Reads an address (§5) and a port; `None` where the kind is not known.
+fn address(kind: u8, behind: &[u8]) -> Part<Option<Address>> {
     let (name_len, address_len) = match (kind, behind) {
         (1, _) => (0, 4),
         (4, _) => (0, 16),
         (3, []) => return Part::Missing(1),
         (3, [len, ..]) => (1, usize::from(*len)),
-        _ => return Part::Whole(Err(Unserved::Kind)),
+        _ => return Part::Whole(None),
     };
-    let whole = name_len + address_len + 2;
-    let Some((address, port)) = behind.get(name_len..whole).and_then(|b| b.split_last_chunk())
-    else {
-        return Part::Missing(whole - behind.len());
+    let len = name_len + address_len + 2;
+    let Some((address, port)) = behind.get(name_len..len).and_then(|b| b.split_last_chunk()) else {
+        return Part::Missing(len - behind.len());
     };
     let port = u16::from_be_bytes(*port);
-    Part::Whole(match command {
-        1 => {
-            let destination = host(kind, address).filter(|_| port != 0);
-            let connect = |host| Command::Connect(Destination { host, port });
-            destination.map(connect).ok_or(Unserved::Destination)
-        }
-        3 => Ok(Command::Associate { port: Some(port).filter(|&port| port != 0) }),
-        _ => Err(Unserved::Command),
-    })
+    Part::Whole(Some(Address { host: host(kind, address), port, len }))
 }
 
 fn host(kind: u8, address: &[u8]) -> Option<Host> {

@@ -1,7 +1,7 @@
 //! SOCKS5 (RFC 1928): no authentication; CONNECT and UDP ASSOCIATE.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::io::AsyncReadExt;
@@ -20,7 +20,7 @@ use crate::flow::registry::Seat;
 use crate::flow::udp;
 use crate::flow::wire::Wire;
 use crate::identify::socks::{self, Destination, Part, Unserved};
-use crate::identify::{NameSource, Protocol};
+use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::Verdict;
 
 /// Reply codes (RFC 1928 §6).
@@ -185,17 +185,7 @@ const fn reply(code: u8) -> [u8; 10] {
 /// The reply that says where to send datagrams.
 fn bound(at: SocketAddr) -> Vec<u8> {
     let mut reply = vec![5, 0, 0];
-    match at.ip() {
-        IpAddr::V4(v4) => {
-            reply.push(1);
-            reply.extend(v4.octets());
-        }
-        IpAddr::V6(v6) => {
-            reply.push(4);
-            reply.extend(v6.octets());
-        }
-    }
-    reply.extend(at.port().to_be_bytes());
+    socks::put(&mut reply, Host::Address(at.ip()), at.port());
     reply
 }
 
@@ -218,7 +208,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::identify::{Host, HostName};
+    use crate::identify::HostName;
 
     /// What comes of a client's bytes, which arrive one by one.
     async fn negotiated(bytes: &[u8]) -> Result<Command, Fault> {

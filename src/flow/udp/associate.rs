@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::flow::accept::Door;
 use crate::flow::gate::Gate;
 use crate::flow::proxy::{Target, canonical};
 use crate::flow::wire::Wire;
+use crate::identify::socks::{self, BadDatagram, Destination};
 use crate::identify::{Host, HostName};
 
 /// Names that one client may have flows to at once.
@@ -31,9 +32,6 @@ const DATAGRAM_MAX: usize = 65_535;
 
 /// Datagrams that are taken before others have their turn.
 const TURN: usize = 32;
-
-/// Reserved, fragment number, kind of address (RFC 1928 §7).
-const HEADER: usize = 4;
 
 /// Time without a datagram after which an association ends once the gateway is stopping.
 const STOPPING_IDLE: Duration = Duration::from_secs(1);
@@ -274,62 +272,20 @@ const fn nowhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 
-/// Reads the header of a client's datagram: where it is to go, and what.
+/// Where a client's datagram is to go, and what.
 fn parse(datagram: &[u8]) -> Result<(Target, &[u8]), Dropped> {
-    let malformed = || Dropped::Malformed;
-    let (&[reserved, zero, fragment, kind], rest) =
-        datagram.split_first_chunk::<HEADER>().ok_or_else(malformed)?;
-    if [reserved, zero] != [0; 2] {
-        return Err(Dropped::Malformed);
-    }
-    if fragment != 0 {
-        return Err(Dropped::Fragment);
-    }
-    let (host, rest) = match kind {
-        1 => {
-            let (v4, rest) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
-            (Host::Address(Ipv4Addr::from(*v4).into()), rest)
-        }
-        4 => {
-            let (v6, rest) = rest.split_first_chunk::<16>().ok_or_else(malformed)?;
-            (Host::Address(Ipv6Addr::from(*v6).into()), rest)
-        }
-        3 => {
-            let (&length, rest) = rest.split_first().ok_or_else(malformed)?;
-            let (name, rest) = rest.split_at_checked(length.into()).ok_or_else(malformed)?;
-            // An address in the place of a name is refused like any other bad name.
-            (HostName::parse(name).map(Host::Name).map_err(|_| malformed())?, rest)
-        }
-        _ => return Err(Dropped::Malformed),
-    };
-    let (port, payload) = rest.split_first_chunk().ok_or_else(malformed)?;
-    match u16::from_be_bytes(*port) {
-        0 => Err(Dropped::Malformed),
-        port => Ok((Target { host: canonical(host), port }, payload)),
-    }
+    let (Destination { host, port }, payload) =
+        socks::datagram(datagram).map_err(|bad| match bad {
+            BadDatagram::Fragment => Dropped::Fragment,
+            BadDatagram::Malformed => Dropped::Malformed,
+        })?;
+    Ok((Target { host: canonical(host), port }, payload))
 }
 
 /// The header of a datagram to the client.
 fn header(host: Host, port: u16) -> Vec<u8> {
-    let mut header = vec![0; HEADER - 1];
-    match host {
-        Host::Address(IpAddr::V4(v4)) => {
-            header.push(1);
-            header.extend(v4.octets());
-        }
-        Host::Address(IpAddr::V6(v6)) => {
-            header.push(4);
-            header.extend(v6.octets());
-        }
-        Host::Name(name) => {
-            let name = name.as_str().as_bytes();
-            header.push(3);
-            // A name has 253 bytes at most.
-            header.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-            header.extend(name);
-        }
-    }
-    header.extend(port.to_be_bytes());
+    let mut header = vec![0; 3];
+    socks::put(&mut header, host, port);
     header
 }
 
