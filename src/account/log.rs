@@ -79,15 +79,15 @@ impl Log {
         Ok(Self(shared))
     }
 
-    /// Hands a line over, which `put` appends to the buffer; `false` where it is lost: `put` says
-    /// that it failed, or too much waits already.
-    pub(super) fn line(&self, put: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+    /// Hands a line over, which `put` appends to the buffer; `false` where it is lost, since too
+    /// much waits already.
+    pub(super) fn line(&self, put: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut buffer = lock(self.0.shards.get(own_shard()).unwrap_or(&self.0.shards[0]));
         let before = buffer.len();
-        if before >= SHARD_MAX || !put(&mut buffer) {
-            buffer.truncate(before);
+        if before >= SHARD_MAX {
             return false;
         }
+        put(&mut buffer);
         let is_full = before < BATCH_BYTES && buffer.len() >= BATCH_BYTES;
         drop(buffer);
         if self.0.asleep.load(Ordering::SeqCst) && self.0.asleep.swap(false, Ordering::SeqCst) {
@@ -170,12 +170,14 @@ struct Writer<L> {
 
 impl<L: Fn()> Writer<L> {
     fn run(mut self) {
-        let mut batch = Vec::new();
+        // Each shard's buffer is filled while its other one is written, so that both stay as large
+        // as the shard needs them.
+        let mut batches: [Vec<u8>; SHARDS] = Default::default();
         loop {
             let (asked, closed) = self.shared.wait();
-            for shard in 0..SHARDS {
-                std::mem::swap(&mut *lock(&self.shared.shards[shard]), &mut batch);
-                self.write(&batch);
+            for (shard, batch) in batches.iter_mut().enumerate() {
+                std::mem::swap(&mut *lock(&self.shared.shards[shard]), batch);
+                self.write(batch);
                 batch.clear();
                 // What a burst took is given back.
                 batch.shrink_to(2 * BATCH_BYTES);
@@ -262,10 +264,7 @@ mod tests {
     }
 
     fn put(log: &Log, line: &str) -> bool {
-        log.line(|buffer| {
-            buffer.extend_from_slice(line.as_bytes());
-            true
-        })
+        log.line(|buffer| buffer.extend_from_slice(line.as_bytes()))
     }
 
     #[test]
@@ -336,19 +335,6 @@ mod tests {
         assert!(!put(&log, "one too many\n"));
         assert!(!log.flush(Duration::from_millis(1)));
         drop(leave);
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_made_leaves_nothing_behind() {
-        let kept = Kept::default();
-        let log = Log::start(Box::new(kept.clone()), || ()).unwrap();
-        assert!(!log.line(|buffer| {
-            buffer.extend_from_slice(b"half a li");
-            false
-        }));
-        assert!(put(&log, "whole\n"));
-        assert!(log.flush(Duration::from_secs(10)));
-        assert_eq!(*kept.0.lock().unwrap(), b"whole\n");
     }
 
     /// Takes 8 bytes, then fails until it is told to work.

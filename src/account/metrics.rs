@@ -1,8 +1,9 @@
-//! The one place that names metrics. Each handle is taken once; an update is then an atomic add,
-//! never a lookup. Labels come from closed sets only: no name, address or text of a client.
+//! The one place that names metrics. Labels come from closed sets only: no name, address or text of
+//! a client. What happens for every connection is counted by [`Tallies`] and handed to the registry
+//! when it is read; what is rare goes there at once, by a handle that is taken once.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{
@@ -14,18 +15,72 @@ use metrics_exporter_prometheus::{
 };
 
 use super::Way;
+use super::tally::{BUCKETS_MAX, Bounds, Samples, Tallies};
 use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
 
-/// Upper bounds of the buckets, in seconds, by histogram.
-const BUCKETS: [(&str, &[f64]); 4] = [
-    ("schengate_decision_seconds", &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]),
-    ("schengate_hello_wait_seconds", &[0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0]),
+/// The histograms, by [`Time`]: name, and upper bounds of the buckets in nanoseconds.
+const HISTOGRAMS: [(&str, Bounds); 4] = [
     (
-        "schengate_upstream_connect_seconds",
-        &[0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0],
+        "schengate_decision_seconds",
+        &[1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
     ),
-    ("schengate_connection_duration_seconds", &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0]),
+    ("schengate_hello_wait_seconds", WAITS),
+    ("schengate_upstream_connect_seconds", WAITS),
+    (
+        "schengate_connection_duration_seconds",
+        &[10 * MS, 100 * MS, 1_000 * MS, 10_000 * MS, 60_000 * MS, 600_000 * MS, 3_600_000 * MS],
+    ),
 ];
+
+const MS: u64 = 1_000_000;
+
+/// How long peers are waited for.
+const WAITS: Bounds = &[
+    MS,
+    5 * MS,
+    20 * MS,
+    50 * MS,
+    100 * MS,
+    200 * MS,
+    500 * MS,
+    1_000 * MS,
+    3_000 * MS,
+    10_000 * MS,
+];
+
+const BOUNDS: [Bounds; 4] = [HISTOGRAMS[0].1, HISTOGRAMS[1].1, HISTOGRAMS[2].1, HISTOGRAMS[3].1];
+
+/// A histogram, as its place in [`HISTOGRAMS`].
+#[derive(Clone, Copy)]
+enum Time {
+    Decision,
+    HelloWait,
+    Connect,
+    Duration,
+}
+
+/// Places of the counters among a thread's numbers.
+mod place {
+    use super::{Action, CONNECT, Country, HELLO, Reason, WAYS, Way};
+
+    pub(super) const OPENED: usize = 0;
+    pub(super) const CLOSED: usize = 1;
+    pub(super) const BYTES_UP: usize = 2;
+    pub(super) const BYTES_DOWN: usize = 3;
+    pub(super) const NO_COUNTRY: usize = 4;
+    pub(super) const SEVERAL_COUNTRIES: usize = 5;
+    pub(super) const HELLOS: usize = 6;
+    pub(super) const CONNECTS: usize = HELLOS + HELLO.len();
+    pub(super) const UNJUDGED: usize = CONNECTS + CONNECT.len();
+    pub(super) const COUNTRIES: usize = UNJUDGED + WAYS;
+    const JUDGED: usize = COUNTRIES + Country::COUNT;
+    pub(super) const ALL: usize = JUDGED + WAYS * Action::ALL.len() * Reason::COUNT;
+
+    /// Verdicts by way in, action and reason.
+    pub(super) const fn judged(way: Way, action: usize, reason: usize) -> usize {
+        JUDGED + (way as usize * Action::ALL.len() + action) * Reason::COUNT + reason
+    }
+}
 
 /// How reading the first bytes ended: the label `result` of `schengate_hello_parse_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,10 +218,9 @@ const WAYS: usize = Way::ALL.len();
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// By way in, action and reason; made when first used, so that what never happens is no series.
-    connections: [[[OnceLock<Counter>; Reason::COUNT]; 3]; WAYS],
-    unjudged: [OnceLock<Counter>; WAYS],
-    countries: [OnceLock<Counter>; Country::COUNT],
+    tallies: Tallies,
+    /// The samples that the registry has been given already.
+    given: Mutex<Vec<[Samples; BUCKETS_MAX]>>,
     taken: Taken,
 }
 
@@ -174,114 +228,129 @@ impl Metrics {
     /// Names every metric and takes its handle. The registry is this value's own: nothing global.
     #[must_use]
     pub fn register() -> Self {
-        let recorder = BUCKETS
+        let recorder = HISTOGRAMS
             .iter()
             .fold(PrometheusBuilder::new(), |builder, &(name, bounds)| {
+                let bounds: Vec<f64> = bounds.iter().map(|&bound| seconds(bound)).collect();
                 builder
-                    .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                    .set_buckets_for_metric(Matcher::Full(name.to_owned()), &bounds)
                     .expect("no list of buckets above is empty")
             })
             .build_recorder();
         let handle = recorder.handle();
         with_local_recorder(&recorder, describe);
         let taken = with_local_recorder(&recorder, Taken::all);
-        Self {
-            recorder,
-            handle,
-            taken,
-            connections: Default::default(),
-            unjudged: Default::default(),
-            countries: std::array::from_fn(|_| OnceLock::new()),
-        }
+        let tallies = Tallies::new(place::ALL, &BOUNDS);
+        let given = Mutex::new(vec![Default::default(); HISTOGRAMS.len()]);
+        Self { recorder, handle, tallies, given, taken }
     }
 
     /// The text exposition of every metric.
     #[must_use]
     pub fn render(&self) -> String {
+        self.collect();
         self.handle.render()
     }
 
-    /// Moves histogram samples into their buckets; to be called about once a second, since samples
-    /// are kept one by one until then.
+    /// Moves histogram samples into their buckets; to be called about once a second.
     pub fn upkeep(&self) {
+        self.collect();
         self.handle.run_upkeep();
+    }
+
+    /// Hands what the threads have counted to the registry.
+    fn collect(&self) {
+        // One at a time: each sample is given once.
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums = self.tallies.sums();
+        for ((known, now), histogram) in given.iter_mut().zip(&sums.times).zip(&self.taken.times) {
+            for (known, now) in known.iter_mut().zip(now) {
+                let count = now.count.wrapping_sub(known.count);
+                if count > 0 {
+                    // The mean of a bucket's samples lies in the bucket, and the sum is theirs.
+                    let mean = now.nanos.wrapping_sub(known.nanos) as f64 / count as f64;
+                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    histogram.record_many(mean / 1e9, count);
+                }
+                *known = *now;
+            }
+        }
+        let sum = |at: usize| sums.counts.get(at).copied().unwrap_or(0);
+        let Taken { bytes_up, bytes_down, no_country, several_countries, hello, connect, .. } =
+            &self.taken;
+        for (counter, at) in [
+            (bytes_up, place::BYTES_UP),
+            (bytes_down, place::BYTES_DOWN),
+            (no_country, place::NO_COUNTRY),
+            (several_countries, place::SEVERAL_COUNTRIES),
+        ] {
+            counter.absolute(sum(at));
+        }
+        for (counters, first) in [(&hello[..], place::HELLOS), (&connect[..], place::CONNECTS)] {
+            for (at, counter) in counters.iter().enumerate() {
+                counter.absolute(sum(first + at));
+            }
+        }
+        // A thread may have closed what was opened on another, between two looks.
+        let active = sum(place::OPENED).saturating_sub(sum(place::CLOSED));
+        self.taken.active.set(active as f64);
+        with_local_recorder(&self.recorder, || collect_series(sum));
     }
 
     /// A verdict on a connection that came in by `way`.
     pub fn judged(&self, way: Way, verdict: &Verdict) {
         let [action, reason] = [verdict.action() as usize, verdict.reason().index()];
-        let Some(cell) = self.connections[way as usize].get(action).and_then(|by| by.get(reason))
-        else {
-            return;
-        };
-        cell.get_or_init(|| {
-            self.connection(way, verdict.action().label(), verdict.reason().label())
-        })
-        .increment(1);
+        self.tallies.count(place::judged(way, action, reason), 1);
     }
 
     /// A connection that ended before a verdict.
     pub fn unjudged(&self, way: Way) {
-        self.unjudged[way as usize]
-            .get_or_init(|| self.connection(way, "none", "none"))
-            .increment(1);
-    }
-
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
-    fn connection(&self, way: Way, verdict: &'static str, reason: &'static str) -> Counter {
-        with_local_recorder(&self.recorder, || {
-            counter!("schengate_connections_total",
-                "mode" => way.label(), "verdict" => verdict, "reason" => reason)
-        })
+        self.tallies.count(place::UNJUDGED + way as usize, 1);
     }
 
     /// Where a judged destination is: its country, `other` for several (or anycast), `unknown`.
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
     pub fn located(&self, codes: CountrySet, anycast: bool) {
         let mut codes = codes.iter();
-        match (codes.next(), codes.next()) {
-            (Some(country), None) if !anycast => {
-                let Some(cell) = self.countries.get(country.index()) else { return };
-                cell.get_or_init(|| {
-                    with_local_recorder(&self.recorder, || {
-                        counter!("schengate_decisions_by_country_total", "country" => country.code())
-                    })
-                })
-                .increment(1);
-            }
-            (None, _) if !anycast => self.taken.no_country.increment(1),
-            _ => self.taken.several_countries.increment(1),
-        }
+        let at = match (codes.next(), codes.next()) {
+            (Some(country), None) if !anycast => place::COUNTRIES + country.index(),
+            (None, _) if !anycast => place::NO_COUNTRY,
+            _ => place::SEVERAL_COUNTRIES,
+        };
+        self.tallies.count(at, 1);
     }
 
     /// One connection more at once.
     pub fn opened(&self) {
-        self.taken.active.increment(1.0);
+        self.tallies.count(place::OPENED, 1);
     }
 
     /// One connection fewer, after `lasted`.
     pub fn closed(&self, lasted: Duration, bytes_up: u64, bytes_down: u64) {
-        self.taken.active.decrement(1.0);
-        self.taken.duration.record(lasted);
-        self.taken.bytes_up.increment(bytes_up);
-        self.taken.bytes_down.increment(bytes_down);
+        self.tallies.count(place::CLOSED, 1);
+        self.tallies.count(place::BYTES_UP, bytes_up);
+        self.tallies.count(place::BYTES_DOWN, bytes_down);
+        self.time(Time::Duration, lasted);
     }
 
     /// A first flight was read, `waited` after the connection came in.
     pub fn hello(&self, result: Hello, waited: Duration) {
-        self.taken.hello[result as usize].increment(1);
-        self.taken.hello_wait.record(waited);
+        self.tallies.count(place::HELLOS + result as usize, 1);
+        self.time(Time::HelloWait, waited);
     }
 
     /// The policy took `took` for one answer.
     pub fn decided(&self, took: Duration) {
-        self.taken.decision.record(took);
+        self.time(Time::Decision, took);
     }
 
     /// A connect ended, `took` after it began.
     pub fn connected(&self, result: Connect, took: Duration) {
-        self.taken.connect[result as usize].increment(1);
-        self.taken.connect_time.record(took);
+        self.tallies.count(place::CONNECTS + result as usize, 1);
+        self.time(Time::Connect, took);
+    }
+
+    fn time(&self, which: Time, took: Duration) {
+        self.tallies.time(which as usize, took);
     }
 
     /// A limit was reached.
@@ -411,6 +480,39 @@ impl Metrics {
     }
 }
 
+/// Hands over the counters that are made when they first count, so that what never happens is no
+/// series.
+#[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+fn collect_series(sum: impl Fn(usize) -> u64) {
+    let connections = |way: Way, verdict: &'static str, reason: &'static str, at: usize| {
+        if sum(at) > 0 {
+            counter!("schengate_connections_total",
+                "mode" => way.label(), "verdict" => verdict, "reason" => reason)
+            .absolute(sum(at));
+        }
+    };
+    for way in Way::ALL {
+        connections(way, "none", "none", place::UNJUDGED + way as usize);
+        for action in Action::ALL {
+            for reason in Reason::ALL {
+                let at = place::judged(way, action as usize, reason.index());
+                connections(way, action.label(), reason.label(), at);
+            }
+        }
+    }
+    for country in Country::all() {
+        let count = sum(place::COUNTRIES + country.index());
+        if count > 0 {
+            counter!("schengate_decisions_by_country_total", "country" => country.code())
+                .absolute(count);
+        }
+    }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
@@ -439,10 +541,8 @@ struct Taken {
     policy_taken_up: Gauge,
     ready: Gauge,
     enforcing: Gauge,
-    decision: Histogram,
-    hello_wait: Histogram,
-    connect_time: Histogram,
-    duration: Histogram,
+    /// By [`Time`].
+    times: [Histogram; HISTOGRAMS.len()],
 }
 
 impl Taken {
@@ -476,10 +576,7 @@ impl Taken {
             policy_taken_up: gauge!("schengate_policy_loaded_timestamp_seconds"),
             ready: gauge!("schengate_ready"),
             enforcing: gauge!("schengate_enforcing"),
-            decision: histogram!("schengate_decision_seconds"),
-            hello_wait: histogram!("schengate_hello_wait_seconds"),
-            connect_time: histogram!("schengate_upstream_connect_seconds"),
-            duration: histogram!("schengate_connection_duration_seconds"),
+            times: HISTOGRAMS.map(|(name, _)| histogram!(name)),
         }
     }
 }
@@ -603,6 +700,51 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains(r#"schengate_decision_seconds_bucket{le="0.000002"} 0"#), "{text}");
         assert!(text.contains(r#"schengate_decision_seconds_bucket{le="0.000005"} 1"#), "{text}");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_macros, reason = "a registry of the test's own")]
+    fn samples_in_bulk_are_what_the_library_makes_of_each() {
+        let name = "schengate_decision_seconds";
+        let samples = (0..2000_u64).map(|number| Duration::from_nanos(number * number / 3 + 1));
+        let metrics = Metrics::register();
+        let bounds: Vec<f64> = HISTOGRAMS[0].1.iter().map(|&bound| seconds(bound)).collect();
+        let reference = PrometheusBuilder::new().set_buckets(&bounds).unwrap().build_recorder();
+        let single = with_local_recorder(&reference, || histogram!(name));
+        for (number, sample) in samples.enumerate() {
+            metrics.decided(sample);
+            single.record(sample);
+            if number % 500 == 0 {
+                metrics.upkeep();
+            }
+        }
+        let lines = |text: String| -> Vec<String> {
+            let own = text.lines().filter(|line| line.starts_with(name));
+            own.map(|line| {
+                let (series, value) = line.split_once(' ').unwrap();
+                // Sums of other parts differ by the last bits.
+                format!("{series} {:.9}", value.parse::<f64>().unwrap())
+            })
+            .collect()
+        };
+        let expected = lines(reference.handle().render());
+        assert_eq!(expected.len(), HISTOGRAMS[0].1.len() + 3);
+        assert_eq!(lines(metrics.render()), expected);
+        assert_eq!(lines(metrics.render()), expected, "each sample is given once");
+    }
+
+    #[test]
+    fn the_connections_at_once_are_those_of_all_threads() {
+        let metrics = Metrics::register();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| metrics.opened());
+            }
+        });
+        metrics.closed(Duration::from_secs(1), 3, 5);
+        let text = metrics.render();
+        assert!(text.contains("schengate_connections_active 2\n"), "{text}");
+        assert!(text.contains("schengate_bytes_total{direction=\"down\"} 5\n"), "{text}");
     }
 
     #[test]

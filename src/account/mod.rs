@@ -1,10 +1,12 @@
 //! What happened: one [`Record`] for each connection (or proxy request), opened once and finished
 //! once, on every path; the metrics; the lines of the record.
 
+mod line;
 mod log;
 mod metrics;
 mod record;
 mod sources;
+mod tally;
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -140,9 +142,9 @@ struct Inner {
     metrics: Arc<Metrics>,
     log: Log,
     sources: Sources,
-    /// Milliseconds since 1970 at which the process began to keep a record: ids of different runs
-    /// differ by it.
-    boot_ms: i64,
+    /// The first part of each id, by which those of different runs differ: the milliseconds since
+    /// 1970 at which the process began to keep a record.
+    run: String,
     sequence: AtomicU64,
 }
 
@@ -155,12 +157,12 @@ impl Account {
         let metrics = Arc::new(Metrics::register());
         let counted = Arc::clone(&metrics);
         let log = Log::start(sink, move || counted.audit_lost())?;
-        let boot_ms = Timestamp::now().as_millisecond();
+        let run = format!("{:x}-", Timestamp::now().as_millisecond());
         Ok(Self(Arc::new(Inner {
             metrics,
             log,
             sources: Sources::default(),
-            boot_ms,
+            run,
             sequence: AtomicU64::new(1),
         })))
     }

@@ -1,17 +1,16 @@
 //! The record of one connection, from its opening to its one final line.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
 
+use super::line::{Line, key};
 use super::{Account, Bytes, End, Judged, Metrics, Named, Way, sources};
 use crate::identify::HostName;
-use crate::policy::{Action, CountrySet};
+use crate::policy::Action;
 
 /// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
 const RESOLVER_PORTS: [u16; 2] = [53, 853];
@@ -56,7 +55,7 @@ impl Record {
     /// The event id, as in the record and in the answer to a refused client.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{:x}-{}", self.account.0.boot_ms, self.sequence)
+        format!("{}{}", self.account.0.run, self.sequence)
     }
 
     /// The client.
@@ -171,43 +170,43 @@ impl Record {
         let verdict = judged.map(|j| &j.verdict);
         let place = judged.map(|j| &j.place);
         let name = judged.and_then(|j| j.name.as_ref());
+        let duration = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX);
         let now = Timestamp::now();
-        let line = Line {
-            event,
-            id: format_args!("{:x}-{}", self.account.0.boot_ms, self.sequence),
-            time: format_args!("{now:.3}"),
-            client: self.client,
-            listener: self.way.label(),
-            destination: self.destination,
-            host: name.map(Named::host),
-            name_source: name.map(|name| name.source().label()),
-            name_bound: judged.and_then(|j| j.bound),
-            sni_inside: self.sni_inside.as_ref().map(|name| name.as_str()),
-            ech: judged.map(|j| j.ech),
-            protocol: judged.map(|j| j.protocol.label()),
-            location: place.map(|p| Codes(p.codes)),
-            anycast: place.map(|p| p.anycast),
-            source: place.and_then(|p| p.source.as_deref()),
-            region: place.and_then(|p| p.region.as_deref()),
-            operator: place.and_then(|p| p.operator.as_deref()),
-            asn: place.and_then(|p| p.asn),
-            law: place.map(|p| Codes(p.law)),
-            policy: judged.and_then(|j| j.policy.as_deref()),
-            group: judged.and_then(|j| j.group.as_deref()),
-            rule: judged.and_then(|j| j.rule.as_deref()),
-            verdict: verdict.map(|v| v.action().label()),
-            reason: verdict.map(|v| v.reason().label()),
-            would: verdict.and_then(|v| v.would()).map(|would| would.label()),
-            mode: verdict.map(|v| v.mode().label()),
-            bytes_up,
-            bytes_down,
-            duration_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
-            end: end.map(End::label),
-        };
+        // Fields that do not apply are null.
         let written = self.account.0.log.line(|buffer| {
-            let written = serde_json::to_writer(&mut *buffer, &line).is_ok();
-            buffer.push(b'\n');
-            written
+            let mut line = Line::begin(buffer);
+            line.label(key!("event"), Some(event));
+            line.id(key!("id"), &self.account.0.run, self.sequence);
+            line.time(key!("time"), now);
+            line.address(key!("client"), Some(self.client));
+            line.label(key!("listener"), Some(self.way.label()));
+            line.address(key!("destination"), self.destination);
+            line.text(key!("host"), name.map(Named::host));
+            line.label(key!("name_source"), name.map(|name| name.source().label()));
+            line.flag(key!("name_bound"), judged.and_then(|j| j.bound));
+            // Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
+            line.text(key!("sni_inside"), self.sni_inside.as_ref().map(|name| name.as_str()));
+            line.flag(key!("ech"), judged.map(|j| j.ech));
+            line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
+            line.codes(key!("location"), place.map(|p| p.codes));
+            line.flag(key!("anycast"), place.map(|p| p.anycast));
+            line.text(key!("source"), place.and_then(|p| p.source.as_deref()));
+            line.text(key!("region"), place.and_then(|p| p.region.as_deref()));
+            line.text(key!("operator"), place.and_then(|p| p.operator.as_deref()));
+            line.number(key!("asn"), place.and_then(|p| p.asn).map(u64::from));
+            line.codes(key!("law"), place.map(|p| p.law));
+            line.text(key!("policy"), judged.and_then(|j| j.policy.as_deref()));
+            line.text(key!("group"), judged.and_then(|j| j.group.as_deref()));
+            line.text(key!("rule"), judged.and_then(|j| j.rule.as_deref()));
+            line.label(key!("verdict"), verdict.map(|v| v.action().label()));
+            line.label(key!("reason"), verdict.map(|v| v.reason().label()));
+            line.label(key!("would"), verdict.and_then(|v| v.would()).map(|would| would.label()));
+            line.label(key!("mode"), verdict.map(|v| v.mode().label()));
+            line.number(key!("bytes_up"), Some(bytes_up));
+            line.number(key!("bytes_down"), Some(bytes_down));
+            line.number(key!("duration_ms"), Some(duration));
+            line.label(key!("end"), end.map(End::label));
+            line.end();
         });
         if !written {
             self.metrics().audit_lost();
@@ -219,49 +218,4 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.close(End::Aborted);
     }
-}
-
-/// A set as a list of codes.
-struct Codes(CountrySet);
-
-impl Serialize for Codes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|country| country.code()))
-    }
-}
-
-/// One line of the record; fields that do not apply are null.
-#[derive(Serialize)]
-struct Line<'a> {
-    event: &'static str,
-    id: fmt::Arguments<'a>,
-    time: fmt::Arguments<'a>,
-    client: SocketAddr,
-    listener: &'static str,
-    destination: Option<SocketAddr>,
-    host: Option<&'a str>,
-    name_source: Option<&'static str>,
-    name_bound: Option<bool>,
-    /// Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
-    sni_inside: Option<&'a str>,
-    ech: Option<bool>,
-    protocol: Option<&'static str>,
-    location: Option<Codes>,
-    anycast: Option<bool>,
-    source: Option<&'a str>,
-    region: Option<&'a str>,
-    operator: Option<&'a str>,
-    asn: Option<u32>,
-    law: Option<Codes>,
-    policy: Option<&'a str>,
-    group: Option<&'a str>,
-    rule: Option<&'a str>,
-    verdict: Option<&'static str>,
-    reason: Option<&'static str>,
-    would: Option<&'static str>,
-    mode: Option<&'static str>,
-    bytes_up: u64,
-    bytes_down: u64,
-    duration_ms: u64,
-    end: Option<&'static str>,
 }
