@@ -33,7 +33,6 @@ pub(super) async fn run(
     permit: Permit,
     record: &mut Record,
 ) -> Result<Joined, End> {
-    record.forwarding();
     let Accepted { wire, door, slot, .. } = client;
     if seen.bytes().first() != Some(&HANDSHAKE) {
         // Only a whole hello is certain to be answered before the client says more.
@@ -43,7 +42,14 @@ pub(super) async fn run(
     // Behind an upgrade the destination speaks first.
     let speaks = !seen.bytes().is_empty() && dialogue.is_none();
     let how = Dialling { speaks, ..door.dialling };
-    let upstream = match dial(&permit, how, source, record.metrics()).await {
+    let connecting = Connecting::begin(&permit, how, source, record.metrics());
+    // While the destination answers.
+    record.forwarding();
+    let upstream = match connecting {
+        Ok(connecting) => connecting.done(record.metrics()).await,
+        Err(fault) => Err(fault),
+    };
+    let upstream = match upstream {
         Ok(upstream) => upstream,
         Err(fault) => return Err(fault.end()),
     };
@@ -192,32 +198,66 @@ pub(super) async fn dial(
     source: Option<IpAddr>,
     metrics: &Metrics,
 ) -> Result<Wire, DialFault> {
-    let begun = Instant::now();
-    let destination = permit.destination();
-    let connect = async {
-        // What fails here fails on this host, whatever the error is called.
-        let socket = socket(destination, how, source).map_err(|fault| {
-            if fault.raw_os_error() == Some(libc::EMFILE) {
-                metrics.limit_hit(Limit::Descriptors);
+    Connecting::begin(permit, how, source, metrics)?.done(metrics).await
+}
+
+/// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].
+struct Connecting {
+    wire: Wire,
+    begun: Instant,
+    limit: Duration,
+}
+
+impl Connecting {
+    /// As [`dial`], without waiting for the destination.
+    fn begin(
+        permit: &Permit,
+        how: Dialling,
+        source: Option<IpAddr>,
+        metrics: &Metrics,
+    ) -> Result<Self, DialFault> {
+        let begun = Instant::now();
+        let wire = Self::wire(permit.destination(), how, source);
+        match wire {
+            Ok(wire) => Ok(Self { wire, begun, limit: how.limit }),
+            Err(fault) => {
+                if let DialFault::Failed(cause) = &fault
+                    && cause.raw_os_error() == Some(libc::EMFILE)
+                {
+                    metrics.limit_hit(Limit::Descriptors);
+                }
+                metrics.connected(fault.result(), begun.elapsed());
+                Err(fault)
             }
-            DialFault::Failed(fault)
-        })?;
+        }
+    }
+
+    fn wire(
+        destination: SocketAddr,
+        how: Dialling,
+        source: Option<IpAddr>,
+    ) -> Result<Wire, DialFault> {
+        // What fails here fails on this host, whatever the error is called.
+        let socket = socket(destination, how, source).map_err(DialFault::Failed)?;
         match socket.connect(&destination.into()) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(fault) => return Err(DialFault::from(fault)),
         }
-        let wire = Wire::connecting(socket.into()).map_err(DialFault::Failed)?;
-        wire.connected().await?;
-        Ok(wire)
-    };
-    let dialled = match timeout(how.limit, connect).await {
-        Ok(connected) => connected,
-        Err(_) => Err(DialFault::TimedOut),
-    };
-    let result = dialled.as_ref().map_or_else(DialFault::result, |_| Connect::Done);
-    metrics.connected(result, begun.elapsed());
-    dialled
+        Wire::connecting(socket.into()).map_err(DialFault::Failed)
+    }
+
+    /// Waits until the connection stands.
+    async fn done(self, metrics: &Metrics) -> Result<Wire, DialFault> {
+        let Self { wire, begun, limit } = self;
+        let connected = match timeout(limit, wire.connected()).await {
+            Ok(connected) => connected.map_err(DialFault::from),
+            Err(_) => Err(DialFault::TimedOut),
+        };
+        let result = connected.as_ref().map_or_else(DialFault::result, |()| Connect::Done);
+        metrics.connected(result, begun.elapsed());
+        connected.map(|()| wire)
+    }
 }
 
 #[cfg(test)]
