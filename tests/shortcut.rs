@@ -18,12 +18,33 @@ use schengate::identify::{HostName, Protocol};
 use schengate::policy::{
     Action, Claim, Fate, Interval, Path, Policy, Question, Shortcut, TooMuch, Transport,
 };
+use schengate::sys::{Counted, add_intervals};
 use serde_json::{Value, json};
 
 #[test]
 fn a_helper_process_does_as_its_role_says() {
+    if std::env::var(role::VARIABLE).is_ok_and(|role| role == "filler") {
+        return role::serve(|question| {
+            let map = question["map"].as_str().unwrap();
+            let sent = serde_json::from_value::<Sent>(question["intervals"].clone()).unwrap();
+            let counted = |(first, last, counter): &(IpAddr, IpAddr, String)| {
+                (*first, *last, counter.clone())
+            };
+            let owned: Vec<_> = sent.iter().map(counted).collect();
+            let intervals = owned.iter().map(|(first, last, counter)| Counted {
+                first: *first,
+                last: *last,
+                counter,
+            });
+            let added = add_intervals("filled", map, intervals);
+            json!(added.map_or_else(|fault| fault.to_string(), |()| "added".to_owned()))
+        });
+    }
     role::run_if_asked();
 }
+
+/// First and last address of each interval, and its counter.
+type Sent = Vec<(IpAddr, IpAddr, String)>;
 
 // ---------------------------------------------------------------- the sets against the decision
 
@@ -433,6 +454,75 @@ fn capture(lab: &Lab, arguments: &[&str]) -> String {
     let output = command.arg("capture").args(arguments).output().unwrap();
     assert!(output.status.success(), "capture {arguments:?}: {}", said(&output));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The elements of a map as `nft list map` writes them: prefixes, ranges and single addresses.
+fn listed(text: &str) -> Sent {
+    let elements = text.split_once("elements = {").map_or("", |(_, rest)| rest);
+    let elements = elements.split('}').next().unwrap().split(',').map(str::trim);
+    let interval = |element: &str| {
+        let (key, counter) = element.split_once(" : ").unwrap();
+        let (first, last) = match key.split_once('-') {
+            Some((first, last)) => (first.parse().unwrap(), last.parse().unwrap()),
+            None if key.contains('/') => {
+                let net: ipnet::IpNet = key.parse().unwrap();
+                (net.network(), net.broadcast())
+            }
+            None => (key.parse().unwrap(), key.parse().unwrap()),
+        };
+        (first, last, counter.trim_matches('"').to_owned())
+    };
+    elements.filter(|element| !element.is_empty()).map(interval).collect()
+}
+
+#[test]
+fn every_interval_stands_in_the_kernel_as_it_was_sent() {
+    let Some(lab) = lab("intervals of the short cut") else { return };
+    lab.gateway
+        .shell(
+            "nft -f - <<'END'
+            add table inet filled
+            add counter inet filled one
+            add counter inet filled two
+            add map inet filled v4 { type ipv4_addr : counter; flags interval; }
+            add map inet filled v6 { type ipv6_addr : counter; flags interval; }
+END",
+        )
+        .unwrap();
+    let counter = |at: u32| if at.is_multiple_of(3) { "one" } else { "two" }.to_owned();
+    // Neighbours of other counters, gaps, single addresses, and both ends of the space.
+    let v4: Sent = (0..20_000_u32)
+        .map(|at| {
+            let first = at * 200_000;
+            let last = if at.is_multiple_of(2) { first + 199_999 } else { first + at % 7 };
+            (Ipv4Addr::from_bits(first).into(), Ipv4Addr::from_bits(last).into(), counter(at))
+        })
+        .chain([(Ipv4Addr::new(255, 0, 0, 0).into(), Ipv4Addr::BROADCAST.into(), counter(1))])
+        .collect();
+    let v6: Sent = (0..2_000_u32)
+        .map(|at| {
+            let first = u128::from(at) << 116;
+            let last = first + (u128::from(at % 3) << 90);
+            (Ipv6Addr::from_bits(first).into(), Ipv6Addr::from_bits(last).into(), counter(at))
+        })
+        .chain([("ffff::".parse().unwrap(), Ipv6Addr::from_bits(u128::MAX).into(), counter(1))])
+        .collect();
+    let mut filler = lab.gateway.helper("filler");
+    for (map, sent) in [("v4", v4), ("v6", v6)] {
+        assert_eq!(filler.ask(&json!({ "map": map, "intervals": sent })), "added");
+        let text = lab.gateway.shell(&format!("nft list map inet filled {map}")).unwrap();
+        let (stand, sent) = (listed(&text), &sent);
+        assert_eq!(stand.len(), sent.len(), "{map}");
+        let differs = stand.iter().zip(sent).find(|(stand, sent)| stand != sent);
+        assert_eq!(differs, None, "{map}: in the kernel, and sent");
+    }
+    // What the kernel does not take is an error.
+    let one: Sent = vec![("1.2.3.4".parse().unwrap(), "1.2.3.4".parse().unwrap(), counter(0))];
+    let unknown: Sent = vec![(one[0].0, one[0].1, "three".to_owned())];
+    for (map, intervals) in [("none", &one), ("v4", &one), ("v6", &one), ("v4", &unknown)] {
+        let answer = filler.ask(&json!({ "map": map, "intervals": intervals }));
+        assert!(answer.as_str().is_some_and(|answer| answer.contains("os error")), "{answer}");
+    }
 }
 
 #[test]

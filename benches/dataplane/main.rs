@@ -4,6 +4,9 @@
 //! cargo bench --bench dataplane              seven rounds, some ten minutes
 //! cargo bench --bench dataplane -- --brief   one round of a quarter, about a minute
 //! ```
+//! To measure what is installed: `cargo build --profile dist`, and its path in
+//! `SCHENGATE_BENCH_PROGRAM`.
+//!
 //! Needs root, `nft`, `ip`, `cc`; `haproxy` and `nginx` with its stream module are left out, with a
 //! word, where they are not installed.
 //!

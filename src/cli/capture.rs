@@ -119,6 +119,7 @@ fn fail(fault: CaptureFault) -> Exit {
         | CaptureFault::NoUser { .. }
         | CaptureFault::RuleTaken { .. }
         | CaptureFault::Switch { .. }
+        | CaptureFault::Intervals(_)
         | CaptureFault::NotRun { .. }
         | CaptureFault::Refused { .. } => exit,
     }

@@ -157,6 +157,9 @@ pub enum CaptureFault {
         #[source]
         source: io::Error,
     },
+    /// The kernel did not take the intervals of the short cut.
+    #[error("the kernel did not take the intervals of the short cut")]
+    Intervals(#[source] io::Error),
     /// Not the name of a network interface.
     #[error("{name:?} is no interface name: 1 to 15 bytes, no blank, quote, slash or control")]
     Interface {

@@ -17,7 +17,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use memory::prefer_huge_pages;
-pub use netfilter::{NamedCounter, counters};
+pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left};
 pub use socket::accept;
@@ -131,11 +131,14 @@ pub fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sets an option that is an integer to 1.
 fn switch_on(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<()> {
-    let on: c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    set(socket, level, name, 1)
+}
+
+fn set(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the pointer and the length describe one integer.
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), length)
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

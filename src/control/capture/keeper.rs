@@ -161,7 +161,7 @@ impl Keeper {
             return Ok(());
         }
         match standing()? {
-            Some(Standing { edition }) => nft(&shortcut::nothing(edition.as_deref(), true)),
+            Some(standing) => nft(&shortcut::nothing(&standing, true)),
             None => Ok(()),
         }
     }
@@ -173,11 +173,11 @@ impl Kept {
         wanted: &Wanted,
         standing: Option<&Standing>,
     ) -> Result<State, CaptureFault> {
-        let Some(Standing { edition }) = standing else {
+        let Some(standing) = standing else {
             self.loaded = None;
             return Ok(if wanted.setting == Setting::Off { State::Off } else { State::NoFrame });
         };
-        let clear = || nft(&shortcut::nothing(edition.as_deref(), false));
+        let clear = || nft(&shortcut::nothing(standing, false));
         self.loaded = None;
         if wanted.setting == Setting::Off {
             clear()?;
@@ -191,8 +191,10 @@ impl Kept {
             }
         };
         let next = wanted.edition();
-        let program = shortcut::program(&shortcut, wanted.setting, edition.as_deref(), &next);
-        match nft(&program) {
+        let program = shortcut::program(&shortcut, wanted.setting, standing, &next);
+        let fill = || shortcut::fill(&shortcut, program.half).map_err(CaptureFault::Intervals);
+        let done = nft(&program.before).and_then(|()| fill()).and_then(|()| nft(&program.swap));
+        match done {
             Ok(()) => {
                 let intervals = shortcut.intervals();
                 self.loaded = Some((next, intervals));

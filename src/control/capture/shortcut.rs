@@ -7,19 +7,21 @@
 //!  inet schengate_guard      drops what would be forwarded without the mark
 //! ```
 //! `capture up` sets the frame: the hooks, and who is asked at all. The gateway fills in what the
-//! policy in force says ([`program`]), in one transaction that keeps the counters: the kernel holds
-//! the old sets or the new ones, at every moment.
+//! policy in force says: new maps beside those in use ([`Program::before`], [`fill`]), then in one
+//! transaction the rules that look into them ([`Program::swap`]), which keeps the counters: the
+//! kernel judges by the old sets or by the new ones, at every moment.
 //!
 //! A packet is judged by the destination that the client first asked for, in both directions and for
 //! the ICMP errors of the connection, so that a network that leaves the sets is cut off at once.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Capture, Family, HERE, HTTPS};
 use crate::control::config::Shortcut as Setting;
 use crate::policy::{Action, Fate, Interval, PLANES_MAX, Plane, Reason, Shortcut, Transport};
+use crate::sys;
 
 /// The table of the short cut, of family `inet`.
 pub const TABLE: &str = "schengate_shortcut";
@@ -32,9 +34,6 @@ const CARRIED: u32 = MARK << 16;
 
 /// Bits of [`CARRIED`] that do not number a plane.
 const CARRIED_MASK: u32 = 0xffff_0000;
-
-/// Elements in one statement.
-const CHUNK: usize = 4096;
 
 /// What the name of a chain begins with that says which policy the sets are of.
 const EDITION: &str = "policy_";
@@ -105,21 +104,63 @@ fn chain(name: &str, hook: &str, rules: &[String]) -> String {
     text
 }
 
-/// What the kernel judges, as one transaction for `nft -f`. `standing` is the
-/// edition of the sets so far, `next` that of these. Fails as a whole where there is no frame.
+/// Which of two sets of maps: one is filled while the rules look into the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    A,
+    B,
+}
+
+impl Half {
+    const ALL: [Self; 2] = [Self::A, Self::B];
+
+    const fn letter(self) -> char {
+        match self {
+            Self::A => 'a',
+            Self::B => 'b',
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
+/// How the kernel is brought to judge by a policy.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// For `nft -f`, first: the counters, and empty maps that no rule looks into.
+    pub(super) before: String,
+    /// The maps that [`fill`] then fills.
+    pub(super) half: Half,
+    /// For `nft -f`, last, as one transaction: the rules, and an end to the maps so far.
+    pub(super) swap: String,
+}
+
+/// What brings the kernel to judge by `shortcut`. `next` is the edition of these sets. Fails as a
+/// whole where there is no frame.
 pub(super) fn program(
     shortcut: &Shortcut,
     setting: Setting,
-    standing: Option<&str>,
+    standing: &Standing,
     next: &str,
-) -> String {
-    let refuses = setting == Setting::Address;
+) -> Program {
+    let half = standing.half.map_or(Half::A, Half::other);
     // Counters stand before the maps whose elements name them, or nft 1.0.6 finds none.
-    let mut text = String::new();
+    let mut before = String::new();
     for name in counters(shortcut) {
-        text += &format!("add counter inet {TABLE} {name}\n");
+        before += &format!("add counter inet {TABLE} {name}\n");
     }
-    text += &emptied(standing);
+    // Of an attempt that broke off something may be there.
+    before += &without(half);
+    for (name, kind) in maps(half) {
+        let shape = format!("{{ type {kind} : counter; flags interval; }}");
+        before += &format!("add map inet {TABLE} {name} {shape}\n");
+    }
+    let mut swap = no_rules(standing);
     let mut judge = Vec::new();
     let mut answer = Vec::new();
     if shortcut.valid_until_ms != i64::MAX {
@@ -141,31 +182,31 @@ pub(super) fn program(
         let icmp = "meta l4proto { icmp, ipv6-icmp }";
         judge.push(format!("{icmp} ct mark {carried} jump answer_{at}"));
         answer.push(format!("ct mark {carried} jump answer_{at}"));
-        text += &sets(plane, at);
-        text += &verdicts(at, refuses, &carried);
+        swap += &verdicts(at, half, setting == Setting::Address, &carried);
     }
     for (name, rules) in [("judge", judge), ("answer", answer)] {
         for rule in rules {
-            text += &format!("add rule inet {TABLE} {name} {rule}\n");
+            swap += &format!("add rule inet {TABLE} {name} {rule}\n");
         }
     }
-    text += &format!("add chain inet {TABLE} {EDITION}{next}\n");
-    text
+    swap += &without(half.other());
+    swap += &format!("add chain inet {TABLE} {EDITION}{}_{next}\n", half.letter());
+    Program { before, half, swap }
 }
 
 /// No sets: every new connection passes the gateway. What the kernel carries is held back where
 /// `hold` says so, to go on under the next sets.
-pub(super) fn nothing(standing: Option<&str>, hold: bool) -> String {
-    let mut text = emptied(standing);
+pub(super) fn nothing(standing: &Standing, hold: bool) -> String {
+    let mut text = no_rules(standing);
     if hold {
         let held = format!("ct mark & {CARRIED_MASK:#x} == {CARRIED:#x}");
         text += &format!("add rule inet {TABLE} judge {held} drop\n");
     }
-    text
+    text + &Half::ALL.map(without).concat()
 }
 
-/// Chains and maps, made where they are not there, and emptied.
-fn emptied(standing: Option<&str>) -> String {
+/// Chains, made where they are not there, and emptied.
+fn no_rules(standing: &Standing) -> String {
     let mut text = String::new();
     for name in ["judge", "answer"] {
         text += &format!("flush chain inet {TABLE} {name}\n");
@@ -175,19 +216,69 @@ fn emptied(standing: Option<&str>) -> String {
             text += &format!("add chain inet {TABLE} {name}_{at}\n");
             text += &format!("flush chain inet {TABLE} {name}_{at}\n");
         }
-        for (word, kind) in [("v4", "ipv4_addr"), ("v6", "ipv6_addr")] {
-            for name in ["permit", "refuse"] {
-                let map = format!("{name}_{at}_{word}");
-                let shape = format!("{{ type {kind} : counter; flags interval; }}");
-                text += &format!("add map inet {TABLE} {map} {shape}\n");
-                text += &format!("flush map inet {TABLE} {map}\n");
-            }
-        }
     }
-    if let Some(edition) = standing {
-        text += &format!("delete chain inet {TABLE} {EDITION}{edition}\n");
+    for chain in &standing.chains {
+        text += &format!("delete chain inet {TABLE} {chain}\n");
     }
     text
+}
+
+/// The maps of a half, with the type of their keys.
+fn maps(half: Half) -> impl Iterator<Item = (String, &'static str)> {
+    let kinds = [("v4", "ipv4_addr"), ("v6", "ipv6_addr")];
+    (0..PLANES_MAX).flat_map(move |at| {
+        kinds.into_iter().flat_map(move |(word, kind)| {
+            ["permit", "refuse"].into_iter().map(move |name| (map(name, at, word, half), kind))
+        })
+    })
+}
+
+fn map(name: &str, at: usize, word: &str, half: Half) -> String {
+    format!("{name}_{at}_{word}_{}", half.letter())
+}
+
+/// Removes the maps of a half, whether or not they are there.
+fn without(half: Half) -> String {
+    let mut text = String::new();
+    for (name, kind) in maps(half) {
+        let shape = format!("{{ type {kind} : counter; flags interval; }}");
+        text += &format!("add map inet {TABLE} {name} {shape}\n");
+        text += &format!("delete map inet {TABLE} {name}\n");
+    }
+    text
+}
+
+/// Fills the maps that no rule looks into yet.
+///
+/// # Errors
+/// The kernel does not take them.
+pub(super) fn fill(shortcut: &Shortcut, half: Half) -> io::Result<()> {
+    for (at, plane) in shortcut.planes.iter().enumerate() {
+        add(&plane.v4, at, "v4", half, &|bits| Ipv4Addr::from_bits(bits).into())?;
+        add(&plane.v6, at, "v6", half, &|bits| Ipv6Addr::from_bits(bits).into())?;
+    }
+    Ok(())
+}
+
+fn add<A: Copy>(
+    intervals: &[Interval<A>],
+    at: usize,
+    word: &str,
+    half: Half,
+    address: &dyn Fn(A) -> IpAddr,
+) -> io::Result<()> {
+    let mut names: HashMap<Fate, String> = HashMap::new();
+    for interval in intervals {
+        names.entry(interval.fate).or_insert_with_key(counter);
+    }
+    for (action, name) in [(Action::Allow, "permit"), (Action::Block, "refuse")] {
+        let own = intervals.iter().filter(|it| it.fate.action == action).filter_map(|it| {
+            let counter = names.get(&it.fate)?;
+            Some(sys::Counted { first: address(it.first), last: address(it.last), counter })
+        });
+        sys::add_intervals(TABLE, &map(name, at, word, half), own)?;
+    }
+    Ok(())
 }
 
 /// Matches the packets of a plane; `None` where it has no ports of the transport.
@@ -209,47 +300,15 @@ fn ports(plane: &Plane, transport: Transport) -> Option<String> {
     }
 }
 
-/// The elements of a plane's maps.
-fn sets(plane: &Plane, at: usize) -> String {
-    let mut text = String::new();
-    elements(&mut text, &plane.v4, at, "v4", &|bits| Ipv4Addr::from_bits(bits).to_string());
-    elements(&mut text, &plane.v6, at, "v6", &|bits| Ipv6Addr::from_bits(bits).to_string());
-    text
-}
-
-fn elements<A: Copy + PartialEq>(
-    text: &mut String,
-    intervals: &[Interval<A>],
-    at: usize,
-    word: &str,
-    address: &dyn Fn(A) -> String,
-) {
-    for (action, map) in [(Action::Allow, "permit"), (Action::Block, "refuse")] {
-        let own: Vec<_> = intervals.iter().filter(|it| it.fate.action == action).collect();
-        for chunk in own.chunks(CHUNK) {
-            *text += &format!("add element inet {TABLE} {map}_{at}_{word} {{");
-            for (position, interval) in chunk.iter().enumerate() {
-                let comma = if position == 0 { "" } else { "," };
-                let first = address(interval.first);
-                let name = counter(&interval.fate);
-                // Writing to a String does not fail.
-                let _written = if interval.first == interval.last {
-                    write!(text, "{comma} {first} : \"{name}\"")
-                } else {
-                    write!(text, "{comma} {first}-{} : \"{name}\"", address(interval.last))
-                };
-            }
-            text.push_str(" }\n");
-        }
-    }
-}
-
 /// What is done with the packets of a plane, and with the answers to them.
-fn verdicts(at: usize, refuses: bool, carried: &str) -> String {
+fn verdicts(at: usize, half: Half, refuses: bool, carried: &str) -> String {
     let mut text = String::new();
     for (digit, ip) in [('4', "ip"), ('6', "ip6")] {
-        let counted =
-            |map: &str| format!("counter name ct original {ip} daddr map @{map}_{at}_v{digit}");
+        let word = format!("v{digit}");
+        let counted = |name: &str| {
+            let map = map(name, at, &word, half);
+            format!("counter name ct original {ip} daddr map @{map}")
+        };
         let family = format!("meta nfproto ipv{digit}");
         let forward = format!("meta mark set {MARK:#x} accept");
         let permit = counted("permit");
@@ -308,10 +367,14 @@ pub fn counted(name: &str) -> Option<Counted<'_>> {
 }
 
 /// What `nft list chains` shows of the short cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// The edition of the sets; `None` where nothing is judged.
     pub(super) edition: Option<String>,
+    /// The maps that the rules look into.
+    half: Option<Half>,
+    /// The chains whose names say so.
+    chains: Vec<String>,
 }
 
 /// Reads `nft list chains`; `None` where there is no frame.
@@ -319,6 +382,17 @@ pub(super) fn standing(chains: &str) -> Option<Standing> {
     let head = format!("table inet {TABLE} {{");
     let own = chains.split("\n}").find(|table| table.trim_start().starts_with(&head))?;
     let names = own.lines().filter_map(|line| line.trim().strip_prefix("chain "));
-    let mut editions = names.filter_map(|line| line.split(' ').next()?.strip_prefix(EDITION));
-    Some(Standing { edition: editions.next().map(str::to_owned) })
+    let names = names.filter_map(|line| line.split(' ').next());
+    let mut standing = Standing::default();
+    for name in names {
+        let Some(edition) = name.strip_prefix(EDITION) else { continue };
+        standing.chains.push(name.to_owned());
+        let of = |half: &Half| edition.strip_prefix(half.letter())?.strip_prefix('_');
+        if let Some((half, edition)) =
+            Half::ALL.iter().find_map(|half| Some((*half, of(half)?.to_owned())))
+        {
+            (standing.half, standing.edition) = (Some(half), Some(edition));
+        }
+    }
+    Some(standing)
 }
