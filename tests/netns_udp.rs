@@ -442,6 +442,56 @@ fn q14_refused_quic_is_told_at_once_and_observe_refuses_nothing() {
 }
 
 #[test]
+fn q14_a_refused_hello_over_two_initials_is_one_record() {
+    let Some(lab) = lab("q14 in two") else { return };
+    let mut scene = Scene::start(&lab, "enforce", "", "");
+    scene.pause_ms = 50;
+    for (nth, ip) in REFUSED.into_iter().enumerate() {
+        let parts = initials(Version::V1, DCID, "other.example", 2);
+        // As a client repeats it.
+        let sent = [parts.clone(), parts].concat();
+        let answer = scene.is_held_back(ip, 443, &sent, "by address");
+        assert!(is_close(&answer), "{ip}: {answer}");
+        assert_eq!(scene.gateway.count("reason=\"outside\""), nth as f64 + 1.0);
+    }
+}
+
+#[test]
+fn a_datagram_to_the_gateway_itself_is_refused_once() {
+    let Some(lab) = lab("udp loop") else { return };
+    // In observe, too: it is a guard.
+    let mut scene = Scene::start(&lab, "observe", "", "");
+    for (nth, ip) in lab::GATEWAY.into_iter().enumerate() {
+        let sent = [hello("allowed.example"), hello("other.example"), dtls_hello("a.example")];
+        let (answers, end) = scene.talk(&at(ip, 15_001), &sent, 3000);
+        assert!(answers.iter().all(|answer| is_close(answer)), "{answers:?} {end}");
+        assert_eq!(scene.gateway.count("reason=\"loop\""), nth as f64 + 1.0);
+    }
+    scene.passes(PERMITTED[0], 443, &[hello("allowed.example")], "the worker goes on");
+}
+
+#[test]
+fn a_later_rule_by_name_is_heard_on_a_flow_that_was_permitted_unread() {
+    let Some(lab) = lab("rejudge unread") else { return };
+    let mut scene = Scene::start(&lab, "enforce", "", "");
+    let ip = PERMITTED[0];
+    let to = at(ip, 443);
+    let live = json!({"do": "open", "to": to, "datagrams": [hex(b"one"), hex(b"two")]});
+    assert_eq!(scene.client.ask(&live)["answers"], json!([hex(b"one"), hex(b"two")]));
+    let rule =
+        "[[rule]]\nname = \"not this one\"\nhost = [\"other.example\"]\naction = \"block\"\n";
+    let text = policy("enforce", "FR", "", rule);
+    scene.gateway.reload(&text.replace("permit =", "on = { unread = \"judge\" }\npermit ="));
+    let on = json!({"do": "go-on", "to": to, "datagrams": [hex(b"three")]});
+    assert_eq!(scene.client.ask(&on)["answers"], json!([hex(b"three")]), "what is no hello goes");
+    let before = scene.world.arrived(ip).0;
+    let on = json!({"do": "go-on", "to": to, "datagrams": [hex(&hello("other.example"))]});
+    scene.client.ask(&on);
+    assert_eq!(scene.world.arrived(ip).0, before, "the hello of a refused name");
+    assert!(scene.gateway.count("reason=\"rule\"") >= 1.0);
+}
+
+#[test]
 fn q15_dns_to_a_foreign_resolver_is_a_destination_like_any_other() {
     let Some(lab) = lab("q15") else { return };
     let mut scene = Scene::start(&lab, "enforce", "", "");

@@ -88,6 +88,8 @@ pub(super) struct Memory {
 struct Remembered {
     addresses: Vec<(IpAddr, Instant)>,
     ask_again: Instant,
+    /// It tied a connection to its address, since names last had to go.
+    used: bool,
 }
 
 impl Names {
@@ -203,9 +205,10 @@ impl Memory {
     /// Whether the address is the name's; `None` where the resolver has to be asked.
     fn knows(&self, name: &HostName, address: IpAddr) -> Option<bool> {
         let now = Instant::now();
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = names.get(name)?;
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = names.get_mut(name)?;
         if known.addresses.iter().any(|&(ip, until)| ip == address && now < until) {
+            known.used = true;
             return Some(true);
         }
         (now < known.ask_again).then_some(false)
@@ -237,13 +240,24 @@ impl Memory {
         if names.len() >= NAMES_MAX && !names.contains_key(name) {
             names.retain(|_, known| known.addresses.iter().any(|&(_, until)| now < until));
             if names.len() >= NAMES_MAX {
-                // Full of names that still hold: starting afresh costs one query a name.
-                names.clear();
+                // Full of names that still hold. Those that tied a connection to its address since
+                // the last time stay, so that nobody who asks for many names takes them away.
+                names.retain(|_, known| std::mem::take(&mut known.used));
+            }
+            if names.len() >= NAMES_MAX {
+                // The order is another one in each process: nobody can tell which ones go.
+                let mut left = NAMES_MAX / 16;
+                names.retain(|_, _| {
+                    left = left.saturating_sub(1);
+                    left == 0
+                });
             }
         }
-        let known = names
-            .entry(*name)
-            .or_insert_with(|| Remembered { addresses: Vec::new(), ask_again: now });
+        let known = names.entry(*name).or_insert_with(|| Remembered {
+            addresses: Vec::new(),
+            ask_again: now,
+            used: false,
+        });
         if let Some(wait) = wait {
             known.ask_again = now + wait;
         }
@@ -540,6 +554,27 @@ mod tests {
             names.memory.remember(&name(&format!("n{i}.example")), &answer);
         }
         assert!(names.memory.names.lock().unwrap().len() <= NAMES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_names_takes_none_away_that_is_in_use() {
+        let names = Book::default().names();
+        let (used, address) = (name("used.example"), ip("198.51.100.1"));
+        let day = Duration::from_secs(86_400);
+        names.tell(&used, &[address], day);
+        for i in 0..NAMES_MAX * 3 {
+            if i % (NAMES_MAX / 2) == 0 {
+                assert!(names.memory.holds(&used, address), "after {i} others");
+            }
+            names.tell(&name(&format!("n{i}.example")), &[address], day);
+        }
+        // All of them in use: some give way, and not all.
+        for i in 0..NAMES_MAX * 3 {
+            names.memory.holds(&name(&format!("n{i}.example")), address);
+        }
+        let before = names.memory.names.lock().unwrap().len();
+        names.tell(&name("more.example"), &[address], day);
+        assert!(names.memory.names.lock().unwrap().len() > before / 2);
     }
 }
 

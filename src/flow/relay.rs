@@ -273,23 +273,26 @@ impl<'w> Course<'w> {
                 (self.pipe, self.run) = (Lent::take(), 0);
             }
             if let Some(lent) = &mut self.pipe {
-                return match self.from.fill(&mut lent.pipe) {
-                    Ok(0) => Ok(Taken::End),
-                    Ok(moved) => {
+                match self.from.fill(&mut lent.pipe) {
+                    Ok(moved) if moved > 0 => {
                         self.run += moved;
-                        Ok(Taken::Some)
+                        return Ok(Taken::Some);
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
+                        return Err(self.from_fails);
+                    }
+                    // Nothing left, an end, or an urgent byte, at which splice(2) stops for ever,
+                    // and says that it is an end where one has come behind it: a read tells.
+                    Ok(_) | Err(_) => {
                         self.pipe.take().into_iter().for_each(Lent::give_back);
                         if self.run < BUFFER {
                             self.full_reads = 0;
                         }
-                        Ok(Taken::Nothing)
                     }
-                    Err(_) => Err(self.from_fails),
-                };
+                }
             }
         }
+        let bulk = self.full_reads >= BULK;
         SHARED.with_borrow_mut(|buffer| {
             let (read, last_follows) = match self.from.receive(buffer) {
                 Ok(Read { bytes: 0, .. }) => return Ok(Taken::End),
@@ -297,8 +300,10 @@ impl<'w> Course<'w> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Nothing),
                 Err(_) => return Err(self.from_fails),
             };
-            let full = read.len() == BUFFER;
-            self.full_reads = if full { BULK.min(self.full_reads + 1) } else { 0 };
+            if !bulk {
+                let full = read.len() == BUFFER;
+                self.full_reads = if full { self.full_reads + 1 } else { 0 };
+            }
             // The end of a stream goes out in the segment of its last bytes: one packet less.
             let moved = match self.to.send(read, last_follows) {
                 Ok(written) => written,
@@ -566,6 +571,36 @@ mod tests {
         drop(client);
         drop(server);
         relay.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn an_urgent_byte_in_bulk_costs_no_other_byte() {
+        for (ends, seed) in [(true, 1), (false, 2), (true, 3), (false, 4)] {
+            let (client, mut server, relay) = relay(b"", LONG).await;
+            // So large that pipes are in use, and more than the sockets hold.
+            let bulk: Vec<u8> = (0..4_000_000 + seed).map(|at: u32| (at % 251) as u8).collect();
+            let (mut from, mut to) = client.into_split();
+            let sent = bulk.clone();
+            let sending = spawn_local(async move {
+                let (before, behind) = sent.split_at(3_999_000);
+                to.write_all(before).await.unwrap();
+                let socket = SockRef::from(to.as_ref());
+                assert_eq!(socket.send_out_of_band(b"!").unwrap(), 1);
+                to.write_all(behind).await.unwrap();
+                if ends {
+                    to.shutdown().await.unwrap();
+                }
+                to
+            });
+            let mut all = vec![0; bulk.len()];
+            server.read_exact(&mut all).await.unwrap();
+            assert!(all == bulk, "bytes are lost or out of order");
+            server.write_all(b"got it").await.unwrap();
+            let mut answer = [0; 6];
+            from.read_exact(&mut answer).await.unwrap();
+            drop((from, sending.await.unwrap(), server));
+            relay.await.unwrap();
+        }
     }
 
     #[tokio::test(flavor = "local")]

@@ -202,8 +202,10 @@ pub(super) async fn play(
                 Ok(None) if seen.ended() == Some(Ended::Closed) && seen.bytes().is_empty() => {
                     return Err(Stop::Ended(End::ClientGone));
                 }
-                // Silence, or half a line: no name can be read.
-                Ok(None) if seen.ended().is_some() => return Ok(asked),
+                // Silence, or half a line, which may be the beginning of another protocol.
+                Ok(None) if seen.ended().is_some() => {
+                    return gate.read(client, seen, asked, record).await;
+                }
                 Ok(None) => {
                     seen.more(&client.wire, Some(deadline)).await.map_err(gone)?;
                 }
@@ -229,8 +231,9 @@ pub(super) async fn play(
                 return Err(Stop::Ended(End::ClientGone));
             }
             Next::Plain => {
+                // Another protocol may well have a line feed in its first bytes.
                 seen.put_back(line);
-                return Ok(asked);
+                return gate.read(client, seen, asked, record).await;
             }
         };
         client.wire.write_all(&reply).await.map_err(gone)?;

@@ -141,9 +141,14 @@ impl Wire {
         self.tried(Side::Read, || sys::first_byte(self.socket.as_fd()))
     }
 
-    /// Moves bytes from here into a pipe, without waiting; 0 is the end of the stream.
+    /// Moves bytes from here into a pipe, without waiting. That there are none says neither that
+    /// nothing is left nor that the stream has ended: splice(2) stops at an urgent byte.
     pub(super) fn fill(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        self.tried(Side::Read, || pipe.fill(self.socket.as_fd()))
+        if self.token.may_try(Side::Read) {
+            pipe.fill(self.socket.as_fd())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
     }
 
     /// Moves bytes out of a pipe to here, without waiting.

@@ -215,7 +215,8 @@ fn judged_as(name: &Name) -> Option<(HostName, bool)> {
 pub(super) struct Sifted {
     /// Addresses that the policy refuses.
     pub(super) refused: Vec<IpAddr>,
-    /// Addresses that are left, of the answer itself, and the shortest of their TTLs in seconds.
+    /// Addresses that are left, of the answer itself, and the shortest TTL in seconds of theirs and
+    /// of the aliases that lead to them.
     pub(super) left: Vec<IpAddr>,
     pub(super) ttl: u32,
 }
@@ -230,7 +231,13 @@ pub(super) fn sift(
     let mut sifted = Sifted { ttl: u32::MAX, ..Sifted::default() };
     let mut each = |record: Record, is_answer: bool| -> Option<Record> {
         let record = hinted(record, strip_ech, &keep);
-        let Some(address) = address_of(record.data()) else { return Some(record) };
+        let Some(address) = address_of(record.data()) else {
+            if is_answer && record.record_type() == RecordType::CNAME {
+                // The addresses are the name's for no longer than the alias is.
+                sifted.ttl = sifted.ttl.min(record.ttl());
+            }
+            return Some(record);
+        };
         if !keep(address) {
             sifted.refused.push(address);
             return None;

@@ -14,6 +14,10 @@ const HELD_MAX: usize = WAITING_MAX;
 /// is forged can make it hold 128 KiB with a fragment far from the beginning.
 const READER_MAX: usize = 48 * 1024;
 
+/// Bytes of a reader that a live flow may hold without a charge: the hellos of most, each of which is
+/// kept for the next one to be compared with.
+const READER_FREE: usize = 8 * 1024;
+
 /// Content type of a DTLS handshake record.
 const HANDSHAKE: u8 = 22;
 
@@ -24,8 +28,8 @@ pub(super) struct Flight {
     reader: Reader,
     /// What the verdict on the flow rests on; `None` before it.
     known: Option<Known>,
-    /// Nothing that is read can change the verdict.
-    unread: bool,
+    /// Nothing that is read can change the verdict, by the policy of this turn of the registry.
+    settled: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -74,8 +78,8 @@ impl Flight {
     pub(super) fn first(&mut self, datagram: Held) -> Need {
         let need = self.reader.first(datagram.bytes());
         self.held.push(datagram);
-        let full = self.held.len() >= HELD_MAX || self.reader_bytes() > READER_MAX;
-        if need == Need::More && full { Need::Full } else { need }
+        let many = need == Need::More && self.held.len() >= HELD_MAX;
+        if many || self.reader_bytes() > READER_MAX { Need::Full } else { need }
     }
 
     /// Bytes that the reader holds.
@@ -87,9 +91,23 @@ impl Flight {
         }
     }
 
-    /// Holds a datagram of a flow whose verdict nothing can change that is read: none is.
+    /// Bytes that the reader of a live flow holds beyond what each may.
+    pub(super) fn excess(&self) -> usize {
+        self.reader_bytes().saturating_sub(READER_FREE)
+    }
+
+    /// Nothing that is read can change the verdict, as long as the registry's turn is this one.
+    pub(super) const fn settle(&mut self, turn: u64) {
+        self.settled = Some(turn);
+    }
+
+    /// See [`Flight::settle`].
+    pub(super) const fn is_settled(&self) -> bool {
+        self.settled.is_some()
+    }
+
+    /// Holds a datagram that nobody has to read.
     pub(super) fn hold_unread(&mut self, datagram: Held) {
-        self.unread = true;
         self.held.push(datagram);
     }
 
@@ -121,9 +139,10 @@ impl Flight {
     }
 
     /// Whether a datagram of a live flow needs [`Flight::pass`]; every other one may go. One look at
-    /// two bytes, for all that are no handshake.
-    pub(super) fn looks_at(&self, datagram: &[u8]) -> bool {
-        if self.unread {
+    /// two bytes, for all that are no handshake. `turn` is the registry's: under another policy than
+    /// the one that settled the flow, what comes may matter.
+    pub(super) fn looks_at(&self, datagram: &[u8], turn: u64) -> bool {
+        if self.settled == Some(turn) {
             return false;
         }
         match datagram.first() {
@@ -138,6 +157,13 @@ impl Flight {
     /// Reads a datagram of a live flow.
     pub(super) fn pass(&mut self, datagram: Held) -> Pass {
         let whole = match (&mut self.reader, udp_protocol(datagram.bytes())) {
+            // Another protocol than the one judged: a name may be in it.
+            (Reader::None | Reader::Quic(_), Protocol::Dtls)
+                if dtls::is_hello(datagram.bytes()) =>
+            {
+                self.held.push(datagram);
+                return Pass::Anew;
+            }
             (Reader::Quic(reader), _) => match reader.push(datagram.bytes()) {
                 QuicStep::Done => true,
                 QuicStep::NeedMore => false,
@@ -151,21 +177,18 @@ impl Flight {
                 DtlsStep::NeedMore => false,
                 DtlsStep::Nothing => self.held.is_empty(),
             },
-            // Another protocol than the one judged: a name may be in it.
             (_, Protocol::Quic) => {
-                self.held.push(datagram);
-                return Pass::Anew;
-            }
-            (Reader::None, Protocol::Dtls) if dtls::is_hello(datagram.bytes()) => {
                 self.held.push(datagram);
                 return Pass::Anew;
             }
             (Reader::None | Reader::Dtls(_), _) => self.held.is_empty(),
         };
         self.held.push(datagram);
+        if self.reader_bytes() > READER_MAX {
+            return Pass::Anew;
+        }
         if !whole {
-            let full = self.held.len() >= HELD_MAX || self.reader_bytes() > READER_MAX;
-            return if full { Pass::Anew } else { Pass::Held };
+            return if self.held.len() >= HELD_MAX { Pass::Anew } else { Pass::Held };
         }
         if self.identity().fault.is_some() || self.known.is_some_and(|known| known != self.known())
         {
@@ -325,13 +348,13 @@ mod tests {
         // After a Retry: the same name under other keys.
         let again =
             initials(Version::V1, b"\x01\x02\x03\x04\x05\x06\x07\x08", "allowed.example", 2);
-        assert!(again.iter().all(|datagram| flight.looks_at(datagram)));
+        assert!(again.iter().all(|datagram| flight.looks_at(datagram, 0)));
         assert_eq!(flight.pass(place.hold(&again[0]).unwrap()), Pass::Held);
-        assert!(flight.looks_at(b"\x40 short"), "nothing overtakes a part of a hello");
+        assert!(flight.looks_at(b"\x40 short", 0), "nothing overtakes a part of a hello");
         assert_eq!(flight.pass(place.hold(b"\x40 short").unwrap()), Pass::Held);
         assert_eq!(flight.pass(place.hold(&again[1]).unwrap()), Pass::Go);
         assert_eq!(flight.take().len(), 3);
-        assert!(!flight.looks_at(b"\x40 short"));
+        assert!(!flight.looks_at(b"\x40 short", 0));
         let other = initials(Version::V1, b"\x01\x01\x01\x01\x01\x01\x01\x01", "other.example", 1);
         assert_eq!(flight.pass(place.hold(&other[0]).unwrap()), Pass::Anew);
         assert_eq!(flight.identity().fault, Some(Fault::NameChanged));
@@ -343,7 +366,7 @@ mod tests {
         let place = place();
         let hello = initials(Version::V1, DCID, "allowed.example", 1).remove(0);
         let mut other = judged(&[b"junk".to_vec()], &place);
-        assert!(!other.looks_at(b"more junk") && other.looks_at(&hello));
+        assert!(!other.looks_at(b"more junk", 0) && other.looks_at(&hello, 0));
         assert_eq!(other.pass(place.hold(&hello).unwrap()), Pass::Anew);
         let mut unknown = hello.clone();
         unknown[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]);
@@ -360,10 +383,48 @@ mod tests {
         let place = place();
         let mut flight = Flight::default();
         let hello = initials(Version::V1, DCID, "allowed.example", 1).remove(0);
+        flight.settle(0);
         flight.hold_unread(place.hold(&hello).unwrap());
-        assert!(!flight.looks_at(&hello));
+        assert!(!flight.looks_at(&hello, 0));
         drop(flight.take());
-        assert!(!flight.looks_at(&hello));
+        assert!(!flight.looks_at(&hello, 0));
+        // Under the next policy the name may matter.
+        assert!(flight.looks_at(&hello, 1) && !flight.looks_at(b"\x40 short", 1));
+        assert_eq!(flight.pass(place.hold(&hello).unwrap()), Pass::Anew);
+    }
+
+    #[test]
+    fn q06_a_dtls_hello_on_a_live_quic_flow_begins_anew() {
+        let place = place();
+        let mut flight = judged(&initials(Version::V1, DCID, "allowed.example", 1), &place);
+        // A handshake record of epoch 0, and a ClientHello in it.
+        let hello = [&[HANDSHAKE, 0xfe, 0xfd][..], &[0; 8], &[0, 1, 1]].concat();
+        assert!(flight.looks_at(&hello, 0));
+        assert_eq!(flight.pass(place.hold(&hello).unwrap()), Pass::Anew);
+        assert_eq!(flight.take().len(), 1);
+    }
+
+    #[test]
+    fn q13_a_flow_whose_hellos_are_too_much_to_keep_begins_anew() {
+        let place = place();
+        let large = |n: u8| {
+            let hello = flights::quic_hello("allowed.example", &vec![vec![b'x'; 200]; 70]);
+            let initial =
+                flights::initial(Version::V1, &[n; 8], 0, &flights::crypto_frame(0, &hello));
+            place.hold(&initial).unwrap()
+        };
+        let mut flight = Flight::default();
+        let full = (1..6).find(|n| flight.first(large(*n)) == Need::Full);
+        assert!(full.is_some(), "{} B are held", flight.reader_bytes());
+        assert!(flight.excess() > READER_MAX / 2, "what is kept is charged");
+        let mut flight = Flight::default();
+        assert_eq!(flight.first(large(1)), Need::Nothing);
+        flight.judged();
+        let begun = (2..6).find(|n| {
+            drop(flight.take());
+            flight.pass(large(*n)) == Pass::Anew
+        });
+        assert!(begun.is_some(), "{} B are held", flight.reader_bytes());
     }
 
     /// As a client reads it: rustls opens it with the keys of the other side.

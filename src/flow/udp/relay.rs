@@ -229,7 +229,8 @@ impl Shuttle<'_> {
             }
             return None;
         }
-        if bytes.chunks(run.segment.max(1)).all(|datagram| !flight.looks_at(datagram)) {
+        let turn = self.desk.gate.registry.turn();
+        if bytes.chunks(run.segment.max(1)).all(|datagram| !flight.looks_at(datagram, turn)) {
             self.up_and_grow(place, bytes, run.segment);
             return None;
         }
@@ -247,11 +248,13 @@ impl Shuttle<'_> {
 
     /// One datagram of the client.
     fn letter(&self, place: &Place, flight: &mut Flight, held: Held) -> Option<Ended> {
-        if !flight.looks_at(held.bytes()) {
+        if !flight.looks_at(held.bytes(), self.desk.gate.registry.turn()) {
             self.up_and_grow(place, held.bytes(), held.bytes().len());
             return None;
         }
-        match flight.pass(held) {
+        let pass = flight.pass(held);
+        place.charge_reader(flight.excess());
+        match pass {
             Pass::Go => {
                 for held in flight.take() {
                     self.up_and_grow(place, held.bytes(), held.bytes().len());

@@ -99,23 +99,30 @@ async fn judge(
 ) -> Result<Permit, Stop> {
     let Key { client, to, .. } = place.key();
     let gate = &desk.gate;
+    // Whatever becomes of the flow, the datagram that began it is not met again.
+    let first = place.next().await;
     match &desk.front {
         Front::Listener { .. } => match origin::is_own(to, desk.door.address) {
             Ok(false) => {}
-            Ok(true) => return Err(gate::refused(Verdict::looped(to), record)),
+            Ok(true) => {
+                flight.first(first);
+                flight.settle(gate.registry.turn());
+                return Err(gate::refused(Verdict::looped(to), record));
+            }
             Err(_) => return Err(Stop::Ended(End::NoOrigin)),
         },
         // Where that is the gateway itself, the policy says so.
         Front::Association(association) => {
-            if let Some((host, port)) = association.name_of(place.key()) {
-                return judge_named(place, desk, flight, seat, record, host, port).await;
+            if let Some(named) = association.name_of(place.key()) {
+                return judge_named(place, desk, flight, seat, record, first, named).await;
             }
         }
     }
     record.bound_for(to);
-    let first = place.next().await;
     let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
+    let turn = gate.registry.turn();
     if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
+        flight.settle(turn);
         if verdict.is_ok() {
             flight.hold_unread(first);
         } else {
@@ -143,10 +150,9 @@ async fn judge_named(
     flight: &mut Flight,
     seat: &Seat,
     record: &mut Record,
-    host: HostName,
-    port: u16,
+    first: Held,
+    (host, port): (HostName, u16),
 ) -> Result<Permit, Stop> {
-    let first = place.next().await;
     read(place, desk, flight, first, record).await;
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
@@ -186,7 +192,7 @@ async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, reco
             Err(_) => break,
         }
     }
-    place.charge_reader(0);
+    place.charge_reader(flight.excess());
     if need == Need::Full {
         record.metrics().limit_hit(Limit::FirstFlight);
     }
@@ -197,7 +203,7 @@ async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, reco
 /// a record of its own.
 async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
     let refused = flight.initial();
-    let nameless = flight.identity().name.is_none();
+    let nameless = !flight.is_settled() && flight.identity().name.is_none();
     let until = Instant::now() + REFUSED_FOR;
     let mut length = flight.take().first().map_or(0, |held| held.bytes().len());
     drop(flight);
