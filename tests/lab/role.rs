@@ -609,6 +609,7 @@ fn stand_in() {
             user_timeout: None,
             keep_source: false,
             max_connections: 1,
+            max_connections_per_client: None,
             silent: false,
             starttls: false,
             udp: None,
