@@ -37,7 +37,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Bytes from here to the end of the record, or of the piece, that holds this place.
-    pub(super) const fn to_the_end(&self) -> usize {
+    pub(super) const fn up_to_end(&self) -> usize {
         self.near.len()
     }
 

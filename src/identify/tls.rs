@@ -424,7 +424,7 @@ impl<'a> Alpn<'a> {
 
     /// Where the list stands in `stream`, from which it was read in one piece.
     pub(super) const fn place_in(&self, stream: &[u8]) -> Range<usize> {
-        let start = stream.len().saturating_sub(self.list.to_the_end());
+        let start = stream.len().saturating_sub(self.list.up_to_end());
         start..start + self.list.left()
     }
 
