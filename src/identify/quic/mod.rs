@@ -393,7 +393,7 @@ fn message(stream: &[u8]) -> Result<Option<(Hello<'_>, usize)>, Fault> {
 
 #[cfg(test)]
 #[path = "../../../tests/flights/mod.rs"]
-mod flights;
+pub(crate) mod flights;
 
 #[cfg(test)]
 mod tests {
