@@ -8,7 +8,7 @@ use std::thread;
 
 use catalogue::{ALERT, Expect, abroad, forwarded, hello, refused, row};
 use lab::role::{self, BANNER, GREETING};
-use lab::{PERMITTED, REFUSED, at};
+use lab::{PERMITTED, REFUSED, at, wait_until};
 use serde_json::json;
 
 #[test]
@@ -286,14 +286,70 @@ fn c11_heads_whose_end_is_read_in_two_ways_are_refused() {
         with(&["Content-Length: +3"]),
         with(&["Content-Length: 3", "Content-Length: 4"]),
         with(&["Transfer-Encoding: chunked, gzip"]),
+        with(&["Content-Length: 3, 3"]),
+        with(&["Transfer-Encoding: xchunked"]),
         with(&[" folded"]),
+        with(&["Name: value", "\tfolded"]),
         with(&["Name : value"]),
+        with(&["Name\t: value"]),
+        with(&["Host: permitted.example"]),
+        with(&["Bad\0: x"]),
     ];
     row("c11 explicit", Expect::Blocked, requests.len(), |scene| {
         for request in &requests {
             let answer = scene.proxy(request);
             let (request, told) = (request.escape_ascii(), answer.escape_ascii());
             assert!(answer.starts_with(b"HTTP/1.1 400 "), "{request}: {told}");
+        }
+    });
+}
+
+/// What hyper reads where others could read something else is written anew: one reading goes out,
+/// byte for byte the one that was judged.
+#[test]
+fn c11_what_an_explicit_request_sends_on_is_the_one_reading_that_was_judged() {
+    let head = "POST http://permitted.example/ HTTP/1.1\r\nHost: permitted.example\r\n";
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n");
+    let three = "3\r\nabc\r\n0\r\n\r\n";
+    let anew = "POST / HTTP/1.1\r\nhost: permitted.example\r\nconnection: close\r\n\
+                via: 1.1 schengate\r\n";
+    let in_chunks = format!("{anew}transfer-encoding: chunked\r\n\r\n{three}");
+    let requests = [
+        format!("{chunked}\r\n3;name=value;x=\"y\"\r\nabc\r\n0;last\r\n\r\n"),
+        format!("{chunked}Content-Length: 4\r\n\r\n{three}"),
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\n{three}"),
+        format!("{}\r\n{three}", chunked.replace("\r\n", "\n")),
+    ];
+    let all = requests.len() * in_chunks.len();
+    row("c11 anew", Expect::Forwarded(all), requests.len(), |scene| {
+        for request in &requests {
+            let answer = scene.proxy_with(request.as_bytes(), json!({"shut": true}));
+            assert!(answer.starts_with(b"HTTP/1.1 200 "), "{request}: {}", answer.escape_ascii());
+            assert_eq!(scene.requests().pop().as_ref(), Some(&in_chunks), "{request}");
+        }
+    });
+}
+
+/// The head is judged, and may be sent, before the body is read: what is no chunk ends both
+/// connections, and nothing of it goes out.
+#[test]
+fn c11_a_body_whose_chunks_can_be_read_in_two_ways_is_not_sent_on() {
+    let head = "POST http://permitted.example/ HTTP/1.1\r\nHost: permitted.example\r\n\
+                Transfer-Encoding: chunked\r\n\r\n";
+    let bodies = [
+        "3\nabc\n0\n\n",
+        "+3\r\nabc\r\n0\r\n\r\n",
+        "3;\n\r\nabc\r\n0\r\n\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+    ];
+    row("c11 chunks", Expect::Told, bodies.len(), |scene| {
+        for body in bodies {
+            let before = scene.requests().len();
+            let answer = scene.proxy(format!("{head}{body}").as_bytes());
+            assert!(!answer.starts_with(b"HTTP/1.1 2"), "{body:?}: {}", answer.escape_ascii());
+            let seen = wait_until("what came of it", || scene.requests().get(before).cloned());
+            let head = seen.is_empty() || seen.ends_with("chunked\r\n\r\n");
+            assert!(head, "{body:?}: {seen:?}");
         }
     });
 }

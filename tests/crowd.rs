@@ -11,7 +11,7 @@ fn a_helper_process_does_as_its_role_says() {
     role::run_if_asked();
 }
 
-fn policy() -> String {
+fn policy(listen: &str) -> String {
     let (places, admin) = (lab::places(), lab::ADMIN);
     format!(
         "schema = 1
@@ -22,7 +22,7 @@ permit = [\"FR\"]
 {places}[[listen]]
 mode = \"tproxy\"
 address = \"[::]:15001\"
-
+{listen}
 [admin]
 address = \"{admin}\"
 "
@@ -37,8 +37,13 @@ struct Scene<'lab> {
 
 impl<'lab> Scene<'lab> {
     fn start(lab: &'lab Lab, before: &str) -> Self {
+        Self::start_with(lab, before, "")
+    }
+
+    /// With these lines in its `[[listen]]`.
+    fn start_with(lab: &'lab Lab, before: &str, listen: &str) -> Self {
         let (world, client) = (lab.world.helper("world"), lab.client.helper("client"));
-        let gateway = lab.start_gateway_with(&policy(), before);
+        let gateway = lab.start_gateway_with(&policy(listen), before);
         gateway.capture();
         Self { gateway, world, client }
     }
@@ -61,7 +66,11 @@ impl<'lab> Scene<'lab> {
 
     /// Sends this much each way at once, and compares the hashes of both ends.
     fn passes_whole(&mut self, much: u64) {
-        let to = at(PERMITTED[0], EXCHANGE);
+        self.passes_whole_to(PERMITTED[0], much);
+    }
+
+    fn passes_whole_to(&mut self, ip: &str, much: u64) {
+        let to = at(ip, EXCHANGE);
         let before = self.exchanges().len();
         let here = self.client.ask(&json!({"do": "exchange", "to": to, "up": much, "down": much}));
         let there =
@@ -126,6 +135,23 @@ fn n11_without_descriptors_nobody_spins_and_the_admin_pages_answer() {
         (scene.gateway.descriptors() <= descriptors).then_some(())
     });
     scene.passes_whole(100_000);
+}
+
+#[test]
+fn c03_a_client_has_no_more_connections_than_it_may_and_others_are_served() {
+    let Some(lab) = lab("c03_a_client") else { return };
+    let limit = "max_connections = 40\nmax_connections_per_client = 20\n";
+    let mut scene = Scene::start_with(&lab, "", limit);
+    let hit = |scene: &Scene| scene.gateway.count("schengate_limits_hit_total{limit=\"client\"}");
+    for round in 1..=2 {
+        assert_eq!(scene.crowd(50), 20, "the limit, and what was given back in the first round");
+        assert_eq!(hit(&scene), f64::from(30 * round));
+        assert_eq!(scene.gateway.count("reason=\"overload\""), f64::from(30 * round));
+        // The same host over IPv6 is another client.
+        scene.passes_whole_to(PERMITTED[1], 100_000);
+        scene.disperse();
+    }
+    assert_eq!(scene.gateway.count("schengate_limits_hit_total{limit=\"connections\"}"), 0.0);
 }
 
 #[test]

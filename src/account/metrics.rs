@@ -126,6 +126,8 @@ pub enum Limit {
     Admin,
     /// The descriptors of the process, but for those that are kept for other things.
     Descriptors,
+    /// `max_connections_per_client` of a listener.
+    Client,
 }
 
 /// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
@@ -196,7 +198,7 @@ const DNS: [&str; 8] =
     ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
 const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
-const LIMIT: [&str; 4] = ["connections", "first-flight", "admin", "descriptors"];
+const LIMIT: [&str; 5] = ["connections", "first-flight", "admin", "descriptors", "client"];
 const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
 const DROPPED: [&str; 12] = [
     "table-full",

@@ -446,6 +446,7 @@ fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
         user_timeout: listen.user_timeout,
         keep_source: listen.keep_source,
         max_connections: listen.max_connections,
+        max_connections_per_client: listen.max_connections_per_client,
         silent: listen.silent,
         starttls: listen.starttls,
         udp: listen.udp.map(|at| {

@@ -2,7 +2,9 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+#[cfg(test)]
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
+use super::clients::{Clients, Place};
 use super::forward::Dialling;
 use super::reactor::{Side, Token};
 use super::relay::Patience;
@@ -51,6 +54,8 @@ pub(super) struct Door {
     max_connections: usize,
     /// Connections at once, over all workers.
     taken: Arc<AtomicUsize>,
+    /// Where each client has a limit of its own.
+    clients: Option<Arc<Clients>>,
 }
 
 impl Door {
@@ -61,7 +66,7 @@ impl Door {
 
     /// The door of the UDP socket beside a listener.
     pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
-        Self { address, taken: Arc::default(), ..self.clone() }
+        Self { address, taken: Arc::default(), clients: None, ..self.clone() }
     }
 }
 
@@ -81,7 +86,13 @@ impl Door {
             starttls: false,
             max_connections: 100,
             taken: Arc::default(),
+            clients: None,
         }
+    }
+
+    /// The same, with a limit for each client.
+    pub(super) fn with_per_client(self, most: NonZeroUsize) -> Self {
+        Self { clients: Some(Arc::new(Clients::new(most))), ..self }
     }
 }
 
@@ -91,25 +102,36 @@ pub(super) struct Accepted {
     pub(super) wire: Wire,
     pub(super) peer: SocketAddr,
     pub(super) door: Rc<Door>,
-    /// `None` where the listener has as many connections as it may have.
+    /// `None` where the listener, or this client of it, has as many connections as it may have.
     pub(super) slot: Option<Slot>,
 }
 
 /// One of a listener's connections, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Slot(Arc<AtomicUsize>);
+pub(super) struct Slot {
+    taken: Arc<AtomicUsize>,
+    /// Where each client has a limit of its own.
+    _place: Option<Place>,
+}
 
 impl Slot {
-    pub(super) fn take(door: &Door) -> Option<Self> {
+    /// # Errors
+    /// The limit that was reached.
+    pub(super) fn take(door: &Door, client: IpAddr) -> Result<Self, Limit> {
+        // The client's own limit comes first: over it, no place of the others is taken.
+        let place = door.clients.as_ref().map(|clients| clients.take(client).ok_or(Limit::Client));
+        let place = place.transpose()?;
         let below = |taken| (taken < door.max_connections).then_some(taken + 1);
-        door.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
-        Some(Self(Arc::clone(&door.taken)))
+        door.taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below)
+            .map_err(|_| Limit::Connections)?;
+        Ok(Self { taken: Arc::clone(&door.taken), _place: place })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -168,6 +190,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
         starttls: listener.starttls,
         max_connections: listener.max_connections,
         taken: Arc::default(),
+        clients: listener.max_connections_per_client.map(|most| Arc::new(Clients::new(most))),
     };
     Ok(Opened { door, sockets })
 }
@@ -239,15 +262,15 @@ pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -
 fn take(socket: OwnedFd, peer: SocketAddr, door: &Rc<Door>, gate: &Rc<Gate>) -> io::Result<()> {
     let wire = Wire::accepted(socket)?;
     // Without a slot it is refused as `overload`, which takes no more descriptors.
-    let (slot, limit) = if sys::is_reserved(wire.as_fd(), 1) {
-        (None, Limit::Descriptors)
+    let slot = if sys::is_reserved(wire.as_fd(), 1) {
+        Err(Limit::Descriptors)
     } else {
-        (Slot::take(door), Limit::Connections)
+        Slot::take(door, peer.ip())
     };
-    if slot.is_none() {
+    if let Err(limit) = slot {
         gate.account.metrics().limit_hit(limit);
     }
-    let accepted = Accepted { wire, peer, door: Rc::clone(door), slot };
+    let accepted = Accepted { wire, peer, door: Rc::clone(door), slot: slot.ok() };
     serve(accepted, Rc::clone(gate));
     Ok(())
 }
@@ -309,6 +332,7 @@ mod tests {
             user_timeout: Some(Duration::from_secs(33)),
             keep_source: false,
             max_connections: 2,
+            max_connections_per_client: None,
             silent: false,
             starttls: false,
             udp: None,
@@ -367,10 +391,28 @@ mod tests {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
         let door = open(listener(any), 1).unwrap().door;
         let other_worker = door.clone();
-        let first = Slot::take(&door).unwrap();
-        let _second = Slot::take(&other_worker).unwrap();
-        assert!(Slot::take(&door).is_none());
+        let take = |door| Slot::take(door, IpAddr::from([192, 0, 2, 1]));
+        let first = take(&door).unwrap();
+        let _second = take(&other_worker).unwrap();
+        assert_eq!(take(&door).unwrap_err(), Limit::Connections);
         drop(first);
-        assert!(Slot::take(&other_worker).is_some());
+        assert!(take(&other_worker).is_ok());
+    }
+
+    #[test]
+    fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let one = Some(NonZeroUsize::MIN);
+        let with = Listener { max_connections_per_client: one, ..listener(any) };
+        let door = open(with, 1).unwrap().door;
+        let other_worker = door.clone();
+        let take = |door, last| Slot::take(door, IpAddr::from([192, 0, 2, last]));
+        let first = take(&door, 1).unwrap();
+        assert_eq!(take(&other_worker, 1).unwrap_err(), Limit::Client);
+        let _other = take(&door, 2).unwrap();
+        // A listener that is full takes no place of the client's either.
+        assert_eq!(take(&door, 3).unwrap_err(), Limit::Connections);
+        drop(first);
+        assert!(take(&door, 3).is_ok());
     }
 }

@@ -23,6 +23,7 @@
 
 mod accept;
 mod bind;
+mod clients;
 mod dns;
 mod drain;
 mod forward;

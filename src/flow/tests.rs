@@ -53,7 +53,7 @@ impl Rig {
     async fn client_at(&self, listener: &TcpListener, door: Door) -> TcpStream {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        let slot = Slot::take(&door);
+        let slot = Slot::take(&door, peer.ip()).ok();
         let accepted = Accepted { wire: wire::Wire::new(stream), peer, door: Rc::new(door), slot };
         serve(accepted, Rc::clone(&self.gate));
         client
@@ -322,10 +322,24 @@ async fn a_listener_that_is_full_refuses() {
     let rig = Rig::new(everything(), &Book::default());
     let world = listener().await;
     let door = Door::for_tests(Way::Tproxy);
-    let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&door)).collect();
+    let client = std::net::IpAddr::from([192, 0, 2, 1]);
+    let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&door, client).ok()).collect();
     let mut client = rig.client_at(&world, door).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(taken);
+    assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
+    nobody_came(&world).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
+    let rig = Rig::new(everything(), &Book::default());
+    let world = listener().await;
+    let door = Door::for_tests(Way::Tproxy).with_per_client(NonZeroUsize::MIN);
+    let held = Slot::take(&door, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+    let mut client = rig.client_at(&world, door).await;
+    assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+    drop(held);
     assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
     nobody_came(&world).await;
 }
@@ -392,6 +406,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         keep_source: false,
         idle_timeout: Duration::from_secs(60),
         max_connections: 100,
+        max_connections_per_client: None,
         silent: false,
         starttls: false,
         udp: None,

@@ -156,7 +156,7 @@ impl DtlsReader {
         let mut first = None;
         for message in self.hellos.iter().filter(|message| message.len.is_some()) {
             let Some(hello) = message.hello()? else { return Ok(false) };
-            if *first.get_or_insert(hello.name) != hello.name {
+            if !first.get_or_insert(hello).covers(&hello) {
                 return Err(Fault::NameChanged);
             }
         }

@@ -116,7 +116,8 @@ pub enum Fault {
     /// Packets of several connections in one datagram (RFC 9000 §12.2).
     #[error("a datagram holds packets of several connections")]
     Coalesced,
-    /// Two hellos of one flow name different hosts.
+    /// Two hellos of one flow name different hosts, or the later one names none that can be read or
+    /// hides one (ECH) where the first did not.
     #[error("two hellos of one flow name different hosts")]
     NameChanged,
 }

@@ -50,23 +50,19 @@ impl HostName {
         }
         let mut bytes = [0; NAME_MAX];
         let room = bytes.get_mut(..wire.len()).ok_or(BadName::TooLong)?;
+        // Where the label begins: its length is looked at once, where it ends.
         let mut label = 0_usize;
-        for (to, &from) in room.iter_mut().zip(wire) {
+        for (at, (to, &from)) in room.iter_mut().zip(wire).enumerate() {
             let folded = ALPHABET.get(usize::from(from)).copied().unwrap_or_default();
             *to = folded;
-            label += 1;
             if folded == b'.' {
-                if label == 1 {
-                    return Err(BadName::EmptyLabel);
-                }
-                label = 0;
-            } else if folded == 0 || label > 63 {
+                check_label(at - label)?;
+                label = at + 1;
+            } else if folded == 0 {
                 return Err(fault_of(from));
             }
         }
-        if label == 0 {
-            return Err(BadName::EmptyLabel);
-        }
+        check_label(wire.len() - label)?;
         if ends_in_a_number(room) {
             return Err(BadName::Address);
         }
@@ -109,13 +105,21 @@ const ALPHABET: [u8; 256] = {
     table
 };
 
-/// Why a name ends at this byte.
+/// The length of a label (RFC 1035 §2.3.4).
+fn check_label(len: usize) -> Result<(), BadName> {
+    match len {
+        0 => Err(BadName::EmptyLabel),
+        1..=63 => Ok(()),
+        _ => Err(BadName::TooLong),
+    }
+}
+
+/// What is wrong with a byte outside the alphabet.
 #[cold]
 const fn fault_of(byte: u8) -> BadName {
     match byte {
         // An IPv6 literal, bare or in brackets, is told apart for the error's sake only.
         b':' | b'[' => BadName::Address,
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => BadName::TooLong,
         _ => BadName::BadByte,
     }
 }

@@ -36,6 +36,11 @@ impl<'a> Reader<'a> {
         self.left
     }
 
+    /// Bytes from here to the end of the record, or of the piece, that holds this place.
+    pub(super) const fn up_to_end(&self) -> usize {
+        self.near.len()
+    }
+
     #[inline]
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)

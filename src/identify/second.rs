@@ -23,7 +23,7 @@ pub enum Watch {
     Goes,
     /// None will, or it named the same host: nothing is to be watched any more.
     Over,
-    /// It names another host than the first, or cannot be read: the connection is to be ended, and
+    /// It names another host than the first, hides a name where that hid none, or cannot be read: the connection is to be ended, and
     /// the bytes in which that was found are not to be sent on.
     Changed,
 }
@@ -34,6 +34,8 @@ pub enum Watch {
 pub struct SecondHello {
     /// In as many bytes as it has: this is kept for as long as a destination is silent.
     first: Option<Box<str>>,
+    /// The first hello has the ECH extension.
+    ech: bool,
     header: [u8; RECORD_HEADER],
     in_header: usize,
     /// Bytes of the current record that have not come.
@@ -57,6 +59,7 @@ impl SecondHello {
         let Found::Hello = read(seen, &mut Walked::default(), &mut hello) else { return None };
         let mut this = Self {
             first: hello.name.map(|name| name.as_str().into()),
+            ech: hello.ech,
             header: [0; RECORD_HEADER],
             in_header: 0,
             left: 0,
@@ -157,7 +160,8 @@ impl SecondHello {
 
     fn is_same(&self, second: &Hello) -> bool {
         let name = second.name.as_ref().map(HostName::as_str);
-        name == self.first.as_deref() && second.name_fault.is_none()
+        // As `Hello::covers`, for a hello of which only so much is kept.
+        name == self.first.as_deref() && second.name_fault.is_none() && (self.ech || !second.ech)
     }
 }
 
@@ -183,7 +187,7 @@ fn behind_hello(seen: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tls::tests::hello;
+    use super::super::tls::tests::{hello, hello_with};
     use super::*;
 
     const CCS: [u8; 6] = [20, 3, 3, 0, 1, 1];
@@ -240,6 +244,18 @@ mod tests {
         assert_eq!(watched(&[&cut[..], &CCS].concat(), 8), Watch::Goes, "inside its record");
         let torn = [&record(HANDSHAKE, &cut[5..20]), &CCS[..]].concat();
         assert_eq!(watched(&torn, 8), Watch::Changed);
+    }
+
+    #[test]
+    fn a_second_hello_that_hides_a_name_where_the_first_hid_none_is_another() {
+        let [bare, hiding] = [&[][..], &[0xfe0d]].map(|more| hello_with(b"a.example", more));
+        for (first, second, watch) in [
+            (&bare, &hiding, Watch::Changed),
+            (&hiding, &hiding, Watch::Over),
+            (&hiding, &bare, Watch::Over),
+        ] {
+            assert_eq!(SecondHello::after(first).unwrap().feed(second), watch);
+        }
     }
 
     #[test]

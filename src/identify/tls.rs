@@ -1,5 +1,7 @@
 //! The ClientHello (RFC 8446 §4.1.2, RFC 5246 §7.4.1.2), over any split of segments and records.
 
+use std::ops::Range;
+
 use super::fault::Fault;
 use super::name::{BadName, HostName, NAME_MAX};
 use super::reader::{RECORD_HEADER, Reader};
@@ -263,6 +265,14 @@ impl<'a> Hello<'a> {
         esni: false,
     };
 
+    /// Whether a server may be told `later` after this was judged: it names the same host, soundly,
+    /// and hides no other where this hid none. (A client that sends ECH in the second hello of a
+    /// connection has sent it in the first.)
+    pub(super) fn covers(&self, later: &Hello<'_>) -> bool {
+        let sound = later.name_fault.is_none() || self.name_fault.is_some();
+        self.name == later.name && sound && (self.ech || !later.ech)
+    }
+
     /// Reads the body of a ClientHello, without its handshake header, into an empty hello.
     /// `cookie`: the DTLS form, which has one behind the session id (RFC 6347 §4.2.1).
     ///
@@ -407,6 +417,17 @@ impl<'a> Alpn<'a> {
         if list.is_empty() { Err(Fault::Alpn) } else { Ok(list) }
     }
 
+    /// A list that was checked when it was [read](Self::read), where it lies in one piece.
+    pub(super) const fn checked(list: &'a [u8]) -> Self {
+        Self { list: Reader::flat(list) }
+    }
+
+    /// Where the list stands in `stream`, from which it was read in one piece.
+    pub(super) const fn place_in(&self, stream: &[u8]) -> Range<usize> {
+        let start = stream.len().saturating_sub(self.list.up_to_end());
+        start..start + self.list.left()
+    }
+
     /// Calls `see` with each protocol, in order: bytes as the client sent them, not to be logged
     /// unescaped.
     pub fn each(&self, mut see: impl FnMut(&[u8])) {
@@ -440,7 +461,14 @@ pub(crate) mod tests {
 
     /// A minimal hello in one record.
     pub(crate) fn hello(name: &[u8]) -> Vec<u8> {
-        record(&message(&extension(SERVER_NAME, &server_name(name))))
+        hello_with(name, &[])
+    }
+
+    /// The same, with empty extensions behind the name.
+    pub(crate) fn hello_with(name: &[u8], more: &[u16]) -> Vec<u8> {
+        let mut extensions = extension(SERVER_NAME, &server_name(name));
+        extensions.extend(more.iter().flat_map(|&kind| extension(kind, &[])));
+        record(&message(&extensions))
     }
 
     /// A hello of the largest size, its name at the end, in records of `len` bytes.

@@ -198,6 +198,11 @@ impl Scene {
         serde_json::from_value(self.world.ask(&json!("asked"))).unwrap()
     }
 
+    /// Every plain request that the world has had so far, as it came.
+    pub(crate) fn requests(&mut self) -> Vec<String> {
+        serde_json::from_value(self.world.ask(&json!("requests"))).unwrap()
+    }
+
     /// Sends bytes to a port, in segments of `step`, and says what came back: `end`, `received`.
     pub(crate) fn send(&mut self, to: &str, bytes: &[u8], step: usize) -> Value {
         self.send_with(to, bytes, json!({"step": step}))

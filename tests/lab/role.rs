@@ -89,6 +89,8 @@ struct Seen {
 struct Ledger {
     seen: BTreeMap<String, Seen>,
     exchanges: Vec<Value>,
+    /// Every plain request, head and body, as it came.
+    requests: Vec<String>,
     silent: Vec<TcpStream>,
     names: NameServer,
 }
@@ -196,6 +198,7 @@ fn world() {
                 json!("done")
             }
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
+            Some("requests") => json!(ledger.requests),
             _ => panic!("the world does not understand {question}"),
         }
     });
@@ -203,7 +206,11 @@ fn world() {
 
 fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
     match port {
-        80 => greet(stream),
+        80 => {
+            let ledger = Arc::clone(&stream.ledger);
+            let seen = |request: &[u8]| String::from_utf8_lossy(request).into_owned();
+            greet(stream, |request| ledger.lock().unwrap().requests.push(seen(request)))
+        }
         443 => greet_over_tls(stream, tls),
         BANNER => speak_first(stream),
         services::SSH => services::ssh(&mut stream),
@@ -223,18 +230,30 @@ fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> i
 
 fn greet_over_tls(stream: Counted, tls: Arc<ServerConfig>) -> io::Result<()> {
     let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
-    greet(rustls::StreamOwned::new(connection, stream))
+    greet(rustls::StreamOwned::new(connection, stream), |_| {})
 }
 
-/// Reads a request's head and answers it, whatever it asks for.
-fn greet(mut stream: impl Read + Write) -> io::Result<()> {
-    let mut head = Vec::new();
+/// Reads a request's head, and a body in chunks, and answers it, whatever it asks for. `seen` is told
+/// of all that came, whole or not.
+fn greet(mut stream: impl Read + Write, seen: impl FnOnce(&[u8])) -> io::Result<()> {
+    let mut request = Vec::new();
     let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte)? == 0 {
-            return Ok(());
+    let mut until = |request: &mut Vec<u8>, end: &[u8]| {
+        while !request.ends_with(end) {
+            if stream.read(&mut byte).unwrap_or_default() == 0 {
+                return false;
+            }
+            request.push(byte[0]);
         }
-        head.push(byte[0]);
+        true
+    };
+    let mut whole = until(&mut request, b"\r\n\r\n");
+    if request.to_ascii_lowercase().windows(26).any(|part| part == b"transfer-encoding: chunked") {
+        whole = until(&mut request, b"\r\n0\r\n\r\n");
+    }
+    seen(&request);
+    if !whole {
+        return Ok(());
     }
     let length = GREETING.len();
     write!(
@@ -609,6 +628,7 @@ fn stand_in() {
             user_timeout: None,
             keep_source: false,
             max_connections: 1,
+            max_connections_per_client: None,
             silent: false,
             starttls: false,
             udp: None,

@@ -17,6 +17,7 @@ fn listen(mode: ListenMode, address: &str) -> Listen {
         user_timeout: None,
         keep_source: false,
         max_connections: 1,
+        max_connections_per_client: None,
         silent: false,
         starttls: false,
         udp: None,

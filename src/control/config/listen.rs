@@ -1,6 +1,7 @@
 //! `[[listen]]`: where clients come in.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -65,6 +66,7 @@ const LISTEN: Listen = Listen {
     user_timeout: None,
     keep_source: false,
     max_connections: 65_536,
+    max_connections_per_client: None,
     silent: false,
     starttls: false,
     udp: None,
@@ -85,6 +87,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
             "user_timeout",
             "keep_source",
             "max_connections",
+            "max_connections_per_client",
             "silent",
             "starttls",
             "udp",
@@ -120,6 +123,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
     let max_connections = or(table, "max_connections", LISTEN.max_connections, |item| {
         usize::try_from(reader.number(item, 1..10_000_001)?).ok()
     });
+    let max_connections_per_client = per_client(reader, table, max_connections);
     let silent = or(table, "silent", LISTEN.silent, |item| reader.boolean(item));
     let starttls = starttls(reader, table, mode);
     let udp = datagrams(reader, table, mode, address);
@@ -136,9 +140,26 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         user_timeout: user_timeout?,
         keep_source: keep_source?,
         max_connections: max_connections?,
+        max_connections_per_client: max_connections_per_client?,
         silent: silent?,
         starttls: starttls?,
     })
+}
+
+/// More than the listener takes would be a limit that is never met.
+fn per_client(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    of_all: Option<usize>,
+) -> Option<Option<NonZeroUsize>> {
+    let Some(item) = table.item("max_connections_per_client") else { return Some(None) };
+    let most = usize::try_from(reader.number(&item, 1..10_000_001)?).ok()?;
+    if most > of_all? {
+        let what = format!("{most} is more than max_connections, which is {}", of_all?);
+        reader.fault(&item, what, "write fewer, or leave it out: then only max_connections counts");
+        return None;
+    }
+    Some(NonZeroUsize::new(most))
 }
 
 /// An explicit client says whom it means before anything else.

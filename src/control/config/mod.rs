@@ -23,6 +23,7 @@ mod zones;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -423,6 +424,9 @@ pub struct Listen {
     pub keep_source: bool,
     /// Connections at once on this listener; more are refused as `overload`. Default 65,536.
     pub max_connections: usize,
+    /// Connections at once of one client (an IPv4 address or an IPv6 /64); more are refused as
+    /// `overload`. Default: no limit of its own, for an office behind one address is one client.
+    pub max_connections_per_client: Option<NonZeroUsize>,
     /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
     pub silent: bool,
     /// Follow STARTTLS to the name in the hello, on the ports of SMTP, IMAP, POP3 and PostgreSQL;

@@ -233,10 +233,6 @@ pub(super) fn may_carry_a_name(datagram: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/flights/mod.rs"]
-mod flights;
-
-#[cfg(test)]
 mod tests {
     use std::rc::Rc;
 
@@ -245,6 +241,7 @@ mod tests {
     use super::super::table::{Delivered, Key, Limits, Place, Table};
     use super::*;
     use crate::identify::Fault;
+    use crate::identify::quic::flights;
 
     const DCID: &[u8] = b"\x83\x94\xc8\xf0\x3e\x51\x57\x08";
 

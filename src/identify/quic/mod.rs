@@ -4,6 +4,7 @@ mod keys;
 mod packet;
 
 use std::fmt;
+use std::ops::Range;
 
 pub use packet::{ConnectionId, Version, version};
 
@@ -12,7 +13,7 @@ use self::packet::{Cursor, Next, Packet};
 use super::assembly::Assembly;
 use super::fault::Fault;
 use super::reader::Reader;
-use super::tls::{CLIENT_HELLO, HELLO_MAX, Hello};
+use super::tls::{Alpn, CLIENT_HELLO, HELLO_MAX, Hello};
 use super::{Identity, NameSource, Protocol, from_hello};
 
 /// Connection attempts of one flow that are followed: a first one, a Retry, a Version Negotiation,
@@ -54,8 +55,18 @@ pub struct QuicReader {
     /// Of the first long-header packet.
     version: Option<Version>,
     fault: Option<Fault>,
+    /// The hello that was whole first, to which every other is held.
+    first: Option<First>,
     /// Where packets are opened.
     room: Vec<u8>,
+}
+
+/// What a hello said when it was read: it is read once, however many datagrams come behind it.
+struct First {
+    /// Without its ALPN list, which stays in the stream of its attempt.
+    hello: Hello<'static>,
+    attempt: usize,
+    alpn: Range<usize>,
 }
 
 /// One set of keys, and the hello under them.
@@ -131,7 +142,7 @@ impl QuicReader {
     /// A reader that has seen nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { attempts: Vec::new(), version: None, fault: None, room: Vec::new() }
+        Self { attempts: Vec::new(), version: None, fault: None, first: None, room: Vec::new() }
     }
 
     /// Reads one UDP payload that the client sent.
@@ -159,8 +170,11 @@ impl QuicReader {
         if self.version.is_none() {
             return Identity::of(Protocol::Other);
         }
-        let mut identity = match self.attempts.iter().find_map(Attempt::hello) {
-            Some(hello) => from_hello(Protocol::Quic, NameSource::QuicSni, &hello),
+        let mut identity = match &self.first {
+            Some(first) => {
+                let hello = Hello { alpn: self.alpn_of(first), ..first.hello };
+                from_hello(Protocol::Quic, NameSource::QuicSni, &hello)
+            }
             None if self.attempts.is_empty() => Identity::of(Protocol::Quic),
             None => Identity::faulty(Protocol::Quic, Fault::Incomplete),
         };
@@ -169,6 +183,11 @@ impl QuicReader {
             identity.name = None;
         }
         identity
+    }
+
+    fn alpn_of(&self, first: &First) -> Alpn<'_> {
+        let stream = self.attempts.get(first.attempt).map(|attempt| attempt.crypto.front());
+        Alpn::checked(stream.and_then(|stream| stream.get(first.alpn.clone())).unwrap_or_default())
     }
 
     /// The version of the first long-header packet, read or not.
@@ -258,13 +277,18 @@ impl QuicReader {
         self.agree().map(|()| true)
     }
 
-    /// Reads the hellos that have become whole, and compares their names with the first.
+    /// Reads the hellos that have become whole, and holds them to the first.
     fn agree(&mut self) -> Result<(), Fault> {
-        let mut first = self.attempts.iter().find_map(Attempt::hello).map(|hello| hello.name);
-        for attempt in &mut self.attempts {
+        for (index, attempt) in self.attempts.iter_mut().enumerate() {
             while let Some((hello, end)) = attempt.next_hello()? {
-                if *first.get_or_insert(hello.name) != hello.name {
-                    return Err(Fault::NameChanged);
+                match &self.first {
+                    Some(first) if !first.hello.covers(&hello) => return Err(Fault::NameChanged),
+                    Some(_) => {}
+                    None => {
+                        let alpn = hello.alpn.place_in(attempt.crypto.front());
+                        let hello = Hello { alpn: Alpn::NONE, ..hello };
+                        self.first = Some(First { hello, attempt: index, alpn });
+                    }
                 }
                 attempt.read = end;
             }
@@ -338,12 +362,6 @@ impl Attempt {
         Some(Ok(()))
     }
 
-    /// The first hello, once it was found well-formed.
-    fn hello(&self) -> Option<Hello<'_>> {
-        let read = self.crypto.front().get(..self.read)?;
-        message(read).ok().flatten().map(|(hello, _)| hello)
-    }
-
     /// The next hello that is whole and was not yet read, and where it ends in the stream.
     fn next_hello(&self) -> Result<Option<(Hello<'_>, usize)>, Fault> {
         let unread = self.crypto.front().get(self.read..).unwrap_or_default();
@@ -371,4 +389,91 @@ fn message(stream: &[u8]) -> Result<Option<(Hello<'_>, usize)>, Fault> {
     let mut hello = Hello::EMPTY;
     hello.read(body, false)?;
     Ok(Some((hello, stream.len() - reader.left())))
+}
+
+#[cfg(test)]
+#[path = "../../../tests/flights/mod.rs"]
+pub(crate) mod flights;
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls::tests::hello_with;
+    use super::*;
+
+    const V1: rustls::quic::Version = rustls::quic::Version::V1;
+
+    /// An Initial of the connection `dcid`, with `bytes` of its stream.
+    fn initial(dcid: &[u8], number: u32, offset: usize, bytes: &[u8]) -> Vec<u8> {
+        flights::initial(V1, dcid, number, &flights::crypto_frame(offset, bytes))
+    }
+
+    /// The message of a hello, without its record.
+    fn message_of(name: &[u8], more: &[u16]) -> Vec<u8> {
+        hello_with(name, more).split_off(5)
+    }
+
+    fn name(reader: &QuicReader) -> Option<String> {
+        reader.identity().name.map(|(name, _)| name.to_string())
+    }
+
+    #[test]
+    fn the_first_hello_is_read_once_however_many_datagrams_follow() {
+        for (second, fault) in [("a.example", None), ("b.example", Some(Fault::NameChanged))] {
+            let mut reader = QuicReader::new();
+            let hello = message_of(b"a.example", &[]);
+            assert_eq!(reader.push(&initial(b"11111111", 0, 0, &hello)), QuicStep::Done);
+            // Whoever looked at its bytes again would find no hello in them.
+            reader.attempts[0].crypto = Assembly::default();
+            reader.attempts[0].crypto.add(0, &vec![0xff; hello.len()]).unwrap();
+            for number in 1..9 {
+                let ping = flights::initial(V1, b"11111111", number, &[1]);
+                assert_eq!(reader.push(&ping), QuicStep::Done);
+                assert_eq!(name(&reader).as_deref(), Some("a.example"));
+            }
+            let second = initial(b"22222222", 0, 0, &message_of(second.as_bytes(), &[]));
+            assert_eq!(reader.push(&second), QuicStep::Done);
+            assert_eq!(reader.identity().fault, fault);
+        }
+    }
+
+    #[test]
+    fn the_protocols_are_those_of_the_hello_that_was_whole_first() {
+        let hello = |protocol: &[u8]| flights::quic_hello("a.example", &[protocol.to_vec()]);
+        let (late, early) = (hello(b"late"), hello(b"early"));
+        let mut reader = QuicReader::new();
+        reader.push(&initial(b"11111111", 0, 0, &late[..20]));
+        reader.push(&initial(b"22222222", 0, 0, &early));
+        assert_eq!(reader.push(&initial(b"11111111", 1, 20, &late[20..])), QuicStep::Done);
+        // More of the stream does not move it.
+        reader.push(&initial(b"22222222", 1, early.len(), &early));
+        let identity = reader.identity();
+        assert_eq!(identity.fault, None);
+        assert!(identity.alpn.contains(b"early") && !identity.alpn.contains(b"late"));
+    }
+
+    #[test]
+    fn a_later_hello_that_hides_its_name_or_names_it_badly_is_another() {
+        let (plain, hiding) = (message_of(b"a.example", &[]), message_of(b"a.example", &[0xfe0d]));
+        let nameless = {
+            let mut hello = Hello::EMPTY;
+            let message = flights::quic_hello("192.0.2.1", &[]);
+            assert!(hello.read(Reader::flat(&message[4..]), false).is_ok());
+            assert_eq!((hello.name, hello.name_fault), (None, None), "no name for an address");
+            message
+        };
+        let bad = message_of(b"a..example", &[]);
+        for (first, second, fault) in [
+            (&plain, &hiding, Some(Fault::NameChanged)),
+            (&hiding, &plain, None),
+            (&hiding, &hiding, None),
+            (&nameless, &bad, Some(Fault::NameChanged)),
+            (&nameless, &nameless, None),
+        ] {
+            let mut reader = QuicReader::new();
+            reader.push(&initial(b"11111111", 0, 0, first));
+            assert_eq!(reader.identity().fault, None);
+            assert_eq!(reader.push(&initial(b"22222222", 0, 0, second)), QuicStep::Done);
+            assert_eq!(reader.identity().fault, fault);
+        }
+    }
 }
