@@ -1,11 +1,13 @@
 //! From a policy file to a compiler: the one load that `run`, `check`, `explain` and `inspect` share.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Drawn};
 use super::config::{self, Config, Data, Faults, Lint, Loaded};
 use super::data::{self, DataFault, Memory, Sources};
 use crate::policy::CountrySet;
@@ -31,8 +33,8 @@ pub enum Against<'a> {
         /// Whether a table may be older than it was.
         allow_older: bool,
     },
-    /// What is in use.
-    InUse(&'a Memory),
+    /// What is in use. Where the load would draw the same atlas, it takes this one.
+    InUse(&'a Memory, &'a Arc<Drawn>),
 }
 
 /// Why a policy does not load.
@@ -81,6 +83,16 @@ pub fn load_against(
     against: Against<'_>,
 ) -> Result<LoadedPolicy, LoadFault> {
     let loaded = config::load(path).map_err(LoadFault::Policy)?;
+    if let Against::InUse(memory, drawn) = against
+        && drawn.holds(&loaded.config, at)
+    {
+        // The tables in use: nothing of them can speak against themselves.
+        regions_known(&loaded, |region| drawn.publishes(region))?;
+        let lints = loaded.lints.clone();
+        let compiler =
+            Compiler::over(loaded.config, Arc::clone(drawn), &loaded.text, local_addresses()?);
+        return Ok(LoadedPolicy { compiler, lints, memory: memory.clone() });
+    }
     let sources = sources(&loaded)?;
     let settings = &loaded.config.data;
     let (mut memory, allow_older) = match against {
@@ -89,7 +101,7 @@ pub fn load_against(
             let read = Memory::read(&settings.directory);
             (read.map_err(|fault| LoadFault::Data(vec![fault]))?, allow_older)
         }
-        Against::InUse(memory) => (memory.clone(), false),
+        Against::InUse(memory, _) => (memory.clone(), false),
     };
     let refusals = memory.refusals(settings, &sources, permitted(&loaded.config, at), allow_older);
     if !refusals.is_empty() {
@@ -97,7 +109,7 @@ pub fn load_against(
     }
     match against {
         Against::Nothing => {}
-        Against::Remembered { .. } | Against::InUse(_) => {
+        Against::Remembered { .. } | Against::InUse(..) => {
             memory.take(Memory::of(&sources));
         }
     }
@@ -136,22 +148,30 @@ pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, Loa
 /// Every table of a policy; a region of a rule that neither they nor the facts know is a fault.
 fn sources(loaded: &Loaded) -> Result<Sources, LoadFault> {
     let sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
+    regions_known(loaded, |region| is_published(&sources, region))?;
+    Ok(sources)
+}
+
+fn regions_known(loaded: &Loaded, published: impl Fn(&str) -> bool) -> Result<(), LoadFault> {
     let unknown = loaded.unknown_regions.iter();
-    let unknown = unknown.filter(|unknown| !is_published(&sources, &unknown.region));
+    let unknown = unknown.filter(|unknown| !published(&unknown.region));
     let unknown: Vec<_> = unknown.map(|unknown| unknown.fault.clone()).collect();
-    if unknown.is_empty() { Ok(sources) } else { Err(LoadFault::Policy(Faults(unknown))) }
+    if unknown.is_empty() { Ok(()) } else { Err(LoadFault::Policy(Faults(unknown))) }
 }
 
 fn compiler(loaded: Loaded, sources: Sources, at: Timestamp) -> Result<Compiler, LoadFault> {
-    let local = crate::sys::local_addresses().map_err(|error| {
+    Ok(Compiler::new(loaded.config, sources, &loaded.text, local_addresses()?, at))
+}
+
+fn local_addresses() -> Result<Vec<IpAddr>, LoadFault> {
+    crate::sys::local_addresses().map_err(|error| {
         let what = format!("cannot be listed, so the gateway cannot know itself: {error}");
         LoadFault::Data(vec![DataFault {
             source: "addresses of this host".into(),
             row: None,
             what,
         }])
-    })?;
-    Ok(Compiler::new(loaded.config, sources, &loaded.text, local, at))
+    })
 }
 
 /// Every country that anybody is permitted to reach.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Drawn};
 use super::config::{Config, Lint};
 use super::data::Memory;
 use super::load::{Against, LoadFault, LoadedPolicy, load_against};
@@ -32,6 +32,7 @@ pub struct Governor {
 pub struct Work {
     path: Option<PathBuf>,
     memory: Memory,
+    drawn: Arc<Drawn>,
 }
 
 /// The next policy, built and not yet published.
@@ -49,7 +50,8 @@ impl Work {
     /// # Errors
     /// Every fault; whatever is in force stays.
     pub fn build(self, now: Timestamp) -> Result<Built, LoadFault> {
-        let loaded = load_against(self.path.as_deref(), now, Against::InUse(&self.memory))?;
+        let loaded =
+            load_against(self.path.as_deref(), now, Against::InUse(&self.memory, &self.drawn))?;
         let current = Arc::new(loaded.compiler.policy_at(now));
         let next = loaded.compiler.successor(now).map(Arc::new);
         Ok(Built { loaded, current, next })
@@ -137,7 +139,11 @@ impl Governor {
     /// What [`Work::build`] needs to build the next policy aside, on a thread of its own.
     #[must_use]
     pub fn work(&self) -> Work {
-        Work { path: self.path.clone(), memory: self.memory.clone() }
+        Work {
+            path: self.path.clone(),
+            memory: self.memory.clone(),
+            drawn: Arc::clone(self.compiler.drawn()),
+        }
     }
 
     /// Publishes what was built aside.

@@ -168,7 +168,8 @@ impl Atlas {
         &self.parts.sources
     }
 
-    /// The sets of rules whose `to` holds an address, by rule position.
+    /// The sets of rules whose `to` holds an address, by position among the rules that have one: so
+    /// that a rule without a `to` changes nothing here.
     #[must_use]
     pub fn to_sets(&self) -> &[Vec<u32>] {
         &self.parts.to_sets

@@ -9,10 +9,9 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 
-use super::locate::{Locator, OperatorChoice, Statements, entry};
-use crate::control::config::{Config, Shortcut};
+use super::locate::{Locator, OperatorChoice, Statements};
+use super::plan::Plan;
 use crate::control::data::{Ranges, Sources, Whereabouts};
 use crate::policy::{
     AddressBits, Atlas, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
@@ -24,14 +23,9 @@ pub(super) fn operator_index(position: usize) -> u32 {
     index(position + 1)
 }
 
-/// Builds the atlas. `places` are the countries of each `[[place]]`.
-pub(super) fn chart(
-    config: &Config,
-    sources: &Sources,
-    places: &[CountrySet],
-    at: Timestamp,
-) -> Atlas {
-    let mut drawing = Drawing::new(config, sources, places, at);
+/// Builds the atlas.
+pub(super) fn chart(plan: &Plan, sources: &Sources) -> Atlas {
+    let mut drawing = Drawing::new(plan, sources);
     let v4 = drawing.family::<u32>();
     let v6 = drawing.family::<u128>();
     let Drawing { locator, classes, locations, operators, to, .. } = drawing;
@@ -44,12 +38,9 @@ pub(super) fn chart(
         sources: locator.source_notes(),
         regions: locator.region_names,
         to_sets: to.list,
-        memory: config.data.memory,
+        memory: plan.memory,
     };
-    match config.capture.shortcut {
-        Shortcut::Off => Atlas::build(parts),
-        Shortcut::Permitted | Shortcut::Address => Atlas::keeping_ranges(parts),
-    }
+    if plan.keeps_ranges { Atlas::keeping_ranges(parts) } else { Atlas::build(parts) }
 }
 
 /// A list in which each value stands once.
@@ -157,10 +148,10 @@ impl Bits for u128 {
 
 /// The atlas in the making.
 struct Drawing<'a> {
-    config: &'a Config,
+    plan: &'a Plan,
     sources: &'a Sources,
     locator: Locator<'a>,
-    /// Rules whose `to` holds; the first is none.
+    /// Rules whose `to` holds, by position among those that have one; the first is none.
     to: Interned<Vec<u32>>,
     /// Rows of a longest provider prefix, as `(table, row)`; the first is none.
     provider: Interned<Vec<(usize, usize)>>,
@@ -174,16 +165,11 @@ struct Drawing<'a> {
 }
 
 impl<'a> Drawing<'a> {
-    fn new(
-        config: &'a Config,
-        sources: &'a Sources,
-        places: &'a [CountrySet],
-        at: Timestamp,
-    ) -> Self {
+    fn new(plan: &'a Plan, sources: &'a Sources) -> Self {
         let mut drawing = Self {
-            config,
+            plan,
             sources,
-            locator: Locator::new(config, sources, places, at),
+            locator: Locator::new(plan, sources),
             to: Interned::default(),
             provider: Interned::default(),
             classes: Interned::default(),
@@ -201,7 +187,7 @@ impl<'a> Drawing<'a> {
             technology: CountrySet::EMPTY,
             source: String::new(),
         });
-        let entries = (0..config.operators.len()).filter_map(|at| entry(config, at));
+        let entries = plan.operators.iter().map(|owner| owner.operator.clone());
         drawing.operators.list.extend(entries);
         drawing
     }
@@ -219,7 +205,7 @@ impl<'a> Drawing<'a> {
     }
 
     fn layers<A: Bits>(&mut self) -> Vec<Vec<(A, u32)>> {
-        let Config { places, operators, rules, .. } = self.config;
+        let Plan { places, operators, to, .. } = self.plan;
         let mut special: Vec<_> = A::special().into_iter().map(|start| (start, 0)).collect();
         special.sort_unstable();
         let places = places.iter().enumerate();
@@ -230,8 +216,8 @@ impl<'a> Drawing<'a> {
         let innermost = |chain: Vec<usize>| chain.last().map_or(0, |&at| index(at + 1));
         let place = spread(places, innermost);
         let operator = spread(operators, innermost);
-        let rules = rules.iter().enumerate();
-        let rules = rules.flat_map(|(at, rule)| rule.to.iter().flatten().map(move |net| (net, at)));
+        let rules = to.iter().enumerate();
+        let rules = rules.flat_map(|(at, nets)| nets.iter().map(move |net| (net, at)));
         let to = &mut self.to;
         let to = spread(rules, |chain: Vec<usize>| {
             let mut rules: Vec<u32> = chain.into_iter().map(index).collect();
