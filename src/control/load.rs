@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::{Compiler, Drawn};
+use super::compile::{Beside, Compiler, Drawn};
 use super::config::{self, Config, Data, Faults, Lint, Loaded};
 use super::data::{self, DataFault, Memory, Sources};
 use crate::policy::CountrySet;
@@ -88,9 +88,9 @@ pub fn load_against(
     {
         // The tables in use: nothing of them can speak against themselves.
         regions_known(&loaded, |region| drawn.publishes(region))?;
+        let drawn = drawn.hastened().map_or_else(|| Arc::clone(drawn), Arc::new);
         let lints = loaded.lints.clone();
-        let compiler =
-            Compiler::over(loaded.config, Arc::clone(drawn), &loaded.text, local_addresses()?);
+        let compiler = Compiler::over(loaded.config, drawn, &loaded.text, local_addresses()?);
         return Ok(LoadedPolicy { compiler, lints, memory: memory.clone() });
     }
     let sources = sources(&loaded)?;
@@ -113,8 +113,12 @@ pub fn load_against(
             memory.take(Memory::of(&sources));
         }
     }
+    let beside = match against {
+        Against::Nothing | Against::Remembered { .. } => Beside::Nothing,
+        Against::InUse(..) => Beside::Older,
+    };
     let lints = loaded.lints.clone();
-    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at)?, lints, memory })
+    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at, beside)?, lints, memory })
 }
 
 /// A policy that judges where its own tables are fetched from.
@@ -142,7 +146,12 @@ pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, Loa
     let left_out = data::leave_out(&mut loaded.config.data);
     let permitted = permitted(&loaded.config, at);
     let sources = sources(&loaded)?;
-    Ok(Fetching { compiler: compiler(loaded, sources, at)?, settings, permitted, left_out })
+    Ok(Fetching {
+        compiler: compiler(loaded, sources, at, Beside::Nothing)?,
+        settings,
+        permitted,
+        left_out,
+    })
 }
 
 /// Every table of a policy; a region of a rule that neither they nor the facts know is a fault.
@@ -159,8 +168,15 @@ fn regions_known(loaded: &Loaded, published: impl Fn(&str) -> bool) -> Result<()
     if unknown.is_empty() { Ok(()) } else { Err(LoadFault::Policy(Faults(unknown))) }
 }
 
-fn compiler(loaded: Loaded, sources: Sources, at: Timestamp) -> Result<Compiler, LoadFault> {
-    Ok(Compiler::new(loaded.config, sources, &loaded.text, local_addresses()?, at))
+fn compiler(
+    loaded: Loaded,
+    sources: Sources,
+    at: Timestamp,
+    beside: Beside,
+) -> Result<Compiler, LoadFault> {
+    let local = local_addresses()?;
+    let drawn = Arc::new(Drawn::new(&loaded.config, sources, at, beside));
+    Ok(Compiler::over(loaded.config, drawn, &loaded.text, local))
 }
 
 fn local_addresses() -> Result<Vec<IpAddr>, LoadFault> {

@@ -1,8 +1,11 @@
 //! The policy in force over time: loaded, reloaded, and turned over when the calendar says so.
 //!
 //! A reload builds everything aside, on a thread that yields to all others, and publishes it with
-//! one store; on any fault the policy in force stays. When a policy lapses (a waiver ends, a zone changes, a table grows stale) its
-//! successor is already published beside it, so that the change falls on the instant.
+//! one store; on any fault the policy in force stays. Of the facts by address it takes what is in use,
+//! where they are the same; else the new ones come in the compact form, and in the fast one once the
+//! old ones are gone, since two fast ones at a time would take nearly twice the memory. When a policy
+//! lapses (a waiver ends, a zone changes, a table grows stale) its successor is already published
+//! beside it, so that the change falls on the instant.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,6 +57,8 @@ impl Work {
             load_against(self.path.as_deref(), now, Against::InUse(&self.memory, &self.drawn))?;
         let current = Arc::new(loaded.compiler.policy_at(now));
         let next = loaded.compiler.successor(now).map(Arc::new);
+        // What was read is dropped by now, and most of it stood in the heap.
+        sys::trim_heap();
         Ok(Built { loaded, current, next })
     }
 }
@@ -144,6 +149,14 @@ impl Governor {
             memory: self.memory.clone(),
             drawn: Arc::clone(self.compiler.drawn()),
         }
+    }
+
+    /// Whether the tables in use stand in a smaller and slower form than `[data] memory` says, as
+    /// they do after a reload that changed them: the next build, for which nothing has to have
+    /// changed, gives them their own.
+    #[must_use]
+    pub fn is_lean(&self) -> bool {
+        self.compiler.drawn().is_lean()
     }
 
     /// Publishes what was built aside.

@@ -7,6 +7,7 @@
 
 mod chart;
 mod drawn;
+mod keyed;
 mod locate;
 mod plan;
 
@@ -18,7 +19,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-pub use self::drawn::Drawn;
+pub use self::drawn::{Beside, Drawn};
 use crate::control::config::{Config, From, Group, ListenMode, PlaceLocation, Rule, ZoneList};
 use crate::control::data::{SourceInfo, Sources};
 use crate::policy::{Atlas, Blueprint, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
@@ -44,7 +45,7 @@ impl Compiler {
         local: Vec<IpAddr>,
         at: Timestamp,
     ) -> Self {
-        let drawn = Arc::new(Drawn::new(&config, sources, at));
+        let drawn = Arc::new(Drawn::new(&config, sources, at, Beside::Nothing));
         Self::over(config, drawn, text, local)
     }
 
