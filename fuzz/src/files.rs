@@ -227,6 +227,7 @@ fn sources() -> Sources {
         rows: 2,
         licence: None,
         digest: String::new(),
+        files: Vec::new(),
     };
     let v4 = vec![
         (u32::from(Ipv4Addr::new(81, 0, 0, 0)), u32::from(Ipv4Addr::new(81, 3, 0, 0)), there("FR")),

@@ -60,6 +60,7 @@ pub(super) fn run(arguments: Run) -> Exit {
         .with_target(false)
         .json()
         .init();
+    crate::sys::keep_large_blocks_apart();
     match Service::start(&arguments) {
         Ok(service) => service.supervise(Duration::from_secs(arguments.drain)),
         Err(refusal) => complain(refusal),
@@ -78,6 +79,8 @@ struct Service {
     building: Option<Building>,
     /// Whether a reload was asked for while one was built.
     again: bool,
+    /// Whether what is built is no reload of its own: the last one, with its tables in their own form.
+    finishing: bool,
     /// Tables that are known to be older than `[data] max_age`.
     stale: BTreeSet<String>,
     runtime: tokio::runtime::Runtime,
@@ -165,6 +168,7 @@ impl Service {
             fence,
             building: None,
             again: false,
+            finishing: false,
             stale: BTreeSet::new(),
             runtime,
         })
@@ -204,7 +208,9 @@ impl Service {
             self.again = true;
             return;
         }
-        notify::reloading();
+        if !self.finishing {
+            notify::reloading();
+        }
         self.watch.begin();
         let work = self.governor.work();
         let keeper = self.fence.as_ref().map(|fence| Arc::clone(fence.keeper()));
@@ -243,6 +249,8 @@ impl Service {
     /// Takes up what was built, or says why not.
     fn built(&mut self, built: Result<Box<Built>, NotBuilt>) {
         let before = self.governor.current().version().to_owned();
+        let finishing = std::mem::take(&mut self.finishing);
+        let taken_up = built.is_ok();
         match built {
             Ok(built) => {
                 let reloaded = self.governor.take_up(*built, Timestamp::now());
@@ -252,13 +260,20 @@ impl Service {
                         "listeners, resolvers or the admin address changed: restart to take them up"
                     );
                 }
-                self.account.metrics().policy_reload(true);
+                if !finishing {
+                    self.account.metrics().policy_reload(true);
+                }
                 self.publish(Some(&before));
                 self.remember();
                 self.watch.follow(self.governor.config());
                 self.health.fact("Last reload", format!("taken up at {}", Timestamp::now()));
                 self.plane.rejudge();
-                info!(version = self.governor.current().version(), "policy reloaded");
+                let version = self.governor.current().version();
+                if finishing {
+                    info!(version, "the new tables are in their own form");
+                } else {
+                    info!(version, "policy reloaded");
+                }
             }
             Err(NotBuilt { said, by_data }) => {
                 self.account.metrics().policy_reload(false);
@@ -276,7 +291,9 @@ impl Service {
             }
         }
         notify::ready(&self.status());
-        if std::mem::take(&mut self.again) {
+        // Only after one that was taken up: what cannot be finished is not tried without end.
+        self.finishing = taken_up && !self.again && self.governor.is_lean();
+        if std::mem::take(&mut self.again) || self.finishing {
             self.reload();
         }
     }

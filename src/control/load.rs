@@ -1,11 +1,13 @@
 //! From a policy file to a compiler: the one load that `run`, `check`, `explain` and `inspect` share.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::Compiler;
+use super::compile::{Beside, Compiler, Drawn};
 use super::config::{self, Config, Data, Faults, Lint, Loaded};
 use super::data::{self, DataFault, Memory, Sources};
 use crate::policy::CountrySet;
@@ -31,8 +33,8 @@ pub enum Against<'a> {
         /// Whether a table may be older than it was.
         allow_older: bool,
     },
-    /// What is in use.
-    InUse(&'a Memory),
+    /// What is in use. Where the load would draw the same atlas, it takes this one.
+    InUse(&'a Memory, &'a Arc<Drawn>),
 }
 
 /// Why a policy does not load.
@@ -81,6 +83,16 @@ pub fn load_against(
     against: Against<'_>,
 ) -> Result<LoadedPolicy, LoadFault> {
     let loaded = config::load(path).map_err(LoadFault::Policy)?;
+    if let Against::InUse(memory, drawn) = against
+        && drawn.holds(&loaded.config, at)
+    {
+        // The tables in use: nothing of them can speak against themselves.
+        regions_known(&loaded, |region| drawn.publishes(region))?;
+        let drawn = drawn.hastened().map_or_else(|| Arc::clone(drawn), Arc::new);
+        let lints = loaded.lints.clone();
+        let compiler = Compiler::over(loaded.config, drawn, &loaded.text, local_addresses()?);
+        return Ok(LoadedPolicy { compiler, lints, memory: memory.clone() });
+    }
     let sources = sources(&loaded)?;
     let settings = &loaded.config.data;
     let (mut memory, allow_older) = match against {
@@ -89,7 +101,7 @@ pub fn load_against(
             let read = Memory::read(&settings.directory);
             (read.map_err(|fault| LoadFault::Data(vec![fault]))?, allow_older)
         }
-        Against::InUse(memory) => (memory.clone(), false),
+        Against::InUse(memory, _) => (memory.clone(), false),
     };
     let refusals = memory.refusals(settings, &sources, permitted(&loaded.config, at), allow_older);
     if !refusals.is_empty() {
@@ -97,12 +109,16 @@ pub fn load_against(
     }
     match against {
         Against::Nothing => {}
-        Against::Remembered { .. } | Against::InUse(_) => {
+        Against::Remembered { .. } | Against::InUse(..) => {
             memory.take(Memory::of(&sources));
         }
     }
+    let beside = match against {
+        Against::Nothing | Against::Remembered { .. } => Beside::Nothing,
+        Against::InUse(..) => Beside::Older,
+    };
     let lints = loaded.lints.clone();
-    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at)?, lints, memory })
+    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at, beside)?, lints, memory })
 }
 
 /// A policy that judges where its own tables are fetched from.
@@ -130,28 +146,48 @@ pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, Loa
     let left_out = data::leave_out(&mut loaded.config.data);
     let permitted = permitted(&loaded.config, at);
     let sources = sources(&loaded)?;
-    Ok(Fetching { compiler: compiler(loaded, sources, at)?, settings, permitted, left_out })
+    Ok(Fetching {
+        compiler: compiler(loaded, sources, at, Beside::Nothing)?,
+        settings,
+        permitted,
+        left_out,
+    })
 }
 
 /// Every table of a policy; a region of a rule that neither they nor the facts know is a fault.
 fn sources(loaded: &Loaded) -> Result<Sources, LoadFault> {
     let sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
-    let unknown = loaded.unknown_regions.iter();
-    let unknown = unknown.filter(|unknown| !is_published(&sources, &unknown.region));
-    let unknown: Vec<_> = unknown.map(|unknown| unknown.fault.clone()).collect();
-    if unknown.is_empty() { Ok(sources) } else { Err(LoadFault::Policy(Faults(unknown))) }
+    regions_known(loaded, |region| is_published(&sources, region))?;
+    Ok(sources)
 }
 
-fn compiler(loaded: Loaded, sources: Sources, at: Timestamp) -> Result<Compiler, LoadFault> {
-    let local = crate::sys::local_addresses().map_err(|error| {
+fn regions_known(loaded: &Loaded, published: impl Fn(&str) -> bool) -> Result<(), LoadFault> {
+    let unknown = loaded.unknown_regions.iter();
+    let unknown = unknown.filter(|unknown| !published(&unknown.region));
+    let unknown: Vec<_> = unknown.map(|unknown| unknown.fault.clone()).collect();
+    if unknown.is_empty() { Ok(()) } else { Err(LoadFault::Policy(Faults(unknown))) }
+}
+
+fn compiler(
+    loaded: Loaded,
+    sources: Sources,
+    at: Timestamp,
+    beside: Beside,
+) -> Result<Compiler, LoadFault> {
+    let local = local_addresses()?;
+    let drawn = Arc::new(Drawn::new(&loaded.config, sources, at, beside));
+    Ok(Compiler::over(loaded.config, drawn, &loaded.text, local))
+}
+
+fn local_addresses() -> Result<Vec<IpAddr>, LoadFault> {
+    crate::sys::local_addresses().map_err(|error| {
         let what = format!("cannot be listed, so the gateway cannot know itself: {error}");
         LoadFault::Data(vec![DataFault {
             source: "addresses of this host".into(),
             row: None,
             what,
         }])
-    })?;
-    Ok(Compiler::new(loaded.config, sources, &loaded.text, local, at))
+    })
 }
 
 /// Every country that anybody is permitted to reach.

@@ -1,8 +1,11 @@
 //! The policy in force over time: loaded, reloaded, and turned over when the calendar says so.
 //!
 //! A reload builds everything aside, on a thread that yields to all others, and publishes it with
-//! one store; on any fault the policy in force stays. When a policy lapses (a waiver ends, a zone changes, a table grows stale) its
-//! successor is already published beside it, so that the change falls on the instant.
+//! one store; on any fault the policy in force stays. Of the facts by address it takes what is in use,
+//! where they are the same; else the new ones come in the compact form, and in the fast one once the
+//! old ones are gone, since two fast ones at a time would take nearly twice the memory. When a policy
+//! lapses (a waiver ends, a zone changes, a table grows stale) its successor is already published
+//! beside it, so that the change falls on the instant.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::Compiler;
+use super::compile::{Compiler, Drawn};
 use super::config::{Config, Lint};
 use super::data::Memory;
 use super::load::{Against, LoadFault, LoadedPolicy, load_against};
@@ -32,6 +35,7 @@ pub struct Governor {
 pub struct Work {
     path: Option<PathBuf>,
     memory: Memory,
+    drawn: Arc<Drawn>,
 }
 
 /// The next policy, built and not yet published.
@@ -49,9 +53,12 @@ impl Work {
     /// # Errors
     /// Every fault; whatever is in force stays.
     pub fn build(self, now: Timestamp) -> Result<Built, LoadFault> {
-        let loaded = load_against(self.path.as_deref(), now, Against::InUse(&self.memory))?;
+        let loaded =
+            load_against(self.path.as_deref(), now, Against::InUse(&self.memory, &self.drawn))?;
         let current = Arc::new(loaded.compiler.policy_at(now));
         let next = loaded.compiler.successor(now).map(Arc::new);
+        // What was read is dropped by now, and most of it stood in the heap.
+        sys::trim_heap();
         Ok(Built { loaded, current, next })
     }
 }
@@ -137,7 +144,19 @@ impl Governor {
     /// What [`Work::build`] needs to build the next policy aside, on a thread of its own.
     #[must_use]
     pub fn work(&self) -> Work {
-        Work { path: self.path.clone(), memory: self.memory.clone() }
+        Work {
+            path: self.path.clone(),
+            memory: self.memory.clone(),
+            drawn: Arc::clone(self.compiler.drawn()),
+        }
+    }
+
+    /// Whether the tables in use stand in a smaller and slower form than `[data] memory` says, as
+    /// they do after a reload that changed them: the next build, for which nothing has to have
+    /// changed, gives them their own.
+    #[must_use]
+    pub fn is_lean(&self) -> bool {
+        self.compiler.drawn().is_lean()
     }
 
     /// Publishes what was built aside.

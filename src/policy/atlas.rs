@@ -1,6 +1,7 @@
 //! What is known of every address, whatever the policy permits: address -> class, class -> facts.
 //! It does not depend on the time, so that a policy that changes with the calendar shares it.
 
+use std::mem;
 use std::net::IpAddr;
 
 use super::ip_table::{IpTable, Memory};
@@ -80,7 +81,7 @@ pub struct SourceNote {
 }
 
 /// The parts of an [`Atlas`]. Every index is into the list it names.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the fields are the lists that Atlas hands out")]
 pub struct AtlasParts {
     /// First address and class of each range, ascending, from 0.0.0.0 on.
@@ -101,23 +102,51 @@ pub struct AtlasParts {
 pub struct Atlas {
     table: IpTable,
     parts: AtlasParts,
+    /// The ranges of IPv4, where its table is not yet what `memory` says.
+    lean: Option<Vec<(u32, u32)>>,
 }
 
 impl Atlas {
     /// Freezes the parts.
     #[must_use]
-    pub fn build(parts: AtlasParts) -> Self {
-        let mut atlas = Self::keeping_ranges(parts);
-        atlas.parts.v4 = Vec::new();
-        atlas.parts.v6 = Vec::new();
-        atlas
+    pub fn build(mut parts: AtlasParts) -> Self {
+        let (v4, v6) = (mem::take(&mut parts.v4), mem::take(&mut parts.v6));
+        Self { table: IpTable::build_from(v4, v6, parts.memory), parts, lean: None }
     }
 
     /// As [`Atlas::build`], and the ranges can still be read, for as much memory again.
     #[must_use]
     pub fn keeping_ranges(parts: AtlasParts) -> Self {
         let table = IpTable::build(&parts.v4, &parts.v6, parts.memory);
-        Self { table, parts }
+        Self { table, parts, lean: None }
+    }
+
+    /// With a compact table, whatever `memory` says: what can be built beside a fast one without
+    /// taking as much again. It answers the same, a little later.
+    #[must_use]
+    pub fn lean(mut parts: AtlasParts, keeps_ranges: bool) -> Self {
+        let table = IpTable::build(&parts.v4, &parts.v6, Memory::Compact);
+        let v4 = if keeps_ranges {
+            parts.v4.clone()
+        } else {
+            parts.v6 = Vec::new();
+            mem::take(&mut parts.v4)
+        };
+        Self { table, parts, lean: Some(v4) }
+    }
+
+    /// The same as its `memory` says; `None` where it is that already.
+    #[must_use]
+    pub fn hastened(&self) -> Option<Self> {
+        let v4 = self.lean.as_ref()?;
+        let table = self.table.with_v4(v4, self.parts.memory);
+        Some(Self { table, parts: self.parts.clone(), lean: None })
+    }
+
+    /// Whether the table is smaller and slower than its `memory` says.
+    #[must_use]
+    pub const fn is_lean(&self) -> bool {
+        self.lean.is_some()
     }
 
     /// First address and class of each range of IPv4; none where they were not kept.
@@ -168,7 +197,8 @@ impl Atlas {
         &self.parts.sources
     }
 
-    /// The sets of rules whose `to` holds an address, by rule position.
+    /// The sets of rules whose `to` holds an address, by position among the rules that have one: so
+    /// that a rule without a `to` changes nothing here.
     #[must_use]
     pub fn to_sets(&self) -> &[Vec<u32>] {
         &self.parts.to_sets

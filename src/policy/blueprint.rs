@@ -16,7 +16,7 @@ pub struct Blueprint {
     pub version: String,
     /// First instant, ms since 1970 UTC, at which the blueprint is no longer what the file says.
     pub valid_until_ms: i64,
-    /// The facts by address. Its `to_sets` are those of `rules`.
+    /// The facts by address. Its `to_sets` are those of the `rules` that have a `to`.
     pub atlas: Arc<Atlas>,
     /// For each of the atlas's sources, whether it is older than the file allows.
     pub stale: Vec<bool>,

@@ -334,7 +334,10 @@ impl Build<'_> {
         let home_laws: Vec<_> =
             atlas.operators().iter().map(|op| self.law_bits(!op.id.is_empty(), op.homes)).collect();
         let nobody = self.set(|_| false);
-        let to_sets: Vec<_> = atlas.to_sets().iter().map(|set| self.listed_set(set)).collect();
+        let rules = self.rules.iter().enumerate();
+        let with_to: Vec<usize> = rules.filter(|(_, rule)| rule.to).map(|(at, _)| at).collect();
+        let to_sets: Vec<_> =
+            atlas.to_sets().iter().map(|set| self.listed_set(set, &with_to)).collect();
         // Most AS numbers are in no rule: they share one set, and so do the classes that differ in
         // nothing else, of which a full AS table makes a hundred thousand.
         let listed: HashSet<u32> =
@@ -422,9 +425,10 @@ impl Build<'_> {
         })
     }
 
-    /// The rules whose `to` holds.
-    fn listed_set(&mut self, listed: &[u32]) -> SetId {
-        let bits = Bits::collect(self.rules.len(), listed.iter().map(|&rule| rule as usize));
+    /// The rules whose `to` holds, listed by their positions in `with_to`.
+    fn listed_set(&mut self, listed: &[u32], with_to: &[usize]) -> SetId {
+        let rules = listed.iter().filter_map(|&at| with_to.get(at as usize).copied());
+        let bits = Bits::collect(self.rules.len(), rules);
         self.sets.intern(&bits)
     }
 }

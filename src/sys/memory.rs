@@ -19,6 +19,18 @@ pub fn prefer_huge_pages<T>(memory: &[T]) {
     }
 }
 
+/// Keeps large blocks apart from the heap, so that each goes back to the system when it is freed.
+/// To be called before there are threads. By itself glibc takes the first large block that is freed
+/// for a sign to put the next into the heap, and what a reload built and dropped stays there, between
+/// small blocks that live.
+pub fn keep_large_blocks_apart() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes no pointer.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,13 +9,13 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 
-use super::locate::{Locator, OperatorChoice, Statements, entry};
-use crate::control::config::{Config, Shortcut};
+use super::keyed::Keyed;
+use super::locate::{Locator, OperatorChoice, Statements};
+use super::plan::Plan;
 use crate::control::data::{Ranges, Sources, Whereabouts};
 use crate::policy::{
-    AddressBits, Atlas, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
+    AddressBits, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
     special_v4, special_v6, standing,
 };
 
@@ -24,18 +24,13 @@ pub(super) fn operator_index(position: usize) -> u32 {
     index(position + 1)
 }
 
-/// Builds the atlas. `places` are the countries of each `[[place]]`.
-pub(super) fn chart(
-    config: &Config,
-    sources: &Sources,
-    places: &[CountrySet],
-    at: Timestamp,
-) -> Atlas {
-    let mut drawing = Drawing::new(config, sources, places, at);
+/// What the atlas is built from.
+pub(super) fn chart(plan: &Plan, sources: &Sources) -> AtlasParts {
+    let mut drawing = Drawing::new(plan, sources);
     let v4 = drawing.family::<u32>();
     let v6 = drawing.family::<u128>();
     let Drawing { locator, classes, locations, operators, to, .. } = drawing;
-    let parts = AtlasParts {
+    AtlasParts {
         v4,
         v6,
         classes: classes.list,
@@ -44,23 +39,19 @@ pub(super) fn chart(
         sources: locator.source_notes(),
         regions: locator.region_names,
         to_sets: to.list,
-        memory: config.data.memory,
-    };
-    match config.capture.shortcut {
-        Shortcut::Off => Atlas::build(parts),
-        Shortcut::Permitted | Shortcut::Address => Atlas::keeping_ranges(parts),
+        memory: plan.memory,
     }
 }
 
 /// A list in which each value stands once.
 struct Interned<T> {
     list: Vec<T>,
-    known: HashMap<T, u32>,
+    known: HashMap<T, u32, Keyed>,
 }
 
 impl<T> Default for Interned<T> {
     fn default() -> Self {
-        Self { list: Vec::new(), known: HashMap::new() }
+        Self { list: Vec::new(), known: HashMap::default() }
     }
 }
 
@@ -80,8 +71,8 @@ impl<T: Clone + Eq + Hash> Interned<T> {
 /// and one for each AS table follow. 0 is "says nothing" in each.
 #[derive(Clone, Copy)]
 enum Layer {
-    /// Only cuts, at the edges of special-purpose space.
-    Special,
+    /// How the addresses stand, as the position in [`STANDINGS`].
+    Standing,
     /// Position of the `[[place]]`, plus one.
     Place,
     /// Index into [`Drawing::provider`].
@@ -94,13 +85,18 @@ enum Layer {
 
 const FIXED: usize = 5;
 
+/// Every way of standing.
+const STANDINGS: [Standing; 5] =
+    [Standing::Ordinary, Standing::Private, Standing::Special, Standing::Guard, Standing::Loop];
+
 /// One address family's way of writing addresses and reaching its half of each table.
-trait Bits: AddressBits {
+trait Bits: AddressBits + 'static {
     const ZERO: Self;
     fn address(self) -> IpAddr;
     fn prefix(net: &IpNet) -> Option<(Self, Self)>;
     fn of<V>(ranges: &Ranges<V>) -> &[(Self, Self, V)];
-    fn special() -> Vec<Self>;
+    /// Every address at which it may change how addresses stand.
+    fn edges() -> Vec<Self>;
 }
 
 impl Bits for u32 {
@@ -121,7 +117,7 @@ impl Bits for u32 {
         &ranges.v4
     }
 
-    fn special() -> Vec<Self> {
+    fn edges() -> Vec<Self> {
         special_v4()
             .flat_map(|(first, last, _)| [Some(first), last.checked_add(1)])
             .flatten()
@@ -147,7 +143,7 @@ impl Bits for u128 {
         &ranges.v6
     }
 
-    fn special() -> Vec<Self> {
+    fn edges() -> Vec<Self> {
         special_v6()
             .flat_map(|(first, last, _)| [Some(first), last.checked_add(1)])
             .flatten()
@@ -157,10 +153,10 @@ impl Bits for u128 {
 
 /// The atlas in the making.
 struct Drawing<'a> {
-    config: &'a Config,
+    plan: &'a Plan,
     sources: &'a Sources,
     locator: Locator<'a>,
-    /// Rules whose `to` holds; the first is none.
+    /// Rules whose `to` holds, by position among those that have one; the first is none.
     to: Interned<Vec<u32>>,
     /// Rows of a longest provider prefix, as `(table, row)`; the first is none.
     provider: Interned<Vec<(usize, usize)>>,
@@ -168,29 +164,21 @@ struct Drawing<'a> {
     locations: Interned<Location>,
     operators: Interned<Operator>,
     /// What each combination of values came to.
-    seen: HashMap<Box<[u32]>, u32>,
-    /// The combination at hand.
-    key: Vec<u32>,
+    seen: HashMap<Box<[u32]>, u32, Keyed>,
 }
 
 impl<'a> Drawing<'a> {
-    fn new(
-        config: &'a Config,
-        sources: &'a Sources,
-        places: &'a [CountrySet],
-        at: Timestamp,
-    ) -> Self {
+    fn new(plan: &'a Plan, sources: &'a Sources) -> Self {
         let mut drawing = Self {
-            config,
+            plan,
             sources,
-            locator: Locator::new(config, sources, places, at),
+            locator: Locator::new(plan, sources),
             to: Interned::default(),
             provider: Interned::default(),
             classes: Interned::default(),
             locations: Interned::default(),
             operators: Interned::default(),
-            seen: HashMap::new(),
-            key: Vec::new(),
+            seen: HashMap::default(),
         };
         drawing.to.id(Vec::new());
         drawing.provider.id(Vec::new());
@@ -201,7 +189,7 @@ impl<'a> Drawing<'a> {
             technology: CountrySet::EMPTY,
             source: String::new(),
         });
-        let entries = (0..config.operators.len()).filter_map(|at| entry(config, at));
+        let entries = plan.operators.iter().map(|owner| owner.operator.clone());
         drawing.operators.list.extend(entries);
         drawing
     }
@@ -209,8 +197,8 @@ impl<'a> Drawing<'a> {
     fn family<A: Bits>(&mut self) -> Vec<(A, u32)> {
         let layers = self.layers::<A>();
         let mut pieces: Vec<(A, u32)> = Vec::new();
-        merge(&layers, |start, values| {
-            let class = self.class(standing(start.address()), values);
+        merge(layers, |start, values| {
+            let class = self.class(values);
             if pieces.last().is_none_or(|&(_, last)| last != class) {
                 pieces.push((start, class));
             }
@@ -218,10 +206,16 @@ impl<'a> Drawing<'a> {
         pieces
     }
 
-    fn layers<A: Bits>(&mut self) -> Vec<Vec<(A, u32)>> {
-        let Config { places, operators, rules, .. } = self.config;
-        let mut special: Vec<_> = A::special().into_iter().map(|start| (start, 0)).collect();
-        special.sort_unstable();
+    fn layers<A: Bits>(&mut self) -> Vec<Starts<'a, A>> {
+        let Plan { places, operators, to, .. } = self.plan;
+        let mut edges = A::edges();
+        edges.push(A::ZERO);
+        edges.sort_unstable();
+        let stands = |start: A| {
+            let standing = standing(start.address());
+            index(STANDINGS.iter().position(|&known| known == standing).unwrap_or(usize::MAX))
+        };
+        let standing = edges.into_iter().map(|start| (start, stands(start))).collect();
         let places = places.iter().enumerate();
         let places = places.flat_map(|(at, place)| place.to.iter().map(move |net| (net, at)));
         let operators = operators.iter().enumerate();
@@ -230,8 +224,8 @@ impl<'a> Drawing<'a> {
         let innermost = |chain: Vec<usize>| chain.last().map_or(0, |&at| index(at + 1));
         let place = spread(places, innermost);
         let operator = spread(operators, innermost);
-        let rules = rules.iter().enumerate();
-        let rules = rules.flat_map(|(at, rule)| rule.to.iter().flatten().map(move |net| (net, at)));
+        let rules = to.iter().enumerate();
+        let rules = rules.flat_map(|(at, nets)| nets.iter().map(move |net| (net, at)));
         let to = &mut self.to;
         let to = spread(rules, |chain: Vec<usize>| {
             let mut rules: Vec<u32> = chain.into_iter().map(index).collect();
@@ -249,38 +243,37 @@ impl<'a> Drawing<'a> {
             let rows = chain.into_iter().filter(|&(length, _, _)| Some(length) == longest);
             provider.id(rows.map(|(_, table, row)| (table, row)).collect())
         });
-        let mut layers: Vec<Vec<(A, u32)>> = vec![special, place, provider, operator, to];
-        debug_assert_eq!(layers.len(), FIXED);
+        let fixed: [Vec<(A, u32)>; FIXED] = [standing, place, provider, operator, to];
         let country = |said: Whereabouts| match said {
             Whereabouts::Anycast => 1,
             Whereabouts::Country(country) => index(country.index()) + 2,
         };
-        let countries = self.sources.countries.iter();
-        layers.extend(countries.map(|table| starts(A::of(&table.ranges), country)));
+        let mut layers: Vec<Starts<'a, A>> = Vec::new();
         layers
-            .extend(self.sources.asns.iter().map(|table| starts(A::of(&table.ranges), |asn| asn)));
+            .extend(fixed.into_iter().map(|starts| Box::new(starts.into_iter()) as Starts<'_, A>));
+        for table in &self.sources.countries {
+            layers.push(Box::new(starts(A::of(&table.ranges), country)));
+        }
+        for table in &self.sources.asns {
+            layers.push(Box::new(starts(A::of(&table.ranges), |asn| asn)));
+        }
         layers
     }
 
     /// The class of the addresses of which each layer says one thing.
-    fn class(&mut self, standing: Standing, values: &[u32]) -> u32 {
-        // The first layer only cuts: its place in the key tells how the addresses stand.
-        let mut key = std::mem::take(&mut self.key);
-        key.clear();
-        key.extend_from_slice(values);
-        key[Layer::Special as usize] = standing as u32;
-        let known = self.seen.get(key.as_slice()).copied();
-        let class = known.unwrap_or_else(|| {
-            let class = self.new_class(standing, values);
-            self.seen.insert(key.as_slice().into(), class);
-            class
-        });
-        self.key = key;
+    fn class(&mut self, values: &[u32]) -> u32 {
+        if let Some(&class) = self.seen.get(values) {
+            return class;
+        }
+        let class = self.new_class(values);
+        self.seen.insert(values.into(), class);
         class
     }
 
-    fn new_class(&mut self, standing: Standing, values: &[u32]) -> u32 {
+    fn new_class(&mut self, values: &[u32]) -> u32 {
         let (fixed, tables) = values.split_at(FIXED);
+        let standing = STANDINGS.get(fixed[Layer::Standing as usize] as usize);
+        let standing = standing.copied().unwrap_or(Standing::Guard);
         let (countries, asns) = tables.split_at(self.sources.countries.len());
         let said = |value: u32| match value {
             0 => None,
@@ -329,36 +322,40 @@ fn spread<'a, A: Bits, P: Clone>(
 }
 
 /// Disjoint ranges as a layer.
-fn starts<A: Bits, V: Copy>(ranges: &[(A, A, V)], value: impl Fn(V) -> u32) -> Vec<(A, u32)> {
-    let mut starts: Vec<(A, u32)> = Vec::with_capacity(ranges.len() * 2);
-    for &(first, last, said) in ranges {
-        match starts.last_mut() {
-            Some(end) if end.0 == first => end.1 = value(said),
-            _ => starts.push((first, value(said))),
-        }
-        if let Some(next) = last.next() {
-            starts.push((next, 0));
-        }
-    }
-    starts
+fn starts<A: Bits, V: Copy>(
+    ranges: &[(A, A, V)],
+    value: impl Fn(V) -> u32,
+) -> impl Iterator<Item = (A, u32)> {
+    let following = ranges.iter().skip(1).map(|&(first, ..)| Some(first)).chain([None]);
+    ranges.iter().zip(following).flat_map(move |(&(first, last, said), following)| {
+        let gap = last.next().filter(|&gap| following != Some(gap));
+        std::iter::once((first, value(said))).chain(gap.map(|gap| (gap, 0)))
+    })
 }
+
+/// A layer: where its value changes, ascending, and to what.
+type Starts<'a, A> = Box<dyn Iterator<Item = (A, u32)> + 'a>;
 
 /// Walks all layers at once: `piece` hears, in ascending order, every address at which a layer
 /// changes, with the value of each layer from there on. The first piece begins at address 0.
 /// Each layer is ascending.
-fn merge<A: Bits>(layers: &[Vec<(A, u32)>], mut piece: impl FnMut(A, &[u32])) {
-    debug_assert!(layers.iter().all(|layer| layer.is_sorted_by_key(|&(start, _)| start)));
+fn merge<'a, A: Bits>(layers: Vec<Starts<'a, A>>, mut piece: impl FnMut(A, &[u32])) {
     let mut values = vec![0; layers.len()];
-    let mut cursors = vec![0_usize; layers.len()];
+    // Each layer with the first of its starts that lies ahead.
+    let ahead = |mut layer: Starts<'a, A>| (layer.next(), layer);
+    let mut layers: Vec<_> = layers.into_iter().map(ahead).collect();
     let mut start = A::ZERO;
     loop {
         let mut next: Option<A> = None;
-        for ((layer, cursor), value) in layers.iter().zip(&mut cursors).zip(&mut values) {
-            while let Some(&(_, said)) = layer.get(*cursor).filter(|&&(from, _)| from <= start) {
+        for ((ahead, layer), value) in layers.iter_mut().zip(&mut values) {
+            while let Some((from, said)) = *ahead
+                && from <= start
+            {
                 *value = said;
-                *cursor += 1;
+                *ahead = layer.next();
+                debug_assert!(ahead.is_none_or(|(next, _)| from <= next), "no ascending layer");
             }
-            if let Some(&(from, _)) = layer.get(*cursor) {
+            if let Some((from, _)) = *ahead {
                 next = Some(next.map_or(from, |next| next.min(from)));
             }
         }

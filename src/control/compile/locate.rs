@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use crate::control::config::{Config, PlaceLocation, Term, ZoneList};
+use super::plan::Plan;
 use crate::control::data::{
     Facts, ProviderRow, RegionPlace, Sources, Whereabouts, provider_operator,
 };
-use crate::policy::{Country, CountrySet, Location, Operator, SourceNote, Standing};
+use crate::policy::{CountrySet, Location, Operator, SourceNote, Standing};
 
 /// What each layer says of a class of addresses; an index into the layer's own list.
 #[derive(Debug)]
@@ -26,11 +26,9 @@ pub(super) struct Statements<'a> {
 
 /// Everything that statements are read against.
 pub(super) struct Locator<'a> {
-    config: &'a Config,
+    plan: &'a Plan,
     sources: &'a Sources,
-    places: &'a [CountrySet],
     regions: HashMap<(&'a str, &'a str), RegionPlace>,
-    union: CountrySet,
     by_asn: HashMap<u32, usize>,
     built_in: HashMap<u32, &'a crate::control::data::OperatorFact>,
     by_name: HashMap<&'a str, &'a crate::control::data::OperatorFact>,
@@ -39,14 +37,9 @@ pub(super) struct Locator<'a> {
 }
 
 impl<'a> Locator<'a> {
-    pub(super) fn new(
-        config: &'a Config,
-        sources: &'a Sources,
-        places: &'a [CountrySet],
-        at: Timestamp,
-    ) -> Self {
+    pub(super) fn new(plan: &'a Plan, sources: &'a Sources) -> Self {
         let facts = Facts::built_in();
-        let by_asn = config.operators.iter().enumerate();
+        let by_asn = plan.operators.iter().enumerate();
         let by_asn =
             by_asn.flat_map(|(index, entry)| entry.asn.iter().map(move |&asn| (asn, index)));
         let region = |fact: &'a crate::control::data::RegionFact| {
@@ -58,11 +51,9 @@ impl<'a> Locator<'a> {
             by_name.entry(fact.name.as_str()).or_insert(fact);
         }
         Self {
-            config,
+            plan,
             sources,
-            places,
             regions: facts.regions.iter().map(region).collect(),
-            union: union_states(config, at),
             by_asn: by_asn.collect(),
             built_in: facts.operators.iter().map(|fact| (fact.asn, fact)).collect(),
             by_name,
@@ -97,9 +88,9 @@ impl<'a> Locator<'a> {
         if let Some(place) = said.place {
             location.placed = true;
             location.source = Some(0);
-            location.codes = self.places.get(place).copied().unwrap_or_default();
-            let anycast = self.config.places.get(place).map(|place| &place.location);
-            location.anycast = anycast == Some(&PlaceLocation::Anycast);
+            let countries = self.plan.places.get(place).map(|site| site.countries);
+            location.anycast = countries == Some(None);
+            location.codes = countries.flatten().unwrap_or_default();
             location.unknown = !location.anycast && location.codes.is_empty();
             return location;
         }
@@ -154,7 +145,7 @@ impl<'a> Locator<'a> {
         } else {
             match self.regions.get(&(row.provider.as_str(), row.region.as_str())) {
                 Some(RegionPlace::Country(country)) => location.codes.insert(*country),
-                Some(RegionPlace::Union) => location.codes |= self.union,
+                Some(RegionPlace::Union) => location.codes |= self.plan.union,
                 Some(RegionPlace::Anycast) => location.anycast = true,
                 Some(RegionPlace::Several) | None => location.unknown = true,
             }
@@ -213,34 +204,15 @@ impl<'a> Locator<'a> {
     }
 }
 
-/// The states of the Union, for regions that are published as standing in several of them.
-fn union_states(config: &Config, at: Timestamp) -> CountrySet {
-    let union = config.zones.all.iter().position(|zone| zone.name == "eu");
-    let terms = union.map(Term::Zone).into_iter().collect();
-    config.zones.resolve(&ZoneList { plus: terms, minus: Vec::new() }, at)
-}
-
 fn row(sources: &Sources, (table, row): (usize, usize)) -> Option<&ProviderRow> {
     sources.providers.get(table)?.rows.get(row)
 }
 
 /// An operator: one of the file's, or a built-in one.
 pub(super) enum OperatorChoice {
-    /// Index into [`Config::operators`].
+    /// Index into [`Plan::operators`].
     Entry(usize),
     BuiltIn(Operator),
-}
-
-/// An `[[operator]]` as the atlas holds it.
-pub(super) fn entry(config: &Config, at: usize) -> Option<Operator> {
-    let entry = config.operators.get(at)?;
-    let set = |countries: &[Country]| countries.iter().copied().collect();
-    Some(Operator {
-        id: entry.name.clone(),
-        homes: set(&entry.homes),
-        technology: set(&entry.technology),
-        source: "[[operator]]".into(),
-    })
 }
 
 fn index(position: usize) -> u32 {

@@ -1,11 +1,15 @@
 //! `Config` + tables -> `Policy`, for an instant.
 //!
-//! The facts by address ([`chart`]) do not depend on the time and are made once a load; what the
-//! policy makes of them (zones, rules in force, modes) is compiled for an instant and is good until
-//! the next one at which any of it changes.
+//! The facts by address ([`chart`]) do not depend on the time, are made once a load, and outlive a
+//! reload that changes nothing of what they are made from ([`Drawn`]); what the policy makes of them
+//! (zones, rules in force, modes) is compiled for an instant and is good until the next one at which
+//! any of it changes.
 
 mod chart;
+mod drawn;
+mod keyed;
 mod locate;
+mod plan;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,20 +19,16 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+pub use self::drawn::{Beside, Drawn};
 use crate::control::config::{Config, From, Group, ListenMode, PlaceLocation, Rule, ZoneList};
 use crate::control::data::{SourceInfo, Sources};
-use crate::policy::{Atlas, Blueprint, CountrySet, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
+use crate::policy::{Atlas, Blueprint, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
 
 /// A loaded policy file with its tables, ready to be compiled for any instant.
 #[derive(Debug)]
 pub struct Compiler {
     config: Config,
-    atlas: Arc<Atlas>,
-    /// The countries of each `[[place]]` in `atlas`.
-    places: Vec<CountrySet>,
-    /// Kept only where a `[[place]]` changes with a zone, so that the atlas has to be drawn again.
-    sources: Option<Sources>,
-    infos: Vec<SourceInfo>,
+    drawn: Arc<Drawn>,
     version: String,
     local: Vec<IpAddr>,
 }
@@ -45,15 +45,21 @@ impl Compiler {
         local: Vec<IpAddr>,
         at: Timestamp,
     ) -> Self {
-        let places = place_sets(&config, at);
-        let atlas = Arc::new(chart::chart(&config, &sources, &places, at));
-        let tables = sources.countries.iter().map(|table| &table.info);
-        let tables = tables.chain(sources.asns.iter().map(|table| &table.info));
-        let tables = tables.chain(sources.providers.iter().map(|table| &table.info));
-        let infos: Vec<_> = tables.cloned().collect();
-        let version = version(text, &infos);
-        let sources = Some(sources).filter(|_| places_change(&config));
-        Self { config, atlas, places, sources, infos, version, local }
+        let drawn = Arc::new(Drawn::new(&config, sources, at, Beside::Nothing));
+        Self::over(config, drawn, text, local)
+    }
+
+    /// As [`Compiler::new`], over an atlas that holds for `config`.
+    #[must_use]
+    pub fn over(config: Config, drawn: Arc<Drawn>, text: &str, local: Vec<IpAddr>) -> Self {
+        let version = version(text, drawn.infos());
+        Self { config, drawn, version, local }
+    }
+
+    /// The atlas, with what it was drawn from.
+    #[must_use]
+    pub const fn drawn(&self) -> &Arc<Drawn> {
+        &self.drawn
     }
 
     /// The configuration.
@@ -65,20 +71,13 @@ impl Compiler {
     /// Where each table came from.
     #[must_use]
     pub fn infos(&self) -> &[SourceInfo] {
-        &self.infos
+        self.drawn.infos()
     }
 
     /// The policy as it is in force at `at`.
     #[must_use]
     pub fn policy_at(&self, at: Timestamp) -> Policy {
-        let places = place_sets(&self.config, at);
-        let atlas = match &self.sources {
-            Some(sources) if places != self.places => {
-                Arc::new(chart::chart(&self.config, sources, &places, at))
-            }
-            _ => Arc::clone(&self.atlas),
-        };
-        Policy::build(self.blueprint(atlas, at))
+        Policy::build(self.blueprint(self.drawn.atlas_at(&self.config, at), at))
     }
 
     /// The policy that follows when the one of `at` lapses, if it ever does.
@@ -176,7 +175,7 @@ impl Compiler {
         let membership = lists.flat_map(|list| zones.boundaries(list));
         let rules = rules.iter().flat_map(|rule| [rule.since, rule.until.map(|until| until.0)]);
         let groups = groups.iter().map(|group| group.until.map(|until| until.0));
-        let ages = self.atlas.sources().iter().map(|source| {
+        let ages = self.drawn.atlas().sources().iter().map(|source| {
             let end = source.as_of_ms.zip(data.max_age).map(end_of_age);
             end.and_then(|end| Timestamp::from_millisecond(end).ok())
         });
@@ -219,27 +218,13 @@ fn net(prefix: &IpNet) -> (IpAddr, u8) {
     (prefix.addr(), prefix.prefix_len())
 }
 
-/// The countries of each `[[place]]`, by position; an anycast place has none.
-fn place_sets(config: &Config, at: Timestamp) -> Vec<CountrySet> {
-    let set = |location: &PlaceLocation| match location {
-        PlaceLocation::Somewhere(list) => config.zones.resolve(list, at),
-        PlaceLocation::Anycast => CountrySet::EMPTY,
-    };
-    config.places.iter().map(|place| set(&place.location)).collect()
-}
-
-/// Whether some `[[place]]` names a zone whose members change with the date.
-fn places_change(config: &Config) -> bool {
-    config.places.iter().any(|place| match &place.location {
-        PlaceLocation::Somewhere(list) => config.zones.boundaries(list).next().is_some(),
-        PlaceLocation::Anycast => false,
-    })
-}
-
 /// The first 12 hex digits of a digest of the file and of every table.
 fn version(text: &str, tables: &[SourceInfo]) -> String {
     let mut digest = Sha256::new();
     digest.update(text);
-    tables.iter().for_each(|info| digest.update(&info.digest));
+    for info in tables {
+        digest.update(&info.digest);
+        info.beside().for_each(|mark| digest.update(mark.digest()));
+    }
     digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

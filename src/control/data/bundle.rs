@@ -29,7 +29,7 @@ use super::load::{self, at_row};
 use super::pack::{self, Body, Header};
 use super::source::Content;
 use super::table::Table;
-use super::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, provider, source};
+use super::{AsnTable, CountryTable, DataFault, Mark, ProviderTable, SourceInfo, provider, source};
 use crate::control::config::PackKey;
 
 /// The first bytes of every pack.
@@ -87,6 +87,7 @@ pub(super) fn read_from(
         rows: tables.iter().map(|table| table.info().rows).sum(),
         licence: None,
         digest: content.digest.clone(),
+        files: vec![Mark::new(path, content)],
     };
     Ok(Bundle { info, tables })
 }
@@ -103,6 +104,7 @@ fn table(path: &Path, part: &[u8], header: Header, body: Body) -> Result<Table, 
         rows: header.rows,
         licence: Some(safe(&header.licence)).filter(|text| !text.is_empty()),
         digest: source::digest(part),
+        files: Vec::new(),
     };
     Ok(match body {
         Body::Country(ranges) => {
@@ -201,8 +203,8 @@ pub fn build_pack(
     written.map_err(|error| fault(format!("cannot be written: {error}")))?;
     let name = source::name_of(Path::new(out.file_name().unwrap_or(out.as_os_str())));
     let (as_of, licence, digest) = (Some(date), None, source::digest(&pack));
-    let (origin, dated_by_file) = (Some(out.to_owned()), false);
-    Ok(SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest })
+    let (origin, dated_by_file, files) = (Some(out.to_owned()), false, Vec::new());
+    Ok(SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest, files })
 }
 
 /// A table as `.sgt`. Two of one name in a pack could not be told apart in a record.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::load::day;
 use super::ranges::{BadRow, Builder};
 use super::text::{self, Separator, as_number, fields, lines, prefix};
-use super::{Ranges, Whereabouts, source};
+use super::{Mark, Ranges, Whereabouts, source};
 use crate::policy::Country;
 
 /// A table, its rows and the date in its content.
@@ -18,6 +18,8 @@ pub(super) struct Read<V> {
     pub(super) ranges: Ranges<V>,
     pub(super) rows: u64,
     pub(super) as_of: Option<Timestamp>,
+    /// The file beside it that it was read with.
+    pub(super) beside: Option<Mark>,
 }
 
 /// Reads a country table: CSV or TSV of ranges (ip-location-db, DB-IP, iptoasn, IP2Location, Tor),
@@ -79,7 +81,7 @@ fn done<V: Copy + PartialEq>(
     as_of: Option<Timestamp>,
 ) -> Result<Read<V>, BadRow> {
     let rows = builder.len() as u64;
-    Ok(Read { ranges: builder.finish()?, rows, as_of })
+    Ok(Read { ranges: builder.finish()?, rows, as_of, beside: None })
 }
 
 /// Rows of `first,last,...` with the value at `column`.
@@ -181,8 +183,8 @@ fn ends(net: IpNet) -> (IpAddr, IpAddr) {
 /// MaxMind's CSV: blocks name a geoname, and a file of locations beside them the country. A block
 /// that only names where its holder is registered is no answer.
 fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>, BadRow> {
-    let places = locations(path).map_err(|what| (1, what))?;
-    by_header(bytes, Separator::Comma, named, |row, columns| {
+    let (places, beside) = locations(path).map_err(|what| (1, what))?;
+    let read = by_header(bytes, Separator::Comma, named, |row, columns| {
         let at = |column: Option<usize>| column.and_then(|c| columns.get(c)).copied();
         if at(named.anycast) == Some(b"1") {
             return Ok(Some(Whereabouts::Anycast));
@@ -197,11 +199,15 @@ fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>
                 }
             },
         }
-    })
+    })?;
+    Ok(Read { beside: Some(beside), ..read })
 }
 
-/// Geoname to country, from the one `...-Locations-en.csv` beside `path`.
-fn locations(path: &Path) -> Result<HashMap<Vec<u8>, Option<Country>>, String> {
+/// The country of each geoname.
+type Places = HashMap<Vec<u8>, Option<Country>>;
+
+/// The one `...-Locations-en.csv` beside `path`.
+pub(super) fn file_of_locations(path: &Path) -> Result<PathBuf, String> {
     let missing = "names countries by geoname: put the one matching ...-Locations-en.csv beside it";
     let folder =
         path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
@@ -212,6 +218,12 @@ fn locations(path: &Path) -> Result<HashMap<Vec<u8>, Option<Country>>, String> {
     let (Some(file), None) = (found.next(), found.next()) else {
         return Err(missing.to_owned());
     };
+    Ok(file)
+}
+
+/// Geoname to country, by the file of locations beside `path`.
+fn locations(path: &Path) -> Result<(Places, Mark), String> {
+    let file = file_of_locations(path)?;
     let content = source::read(&file).map_err(|fault| fault.to_string())?;
     let mut columns = Vec::new();
     let mut places = HashMap::new();
@@ -231,7 +243,7 @@ fn locations(path: &Path) -> Result<HashMap<Vec<u8>, Option<Country>>, String> {
         let code = text::country(row, code).map_err(|(_, what)| bad(what))?;
         places.insert(id.to_vec(), code);
     }
-    Ok(places)
+    Ok((places, Mark::new(&file, &content).beside(path)))
 }
 
 /// RIR statistics, delegated or delegated-extended: where the holder is registered. Several files

@@ -66,6 +66,7 @@ fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
         rows: header.rows,
         licence: Some(header.licence),
         digest: source::digest(table),
+        files: Vec::new(),
     };
     Ok((info, body))
 }

@@ -87,6 +87,7 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
             rows: rows as u64,
             licence: Some("MIT OR Apache-2.0".to_owned()),
             digest: source::digest(content.as_bytes()),
+            files: Vec::new(),
         };
         listing("facts", Ok(info), now)
     })
@@ -103,8 +104,9 @@ pub(super) fn listing(
         Err(DataFault { source, row, what }) => {
             let row = row.map_or_else(String::new, |row| format!("row {row}: "));
             let (as_of, rows, licence, digest) = (None, 0, None, String::new());
-            let (name, origin, dated_by_file) = (source, None, false);
-            let info = SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest };
+            let (name, origin, dated_by_file, files) = (source, None, false, Vec::new());
+            let info =
+                SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest, files };
             (info, Some(format!("{row}{what}")))
         }
     };

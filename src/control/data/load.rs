@@ -10,8 +10,8 @@ use super::ranges::BadRow;
 use super::source::{self, Content};
 use super::table::{Table, load_all};
 use super::{
-    AsnTable, CountryTable, DataFault, ProviderTable, Ranges, SourceInfo, Sources, country, facts,
-    mmdb, provider,
+    AsnTable, CountryTable, DataFault, Mark, ProviderTable, Ranges, SourceInfo, Sources, country,
+    facts, mmdb, provider,
 };
 use crate::control::config::{CountryField, Data};
 use crate::control::progress::Silent;
@@ -89,7 +89,9 @@ pub(super) fn country_from(
     let read = text(path, content)
         .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
     let ranges = answering(path, read.ranges, "country")?;
-    Ok(CountryTable { info: info(path, content, read.rows, read.as_of, None), ranges })
+    let mut info = info(path, content, read.rows, read.as_of, None);
+    info.files.extend(read.beside);
+    Ok(CountryTable { info, ranges })
 }
 
 /// Loads an AS table: CSV, TSV, mmdb or `.sgt`, gzip or not.
@@ -211,6 +213,7 @@ fn info(
         rows,
         licence: None,
         digest: content.digest.clone(),
+        files: vec![Mark::new(path, content)],
     }
 }
 

@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::table::{Extent, Kind, Label, coverage};
-use super::{DataFault, Ranges, SourceInfo, Sources, source};
+use super::{CountryTable, DataFault, ProviderTable, SourceInfo, Sources, Whereabouts, source};
 use crate::control::config::Data;
-use crate::policy::CountrySet;
+use crate::policy::{Country, CountrySet};
 
 /// The file in `[data] directory`.
 const FILE: &str = "state.json";
@@ -85,12 +85,12 @@ impl Memory {
     /// The files among `sources`.
     #[must_use]
     pub fn of(sources: &Sources) -> Self {
-        let remembered = |(kind, path, info, labels): (&str, &Path, &SourceInfo, _)| Remembered {
+        let remembered = |(kind, path, info, said): (&str, &Path, &SourceInfo, _)| Remembered {
             kind: kind.to_owned(),
             path: absolute(path),
             as_of: info.as_of,
             digest: info.digest.clone(),
-            countries: counts(&labels),
+            countries: counts(&said),
         };
         Self { tables: files(sources).map(remembered).collect() }
     }
@@ -174,7 +174,7 @@ impl Memory {
         allow_older: bool,
     ) -> Vec<DataFault> {
         let mut faults = Vec::new();
-        for (kind, path, info, labels) in files(sources) {
+        for (kind, path, info, said) in files(sources) {
             let name = absolute(path);
             let Some(old) = self.tables.iter().find(|old| old.is_of(kind, &name)) else { continue };
             if old.digest == info.digest {
@@ -190,7 +190,7 @@ impl Memory {
                 );
                 faults.push(source::whole(path, what));
             }
-            let now = counts(&labels);
+            let now = counts(&said);
             let lost = losses(&old.countries, &now, permitted, settings.max_loss);
             if !lost.is_empty() {
                 let more = lost.len().saturating_sub(SHOWN);
@@ -221,31 +221,64 @@ fn absolute(path: &Path) -> String {
     absolute.as_deref().unwrap_or(path).to_string_lossy().into_owned()
 }
 
-/// What came from files: the pack, and the tables with what they say of addresses; the pack itself
-/// and an AS table say nothing about places.
-fn files(
-    sources: &Sources,
-) -> impl Iterator<Item = (&'static str, &Path, &SourceInfo, Ranges<Label>)> {
-    let nothing = Ranges::default;
-    let pack = sources.pack.iter().map(move |info| (PACK, info, nothing()));
+/// What a source says of places.
+enum Said<'a> {
+    /// The pack itself and an AS table: nothing.
+    Nothing,
+    Country(&'a CountryTable),
+    Providers(&'a ProviderTable),
+}
+
+/// What came from files: the pack, and the tables.
+fn files(sources: &Sources) -> impl Iterator<Item = (&'static str, &Path, &SourceInfo, Said<'_>)> {
+    let pack = sources.pack.iter().map(|info| (PACK, info, Said::Nothing));
     let country = sources.countries.iter();
-    let country = country.map(|table| (Kind::Country.label(), &table.info, table.labels()));
-    let asn = sources.asns.iter().map(move |table| (Kind::Asn.label(), &table.info, nothing()));
+    let country = country.map(|table| (Kind::Country.label(), &table.info, Said::Country(table)));
+    let asn = sources.asns.iter();
+    let asn = asn.map(|table| (Kind::Asn.label(), &table.info, Said::Nothing));
     let providers = sources.providers.iter();
-    let providers = providers.map(|table| (Kind::Providers.label(), &table.info, table.labels()));
+    let providers =
+        providers.map(|table| (Kind::Providers.label(), &table.info, Said::Providers(table)));
     let all = pack.chain(country).chain(asn).chain(providers);
-    all.filter_map(|(kind, info, labels)| Some((kind, info.origin.as_deref()?, info, labels)))
+    all.filter_map(|(kind, info, said)| Some((kind, info.origin.as_deref()?, info, said)))
 }
 
 /// IPv4 addresses and IPv6 /48s of each country.
-fn counts(labels: &Ranges<Label>) -> BTreeMap<String, (u64, u64)> {
-    let pair = |extent: Extent| (extent.v4, extent.v6_48s());
-    let sums = coverage(labels).into_iter();
-    sums.filter_map(|(label, extent)| match label {
-        Label::Country(country) => Some((country.code().to_owned(), pair(extent))),
-        Label::Union | Label::Several | Label::Anycast | Label::Unplaced | Label::As(_) => None,
-    })
-    .collect()
+fn counts(said: &Said<'_>) -> BTreeMap<String, (u64, u64)> {
+    let mut sums = vec![Extent::default(); Country::COUNT];
+    let mut sum = |country: Country, add: &dyn Fn(&mut Extent)| {
+        sums.get_mut(country.index()).into_iter().for_each(add);
+    };
+    match said {
+        Said::Nothing => {}
+        // Without its labels, which take as much memory as the table: this is a load's largest moment.
+        Said::Country(table) => {
+            for &(first, last, place) in &table.ranges.v4 {
+                if let Whereabouts::Country(country) = place {
+                    sum(country, &|extent| extent.add_v4(first, last));
+                }
+            }
+            for &(first, last, place) in &table.ranges.v6 {
+                if let Whereabouts::Country(country) = place {
+                    sum(country, &|extent| extent.add_v6(first, last));
+                }
+            }
+        }
+        Said::Providers(table) => {
+            for (label, extent) in coverage(&table.labels()) {
+                if let Label::Country(country) = label {
+                    sum(country, &|sum| sum.add(extent));
+                }
+            }
+        }
+    }
+    let named = sums.into_iter().enumerate().filter(|(_, extent)| !extent.is_empty());
+    named
+        .filter_map(|(at, extent)| {
+            let code = Country::from_index(at)?.code().to_owned();
+            Some((code, (extent.v4, extent.v6_48s())))
+        })
+        .collect()
 }
 
 /// The permitted countries that lost more than `max_loss` percent, the worst first, in words.
@@ -277,7 +310,6 @@ mod tests {
     use super::super::load;
     use super::*;
     use crate::control::config::Source;
-    use crate::policy::Country;
 
     fn settings(path: &Path) -> Data {
         Data {

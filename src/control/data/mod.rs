@@ -5,6 +5,7 @@ mod country;
 mod diff;
 mod embedded;
 mod facts;
+mod imprint;
 mod list;
 mod load;
 mod memory;
@@ -29,6 +30,7 @@ pub use bundle::{SigningKey, build_pack};
 pub use diff::{Change, Diff, Move, diff};
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
 pub use facts::{ZoneRow, operator_id, provider_operator, zone_rows};
+pub use imprint::{Imprint, Mark};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use memory::Memory;
@@ -79,6 +81,8 @@ pub struct SourceInfo {
     pub licence: Option<String>,
     /// SHA-256 of the bytes read, hex.
     pub digest: String,
+    /// Every file that it was read from, as it was then; a table in a pack has none of its own.
+    pub files: Vec<Mark>,
 }
 
 /// A country table.
@@ -134,6 +138,27 @@ pub struct Sources {
     pub asns: Vec<AsnTable>,
     /// Provider tables; the longest prefix over all of them wins.
     pub providers: Vec<ProviderTable>,
+}
+
+impl SourceInfo {
+    /// The files that were read with it and that nothing names.
+    pub fn beside(&self) -> impl Iterator<Item = &Mark> {
+        self.files.iter().filter(|mark| mark.is_beside())
+    }
+}
+
+impl Sources {
+    /// Where each came from: the pack, then the tables in their order.
+    pub fn infos(&self) -> impl Iterator<Item = &SourceInfo> {
+        self.pack.iter().chain(self.tables())
+    }
+
+    /// Where each table came from.
+    pub fn tables(&self) -> impl Iterator<Item = &SourceInfo> {
+        let countries = self.countries.iter().map(|table| &table.info);
+        let asns = self.asns.iter().map(|table| &table.info);
+        countries.chain(asns).chain(self.providers.iter().map(|table| &table.info))
+    }
 }
 
 /// The facts that are not by address: our own, from `config/facts`, built in.

@@ -270,27 +270,28 @@ fn read_ranges<V: Copy>(
     let count = bytes.count()?;
     let values = (0..count).map(|_| value(bytes)).collect::<Result<Vec<V>, _>>()?;
     let mut ranges = Ranges::default();
-    read_starts(bytes, u32::MAX.into(), &values, |first, last, value| {
+    read_starts::<u32, _>(bytes, u32::MAX.into(), &values, |first, last, value| {
         // Both are at most the end that was given.
         ranges.v4.push((first as u32, last as u32, value));
     })?;
-    read_starts(bytes, u128::MAX, &values, |first, last, value| {
+    read_starts::<u128, _>(bytes, u128::MAX, &values, |first, last, value| {
         ranges.v6.push((first, last, value));
     })?;
     Ok(ranges)
 }
 
-fn read_starts<V: Copy>(
+fn read_starts<A: Copy + Into<u128> + TryFrom<u128>, V: Copy>(
     bytes: &mut Bytes<'_>,
     end: u128,
     values: &[V],
     mut range: impl FnMut(u128, u128, V),
 ) -> Result<(), &'static str> {
     let count = bytes.count()?;
-    let starts = read_distances(bytes, count, end)?;
+    let starts: Vec<A> = read_distances(bytes, count, end)?;
     let indexes = read_planes(bytes, count, values.len())?;
-    let lasts = starts.iter().skip(1).map(|next| next.checked_sub(1)).chain([Some(end)]);
-    for ((&first, last), index) in starts.iter().zip(lasts).zip(indexes) {
+    let starts = starts.iter().map(|&start| -> u128 { start.into() });
+    let lasts = starts.clone().skip(1).map(|next| next.checked_sub(1)).chain([Some(end)]);
+    for ((first, last), index) in starts.zip(lasts).zip(indexes) {
         let last = last.filter(|&last| first <= last).ok_or(BROKEN)?;
         match index.checked_sub(1) {
             Some(index) => range(first, last, *values.get(index).ok_or(BROKEN)?),
@@ -300,11 +301,11 @@ fn read_starts<V: Copy>(
     Ok(())
 }
 
-fn read_distances(
+fn read_distances<A: TryFrom<u128>>(
     bytes: &mut Bytes<'_>,
     count: usize,
     end: u128,
-) -> Result<Vec<u128>, &'static str> {
+) -> Result<Vec<A>, &'static str> {
     let zeros = bytes.take(count)?;
     let mut start = 0_u128;
     zeros
@@ -316,7 +317,7 @@ fn read_distances(
             }
             let next = start.checked_add(mantissa << zeros).filter(|&next| next <= end);
             start = next.ok_or(BROKEN)?;
-            Ok(start)
+            A::try_from(start).map_err(|_| BROKEN)
         })
         .collect()
 }
@@ -374,7 +375,7 @@ fn read_rows(bytes: &mut Bytes<'_>) -> Result<Vec<ProviderRow>, &'static str> {
     let mut rows = Vec::new();
     for end in [u128::from(u32::MAX), u128::MAX] {
         let count = bytes.count()?;
-        let starts = read_distances(bytes, count, end)?;
+        let starts: Vec<u128> = read_distances(bytes, count, end)?;
         let lengths = bytes.take(count)?;
         let indexes = read_planes(bytes, count, values.len())?;
         for ((&start, &length), index) in starts.iter().zip(lengths).zip(indexes) {

@@ -53,7 +53,7 @@ pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> 
     }
     let raw = drain(file, limit).map_err(unreadable)?.ok_or_else(too_large)?;
     let digest = digest(&raw);
-    let modified = about.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+    let modified = modified(&about);
     let bytes = if raw.starts_with(&[0x1f, 0x8b]) {
         let packed = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         let most = limit.min(packed.saturating_mul(INFLATES_MAX).max(INFLATED_MIN_BYTES));
@@ -71,6 +71,28 @@ pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> 
         return Err(fault("is empty; an empty table answers nothing".to_owned()));
     }
     Ok(Content { bytes, modified, digest })
+}
+
+/// The digest and the time of the file that [`read`] would read, at no cost in memory; `None` where
+/// it would not.
+pub(super) fn glance(path: &Path) -> Option<(String, Option<Timestamp>)> {
+    let (file, about) = open(path).ok().filter(|(_, about)| about.is_file())?;
+    let mut digest = Sha256::new();
+    let mut piece = vec![0; 64 << 10];
+    let mut file = file.take(MAX_BYTES + 1);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => digest.update(piece.get(..read)?),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some((hex(&digest.finalize()), modified(&about)))
+}
+
+fn modified(about: &Metadata) -> Option<Timestamp> {
+    about.modified().ok().and_then(|time| Timestamp::try_from(time).ok())
 }
 
 /// Opens without waiting for a writer where the path is a FIFO.
@@ -129,8 +151,11 @@ pub(super) fn shown(bytes: &[u8]) -> impl fmt::Display {
 
 /// SHA-256, in lower-case hexadecimal.
 pub(super) fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(digest: &[u8]) -> String {
     use fmt::Write;
-    let digest = Sha256::digest(bytes);
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String cannot fail.
         write!(text, "{byte:02x}").unwrap_or_default();

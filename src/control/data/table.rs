@@ -441,6 +441,7 @@ mod tests {
             rows: rows.len() as u64,
             licence: None,
             digest: String::new(),
+            files: Vec::new(),
         };
         ProviderTable { info, rows }
     }

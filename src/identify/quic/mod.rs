@@ -26,6 +26,9 @@ const PACKETS_MAX: usize = 8;
 /// Frames of one packet that are looked at, runs of PADDING not counted.
 const FRAMES_MAX: usize = 1024;
 
+/// Bytes of the room for an opened packet that are kept for the next one.
+const ROOM_KEPT: usize = 2048;
+
 /// What one datagram brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuicStep {
@@ -151,7 +154,11 @@ impl QuicReader {
         if self.fault.is_some() {
             return QuicStep::Done;
         }
-        match self.read(datagram) {
+        let read = self.read(datagram);
+        // A datagram of the usual size leaves its room to the next one.
+        self.room.clear();
+        self.room.shrink_to(ROOM_KEPT);
+        match read {
             Ok(step @ (QuicStep::Nothing | QuicStep::Unread)) => step,
             Ok(QuicStep::NeedMore | QuicStep::Done) if self.is_settled() => QuicStep::Done,
             Ok(QuicStep::NeedMore | QuicStep::Done) => QuicStep::NeedMore,

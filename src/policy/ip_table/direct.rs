@@ -57,7 +57,11 @@ impl<L: Leaf> Direct<L> {
                 at += 1;
             } else {
                 let end = walk.next_start().map_or(ENTRIES, |start| start >> 8);
-                entries.get_mut(at as usize..end as usize)?.fill(L::new(value)?);
+                // Pages of zeros that nobody writes to take no memory: those of 224.0.0.0/3, since
+                // the class of 0.0.0.0 is the first that is met.
+                if value != 0 {
+                    entries.get_mut(at as usize..end as usize)?.fill(L::new(value)?);
+                }
                 at = end;
             }
         }

@@ -15,7 +15,7 @@ const DEEP: u32 = 1 << 31;
 const FEW: usize = 8;
 
 /// The table of one family; values are below 2^31.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct V6Table {
     /// The first is the root.
     blocks: Box<[Block]>,

@@ -49,6 +49,7 @@ pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
                 rows: header.rows,
                 licence: Some(header.licence),
                 digest: source::digest(&table),
+                files: Vec::new(),
             })
         })
         .collect()

@@ -1,0 +1,94 @@
+//! What the policy file adds to the tables, for an instant: all that an atlas is drawn from beside
+//! them.
+//!
+//! [`chart`](super::chart) sees the plan and the tables, and nothing else of the file, so that equal
+//! plans over the same tables are one atlas: whoever adds a condition to the drawing adds it here
+//! first, or cannot reach it.
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::control::config::{
+    Config, OperatorEntry, Place, PlaceLocation, Shortcut, Term, ZoneList,
+};
+use crate::policy::{Country, CountrySet, Memory, Operator};
+
+/// The plan of an atlas.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// `[[place]]`, in file order.
+    pub(super) places: Vec<Site>,
+    /// `[[operator]]`, in file order.
+    pub(super) operators: Vec<Owner>,
+    /// `to` of the rules that have one, in file order.
+    pub(super) to: Vec<Vec<IpNet>>,
+    /// The states of the Union, for regions that are published as standing in several of them.
+    pub(super) union: CountrySet,
+    pub(super) memory: Memory,
+    /// Whether the ranges are read again, for the kernel's sets.
+    pub(super) keeps_ranges: bool,
+    /// Some `[[place]]` names a zone whose members change with the date: the atlas will have to be
+    /// drawn again from the same tables.
+    pub(super) moves: bool,
+}
+
+/// A `[[place]]`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Site {
+    pub(super) to: Vec<IpNet>,
+    /// `None`: announced from many places.
+    pub(super) countries: Option<CountrySet>,
+}
+
+/// An `[[operator]]`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) operator: Operator,
+    pub(super) prefix: Vec<IpNet>,
+    pub(super) asn: Vec<u32>,
+}
+
+impl Plan {
+    pub(super) fn of(config: &Config, at: Timestamp) -> Self {
+        let Config { places, operators, rules, zones, data, capture, .. } = config;
+        let site = |place: &Place| Site {
+            to: place.to.clone(),
+            countries: match &place.location {
+                PlaceLocation::Somewhere(list) => Some(zones.resolve(list, at)),
+                PlaceLocation::Anycast => None,
+            },
+        };
+        let moves = |place: &Place| match &place.location {
+            PlaceLocation::Somewhere(list) => zones.boundaries(list).next().is_some(),
+            PlaceLocation::Anycast => false,
+        };
+        let union = zones.all.iter().position(|zone| zone.name == "eu");
+        let union = union.map(Term::Zone).into_iter().collect();
+        Self {
+            places: places.iter().map(site).collect(),
+            operators: operators.iter().map(owner).collect(),
+            to: rules.iter().filter_map(|rule| rule.to.clone()).collect(),
+            union: zones.resolve(&ZoneList { plus: union, minus: Vec::new() }, at),
+            memory: data.memory,
+            keeps_ranges: match capture.shortcut {
+                Shortcut::Off => false,
+                Shortcut::Permitted | Shortcut::Address => true,
+            },
+            moves: places.iter().any(moves),
+        }
+    }
+}
+
+fn owner(entry: &OperatorEntry) -> Owner {
+    let set = |countries: &[Country]| countries.iter().copied().collect();
+    Owner {
+        operator: Operator {
+            id: entry.name.clone(),
+            homes: set(&entry.homes),
+            technology: set(&entry.technology),
+            source: "[[operator]]".into(),
+        },
+        prefix: entry.prefix.clone(),
+        asn: entry.asn.clone(),
+    }
+}

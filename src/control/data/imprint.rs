@@ -1,0 +1,109 @@
+//! What a load of the tables hung on, so that the next one can tell whether it would give the same.
+//!
+//! By content and never by name, size or time alone: a change that is missed is a wrong verdict.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::{SourceInfo, Sources, country, source};
+use crate::control::config::{CountryField, Data, PackKey, Source};
+
+/// One file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    path: PathBuf,
+    /// SHA-256 of the bytes on disk, hex.
+    digest: String,
+    /// When it was last written: the date of a table whose content has none.
+    modified: Option<Timestamp>,
+    /// The table that it was found beside; no setting names it.
+    beside: Option<PathBuf>,
+}
+
+impl Mark {
+    pub(super) fn new(path: &Path, content: &source::Content) -> Self {
+        let (digest, modified) = (content.digest.clone(), content.modified);
+        Self { path: path.to_owned(), digest, modified, beside: None }
+    }
+
+    pub(super) fn beside(self, table: &Path) -> Self {
+        Self { beside: Some(table.to_owned()), ..self }
+    }
+
+    pub(super) const fn is_beside(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// SHA-256 of the bytes on disk, hex.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Whether a load would read the same bytes with the same date.
+    fn holds(&self) -> bool {
+        let found = self.beside.as_deref().map(country::file_of_locations);
+        let here = found.is_none_or(|found| found.as_ref() == Ok(&self.path));
+        let now = || source::glance(&self.path);
+        here && now()
+            .is_some_and(|(digest, modified)| digest == self.digest && modified == self.modified)
+    }
+}
+
+/// Everything that the tables of one load hung on.
+#[derive(Debug)]
+pub struct Imprint {
+    asked: Asked,
+    files: Vec<Mark>,
+}
+
+/// What `[data]` says of what is read, and how.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    lists: [Vec<Source>; 3],
+    country_field: CountryField,
+    pack: Option<PathBuf>,
+    pack_key: Option<PackKey>,
+}
+
+impl Asked {
+    fn of(settings: &Data) -> Self {
+        // Each key by its name, so that a new one has to be given its place here.
+        let Data {
+            country,
+            asn,
+            providers,
+            country_field,
+            pack,
+            pack_key,
+            directory: _,
+            max_age: _,
+            max_loss: _,
+            memory: _,
+            update: _,
+        } = settings;
+        Self {
+            lists: [country.clone(), asn.clone(), providers.clone()],
+            country_field: *country_field,
+            pack: pack.clone(),
+            pack_key: pack_key.clone(),
+        }
+    }
+}
+
+impl Imprint {
+    /// What `sources`, which were loaded by `settings`, hung on.
+    #[must_use]
+    pub fn of(settings: &Data, sources: &Sources) -> Self {
+        let files = |info: &SourceInfo| info.files.clone();
+        Self { asked: Asked::of(settings), files: sources.infos().flat_map(files).collect() }
+    }
+
+    /// Whether a load by `settings` would give the same tables now. Each file is read to its end;
+    /// one that cannot be read holds nothing, and the load will say why.
+    #[must_use]
+    pub fn holds(&self, settings: &Data) -> bool {
+        Asked::of(settings) == self.asked && self.files.iter().all(Mark::holds)
+    }
+}
