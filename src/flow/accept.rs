@@ -110,8 +110,8 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct Slot {
     taken: Arc<AtomicUsize>,
-    /// Where each client has a limit of its own.
-    _place: Option<Place>,
+    /// Where each client has a limit of its own. Boxed: every connection keeps room for it.
+    _place: Option<Box<Place>>,
 }
 
 impl Slot {
@@ -120,7 +120,7 @@ impl Slot {
     pub(super) fn take(door: &Door, client: IpAddr) -> Result<Self, Limit> {
         // The client's own limit comes first: over it, no place of the others is taken.
         let place = door.clients.as_ref().map(|clients| clients.take(client).ok_or(Limit::Client));
-        let place = place.transpose()?;
+        let place = place.transpose()?.map(Box::new);
         let below = |taken| (taken < door.max_connections).then_some(taken + 1);
         door.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below)

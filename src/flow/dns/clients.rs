@@ -1,4 +1,5 @@
-//! How much one client may ask: a bucket of queries for each, filled as time goes by.
+//! How much one client may ask: a bucket of queries for each, filled as time goes by, and a share of
+//! what can wait at once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -66,6 +67,53 @@ impl Clients {
     }
 }
 
+/// What there may be so many of at once, and no more than a quarter of them of one client: an IPv6
+/// client is its /64.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    taken: Cell<usize>,
+    by_client: RefCell<HashMap<IpAddr, usize>>,
+}
+
+/// One of them, given back when dropped.
+pub(super) struct Place<'a> {
+    of: &'a Places,
+    client: IpAddr,
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, taken: Cell::new(0), by_client: RefCell::default() }
+    }
+
+    /// A place for one more of this client.
+    pub(super) fn take(&self, client: IpAddr) -> Option<Place<'_>> {
+        let client = network(client);
+        let mut by_client = self.by_client.borrow_mut();
+        let own = by_client.get(&client).copied().unwrap_or(0);
+        if self.taken.get() >= self.most || own >= self.most / 4 {
+            return None;
+        }
+        by_client.insert(client, own + 1);
+        self.taken.set(self.taken.get() + 1);
+        Some(Place { of: self, client })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.of.taken.set(self.of.taken.get().saturating_sub(1));
+        let mut by_client = self.of.by_client.borrow_mut();
+        let own = by_client.get(&self.client).map_or(0, |own| own.saturating_sub(1));
+        if own == 0 {
+            by_client.remove(&self.client);
+        } else {
+            by_client.insert(self.client, own);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv6Addr;
@@ -96,5 +144,20 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         assert!(clients.may_ask(nth(u32::MAX)));
         assert_eq!(clients.buckets.borrow().len(), 1);
+    }
+
+    #[test]
+    fn one_client_takes_no_more_than_a_quarter_of_the_places() {
+        let places = Places::new(8);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let one: Vec<_> = (0..3).map_while(|_| places.take(ip("2001:db8::1"))).collect();
+        assert_eq!(one.len(), 2);
+        assert!(places.take(ip("2001:db8::2")).is_none(), "of the same /64");
+        let others: Vec<_> =
+            (0..9).filter_map(|n| places.take(IpAddr::from([192, 0, 2, n]))).collect();
+        assert_eq!(others.len(), 6, "and all of them no more than there are");
+        drop((one, others));
+        assert!(places.by_client.borrow().is_empty());
+        assert!(places.take(ip("2001:db8::2")).is_some());
     }
 }

@@ -32,7 +32,7 @@ use crate::account::{Accept, DnsQuery, End, Judged, Way};
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{Action, Transport, Verdict};
 use crate::sys::udp::{self, Mailbox};
-use clients::Clients;
+use clients::{Clients, Places};
 use message::{Asking, BLOCKED, PROHIBITED, Sifted, Unread, sift};
 
 /// Queries that wait for a name server at once.
@@ -84,28 +84,10 @@ struct Desk {
     dns: Dns,
     names: NameService,
     clients: Clients,
-    in_flight: Cell<usize>,
-    streams: Cell<usize>,
+    in_flight: Places,
+    streams: Places,
     /// The name server that answered last, which is asked first.
     preferred: Cell<usize>,
-}
-
-/// One of what there may be so many of, given back when dropped.
-struct Place<'a>(&'a Cell<usize>);
-
-impl<'a> Place<'a> {
-    fn take(taken: &'a Cell<usize>, most: usize) -> Option<Self> {
-        (taken.get() < most).then(|| {
-            taken.set(taken.get() + 1);
-            Self(taken)
-        })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
 }
 
 /// Answers queries until a socket breaks; to stop it, drop the future.
@@ -120,8 +102,8 @@ pub(super) async fn run(opened: Opened, dns: Dns, names: NameService, gate: Rc<G
         clients: Clients::new(dns.rate),
         dns,
         names,
-        in_flight: Cell::new(0),
-        streams: Cell::new(0),
+        in_flight: Places::new(IN_FLIGHT_MAX),
+        streams: Places::new(STREAMS_MAX),
         preferred: Cell::new(0),
     });
     tokio::select! {
@@ -197,7 +179,7 @@ impl Desk {
 
     /// Serves a client over TCP, one query after the other.
     async fn stream(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
-        let Some(_place) = Place::take(&self.streams, STREAMS_MAX) else {
+        let Some(_place) = self.streams.take(client.ip()) else {
             self.gate.account.metrics().dns(DnsQuery::Busy);
             return Ok(());
         };
@@ -232,7 +214,7 @@ impl Desk {
                 return reply?.to_vec().ok();
             }
         };
-        let Some(_place) = Place::take(&self.in_flight, IN_FLIGHT_MAX) else {
+        let Some(_place) = self.in_flight.take(client.ip()) else {
             metrics.dns(DnsQuery::Busy);
             return None;
         };

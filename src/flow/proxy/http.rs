@@ -82,14 +82,23 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let mut stopping = gate.stopping.subscribe();
     let ended = tokio::select! {
         biased;
-        _ = seat.cut() => return,
-        ended = served.as_mut() => ended,
+        end = seat.cut() => Err(end),
+        ended = served.as_mut() => Ok(ended),
         _ = stopping.wait_for(|&stopping| stopping) => {
             served.as_mut().graceful_shutdown();
             tokio::select! {
-                _ = seat.cut() => return,
-                ended = served => ended,
+                end = seat.cut() => Err(end),
+                ended = served => Ok(ended),
             }
+        }
+    };
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(end) => {
+            if shared.requests.get() == 0 {
+                gate.account.open(peer, shared.door.way).finish(end);
+            }
+            return;
         }
     };
     // Each request keeps a record of its own; a connection that brought none has one as well.

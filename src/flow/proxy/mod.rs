@@ -33,13 +33,27 @@ const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves one connection of an explicit client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let first = timeout(client.door.peek_timeout, first_byte(&client.wire)).await;
+    let seat = gate.registry.seat(client.door.lifetime);
+    let first = tokio::select! {
+        biased;
+        end = seat.cut() => Err(end),
+        first = timeout(client.door.peek_timeout, first_byte(&client.wire)) => match first {
+            Ok(first) => Ok(first),
+            Err(_) => Err(End::Idle),
+        },
+    };
     match first {
-        Ok(Ok(Some(b'A'..=b'Z' | b'a'..=b'z'))) => http::serve(client, gate).await,
-        Ok(Ok(Some(5))) => socks::serve(client, gate).await,
+        // Each takes a seat of its own before it waits for anything.
+        Ok(Ok(Some(b'A'..=b'Z' | b'a'..=b'z'))) => {
+            drop(seat);
+            http::serve(client, gate).await;
+        }
+        Ok(Ok(Some(5))) => {
+            drop(seat);
+            socks::serve(client, gate).await;
+        }
         other => {
             let record = gate.account.open(client.peer, client.door.way);
-            let seat = gate.registry.seat(client.door.lifetime);
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
                 Ok(Ok(Some(4))) if !client.door.silent => {
@@ -47,7 +61,7 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
                     End::BadRequest
                 }
                 Ok(Ok(Some(_))) => End::BadRequest,
-                Err(_) => End::Idle,
+                Err(end) => end,
             };
             gate::close(record, &seat, end);
         }

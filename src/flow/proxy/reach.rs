@@ -86,7 +86,7 @@ pub(super) async fn reach(
             (resolved(&asked, request.has_room, gate, seat, record).await?, name)
         }
     };
-    let asked = addresses.into_iter().take(TRIED_MAX).map(|address| Asked {
+    let asked = addresses.into_iter().map(|address| Asked {
         protocol: request.protocol,
         name,
         // Of an address alone, a name inside the tunnel is heard only after the dial.
@@ -95,14 +95,15 @@ pub(super) async fn reach(
     });
     let turn = gate.registry.turn();
     let mut permitted = permitted(gate, asked.collect(), request.has_room, seat, record)?;
-    let permits = permitted.iter_mut().filter_map(|one| one.permit.take()).collect();
+    let permits = permitted.iter_mut().take(TRIED_MAX).filter_map(|one| one.permit.take());
+    let permits = permits.collect();
     let (index, upstream) = dial_in_order(gate, door, permits, record).await?;
     if index >= permitted.len() {
         return Err(Missed::Unresolved);
     }
     let Permitted { asked, mut judged, .. } = permitted.swap_remove(index);
     if gate.registry.turn() == turn {
-        record.replace(judged.clone());
+        record.judged(judged.clone());
         seat.judged(asked.clone());
     } else {
         // The policy changed meanwhile, and judged only the address that was noted first.
@@ -125,7 +126,7 @@ pub(in crate::flow) async fn pick(
 ) -> Result<Permit, Stop> {
     let found = async {
         let addresses = resolved(&asked, true, gate, seat, record).await?;
-        let all = addresses.into_iter().take(TRIED_MAX).map(|address| {
+        let all = addresses.into_iter().map(|address| {
             let destination = SocketAddr::new(address, asked.destination.port());
             Asked { destination, ..asked.clone() }
         });

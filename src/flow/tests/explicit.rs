@@ -335,3 +335,64 @@ async fn what_is_neither_http_nor_socks5_is_told_so_or_cut() {
     ends.sort();
     assert_eq!(ends, ["bad-request", "bad-request", "client-gone"]);
 }
+
+#[tokio::test(flavor = "local")]
+async fn a_client_that_has_asked_for_nothing_yet_is_recorded_when_the_gateway_stops() {
+    for sent in ["", "GET http://pacs.exam"] {
+        let rig = Rig::new(everything(), &local(&["pacs.example"]));
+        let front = listener().await;
+        let mut client = rig.client(&front, Way::Proxy).await;
+        client.write_all(sent.as_bytes()).await.unwrap();
+        // The first byte is met, and the rest is waited for.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        rig.gate.registry.cut_all(End::Drained);
+        let lines = rig.lines().await;
+        assert_eq!(lines.len(), 1, "{sent:?}: {lines:?}");
+        assert_eq!(field(&lines[0], "end"), "drained", "{sent:?}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_permitted_address_behind_many_refused_ones_is_found() {
+    let fake = Fake::new(|question: &Question<'_>| {
+        if question.destination.ip() == std::net::IpAddr::from([127, 0, 0, 1]) {
+            (Action::Allow, Reason::Permitted)
+        } else {
+            (Action::Block, Reason::Outside)
+        }
+    });
+    let mut all: Vec<String> = (1..40).map(|n| format!("198.51.100.{n}")).collect();
+    all.push("127.0.0.1".to_owned());
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let rig = Rig::new(fake, &Book::default().entry("pacs.example", &all));
+    let (front, world) = (listener().await, listener().await);
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test(flavor = "local")]
+async fn the_counters_know_the_verdict_on_the_address_that_was_connected_to() {
+    // The first address refuses the connect; the second one is permitted for another reason.
+    let fake = Fake::new(|question: &Question<'_>| {
+        if question.destination.ip() == std::net::IpAddr::from([127, 0, 0, 1]) {
+            (Action::Log, Reason::Disputed)
+        } else {
+            (Action::Allow, Reason::Permitted)
+        }
+    });
+    let book = Book::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1"]);
+    let rig = Rig::new(fake, &book);
+    let (front, world) = (listener().await, listener().await);
+    let mut client = rig.client(&front, Way::Proxy).await;
+    client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
+    assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
+    drop((client, world));
+    let lines = rig.lines().await;
+    assert_eq!(field(lines.last().unwrap(), "reason"), "disputed");
+    let text = rig.account.metrics().render();
+    let count = r#"schengate_connections_total{mode="proxy",verdict="log",reason="disputed"} 1"#;
+    assert!(text.contains(count), "{text}");
+}
