@@ -174,9 +174,7 @@ impl From<io::Error> for DialFault {
 fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(destination), kind, Some(Protocol::TCP))?;
-    if sys::is_reserved(socket.as_fd(), 0) {
-        return Err(io::Error::from_raw_os_error(libc::EMFILE));
-    }
+    let socket = sys::unreserved(socket)?;
     prepare(&socket);
     set_limits(&socket, how.keepalive, how.user_timeout)?;
     if how.speaks {

@@ -12,7 +12,7 @@ pub mod udp;
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -208,6 +208,17 @@ pub fn is_reserved(descriptor: BorrowedFd<'_>, more: u64) -> bool {
     let limit = DESCRIPTORS.load(Ordering::Relaxed);
     let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
     limit > 2 * RESERVED && number + more >= limit - RESERVED
+}
+
+/// The socket, where its descriptor is none of the last ones.
+///
+/// # Errors
+/// As where there are no descriptors left (EMFILE); the socket is closed.
+pub fn unreserved<S: AsFd>(socket: S) -> io::Result<S> {
+    if is_reserved(socket.as_fd(), 0) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    Ok(socket)
 }
 
 /// Keeps the calling thread to one of the processors that it may use so far: to the `number`-th,

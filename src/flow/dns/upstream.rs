@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::message::Asking;
 use crate::flow::settings::Resolver;
+use crate::sys;
 
 /// Time for one name server to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -53,7 +54,7 @@ async fn over_udp(asking: &Asking, at: SocketAddr) -> io::Result<Message> {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0)).await?;
+    let socket = sys::unreserved(UdpSocket::bind((any, 0)).await?)?;
     // From here on the kernel takes datagrams of that address and port alone.
     socket.connect(at).await?;
     let id = random_id()?;

@@ -23,6 +23,7 @@ use crate::flow::proxy::{Target, canonical};
 use crate::flow::wire::Wire;
 use crate::identify::socks::{self, BadDatagram, Destination};
 use crate::identify::{Host, HostName};
+use crate::sys;
 
 /// Names that one client may have flows to at once.
 const NAMES_MAX: usize = 256;
@@ -75,7 +76,7 @@ impl Near {
         let here = SockRef::from(control).local_addr()?.as_socket();
         let here = here.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let at = SocketAddr::new(here.ip().to_canonical(), 0);
-        let socket = std::net::UdpSocket::bind(at)?;
+        let socket = sys::unreserved(std::net::UdpSocket::bind(at)?)?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
         let address = socket.local_addr()?;

@@ -19,6 +19,7 @@ use super::{Desk, Front};
 use crate::account::{Bytes, Dropped, End};
 use crate::policy::Permit;
 use crate::sys::udp::{self, RUN_MAX, Run};
+use crate::sys::unreserved;
 
 /// Time without a datagram after which a flow ends whose client has not yet answered the
 /// destination's answer: what Linux's own connection tracking allows (nf_conntrack_udp_timeout).
@@ -348,8 +349,9 @@ pub(super) fn answer_from(key: Key) -> io::Result<UdpSocket> {
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket =
-        Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    let kind = Type::DGRAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    let socket = unreserved(socket)?;
     // As much as the host's limits allow; less is slower, and no fault.
     socket.set_recv_buffer_size(SOCKET_BUFFER).ok();
     socket.set_send_buffer_size(SOCKET_BUFFER).ok();
