@@ -18,6 +18,13 @@
 //! | `futex`, `write`: the record | 4.2, 2.6 | 0.1, 0.1 |
 //! | all | 28.7 | 19.8 |
 //!
+//! Outside the kernel it takes some 41,000 instructions (a tenth fewer in the `dist` profile), where it
+//! took 58,500 while lines of the record were made by a serializer and counters were shared
+//! (`valgrind --tool=callgrind`, 400 connections).
+//!
+//! A round trip of 64 B is two reads and two writes, and 2,400 instructions around them: what HAProxy
+//! 2.6 and nginx call as well, so that all three cost the same within the noise.
+//!
 //! Packets that the gateway sends for it: 6.0, where HAProxy 2.6 sends 9.8 and a relay that reads and
 //! judges nothing 10.0 (`/proc/net/dev`).
 
