@@ -601,7 +601,7 @@ fn a_file_that_cannot_be_read_is_one_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy.toml");
     let found = load(Some(&path)).unwrap_err().to_string();
-    assert!(found.starts_with(&format!("{0}: {0} cannot be read", path.display())), "{found}");
+    assert!(found.starts_with(&format!("{}: cannot be read", path.display())), "{found}");
     fs::write(&path, b"schema = 1\n# \xff\n").unwrap();
     let found = load(Some(&path)).unwrap_err().to_string();
     assert!(found.starts_with(&format!("{}:2:3: the file is no UTF-8", path.display())), "{found}");
@@ -748,4 +748,152 @@ proptest! {
             prop_assert!(!faults.to_string().contains("report this file"), "{faults}");
         }
     }
+}
+
+fn schengate(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_schengate"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_check_of_the_capture_that_looks_at_nothing_is_no_answer() {
+    let (status, out, told) = schengate(&["capture", "check"]);
+    assert_eq!((status, out.as_str()), (Some(2), ""));
+    assert!(told.contains("no [[listen]] is captured for; name the policy"), "{told}");
+    assert!(told.contains("--config FILE"), "{told}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    fs::write(&file, HEAD).unwrap();
+    let (status, _, told) = schengate(&["capture", "check", "--config", file.to_str().unwrap()]);
+    assert_eq!(status, Some(2));
+    assert!(told.contains("no [[listen]] is captured for; a captured one has mode"), "{told}");
+}
+
+#[test]
+fn an_answer_by_the_built_in_policy_says_so() {
+    let note = "note: no --config: the built-in policy, which only observes\n";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    fs::write(&file, HEAD).unwrap();
+    let commands: [&[&str]; 5] = [
+        &["explain", "--to", "192.0.2.1", "--json"],
+        &["check", "--json"],
+        &["capture", "print"],
+        &["data", "verify", "--json"],
+        &["data", "update", "--dry-run"],
+    ];
+    for command in commands {
+        let (_, out, told) = schengate(command);
+        assert!(told.starts_with(note) && !out.contains("note:"), "{command:?}: {told}");
+    }
+    let named = ["explain", "--to", "192.0.2.1", "--config", file.to_str().unwrap()];
+    assert_eq!(schengate(&named).2, "");
+}
+
+#[test]
+fn a_fault_of_a_table_is_told_in_the_form_of_a_fault_of_the_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("p.toml"), format!("{HEAD}[data]\ncountry = ['embeded', 'none.csv']\n"))
+        .unwrap();
+    fs::write(path("q.toml"), "schema = 1\n[policy]\npermit = ['eae']\n").unwrap();
+    let told = |policy: &str| {
+        let (status, out, _) = schengate(&["check", "--json", "--config", &path(policy)]);
+        assert_eq!(status, Some(1), "{out}");
+        let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+        answer["faults"].as_array().unwrap().clone()
+    };
+    let tables = told("p.toml");
+    let policy = told("q.toml");
+    assert_eq!((tables.len(), policy.len()), (2, 1), "{tables:?} {policy:?}");
+    for fault in tables.iter().chain(&policy) {
+        let keys: BTreeSet<_> = fault.as_object().unwrap().keys().map(String::as_str).collect();
+        let all = ["column", "file", "help", "key", "line", "what"];
+        assert_eq!(keys, all.into_iter().collect::<BTreeSet<_>>());
+    }
+    assert_eq!(tables[0]["key"], "data.country");
+    assert_eq!(tables[0]["help"], "did you mean \"embedded\" in data.country?");
+    assert!(tables[1]["help"].as_str().unwrap().starts_with("mend the file"));
+    assert_eq!((&policy[0]["line"], &policy[0]["key"]), (&3.into(), &"policy.permit".into()));
+    let (_, _, text) = schengate(&["check", "--config", &path("p.toml")]);
+    assert!(
+        text.starts_with("data.country: ") && text.contains("\n  help: did you mean"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_day_is_told_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let rule = "[[rule]]\nname = 'a'\nto = ['192.0.2.1/32']\naction = 'allow'\nreason = 'x'\n";
+    let explain = |end: &str, at: &str| {
+        fs::write(&file, format!("{HEAD}{rule}{end}")).unwrap();
+        let file = file.to_str().unwrap();
+        schengate(&["explain", "--to", "192.0.2.1", "--config", file, "--at", at])
+    };
+    let (status, out, told) = explain("until = 2027-01-01", "2027-01-01");
+    assert_eq!(status, Some(0), "{told}");
+    assert!(out.contains("; holds through 2027-01-01 (UTC)"), "{out}");
+    let (status, out, told) = explain("until = 9999-12-31", "9999-12-31");
+    assert_eq!(status, Some(0), "{told}");
+    assert!(out.contains("; holds through 9999-12-31 (UTC)"), "{out}");
+}
+
+#[test]
+fn a_country_by_another_name_is_answered_with_its_code() {
+    let no = |text: &str| format!("4:15: policy.permit_law: {text:?} is no code of two letters");
+    for (text, code) in [("DEU", "DE"), ("usa", "US"), ("GBR", "GB"), ("Germany", "DE")] {
+        let help = format!("write {code:?}");
+        one_fault(&format!("permit_law = ['{text}']"), &no(text), &help);
+    }
+    let what = "4:15: policy.permit_law: no zone is called \"ea\"; a country code is in upper case";
+    one_fault("permit_law = ['ea']", what, "did you mean the zone \"eea\"?");
+    let operator = "[[operator]]\nname = 'x'\nasn = [64500]\nevidence = 'x'\nas_of = 2026-01-05\n";
+    let told = faults(&format!("{operator}homes = ['xyzzy']"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("\"xyzzy\" is no country\n  help: write an ISO 3166-1 code"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn unread_has_no_allow() {
+    let what = "5:10: policy.on.unread: \"allow\" is none of the values";
+    one_fault("[policy.on]\nunread = 'allow'", what, "write \"judge\"");
+}
+
+#[test]
+fn commands_say_what_to_write_instead() {
+    let (status, _, told) = schengate(&["zones", "show", "eae"]);
+    assert_eq!(status, Some(2));
+    assert!(told.contains("did you mean \"eea\"?"), "{told}");
+    let (status, _, told) = schengate(&["inspect", "/nowhere.pcap"]);
+    assert_eq!(status, Some(2));
+    assert!(told.contains("cannot read /nowhere.pcap: No such file"), "{told}");
+    let (_, _, told) = schengate(&["check", "--config", "/nowhere.toml"]);
+    assert!(told.starts_with("/nowhere.toml: cannot be read: No such file"), "{told}");
+    let explain = |host: &str| schengate(&["explain", "--to", "192.0.2.1", "--host", host]);
+    assert!(explain("example.eu:443").2.contains("write the name alone"));
+    assert!(explain("münchen.de").1.contains("xn--mnchen-3ya.de"));
+}
+
+#[test]
+fn a_taken_port_is_told_as_an_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let policy = format!(
+        "{HEAD}[admin]\naddress = '127.0.0.1:0'\n[[listen]]\nmode = 'proxy'\naddress = '{at}'\n"
+    );
+    fs::write(&file, policy).unwrap();
+    let (status, _, told) = schengate(&["run", "--config", file.to_str().unwrap()]);
+    assert_eq!(status, Some(2));
+    assert!(told.contains(&format!("schengate: listener {at}: Address already in use")), "{told}");
 }

@@ -19,7 +19,14 @@ enum Command {
     /// Set the guard, the routes and the rules; may be repeated
     Up(Rules),
     /// Take back rules and routes; the guard stays
-    Down,
+    Down {
+        /// Accepted for symmetry with `up`: the rules of either form are taken back
+        #[arg(long, conflicts_with = "host")]
+        gateway: bool,
+        /// As --gateway
+        #[arg(long)]
+        host: bool,
+    },
     /// Print what `up` sets
     Print(Rules),
     /// Look whether what `up` set, and the guard, still stand (as root)
@@ -52,7 +59,7 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
     let done = match arguments.command {
         Command::Check(file) => return check(&file, out),
         Command::Show => return show(out),
-        Command::Down => capture::Capture::down(),
+        Command::Down { .. } => capture::Capture::down(),
         Command::Up(rules) => match rules.capture() {
             Ok(capture) => capture.up(),
             Err(exit) => return Ok(exit),
@@ -69,13 +76,17 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
 }
 
 fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
-    let config = match config::load(file.config.as_deref()) {
+    let config = match config::load(file.noted()) {
         Ok(loaded) => loaded.config,
         Err(faults) => return Ok(complain(faults)),
     };
     let Some(fences) = Fences::new(&config.listen, config.capture.shortcut) else {
-        writeln!(out, "no [[listen]] is captured for")?;
-        return Ok(Exit::Yes);
+        // Nothing was looked at: a timer that runs this must not take it for "intact".
+        let help = match file.config {
+            Some(_) => "a captured one has mode = \"tproxy\" or \"redirect\"",
+            None => "name the policy that the gateway runs with: --config FILE",
+        };
+        return Ok(complain(format_args!("no [[listen]] is captured for; {help}")));
     };
     let mut exit = Exit::Yes;
     for (check, finding) in fences.look() {
@@ -127,7 +138,7 @@ fn fail(fault: CaptureFault) -> Exit {
 
 impl Rules {
     fn capture(&self) -> Result<capture::Capture, Exit> {
-        let loaded = config::load(self.file.config.as_deref()).map_err(complain)?;
+        let loaded = config::load(self.file.noted()).map_err(complain)?;
         let form = if self.host {
             Form::Host { exempt_uid: capture::user_id(&self.user).map_err(fail)? }
         } else {

@@ -1,10 +1,16 @@
 //! `schengate check`: the real load, stopped before the swap.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::{Exit, PolicyFile};
+use crate::control::config::{self, Data, Fault, Source};
+use crate::control::data::DataFault;
 use crate::control::load::{Against, LoadFault, load_against};
 
 /// Arguments of `check`.
@@ -22,7 +28,7 @@ pub(super) struct Check {
 
 /// Exit status: 0 the policy loads, 1 it does not, 2 the file cannot be read.
 pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> {
-    let path = arguments.file.config.as_deref();
+    let path = arguments.file.noted();
     let now = Timestamp::now();
     let against = Against::Remembered { allow_older: arguments.allow_older };
     let loaded = load_against(path, now, against);
@@ -40,10 +46,12 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
                 "lints": loaded.lints,
             }),
             Err(LoadFault::Policy(faults)) => {
+                let faults: Vec<_> = faults.0.iter().map(policy_fault).collect();
                 serde_json::json!({ "ok": false, "faults": faults, "lints": [] })
             }
             Err(LoadFault::Data(faults)) => {
-                let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                let faults: Vec<_> =
+                    TableFault::all(path, faults).iter().map(TableFault::json).collect();
                 serde_json::json!({ "ok": false, "faults": faults, "lints": [] })
             }
         };
@@ -62,16 +70,96 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
             writeln!(
                 out,
                 "{name}: loads. version {}, {} rules, {} groups, {} address classes, {} KiB of tables, \
-                 {} lints",
+                 {} {}",
                 policy.version(),
                 compiler.config().rules.len(),
                 compiler.config().groups.len(),
                 policy.atlas().classes().len(),
                 policy.bytes() / 1024,
                 loaded.lints.len(),
+                if loaded.lints.len() == 1 { "lint" } else { "lints" },
             )?;
         }
-        Err(fault) => eprintln!("{fault}"),
+        Err(LoadFault::Policy(faults)) => eprintln!("{faults}"),
+        Err(LoadFault::Data(faults)) => {
+            for fault in TableFault::all(path, &faults) {
+                eprintln!("{fault}");
+            }
+        }
     }
     Ok(exit)
+}
+
+/// A fault of the policy; what is not known is null, as in one of a table.
+fn policy_fault(fault: &Fault) -> Value {
+    let Fault { file, position, key, what, help } = fault;
+    json!({
+        "file": file,
+        "line": position.map(|position| position.line),
+        "column": position.map(|position| position.column),
+        "key": Some(key).filter(|key| !key.is_empty()),
+        "what": what,
+        "help": help,
+    })
+}
+
+/// A fault of a table, and which list of the policy names the table.
+struct TableFault<'a> {
+    fault: &'a DataFault,
+    key: Option<&'static str>,
+    help: Option<String>,
+}
+
+impl<'a> TableFault<'a> {
+    /// Each fault once, though its table be named twice.
+    fn all(path: Option<&Path>, faults: &'a [DataFault]) -> Vec<Self> {
+        let data = config::load(path).ok().map(|loaded| loaded.config.data);
+        let mut told = BTreeSet::new();
+        let new = faults.iter().filter(|fault| told.insert(fault.to_string()));
+        new.map(|fault| Self::new(fault, data.as_ref())).collect()
+    }
+
+    fn new(fault: &'a DataFault, data: Option<&Data>) -> Self {
+        let is_meant = |source: &Source| match source {
+            Source::Embedded => false,
+            Source::File(file) => file.display().to_string() == fault.source,
+        };
+        let key = data.and_then(|data| {
+            let lists = [
+                ("data.country", &data.country),
+                ("data.asn", &data.asn),
+                ("data.providers", &data.providers),
+            ];
+            lists.into_iter().find(|(_, list)| list.iter().any(is_meant)).map(|(key, _)| key)
+        });
+        let name = Path::new(&fault.source).file_name().and_then(|name| name.to_str());
+        let slip = name.filter(|name| config::nearest(name, ["embedded"]).is_some());
+        let help = key.map(|key| match slip {
+            Some(_) => format!("did you mean \"embedded\" in {key}?"),
+            None => format!("mend the file, or take it out of {key}"),
+        });
+        Self { fault, key, help }
+    }
+
+    fn json(&self) -> Value {
+        let DataFault { source, row, what } = self.fault;
+        json!({
+            "file": source,
+            "line": row,
+            "column": null,
+            "key": self.key,
+            "what": what,
+            "help": self.help,
+        })
+    }
+}
+
+impl fmt::Display for TableFault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(key) = self.key {
+            write!(f, "{key}: ")?;
+        }
+        write!(f, "{}", self.fault)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "\n  help: {help}"))
+    }
 }

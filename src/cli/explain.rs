@@ -6,15 +6,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Exit, PolicyFile, complain};
 use crate::control::capture::candidates;
 use crate::control::compile::Compiler;
-use crate::control::config::{Rule, Shortcut};
+use crate::control::config::{self, Rule, Shortcut};
 use crate::control::load::load;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
@@ -84,7 +84,7 @@ fn destination(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn host_name(text: &str) -> Result<HostName, String> {
-    HostName::parse(text.as_bytes()).map_err(|bad| bad.to_string())
+    config::host_name(text)
 }
 
 /// Reads a point in time: RFC 3339 with an offset, or a day, which is its first instant in UTC.
@@ -93,16 +93,18 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
         return Ok(at);
     }
     let day = Date::from_str(text).ok().filter(|_| !text.contains(['T', 't', ' ', ':']));
-    let first = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
-    first
-        .map(|zoned| zoned.timestamp())
+    // The clock ends within the last day of the calendar; what holds through that day still does at
+    // the instant before the end.
+    let end = Timestamp::MAX - SignedDuration::from_nanos(1);
+    let first = |day: Date| day.to_zoned(TimeZone::UTC).map_or(end, |zoned| zoned.timestamp());
+    day.map(first)
         .ok_or_else(|| "write 2026-11-24, 2026-11-24T12:00:00Z or 2026-11-24T14:00:00+02:00".into())
 }
 
 /// Exit status: 0 forwarded, 1 refused, 2 no answer.
 pub(super) fn explain(arguments: &Explain, out: &mut impl Write) -> io::Result<Exit> {
     let at = arguments.at.unwrap_or_else(Timestamp::now);
-    let loaded = match load(arguments.file.config.as_deref(), at) {
+    let loaded = match load(arguments.file.noted(), at) {
         Ok(loaded) => loaded,
         Err(fault) => return Ok(complain(fault)),
     };
@@ -379,12 +381,12 @@ impl<'a> Answer<'a> {
     fn rule_sentence(&self, id: RuleId, action: Action) -> String {
         let mut sentence = format!("rule `{}` matches -> {action}", self.policy.rule_name(id));
         let Some(rule) = self.rule(id) else { return sentence };
-        let until = rule.until.map(|until| until.0.to_string());
+        let until = rule.until.map(|until| until.to_string());
         let parts = [
             ("basis", rule.basis.as_deref()),
             ("reason", rule.reason.as_deref()),
             ("owner", rule.owner.as_deref()),
-            ("ends", until.as_deref()),
+            ("holds", until.as_deref()),
         ];
         for (key, value) in parts {
             if let Some(value) = value {

@@ -36,7 +36,7 @@ pub(super) struct Inspect {
 /// be read.
 pub(super) fn inspect(arguments: Inspect, out: &mut impl Write) -> io::Result<Exit> {
     let at = arguments.at.unwrap_or_else(Timestamp::now);
-    let policy = match load(arguments.file.config.as_deref(), at) {
+    let policy = match load(arguments.file.noted(), at) {
         Ok(loaded) => loaded.compiler.policy_at(at),
         Err(fault) => return Ok(complain(fault)),
     };
@@ -58,7 +58,8 @@ pub(super) fn inspect(arguments: Inspect, out: &mut impl Write) -> io::Result<Ex
             }
         });
         if let Err(fault) = inspected {
-            exit = complain(fault);
+            let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
+            exit = complain(format_args!("{fault}{}", cause.unwrap_or_default()));
         }
     }
     written.map(|()| exit)

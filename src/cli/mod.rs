@@ -11,7 +11,7 @@ mod run;
 mod zones;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -59,6 +59,16 @@ struct PolicyFile {
     /// Policy file; without it: an explicit proxy on 127.0.0.1:3128 that observes, embedded tables
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+impl PolicyFile {
+    /// The path; where there is none, says by which policy the answer is given.
+    fn noted(&self) -> Option<&Path> {
+        if self.config.is_none() {
+            eprintln!("note: no --config: the built-in policy, which only observes");
+        }
+        self.config.as_deref()
+    }
 }
 
 /// How a command ended.

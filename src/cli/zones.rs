@@ -62,8 +62,8 @@ enum Command {
     },
 }
 
-/// Exit status: 0 answered (of `diff`: nothing changed), 1 there is no such zone (of `diff`: the
-/// zone changed), 2 could not answer.
+/// Exit status: 0 answered (of `diff`: nothing changed), 1 the zone changed (of `diff`), 2 could not
+/// answer: there is no such zone.
 pub(super) fn zones(arguments: &ZonesCommand, out: &mut impl Write) -> io::Result<Exit> {
     let (Command::List { file, .. } | Command::Show { file, .. } | Command::Diff { file, .. }) =
         &arguments.command;
@@ -77,21 +77,21 @@ pub(super) fn zones(arguments: &ZonesCommand, out: &mut impl Write) -> io::Resul
         Command::List { at, json, .. } => list(zones, at.unwrap_or(now), *json, out),
         Command::Show { name, at, json, .. } => match find(zones, name) {
             Some(zone) => show(&zone, at.unwrap_or(now), *json, out),
-            None => {
-                complain(absent(name));
-                Ok(Exit::No)
-            }
+            None => Ok(complain(absent(zones, name))),
         },
         Command::Diff { name, from, to, json, .. } => match find(zones, name) {
             Some(_) if from > to => Ok(complain("--from is later than --to: exchange the two")),
             Some(zone) => diff(&zone, *from, *to, *json, out),
-            None => Ok(complain(absent(name))),
+            None => Ok(complain(absent(zones, name))),
         },
     }
 }
 
-fn absent(name: &str) -> String {
-    format!("no zone is called {name:?}; `schengate zones list` names them")
+fn absent(zones: &Zones, name: &str) -> String {
+    match config::nearest(name, zones.all.iter().map(|zone| zone.name.as_str())) {
+        Some(near) => format!("no zone is called {name:?}; did you mean {near:?}?"),
+        None => format!("no zone is called {name:?}; `schengate zones list` names them"),
+    }
 }
 
 /// One zone of a policy.

@@ -22,7 +22,7 @@ use super::dns;
 use super::gate::Gate;
 use super::judge::Policies;
 use super::registry::Registry;
-use super::settings::{Datagrams, Dns, NameService, Settings};
+use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
 use super::udp;
 use crate::account::{Account, End, Way};
 use crate::policy::Live;
@@ -104,9 +104,22 @@ impl DataPlane {
         let mut listeners = Vec::new();
         for mut listener in settings.listeners {
             let datagrams = listener.udp.take();
-            let at = format!("{:?}", listener.socket);
-            let opened = accept::open(listener, count)
-                .map_err(|e| io::Error::new(e.kind(), format!("listener {at}: {e}")))?;
+            let at = match &listener.socket {
+                Socket::Address(address) => Ok(*address),
+                Socket::Inherited(socket) => socket.local_addr(),
+            };
+            let at = at.map_or_else(|_| "of the service manager".into(), |at| at.to_string());
+            let way = listener.way;
+            let opened = accept::open(listener, count).map_err(|e| {
+                let needs = match (way, e.kind()) {
+                    (Way::Tproxy, io::ErrorKind::PermissionDenied) => {
+                        "; a transparent listener needs CAP_NET_ADMIN, or a socket unit that opens \
+                         it (schengate-tcp.socket)"
+                    }
+                    _ => "",
+                };
+                io::Error::new(e.kind(), format!("listener {at}: {e}{needs}"))
+            })?;
             listeners.push((opened.door.way, opened.door.address));
             for (post, socket) in posts.iter_mut().zip(opened.sockets) {
                 post.push((socket, opened.door.clone()));

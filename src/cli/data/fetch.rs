@@ -27,7 +27,7 @@ pub(super) struct Fetch {
 /// Exit status: 0 each file is the published one, 1 one was refused, 2 one could not be fetched.
 pub(super) fn fetch(arguments: &Fetch, out: &mut impl Write) -> io::Result<Exit> {
     let asked = Asked { names: &arguments.names, dry_run: arguments.dry_run };
-    let path = arguments.file.config.as_deref();
+    let path = arguments.file.noted();
     let (left_out, reports) = match update(path, asked, Timestamp::now(), &Shown::on_stderr()) {
         Ok(done) => done,
         Err(fault) => return Ok(complain(fault)),

@@ -73,7 +73,7 @@ pub(super) struct Diff {
 
 /// Exit status: 0 every table is sound, 1 one is not, 2 the policy cannot be read.
 pub(super) fn list(file: &PolicyFile, json: bool, out: &mut impl Write) -> io::Result<Exit> {
-    let loaded = match config::load(file.config.as_deref()) {
+    let loaded = match config::load(file.noted()) {
         Ok(loaded) => loaded,
         Err(faults) => return Ok(complain(faults)),
     };
@@ -94,7 +94,7 @@ pub(super) fn verify(arguments: &Verify, out: &mut impl Write) -> io::Result<Exi
     let now = Timestamp::now();
     let progress = Shown::on_stderr();
     let verified = if arguments.files.is_empty() {
-        match config::load(arguments.policy.config.as_deref()) {
+        match config::load(arguments.policy.noted()) {
             Ok(loaded) => data::verify(&loaded.config.data, arguments.top, now, &progress),
             Err(faults) => return Ok(complain(faults)),
         }

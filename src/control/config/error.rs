@@ -131,6 +131,8 @@ pub enum LintKind {
     Unsigned,
     /// The kernel carries connections of which there is no record.
     Unrecorded,
+    /// A cause that refuses nothing, so that what it is about is open.
+    OpenCause,
 }
 
 /// A region that the built-in facts do not know. A fault, unless a loaded provider table knows it.
@@ -157,7 +159,7 @@ impl Wrong {
 
 /// The candidate nearest to `word`, where it is near enough to be meant: at most one edit in
 /// three characters, and never more than three.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

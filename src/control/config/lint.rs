@@ -6,7 +6,7 @@ use super::error::{Lint, LintKind, Wrong};
 use super::reader::Reader;
 use super::resolve::{Mark, Marks};
 use super::{Config, From, Group, Rule, Shortcut, ZoneList, known, shadow};
-use crate::policy::{Action, Binding, CountrySet, Mode};
+use crate::policy::{Action, Binding, Causes, CountrySet, Mode};
 
 /// Every lint of a sound config, in the order of the text.
 pub(super) fn all(
@@ -81,6 +81,33 @@ impl Lints<'_> {
         if let Some(list) = &policy.permit_law {
             self.list("policy.permit_law", mark.at("permit_law"), list, true);
         }
+        if policy.mode == Mode::Enforce {
+            self.causes("policy.on", mark.at("on"), &policy.on, policy.permit_law.is_some());
+        }
+    }
+
+    /// Causes that refuse nothing: with them, `permit` or `permit_law` holds nobody back.
+    fn causes(&mut self, key: &str, at: usize, on: &Causes, judges_law: bool) {
+        let outside = (on.outside != Action::Block).then_some((
+            "outside",
+            on.outside,
+            "destinations outside `permit` are",
+        ));
+        let unknown = (on.unknown != Action::Block).then_some((
+            "unknown",
+            on.unknown,
+            "addresses that no table knows are",
+        ));
+        let law = (judges_law && on.law == Action::Allow).then_some((
+            "law",
+            on.law,
+            "what a law outside `permit_law` reaches is",
+        ));
+        for (cause, action, are) in [outside, unknown, law].into_iter().flatten() {
+            let what = format!("{are} forwarded: with \"{action}\", nothing is refused for it");
+            let help = "write \"block\", and rules with a ground for what must pass";
+            self.add(LintKind::OpenCause, at, &format!("{key}.{cause}"), what, help);
+        }
     }
 
     /// A list that holds nothing, and one that opens to recipients whom no decision covers.
@@ -125,7 +152,7 @@ impl Lints<'_> {
                 self.add(LintKind::IdleUntil, mark.at("until"), "group.until", what, help);
             }
             Some(until) if until.0 <= self.now => {
-                let what = format!("the group's mode ended at {}", until.0);
+                let what = format!("the group's mode has ended: it held {until}");
                 let help = "leave `mode` and `until` out, or write a later end";
                 self.add(LintKind::Expired, mark.at("until"), "group.until", what, help);
             }
@@ -135,6 +162,9 @@ impl Lints<'_> {
                 self.add(LintKind::ObserveWithoutEnd, mark.at("mode"), "group.mode", what, help);
             }
             Some(_) | None => {}
+        }
+        if own("on") && group.mode == Mode::Enforce {
+            self.causes("group.on", mark.at("on"), &group.on, group.permit_law.is_some());
         }
         if own("permit") {
             self.list("group.permit", mark.at("permit"), &group.permit, true);
@@ -165,7 +195,7 @@ impl Lints<'_> {
             self.add(LintKind::Never, mark.at("until"), "rule.until", what, help);
         } else if until.0 <= self.now {
             let called = if rule.is_waiver() { "waiver" } else { "rule" };
-            let what = format!("the {called} {:?} ended at {}", rule.name, until.0);
+            let what = format!("the {called} {:?} has ended: it held {until}", rule.name);
             let help = "leave it out, or renew it with a later end";
             self.add(LintKind::Expired, mark.at("until"), "rule.until", what, help);
         }
@@ -252,6 +282,20 @@ mod tests {
     fn lints_point_at_what_is_sound_and_maybe_not_meant() {
         let rule = |keys: &str| lints(&format!("{RULE}name = 'a'\n{keys}"));
         assert_eq!(lints("mode = 'observe'"), [(LintKind::ObserveWithoutEnd, 4)]);
+        let open = "permit_law = ['eea']\n[policy.on]\n";
+        assert_eq!(
+            lints(&format!("{open}outside = 'log'\nunknown = 'allow'\nlaw = 'allow'")),
+            [(LintKind::OpenCause, 5); 3]
+        );
+        assert_eq!(lints(&format!("{open}law = 'log'\nprivate = 'allow'")), []);
+        assert_eq!(lints("[policy.on]\nlaw = 'allow'"), []);
+        assert_eq!(
+            lints(
+                &format!("{open}outside = 'log'")
+                    .replace("permit_law", "mode = 'observe'\npermit_law")
+            ),
+            [(LintKind::ObserveWithoutEnd, 4)]
+        );
         assert_eq!(lints("permit_law = ['FR', '-FR']"), [(LintKind::Nowhere, 4)]);
         assert_eq!(
             lints("permit_law = ['gdpr-adequacy-partial']"),

@@ -4,6 +4,7 @@
 //! its tables into the types below, in which nothing unsound can be written; `lint` looks at the
 //! result once more for what is sound and still not meant.
 
+mod codes;
 mod error;
 mod file;
 mod hosts;
@@ -32,6 +33,7 @@ use jiff::Timestamp;
 use toml::de::DeTable;
 
 use self::error::Wrong;
+pub(crate) use self::error::nearest;
 pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
 pub use self::pack_key::{BadPackKey, PackKey};
 use self::reader::{Reader, Table};
@@ -40,6 +42,18 @@ pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
+
+/// Reads a host name as the policy file does: case folded, a U-label converted.
+///
+/// # Errors
+/// What is wrong and what to write.
+pub fn host_name(text: &str) -> Result<HostName, String> {
+    let told = |Wrong { what, help }| format!("{what}; {help}");
+    match hosts::pattern(text).map_err(told)? {
+        HostPattern { name, below: false } => Ok(name),
+        HostPattern { .. } => Err(format!("{text:?} is a pattern; write one name")),
+    }
+}
 
 /// What holds where no file is given, written out.
 const DEFAULT: &str = include_str!("../../../config/default.toml");
@@ -71,7 +85,11 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Faults> {
     };
     let named = path.display().to_string();
     let fault = |wrong| Faults(vec![Fault::whole(&named, wrong)]);
-    let bytes = file::read(path, FILE_MAX_BYTES).map_err(fault)?;
+    let bytes = file::read(path, FILE_MAX_BYTES).map_err(|Wrong { what, help }| {
+        // The fault names the file already.
+        let what = what.strip_prefix(&format!("{named} ")).unwrap_or(&what);
+        fault(Wrong::new(what, help))
+    })?;
     let text = String::from_utf8(bytes).map_err(|bad| {
         let sound = bad.as_bytes().get(..bad.utf8_error().valid_up_to()).unwrap_or_default();
         let sound = String::from_utf8_lossy(sound);
@@ -107,8 +125,8 @@ fn read(text: &str, file: String, path: Option<&Path>, now: Timestamp) -> Result
         Ok(document) => document,
         Err(error) => {
             let at = error.span().unwrap_or_default().start;
-            let help = "mend the TOML here: texts and dates with a unit stand in quotes, and a \
-                        table or key is written once";
+            let help = "mend the TOML here: texts and durations stand in quotes, dates do not \
+                        (2026-12-31), and a table or key is written once";
             reader.fault_at(at, "", Wrong::new(error.message(), help));
             return Err(Faults(reader.faults));
         }

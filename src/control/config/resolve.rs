@@ -41,12 +41,8 @@ pub(super) const ACTIONS: [(&str, Action); 3] =
     [("allow", Action::Allow), ("log", Action::Log), ("block", Action::Block)];
 
 /// As [`ACTIONS`]; where no name could be read, to allow is to judge by address.
-const UNREAD_ACTIONS: [(&str, Action); 4] = [
-    ("judge", Action::Allow),
-    ("log", Action::Log),
-    ("block", Action::Block),
-    ("allow", Action::Allow),
-];
+const UNREAD_ACTIONS: [(&str, Action); 3] =
+    [("judge", Action::Allow), ("log", Action::Log), ("block", Action::Block)];
 
 const PERMIT_HELP: &str = "say where bytes may land: permit = [\"eea\", \"gdpr-adequacy\"]";
 

@@ -1,5 +1,6 @@
 //! Dates and durations of the policy file.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use jiff::tz::{Offset, TimeZone};
 use toml::de::DeValue;
 use toml::value::{Datetime, Offset as TomlOffset, Time};
 
+use super::Until;
 use super::error::Wrong;
 use super::reader::{Item, Reader};
 
@@ -58,7 +60,7 @@ fn resolve(written: &Datetime, edge: Edge) -> Result<Timestamp, Wrong> {
     };
     let date = calendar_day(date.year, date.month, date.day).ok_or_else(out_of_range)?;
     match (time, offset) {
-        (None, _) => day(date, edge).ok_or_else(out_of_range),
+        (None, _) => Ok(day(date, edge)),
         (Some(_), None) => Err(Wrong::new(
             "a date-time without its offset means another instant in every country",
             format!("write {written}Z for UTC, or the offset of your country"),
@@ -72,13 +74,34 @@ fn calendar_day(year: u16, month: u8, day: u8) -> Option<Date> {
     Date::new(year, month, day).ok()
 }
 
-/// The instant that a day stands for, in UTC.
-pub(super) fn day(date: Date, edge: Edge) -> Option<Timestamp> {
-    let date = match edge {
-        Edge::First => date,
-        Edge::After => date.tomorrow().ok()?,
+/// The instant that a day stands for, in UTC. The last days of the calendar, which is how "for
+/// ever" is written, end with the last instant that there is.
+pub(super) fn day(date: Date, edge: Edge) -> Timestamp {
+    let first = match edge {
+        Edge::First => Ok(date),
+        Edge::After => date.tomorrow(),
     };
-    Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    let zoned = first.and_then(|first| first.to_zoned(TimeZone::UTC));
+    zoned.map_or(Timestamp::MAX, |zoned| zoned.timestamp())
+}
+
+/// Until when something holds, for people: what ends with a day in UTC says that day, as the file
+/// most likely does.
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = self.0.to_zoned(TimeZone::UTC);
+        let last = if self.0 == Timestamp::MAX {
+            Some(Date::MAX)
+        } else if after.time() == jiff::civil::Time::midnight() {
+            after.date().yesterday().ok()
+        } else {
+            None
+        };
+        match last {
+            Some(last) => write!(f, "through {last} (UTC)"),
+            None => write!(f, "until {}", self.0),
+        }
+    }
 }
 
 fn moment(date: Date, time: Time, offset: TomlOffset) -> Option<Timestamp> {
@@ -173,8 +196,21 @@ mod tests {
 
     #[test]
     fn instants_that_the_calendar_does_not_hold_are_refused() {
-        assert!(read("9999-12-31", Edge::After).is_err());
         assert!(read("2026-12-31T23:59:60Z", Edge::First).is_err());
+    }
+
+    #[test]
+    fn the_last_day_of_the_calendar_is_for_ever() {
+        assert_eq!(read("9999-12-31", Edge::After), Ok(Timestamp::MAX.to_string()));
+        assert_eq!(read("9999-12-29", Edge::After), Ok("9999-12-30T00:00:00Z".into()));
+    }
+
+    #[test]
+    fn an_end_is_told_as_the_day_that_it_ends_with() {
+        let told = |text: &str| Until(text.parse().unwrap()).to_string();
+        assert_eq!(told("2027-01-02T00:00:00Z"), "through 2027-01-01 (UTC)");
+        assert_eq!(told("2027-01-02T00:00:00.5Z"), "until 2027-01-02T00:00:00.5Z");
+        assert_eq!(Until(Timestamp::MAX).to_string(), "through 9999-12-31 (UTC)");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 
+use super::codes;
 use super::error::{Wrong, nearest};
 use super::reader::{Item, Reader, Table};
 use super::{DatedMember, Members, Term, Zone, ZoneList, Zones};
@@ -204,7 +205,14 @@ impl Names {
                 return Ok(Term::Country(country));
             }
             let what = format!("no zone is called {text:?}; a country code is in upper case");
-            return Err(Wrong::new(what, format!("write \"{country}\"")));
+            // In lower case it is a slip for a zone sooner than a code for a part of a country.
+            let is_part = PARTS.iter().any(|&(part, _)| text.eq_ignore_ascii_case(part));
+            let zones = self.index.keys().map(String::as_str);
+            let help = match nearest(text, zones).filter(|_| is_part) {
+                Some(zone) => format!("did you mean the zone \"{zone}\"?"),
+                None => format!("write \"{country}\""),
+            };
+            return Err(Wrong::new(what, help));
         }
         Err(self.unknown(text))
     }
@@ -237,6 +245,14 @@ impl Names {
                 format!("{upper} is no country; tables use it where they do not know one"),
                 "write codes or zones; [policy.on] unknown says what becomes of the rest",
             );
+        }
+        if let Some(code) = codes::meant(text) {
+            let what = format!("{text:?} is no code of two letters");
+            return Wrong::new(what, format!("write \"{code}\""));
+        }
+        if self.index.is_empty() {
+            let what = format!("{text:?} is no country");
+            return Wrong::new(what, "write an ISO 3166-1 code (\"FR\")");
         }
         let zone = zone.or_else(|| nearest(text, self.index.keys().map(String::as_str)));
         let help = match zone {
