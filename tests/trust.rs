@@ -287,6 +287,7 @@ fn a_reload_with_a_worse_table_is_refused_and_the_last_good_one_stays() {
         let Some(why) = why else {
             // The same bytes with an older date are the same table.
             gateway.until("policy reloaded");
+            gateway.until("the new tables are in their own form");
             continue;
         };
         let line = gateway.until("the policy does not load");
@@ -369,7 +370,8 @@ fn zones_show_their_members_with_dates_and_what_changed_between_two() {
     assert_eq!(status(&schengate(&same)), 0);
     let backwards = ["zones", "diff", "eea", "--from", "2026-01-02", "--to", "2026-01-01"];
     assert_eq!(status(&schengate(&backwards)), 2);
-    assert_eq!(status(&schengate(&["zones", "show", "atlantis"])), 1);
+    // It cannot be answered, whatever the date.
+    assert_eq!(status(&schengate(&["zones", "show", "atlantis"])), 2);
 }
 
 #[test]

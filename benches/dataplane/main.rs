@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench dataplane              seven rounds, some ten minutes
 //! cargo bench --bench dataplane -- --brief   one round of a quarter, about a minute
+//! ... --rounds=5 --only=schengate,haproxy-1m fewer rounds, or contenders
 //! ```
 //! To measure what is installed: `cargo build --profile dist`, and its path in
 //! `SCHENGATE_BENCH_PROGRAM`.
@@ -127,13 +128,15 @@ fn main() {
         Some((role, rest)) if role == "load" => return load::run(rest).expect("the load"),
         _ => {}
     }
-    let volume = if words.iter().any(|word| word == "--brief") { BRIEF } else { FULL };
+    let volume = if words.iter().any(|word| word == "--brief") { &BRIEF } else { &FULL };
     let only = words.iter().find_map(|word| word.strip_prefix("--only="));
+    let rounds = words.iter().find_map(|word| word.strip_prefix("--rounds=")?.parse().ok());
+    let volume = &Volume { rounds: rounds.unwrap_or(volume.rounds), ..*volume };
     if !(has("nft") && has("ip") && has("cc")) {
         return println!("LEFT OUT: the bench needs nft, ip and cc");
     }
     let Some(lab) = lab::lab("the bench of the data plane") else { return };
-    bench(&lab, &volume, only);
+    bench(&lab, volume, only);
 }
 
 fn bench(lab: &Lab, volume: &Volume, only: Option<&str>) {
@@ -190,7 +193,7 @@ fn measure(lab: &Lab, one: &Contender, volume: &Volume) -> [f64; ROWS.len()] {
         both * 1e9 / all,
         all * 8.0 / downloads.took / 1e9,
         trips * 1e6 / (64 * volume.trips) as f64,
-        held(lab, one, volume.held.min(connections_max() / 4)),
+        held(lab, one, volume.held.min(connections_max() / 8)),
     ]
 }
 
@@ -342,8 +345,8 @@ fn haproxy(lab: &Lab, octet: u16, tuning: &str) -> Command {
 }
 
 /// Connections that every process here may have at once: two descriptors each, and HAProxy, which
-/// does not start with fewer, wants a half for pipes. `bare-splice` has four for pipes, and half as
-/// many connections.
+/// does not start with fewer, wants a half for pipes. `bare-splice` has four more for pipes: it
+/// is asked for far fewer.
 fn connections_max() -> u64 {
     // Children have the limit of this process.
     let limit = sys::raise_descriptor_limit().expect("a limit of descriptors");

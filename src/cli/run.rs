@@ -260,6 +260,8 @@ impl Service {
                         "listeners, resolvers or the admin address changed: restart to take them up"
                     );
                 }
+                // What changed since the reload is a reload of its own.
+                let finishing = finishing && self.governor.current().version() == before;
                 if !finishing {
                     self.account.metrics().policy_reload(true);
                 }
@@ -275,6 +277,8 @@ impl Service {
                     info!(version, "policy reloaded");
                 }
             }
+            // Somebody asked for a reload meanwhile, which will say what is wrong.
+            Err(_) if finishing && self.again => {}
             Err(NotBuilt { said, by_data }) => {
                 self.account.metrics().policy_reload(false);
                 if by_data {
