@@ -1,54 +1,21 @@
-//! The one place that names metrics. Labels come from closed sets only: no name, address or text of
-//! a client. What happens for every connection is counted by [`Tallies`] and handed to the registry
+//! The metrics; with [`series`](super::series), the one place that names them. Labels come from
+//! closed sets only: no name, address or text of a client. What happens for every connection is counted by [`Tallies`] and handed to the registry
 //! when it is read; what is rare goes there at once, by a handle that is taken once.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram, with_local_recorder,
-};
+use metrics::{counter, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
 use super::Way;
-use super::tally::{BUCKETS_MAX, Bounds, Samples, Tallies};
+use super::labels::{Accept, CONNECT, Connect, DnsQuery, Dropped, HELLO, Hello, Limit};
+use super::series::{BOUNDS, HISTOGRAMS, Taken, describe};
+use super::tally::{BUCKETS_MAX, Samples, Tallies};
 use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
-
-/// The histograms, by [`Time`]: name, and upper bounds of the buckets in nanoseconds.
-const HISTOGRAMS: [(&str, Bounds); 4] = [
-    (
-        "schengate_decision_seconds",
-        &[1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
-    ),
-    ("schengate_hello_wait_seconds", WAITS),
-    ("schengate_upstream_connect_seconds", WAITS),
-    (
-        "schengate_connection_duration_seconds",
-        &[10 * MS, 100 * MS, 1_000 * MS, 10_000 * MS, 60_000 * MS, 600_000 * MS, 3_600_000 * MS],
-    ),
-];
-
-const MS: u64 = 1_000_000;
-
-/// How long peers are waited for.
-const WAITS: Bounds = &[
-    MS,
-    5 * MS,
-    20 * MS,
-    50 * MS,
-    100 * MS,
-    200 * MS,
-    500 * MS,
-    1_000 * MS,
-    3_000 * MS,
-    10_000 * MS,
-];
-
-const BOUNDS: [Bounds; 4] = [HISTOGRAMS[0].1, HISTOGRAMS[1].1, HISTOGRAMS[2].1, HISTOGRAMS[3].1];
 
 /// A histogram, as its place in [`HISTOGRAMS`].
 #[derive(Clone, Copy)]
@@ -82,138 +49,6 @@ mod place {
     }
 }
 
-/// How reading the first bytes ended: the label `result` of `schengate_hello_parse_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Hello {
-    /// A name was read.
-    Named,
-    /// A protocol that carries a name, without one.
-    Nameless,
-    /// No protocol that carries a name.
-    Other,
-    /// Bytes that broke the protocol's rules.
-    Malformed,
-    /// Nothing came before the deadline.
-    Silent,
-}
-
-/// How a connect ended: the label `result` of `schengate_upstream_connect_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Connect {
-    /// Connected.
-    Done,
-    /// The peer answered with a reset.
-    Refused,
-    /// No answer in time.
-    TimedOut,
-    /// No route, or a router said no.
-    Unreachable,
-    /// Anything else, on this host.
-    Failed,
-}
-
-/// Which limit was reached: the label `limit` of `schengate_limits_hit_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Limit {
-    /// `max_connections` of a listener.
-    Connections,
-    /// The most bytes or reads that are spent on a first flight.
-    FirstFlight,
-    /// The most connections at once on the admin listener.
-    Admin,
-    /// The descriptors of the process, but for those that are kept for other things.
-    Descriptors,
-    /// `max_connections_per_client` of a listener.
-    Client,
-}
-
-/// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Accept {
-    /// One connection died in the queue.
-    Connection,
-    /// No descriptors or memory.
-    Exhausted,
-    /// The listener is broken.
-    Listener,
-}
-
-/// Why a UDP datagram went nowhere, or no answer to it: the label `cause` of
-/// `schengate_udp_dropped_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Dropped {
-    /// No more flows at once.
-    TableFull,
-    /// No more flows for this client.
-    ClientLimit,
-    /// No more bytes or datagrams may wait for a verdict.
-    Held,
-    /// No original destination: not intercepted, or the firewall rule is wrong.
-    NoOrigin,
-    /// QUIC that cannot be read, on a flow that was let go by what was read.
-    Unread,
-    /// No socket can send from the destination's address (CAP_NET_RAW).
-    NoReplyPath,
-    /// The ICMP answer to a refused datagram cannot be sent (CAP_NET_RAW).
-    NoIcmp,
-    /// The network or this host did not take it.
-    Unsent,
-    /// More ICMP answers in a second than one listener sends.
-    IcmpLimit,
-    /// A fragment of a SOCKS5 datagram (RFC 1928 §7), which is never put together here.
-    Fragment,
-    /// No SOCKS5 datagram, or one whose destination is no host and port.
-    Malformed,
-    /// To an association, from another than its client.
-    Stranger,
-}
-
-/// What became of a question to the gateway's own name server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DnsQuery {
-    /// Asked and answered.
-    Forwarded,
-    /// The same, and addresses that the policy refuses were left out.
-    Filtered,
-    /// The policy refuses the name, all of its addresses, or the name servers.
-    Refused,
-    /// No name server answered.
-    Failed,
-    /// No question; not answered.
-    Malformed,
-    /// Of a kind that is not forwarded.
-    Unsupported,
-    /// Its client asks too often; not answered.
-    Limited,
-    /// Too many questions or clients at once; not answered.
-    Busy,
-}
-
-const DNS: [&str; 8] =
-    ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
-const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
-const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
-const LIMIT: [&str; 5] = ["connections", "first-flight", "admin", "descriptors", "client"];
-const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
-const DROPPED: [&str; 12] = [
-    "table-full",
-    "client-limit",
-    "held",
-    "no-origin",
-    "unread",
-    "no-reply-path",
-    "no-icmp",
-    "unsent",
-    "icmp-limit",
-    "fragment",
-    "malformed",
-    "stranger",
-];
 const WAYS: usize = Way::ALL.len();
 
 /// Every metric of the process.
@@ -407,7 +242,7 @@ impl Metrics {
     }
 
     /// Whether a table is older than `[data] max_age`; `dataset` as in [`Metrics::data_age`].
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn data_stale(&self, dataset: &str, stale: bool) {
         with_local_recorder(&self.recorder, || {
             let stale = f64::from(u8::from(stale));
@@ -416,7 +251,7 @@ impl Metrics {
     }
 
     /// The policy in force is now `version`, instead of `before`.
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn policy_info(&self, version: &str, before: Option<&str>) {
         with_local_recorder(&self.recorder, || {
             if let Some(before) = before.filter(|&before| before != version) {
@@ -427,7 +262,7 @@ impl Metrics {
     }
 
     /// Age of the content of one table; `dataset` is its short name from the configuration.
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn data_age(&self, dataset: &str, age: Duration) {
         with_local_recorder(&self.recorder, || {
             gauge!("schengate_data_build_age_seconds", "dataset" => dataset.to_owned()).set(age);
@@ -436,7 +271,7 @@ impl Metrics {
 
     /// What the kernel carried or refused by itself since the last time; `verdict` is the labels of
     /// action and reason, `place` a country's code, `several`, `anycast` or `none`.
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn kernel_counted(
         &self,
         verdict: (&'static str, &'static str),
@@ -456,7 +291,7 @@ impl Metrics {
     }
 
     /// By how many intervals the kernel judges; 0 where every connection passes the gateway.
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn kernel_intervals(&self, intervals: usize) {
         with_local_recorder(&self.recorder, || {
             gauge!("schengate_kernel_intervals").set(intervals as f64);
@@ -464,7 +299,7 @@ impl Metrics {
     }
 
     /// Whether a part of the capture is as it was set.
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn capture_intact(&self, check: &'static str, intact: bool) {
         with_local_recorder(&self.recorder, || {
             gauge!("schengate_capture_intact", "check" => check).set(f64::from(u8::from(intact)));
@@ -484,7 +319,7 @@ impl Metrics {
 
 /// Hands over the counters that are made when they first count, so that what never happens is no
 /// series.
-#[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+#[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
 fn collect_series(sum: impl Fn(usize) -> u64) {
     let connections = |way: Way, verdict: &'static str, reason: &'static str, at: usize| {
         if sum(at) > 0 {
@@ -521,141 +356,10 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// The handles that are taken at once, so that their series are there from the start.
-struct Taken {
-    several_countries: Counter,
-    no_country: Counter,
-    active: Gauge,
-    bytes_up: Counter,
-    bytes_down: Counter,
-    hello: [Counter; HELLO.len()],
-    connect: [Counter; CONNECT.len()],
-    limit: [Counter; LIMIT.len()],
-    accept: [Counter; ACCEPT.len()],
-    dropped: [Counter; DROPPED.len()],
-    dns: [Counter; DNS.len()],
-    bypass: [Counter; 3],
-    many_names: Counter,
-    audit_lost: Counter,
-    reload_done: Counter,
-    reload_failed: Counter,
-    data_refused: Counter,
-    policy_taken_up: Gauge,
-    ready: Gauge,
-    enforcing: Gauge,
-    /// By [`Time`].
-    times: [Histogram; HISTOGRAMS.len()],
-}
-
-impl Taken {
-    #[expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
-    fn all() -> Self {
-        let country = |label| counter!("schengate_decisions_by_country_total", "country" => label);
-        let bytes = |label| counter!("schengate_bytes_total", "direction" => label);
-        let reload = |label| counter!("schengate_policy_reload_total", "result" => label);
-        gauge!("schengate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        Self {
-            several_countries: country("other"),
-            no_country: country("unknown"),
-            active: gauge!("schengate_connections_active"),
-            bytes_up: bytes("up"),
-            bytes_down: bytes("down"),
-            hello: HELLO.map(|label| counter!("schengate_hello_parse_total", "result" => label)),
-            connect: CONNECT
-                .map(|label| counter!("schengate_upstream_connect_total", "result" => label)),
-            limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
-            accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
-            dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
-            dns: DNS.map(|label| counter!("schengate_dns_queries_total", "result" => label)),
-            bypass: [Action::Allow, Action::Log, Action::Block].map(
-                |action| counter!("schengate_resolver_bypass_total", "verdict" => action.label()),
-            ),
-            many_names: counter!("schengate_many_refused_names_total"),
-            audit_lost: counter!("schengate_audit_lost_total"),
-            reload_done: reload("done"),
-            reload_failed: reload("failed"),
-            data_refused: counter!("schengate_data_refused_total"),
-            policy_taken_up: gauge!("schengate_policy_loaded_timestamp_seconds"),
-            ready: gauge!("schengate_ready"),
-            enforcing: gauge!("schengate_enforcing"),
-            times: HISTOGRAMS.map(|(name, _)| histogram!(name)),
-        }
-    }
-}
-
-/// The help texts.
-fn describe() {
-    describe_counter!(
-        "schengate_connections_total",
-        "Verdicts on connections and proxy requests; a tunnel whose first bytes change the verdict \
-         counts again; verdict none: ended before a verdict."
-    );
-    describe_counter!(
-        "schengate_decisions_by_country_total",
-        "Judged destinations by country; other: several or anycast."
-    );
-    describe_gauge!("schengate_connections_active", "Connections and requests at once.");
-    describe_counter!(
-        "schengate_bytes_total",
-        "Bytes forwarded, counted when a connection ends; up: from the client."
-    );
-    describe_counter!("schengate_hello_parse_total", "First flights read, by result.");
-    describe_counter!("schengate_upstream_connect_total", "Connects to destinations, by result.");
-    describe_counter!("schengate_limits_hit_total", "Limits reached, by limit.");
-    describe_counter!("schengate_accept_errors_total", "Failed accept calls, by class.");
-    describe_counter!(
-        "schengate_udp_dropped_total",
-        "UDP datagrams, or answers to refused ones, that were dropped, by cause."
-    );
-    describe_counter!(
-        "schengate_resolver_bypass_total",
-        "Connections to a name server of the client's own choice (ports 53 and 853), by verdict."
-    );
-    describe_counter!(
-        "schengate_many_refused_names_total",
-        "Sources that were refused 50 different names within 10 minutes."
-    );
-    describe_counter!(
-        "schengate_dns_queries_total",
-        "Questions to the gateway's own name server, by result."
-    );
-    describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
-    describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");
-    describe_gauge!("schengate_policy_info", "1 for the version of the policy in force.");
-    describe_gauge!("schengate_data_build_age_seconds", "Age of a table's content.");
-    describe_gauge!("schengate_data_stale", "1 where a table is older than [data] max_age.");
-    describe_counter!(
-        "schengate_data_refused_total",
-        "Loads refused for a table: corrupt, empty, older than the one in use, or too much lost."
-    );
-    describe_gauge!(
-        "schengate_policy_loaded_timestamp_seconds",
-        "When the policy in force and its tables were taken up, seconds since 1970."
-    );
-    describe_gauge!("schengate_ready", "1 where the gateway takes connections.");
-    describe_gauge!("schengate_enforcing", "1 where the default policy is carried out.");
-    describe_counter!(
-        "schengate_kernel_packets_total",
-        "Packets that the kernel forwarded or refused by itself, both directions."
-    );
-    describe_counter!(
-        "schengate_kernel_bytes_total",
-        "Bytes of these packets, IP headers included."
-    );
-    describe_gauge!(
-        "schengate_kernel_intervals",
-        "Intervals by which the kernel judges by itself."
-    );
-    describe_gauge!("schengate_capture_intact", "1 where a part of the capture is as it was set.");
-    describe_gauge!("schengate_build_info", "1 for the version of the program.");
-    describe_histogram!("schengate_decision_seconds", "Time the policy took for an answer.");
-    describe_histogram!("schengate_hello_wait_seconds", "Time until a first flight was read.");
-    describe_histogram!("schengate_upstream_connect_seconds", "Time a connect took.");
-    describe_histogram!("schengate_connection_duration_seconds", "Life of a connection.");
-}
-
 #[cfg(test)]
 mod tests {
+    use metrics::histogram;
+
     use super::*;
     fn verdict(action: Action, reason: Reason) -> Verdict {
         Verdict::given(action, reason, "198.51.100.1:443".parse().unwrap())

@@ -1,10 +1,12 @@
 //! What happened: one [`Record`] for each connection (or proxy request), opened once and finished
 //! once, on every path; the metrics; the lines of the record.
 
+mod labels;
 mod line;
 mod log;
 mod metrics;
 mod record;
+mod series;
 mod sources;
 mod tally;
 
@@ -17,7 +19,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use metrics::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Metrics};
+pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit};
+pub use metrics::Metrics;
 pub use record::Record;
 pub(crate) use sources::network;
 

@@ -19,7 +19,7 @@ use crate::control::capture::{Fence, State, Wanted};
 use crate::control::config::{self, Config, ListenMode};
 use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
-use crate::control::reload::{Built, Governor};
+use crate::control::reload::{Built, Governor, Hastened};
 use crate::control::watch::Watch;
 use crate::flow::{DataPlane, Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
 
@@ -79,15 +79,22 @@ struct Service {
     building: Option<Building>,
     /// Whether a reload was asked for while one was built.
     again: bool,
-    /// Whether what is built is no reload of its own: the last one, with its tables in their own form.
-    finishing: bool,
     /// Tables that are known to be older than `[data] max_age`.
     stale: BTreeSet<String>,
     runtime: tokio::runtime::Runtime,
 }
 
 /// The end of a build on its own thread.
-type Building = oneshot::Receiver<Result<Box<Built>, NotBuilt>>;
+type Building = oneshot::Receiver<Made>;
+
+/// What was built.
+enum Made {
+    Policy(Result<Box<Built>, NotBuilt>),
+    /// The policy in force, over tables in their own form.
+    Hastened(Box<Hastened>),
+    /// The thread ended before it was done.
+    Nothing,
+}
 
 /// Why there is no next policy.
 struct NotBuilt {
@@ -168,7 +175,6 @@ impl Service {
             fence,
             building: None,
             again: false,
-            finishing: false,
             stale: BTreeSet::new(),
             runtime,
         })
@@ -184,7 +190,7 @@ impl Service {
             let event = next_event(&mut self.signals, &mut self.building, lapses);
             match self.runtime.block_on(event) {
                 Event::Reload => self.reload(),
-                Event::Built(built) => self.built(built),
+                Event::Made(made) => self.made(made),
                 Event::Stop => break,
                 Event::Tick => self.tick(),
             }
@@ -208,17 +214,11 @@ impl Service {
             self.again = true;
             return;
         }
-        if !self.finishing {
-            notify::reloading();
-        }
+        notify::reloading();
         self.watch.begin();
         let work = self.governor.work();
         let keeper = self.fence.as_ref().map(|fence| Arc::clone(fence.keeper()));
-        let (done, building) = oneshot::channel();
-        let build = move || {
-            if let Err(fault) = crate::sys::yield_to_others() {
-                warn!(%fault, "the policy is built at the priority of the gateway");
-            }
+        let begun = self.begin(move || {
             let built = work.build(Timestamp::now()).map_err(|fault| NotBuilt {
                 said: fault.to_string(),
                 by_data: matches!(fault, LoadFault::Data(_)),
@@ -234,14 +234,50 @@ impl Service {
                     Some(Ok(_)) | None => Ok(Box::new(built)),
                 }
             });
+            Made::Policy(built)
+        });
+        if let Err(error) = begun {
+            let said = format!("no thread to build the policy: {error}");
+            self.built(Err(NotBuilt { said, by_data: false }));
+        }
+    }
+
+    /// Builds on a thread of its own, which yields to all others.
+    fn begin(&mut self, build: impl FnOnce() -> Made + Send + 'static) -> io::Result<()> {
+        let (done, building) = oneshot::channel();
+        let build = move || {
+            if let Err(fault) = crate::sys::yield_to_others() {
+                warn!(%fault, "the policy is built at the priority of the gateway");
+            }
             // Nobody waits for it any more where the gateway is stopping.
-            drop(done.send(built));
+            drop(done.send(build()));
         };
-        match std::thread::Builder::new().name("build".into()).spawn(build) {
-            Ok(_) => self.building = Some(building),
-            Err(error) => {
-                let said = format!("no thread to build the policy: {error}");
+        std::thread::Builder::new().name("build".into()).spawn(build)?;
+        self.building = Some(building);
+        Ok(())
+    }
+
+    /// Takes up what was made, and begins what is to be made next.
+    fn made(&mut self, made: Made) {
+        let is_lost = matches!(made, Made::Nothing);
+        match made {
+            Made::Policy(built) => self.built(built),
+            Made::Hastened(hastened) => {
+                self.governor.hasten(*hastened, Timestamp::now());
+                self.follow();
+                info!("the new tables are in their own form");
+            }
+            Made::Nothing => {
+                let said = "the thread that built the policy ended before it was done".to_owned();
                 self.built(Err(NotBuilt { said, by_data: false }));
+            }
+        }
+        if std::mem::take(&mut self.again) {
+            self.reload();
+        } else if let Some(haste) = self.governor.haste().filter(|_| !is_lost) {
+            let build = move || Made::Hastened(Box::new(haste.build(Timestamp::now())));
+            if let Err(fault) = self.begin(build) {
+                warn!(%fault, "the new tables stay in a slower form until the next reload");
             }
         }
     }
@@ -249,8 +285,6 @@ impl Service {
     /// Takes up what was built, or says why not.
     fn built(&mut self, built: Result<Box<Built>, NotBuilt>) {
         let before = self.governor.current().version().to_owned();
-        let finishing = std::mem::take(&mut self.finishing);
-        let taken_up = built.is_ok();
         match built {
             Ok(built) => {
                 let reloaded = self.governor.take_up(*built, Timestamp::now());
@@ -260,25 +294,14 @@ impl Service {
                         "listeners, resolvers or the admin address changed: restart to take them up"
                     );
                 }
-                // What changed since the reload is a reload of its own.
-                let finishing = finishing && self.governor.current().version() == before;
-                if !finishing {
-                    self.account.metrics().policy_reload(true);
-                }
+                self.account.metrics().policy_reload(true);
                 self.publish(Some(&before));
                 self.remember();
                 self.watch.follow(self.governor.config());
                 self.health.fact("Last reload", format!("taken up at {}", Timestamp::now()));
                 self.plane.rejudge();
-                let version = self.governor.current().version();
-                if finishing {
-                    info!(version, "the new tables are in their own form");
-                } else {
-                    info!(version, "policy reloaded");
-                }
+                info!(version = self.governor.current().version(), "policy reloaded");
             }
-            // Somebody asked for a reload meanwhile, which will say what is wrong.
-            Err(_) if finishing && self.again => {}
             Err(NotBuilt { said, by_data }) => {
                 self.account.metrics().policy_reload(false);
                 if by_data {
@@ -295,11 +318,6 @@ impl Service {
             }
         }
         notify::ready(&self.status());
-        // Only after one that was taken up: what cannot be finished is not tried without end.
-        self.finishing = taken_up && !self.again && self.governor.is_lean();
-        if std::mem::take(&mut self.again) || self.finishing {
-            self.reload();
-        }
     }
 
     fn remember(&self) {
@@ -346,11 +364,17 @@ impl Service {
         let lapses = self.governor.lapses();
         self.health
             .fact("Next change by date", lapses.map_or_else(|| "none".into(), |at| at.to_string()));
-        if let Some(fence) = &self.fence {
-            fence.follow(Wanted::new(config, Arc::clone(policy)));
-        }
+        self.follow();
         self.ages();
         self.health.met(NEEDS[0]);
+    }
+
+    /// Hands the policy in force to the one who fills the kernel's sets.
+    fn follow(&self) {
+        if let Some(fence) = &self.fence {
+            let (config, policy) = (self.governor.config(), self.governor.current());
+            fence.follow(Wanted::new(config, Arc::clone(policy)));
+        }
     }
 
     /// Ages of the tables; one that grew older than `[data] max_age` is told of once.
@@ -393,7 +417,7 @@ impl Service {
 
 enum Event {
     Reload,
-    Built(Result<Box<Built>, NotBuilt>),
+    Made(Made),
     Stop,
     Tick,
 }
@@ -412,23 +436,17 @@ async fn next_event(
         _ = signals.stop.recv() => Event::Stop,
         _ = signals.interrupt.recv() => Event::Stop,
         _ = signals.reload.recv() => Event::Reload,
-        result = done(building) => Event::Built(result),
+        made = done(building) => Event::Made(made),
         () = tokio::time::sleep(wait) => Event::Tick,
     }
 }
 
 /// The end of the build; never where none is under way.
-async fn done(building: &mut Option<Building>) -> Result<Box<Built>, NotBuilt> {
+async fn done(building: &mut Option<Building>) -> Made {
     let Some(receiver) = building else { return std::future::pending().await };
     let ended = receiver.await;
     *building = None;
-    match ended {
-        Ok(built) => built,
-        Err(_) => Err(NotBuilt {
-            said: "the thread that built the policy ended before it was done".to_owned(),
-            by_data: false,
-        }),
-    }
+    ended.unwrap_or(Made::Nothing)
 }
 
 fn name_service(config: &Config) -> Result<NameService, String> {

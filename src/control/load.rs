@@ -88,9 +88,9 @@ pub fn load_against(
     {
         // The tables in use: nothing of them can speak against themselves.
         regions_known(&loaded, |region| drawn.publishes(region))?;
-        let drawn = drawn.hastened().map_or_else(|| Arc::clone(drawn), Arc::new);
         let lints = loaded.lints.clone();
-        let compiler = Compiler::over(loaded.config, drawn, &loaded.text, local_addresses()?);
+        let (drawn, local) = (Arc::clone(drawn), local_addresses()?);
+        let compiler = Compiler::over(loaded.config, drawn, &loaded.text, local);
         return Ok(LoadedPolicy { compiler, lints, memory: memory.clone() });
     }
     let sources = sources(&loaded)?;

@@ -24,7 +24,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Governor {
     path: Option<PathBuf>,
-    compiler: Compiler,
+    compiler: Arc<Compiler>,
     current: Arc<Policy>,
     live: Arc<Live>,
     memory: Memory,
@@ -36,6 +36,31 @@ pub struct Work {
     path: Option<PathBuf>,
     memory: Memory,
     drawn: Arc<Drawn>,
+}
+
+/// The policy in force, whose tables are yet to be given their own form: after a reload that changed
+/// them, they stand in a smaller and slower one.
+#[derive(Debug)]
+pub struct Haste(Arc<Compiler>);
+
+/// The policy in force over tables in their own form, not yet published.
+#[derive(Debug)]
+pub struct Hastened {
+    compiler: Arc<Compiler>,
+    current: Arc<Policy>,
+    next: Option<Arc<Policy>>,
+}
+
+impl Haste {
+    /// Builds the tables anew from what is in memory: nothing is read, and nothing can fail.
+    #[must_use]
+    pub fn build(self, now: Timestamp) -> Hastened {
+        let compiler = self.0.hastened().map_or(self.0, Arc::new);
+        let current = Arc::new(compiler.policy_at(now));
+        let next = compiler.successor(now).map(Arc::new);
+        sys::trim_heap();
+        Hastened { compiler, current, next }
+    }
 }
 
 /// The next policy, built and not yet published.
@@ -98,7 +123,7 @@ impl Governor {
         now: Timestamp,
     ) -> Result<(Self, Vec<Lint>), LoadFault> {
         let loaded = load_against(path, now, Against::Remembered { allow_older })?;
-        let compiler = loaded.compiler;
+        let compiler = Arc::new(loaded.compiler);
         let current = Arc::new(compiler.policy_at(now));
         let next = compiler.successor(now).map(Arc::new);
         let live = Arc::new(Live::new(Arc::clone(&current), next));
@@ -122,13 +147,13 @@ impl Governor {
 
     /// The loaded file and tables.
     #[must_use]
-    pub const fn compiler(&self) -> &Compiler {
+    pub fn compiler(&self) -> &Compiler {
         &self.compiler
     }
 
     /// The configuration of the loaded file.
     #[must_use]
-    pub const fn config(&self) -> &Config {
+    pub fn config(&self) -> &Config {
         self.compiler.config()
     }
 
@@ -151,12 +176,17 @@ impl Governor {
         }
     }
 
-    /// Whether the tables in use stand in a smaller and slower form than `[data] memory` says, as
-    /// they do after a reload that changed them: the next build, for which nothing has to have
-    /// changed, gives them their own.
+    /// What there is to build so that the tables in use take their own form; `None` where they have.
     #[must_use]
-    pub fn is_lean(&self) -> bool {
-        self.compiler.drawn().is_lean()
+    pub fn haste(&self) -> Option<Haste> {
+        self.compiler.drawn().is_lean().then(|| Haste(Arc::clone(&self.compiler)))
+    }
+
+    /// Publishes the policy in force over the tables in their own form. The caller has taken up no
+    /// other one since [`Governor::haste`].
+    pub fn hasten(&mut self, hastened: Hastened, now: Timestamp) {
+        let Hastened { compiler, current, next } = hastened;
+        self.put(compiler, current, next, now);
     }
 
     /// Publishes what was built aside.
@@ -170,13 +200,23 @@ impl Governor {
         };
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
-        self.compiler = loaded.compiler;
         self.memory = loaded.memory;
+        self.put(Arc::new(loaded.compiler), current, next, now);
+        Reloaded { lints: loaded.lints, needs_restart }
+    }
+
+    fn put(
+        &mut self,
+        compiler: Arc<Compiler>,
+        current: Arc<Policy>,
+        next: Option<Arc<Policy>>,
+        now: Timestamp,
+    ) {
+        self.compiler = compiler;
         self.current = Arc::clone(&current);
         self.live.publish(current, next);
         // Building took its time: it may have lapsed since.
         self.turn_over(now);
-        Reloaded { lints: loaded.lints, needs_restart }
     }
 
     /// Publishes the policy of `now` where the one in force has lapsed, and tells whether it had.

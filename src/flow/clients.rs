@@ -1,4 +1,4 @@
-//! How many connections each client of a listener has at once.
+//! How many connections, or other things, each client has at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,8 +13,8 @@ use crate::account::network;
 const PARTS: usize = 64;
 
 /// The connections of every client that has one, over all workers: a client that spreads its
-/// connections over them has no more than any other. Who has none is not in it, so that it never
-/// has more entries than the listener has connections.
+/// connections over them has no more than any other. An IPv6 client is its /64. Who has none is not
+/// in it, so that it never has more entries than there are connections.
 #[derive(Debug)]
 pub(super) struct Clients {
     most: usize,

@@ -10,6 +10,7 @@ pub mod http;
 mod name;
 pub mod quic;
 mod reader;
+mod records;
 mod second;
 pub mod socks;
 pub mod starttls;

@@ -23,8 +23,8 @@ pub enum Watch {
     Goes,
     /// None will, or it named the same host: nothing is to be watched any more.
     Over,
-    /// It names another host than the first, hides a name where that hid none, or cannot be read: the connection is to be ended, and
-    /// the bytes in which that was found are not to be sent on.
+    /// It names another host than the first, hides a name where that hid none, or cannot be read: the
+    /// connection is to be ended, and the bytes in which that was found are not to be sent on.
     Changed,
 }
 

@@ -108,7 +108,11 @@ impl Keeper {
         let standing = match (&kept.wanted, wanted.setting) {
             // An earlier run may have left sets. Who may not look has left none.
             (None, Setting::Off) => standing().unwrap_or(None),
-            (Some(Wanted { setting: Setting::Off, .. }), Setting::Off) => return Ok(State::Off),
+            (Some(Wanted { setting: Setting::Off, .. }), Setting::Off) => {
+                // Nothing changes but the policy, and the tables of the last one go with it.
+                kept.wanted = Some(wanted);
+                return Ok(State::Off);
+            }
             _ => standing()?,
         };
         let state = kept.load(&wanted, standing.as_ref())?;
@@ -121,11 +125,17 @@ impl Keeper {
     /// # Errors
     /// As [`Keeper::take_up`].
     pub fn follow(&self, wanted: Wanted) -> Result<State, CaptureFault> {
-        let known = {
-            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.loaded.as_ref().is_some_and(|(edition, _)| *edition == wanted.edition())
-        };
-        if known { self.look() } else { self.take_up(wanted) }
+        {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let loaded = kept.loaded.as_ref();
+            if loaded.is_none_or(|(edition, _)| *edition != wanted.edition()) {
+                drop(kept);
+                return self.take_up(wanted);
+            }
+            // The same sets, of a policy whose tables may be others.
+            kept.wanted = Some(wanted);
+        }
+        self.look()
     }
 
     /// Looks whether the kernel has the sets that it should have, and hands them over where it has
@@ -210,4 +220,27 @@ impl Kept {
 
 fn standing() -> Result<Option<Standing>, CaptureFault> {
     Ok(shortcut::standing(&checked("nft", &words("list chains"), None)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::control::load::load;
+
+    #[test]
+    fn without_a_short_cut_the_last_policy_is_let_go() {
+        let loaded = load(None, Timestamp::now()).unwrap();
+        let compiler = loaded.compiler;
+        let wanted =
+            || Wanted::new(compiler.config(), Arc::new(compiler.policy_at(Timestamp::now())));
+        let keeper = Keeper::default();
+        let first = wanted();
+        let seen = Arc::downgrade(&first.policy);
+        for wanted in [first, wanted()] {
+            assert_eq!(keeper.take_up(wanted).unwrap(), State::Off);
+        }
+        assert!(seen.upgrade().is_none(), "its tables are held for nothing");
+    }
 }

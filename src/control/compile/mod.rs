@@ -56,6 +56,15 @@ impl Compiler {
         Self { config, drawn, version, local }
     }
 
+    /// The same with a [hastened](Drawn::hastened) atlas; `None` where it is what it is to be.
+    #[must_use]
+    pub fn hastened(&self) -> Option<Self> {
+        let drawn = Arc::new(self.drawn.hastened()?);
+        let (config, version, local) =
+            (self.config.clone(), self.version.clone(), self.local.clone());
+        Some(Self { config, drawn, version, local })
+    }
+
     /// The atlas, with what it was drawn from.
     #[must_use]
     pub const fn drawn(&self) -> &Arc<Drawn> {

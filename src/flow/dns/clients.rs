@@ -4,11 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::account::network;
+use crate::flow::clients;
 
 /// Clients that are remembered; an IPv6 client is its /64.
 const CLIENTS_MAX: usize = 16 * 1024;
@@ -67,50 +70,40 @@ impl Clients {
     }
 }
 
-/// What there may be so many of at once, and no more than a quarter of them of one client: an IPv6
-/// client is its /64.
+/// What there may be so many of at once, and no more than a quarter of them of one client.
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
     taken: Cell<usize>,
-    by_client: RefCell<HashMap<IpAddr, usize>>,
+    each: Arc<clients::Clients>,
 }
 
 /// One of them, given back when dropped.
 pub(super) struct Place<'a> {
     of: &'a Places,
-    client: IpAddr,
+    _own: clients::Place,
 }
 
 impl Places {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, taken: Cell::new(0), by_client: RefCell::default() }
+        let quarter = NonZeroUsize::new(most / 4).unwrap_or(NonZeroUsize::MIN);
+        Self { most, taken: Cell::new(0), each: Arc::new(clients::Clients::new(quarter)) }
     }
 
     /// A place for one more of this client.
     pub(super) fn take(&self, client: IpAddr) -> Option<Place<'_>> {
-        let client = network(client);
-        let mut by_client = self.by_client.borrow_mut();
-        let own = by_client.get(&client).copied().unwrap_or(0);
-        if self.taken.get() >= self.most || own >= self.most / 4 {
+        if self.taken.get() >= self.most {
             return None;
         }
-        by_client.insert(client, own + 1);
+        let own = self.each.take(client)?;
         self.taken.set(self.taken.get() + 1);
-        Some(Place { of: self, client })
+        Some(Place { of: self, _own: own })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.of.taken.set(self.of.taken.get().saturating_sub(1));
-        let mut by_client = self.of.by_client.borrow_mut();
-        let own = by_client.get(&self.client).map_or(0, |own| own.saturating_sub(1));
-        if own == 0 {
-            by_client.remove(&self.client);
-        } else {
-            by_client.insert(self.client, own);
-        }
     }
 }
 
@@ -157,7 +150,6 @@ mod tests {
             (0..9).filter_map(|n| places.take(IpAddr::from([192, 0, 2, n]))).collect();
         assert_eq!(others.len(), 6, "and all of them no more than there are");
         drop((one, others));
-        assert!(places.by_client.borrow().is_empty());
         assert!(places.take(ip("2001:db8::2")).is_some());
     }
 }

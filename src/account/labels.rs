@@ -1,0 +1,135 @@
+//! What is counted apart, and the labels by which it is: closed sets.
+
+/// How reading the first bytes ended: the label `result` of `schengate_hello_parse_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hello {
+    /// A name was read.
+    Named,
+    /// A protocol that carries a name, without one.
+    Nameless,
+    /// No protocol that carries a name.
+    Other,
+    /// Bytes that broke the protocol's rules.
+    Malformed,
+    /// Nothing came before the deadline.
+    Silent,
+}
+
+/// How a connect ended: the label `result` of `schengate_upstream_connect_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Connect {
+    /// Connected.
+    Done,
+    /// The peer answered with a reset.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No route, or a router said no.
+    Unreachable,
+    /// Anything else, on this host.
+    Failed,
+}
+
+/// Which limit was reached: the label `limit` of `schengate_limits_hit_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Limit {
+    /// `max_connections` of a listener.
+    Connections,
+    /// The most bytes or reads that are spent on a first flight.
+    FirstFlight,
+    /// The most connections at once on the admin listener.
+    Admin,
+    /// The descriptors of the process, but for those that are kept for other things.
+    Descriptors,
+    /// `max_connections_per_client` of a listener.
+    Client,
+}
+
+/// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Accept {
+    /// One connection died in the queue.
+    Connection,
+    /// No descriptors or memory.
+    Exhausted,
+    /// The listener is broken.
+    Listener,
+}
+
+/// Why a UDP datagram went nowhere, or no answer to it: the label `cause` of
+/// `schengate_udp_dropped_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Dropped {
+    /// No more flows at once.
+    TableFull,
+    /// No more flows for this client.
+    ClientLimit,
+    /// No more bytes or datagrams may wait for a verdict.
+    Held,
+    /// No original destination: not intercepted, or the firewall rule is wrong.
+    NoOrigin,
+    /// QUIC that cannot be read, on a flow that was let go by what was read.
+    Unread,
+    /// No socket can send from the destination's address (CAP_NET_RAW).
+    NoReplyPath,
+    /// The ICMP answer to a refused datagram cannot be sent (CAP_NET_RAW).
+    NoIcmp,
+    /// The network or this host did not take it.
+    Unsent,
+    /// More ICMP answers in a second than one listener sends.
+    IcmpLimit,
+    /// A fragment of a SOCKS5 datagram (RFC 1928 §7), which is never put together here.
+    Fragment,
+    /// No SOCKS5 datagram, or one whose destination is no host and port.
+    Malformed,
+    /// To an association, from another than its client.
+    Stranger,
+}
+
+/// What became of a question to the gateway's own name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsQuery {
+    /// Asked and answered.
+    Forwarded,
+    /// The same, and addresses that the policy refuses were left out.
+    Filtered,
+    /// The policy refuses the name, all of its addresses, or the name servers.
+    Refused,
+    /// No name server answered.
+    Failed,
+    /// No question; not answered.
+    Malformed,
+    /// Of a kind that is not forwarded.
+    Unsupported,
+    /// Its client asks too often; not answered.
+    Limited,
+    /// Too many questions or clients at once; not answered.
+    Busy,
+}
+
+pub(super) const DNS: [&str; 8] =
+    ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
+pub(super) const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
+pub(super) const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
+pub(super) const LIMIT: [&str; 5] =
+    ["connections", "first-flight", "admin", "descriptors", "client"];
+pub(super) const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
+pub(super) const DROPPED: [&str; 12] = [
+    "table-full",
+    "client-limit",
+    "held",
+    "no-origin",
+    "unread",
+    "no-reply-path",
+    "no-icmp",
+    "unsent",
+    "icmp-limit",
+    "fragment",
+    "malformed",
+    "stranger",
+];
