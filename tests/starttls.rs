@@ -1,5 +1,7 @@
 //! STARTTLS followed to the name in the hello (`[[listen]] starttls`), by OpenSSL's own client.
 
+#[path = "flights/mod.rs"]
+mod flights;
 mod lab;
 
 use std::process::Output;
@@ -146,4 +148,26 @@ fn in_the_clear_the_address_decides_and_the_server_hears_what_was_said() {
         assert_eq!(scene.world.arrived(ip), before);
     }
     assert_eq!(scene.world.arrived(REFUSED[0]), (0, 0));
+}
+
+#[test]
+fn what_comes_instead_of_a_command_is_read_as_on_any_other_port() {
+    let Some(lab) = lab("starttls, and none") else { return };
+    let mut scene = Scene::start(&lab);
+    // A line feed in its first bytes makes it look like a line.
+    let hello = flights::tls_hello("blocked.example", &[vec![b'\n'; 10]]);
+    let head = b"GET / HTTP/1.1\r\nHost: blocked.example\r\n\r\n".to_vec();
+    // No line feed: nothing that the client sends is a line before its time is over.
+    let silent = flights::tls_hello("blocked.example", &[]);
+    assert!(hello.contains(&b'\n'));
+    let mut refused = 0.0;
+    for (what, bytes) in [("a hello", hello), ("a request", head), ("any hello", silent)] {
+        let before = scene.world.arrived(PERMITTED[0]);
+        let to = at(PERMITTED[0], 587);
+        let ask = json!({"do": "send", "to": to, "hex": hex(&bytes), "patience_ms": 10_000});
+        scene.client.ask(&ask);
+        assert_eq!(scene.world.arrived(PERMITTED[0]), before, "{what}: bytes and connections");
+        refused += 1.0;
+        assert_eq!(scene.gateway.count("reason=\"rule\""), refused, "{what}");
+    }
 }

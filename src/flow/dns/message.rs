@@ -445,6 +445,19 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_the_name_s_for_no_longer_than_the_alias_that_leads_to_them() {
+        let [name, alias] =
+            ["a.example.", "cdn.example."].map(|name| Name::from_str(name).unwrap());
+        let mut message = query("a.example.", RecordType::A);
+        let cname = RData::CNAME(hickory_resolver::proto::rr::rdata::CNAME(alias.clone()));
+        message.add_answer(Record::from_rdata(name, 7, cname));
+        let address = RData::A(A::new(192, 0, 2, 1));
+        message.add_answer(Record::from_rdata(alias, 86_400, address));
+        let sifted = sift(&mut message, false, |_| true);
+        assert_eq!((sifted.left.len(), sifted.ttl), (1, 7));
+    }
+
+    #[test]
     fn addresses_that_are_not_to_be_told_are_taken_out_everywhere() {
         let name = Name::from_str("a.example.").unwrap();
         let mut message = query("a.example.", RecordType::HTTPS);
