@@ -13,9 +13,11 @@
 //!
 //! Client, gateway and world are network namespaces joined by veth. All contenders run at once in
 //! the gateway's, one thread each, and every round asks each of them in turn. schengate judges by
-//! 200 rules with the embedded tables and writes records; HAProxy and nginx read the name of the
-//! hello and write a log line; the two of `bare.c` do neither. All but nginx, which cannot listen
-//! transparently and forwards to a fixed address, get their connections by TPROXY.
+//! 200 rules with the embedded tables and writes records; HAProxy and nginx look the destination
+//! up among 200,000 prefixes and the hello's name among 10,000 in the fastest form that each has
+//! (exact names, no case to fold), and write a log line; the two of `bare.c` do neither. All but
+//! nginx, which cannot listen transparently and forwards to a fixed address, get their connections
+//! by TPROXY.
 //!
 //! CPU is the run time that the kernel counts for the contender's threads
 //! (`/proc/PID/task/*/schedstat`), its share of the network stack included. A ratio is to HAProxy
@@ -330,18 +332,41 @@ fn schengate(lab: &Lab) -> Command {
 
 fn haproxy(lab: &Lab, octet: u16, tuning: &str) -> Command {
     let (port, most) = (15_000 + octet, connections_max());
+    let known = lab.write("prefixes", &prefixes("\n"));
+    let refused = lab.write("names", &names("\n"));
     let text = format!(
         "global\n nbthread 1\n maxconn {most}\n log stdout format raw local0\n {tuning}\n\
          defaults\n mode tcp\n log global\n option tcplog\n option splice-auto\n\
          \x20timeout connect 10s\n timeout client 1h\n timeout server 1h\n\
          listen bench\n bind 0.0.0.0:{port} transparent\n tcp-request inspect-delay 3s\n\
+         \x20tcp-request connection reject unless {{ dst -f {known} }}\n\
          \x20tcp-request content capture req.ssl_sni len 100\n\
-         \x20tcp-request content accept if {{ req.ssl_hello_type 1 }}\n server world 0.0.0.0\n"
+         \x20tcp-request content reject if {{ req.ssl_sni -m str -f {refused} }}\n\
+         \x20tcp-request content accept if {{ req.ssl_hello_type 1 }}\n server world 0.0.0.0\n",
+        known = known.display(),
+        refused = refused.display(),
     );
     let path = lab.write(&format!("haproxy{octet}.cfg"), &text);
     let mut command = lab.gateway.command("haproxy");
     command.args(["-db", "-f"]).arg(path);
     command
+}
+
+/// Networks of /24 that HAProxy and nginx let pass, the world and nginx's own address among them,
+/// each before `end`.
+fn prefixes(end: &str) -> String {
+    let mut text = format!("198.51.100.0/24{end}{}/32{end}", lab::GATEWAY[0]);
+    for n in 1..=200_000_u32 {
+        // An odd factor: no network twice.
+        let [_, a, b, c] = (n.wrapping_mul(0x9E37_79B1) & 0xFF_FFFF).to_be_bytes();
+        write!(text, "{a}.{b}.{c}.0/24{end}").unwrap();
+    }
+    text
+}
+
+/// Names that HAProxy and nginx refuse, each before `end`.
+fn names(end: &str) -> String {
+    (0..10_000).fold(String::new(), |text, n| text + &format!("n{n}.names.example{end}"))
 }
 
 /// Connections that every process here may have at once: two descriptors each, and HAProxy, which
@@ -360,15 +385,22 @@ fn nginx(lab: &Lab, octet: u16) -> Option<Command> {
         return None;
     }
     let log = lab.write("nginx-access.log", "");
+    let known = lab.write("nginx-prefixes", &prefixes(" 1;\n"));
+    let refused = lab.write("nginx-names", &names(" 1;\n"));
     let text = format!(
         "load_module {module};\ndaemon off;\nmaster_process off;\nerror_log stderr;\n\
          pid {log}.pid;\nevents {{ worker_connections 60000; }}\n\
          stream {{ log_format line '$remote_addr $ssl_preread_server_name $bytes_sent';\n\
-         access_log {log} line;\nserver {{ listen {}; ssl_preread on; proxy_timeout 1h;\n\
-         proxy_pass {}; }} }}\n",
+         access_log {log} line;\nmap_hash_max_size 32768; map_hash_bucket_size 128;\n\
+         geo $server_addr $known {{ default 0; include {known}; }}\n\
+         map $ssl_preread_server_name $refused {{ default 0; include {refused}; }}\n\
+         map $known$refused $to {{ default 127.0.0.1:1; 10 {to}; }}\n\
+         server {{ listen {}; ssl_preread on; proxy_timeout 1h; proxy_pass $to; }} }}\n",
         15_000 + octet,
-        at(octet),
+        to = at(octet),
         log = log.display(),
+        known = known.display(),
+        refused = refused.display(),
     );
     let path = lab.write("nginx.conf", &text);
     let mut command = lab.gateway.command("nginx");
@@ -403,15 +435,21 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 fn table(contenders: &[Contender], rounds: &[Vec<[f64; ROWS.len()]>]) -> String {
     let mut text = String::new();
-    let measure = contenders.iter().position(|one| one.name == MEASURE);
+    let column_of = |name: &str| contenders.iter().position(|one| one.name == name);
+    let (measure, nginx) = (column_of(MEASURE), column_of("nginx"));
     for (row, (title, unit, asked)) in ROWS.iter().enumerate() {
         writeln!(text, "\n{title}    (asked: {asked})").unwrap();
         for (column, one) in contenders.iter().enumerate().skip(1) {
             let figure = median(rounds.iter().map(|round| round[column][row]).collect());
             write!(text, "  {:<12} {figure:>10.2} {unit:<6}", one.name).unwrap();
+            let ratio = |to: usize| {
+                median(rounds.iter().map(|round| round[column][row] / round[to][row]).collect())
+            };
             if let Some(measure) = measure {
-                let ratios = rounds.iter().map(|round| round[column][row] / round[measure][row]);
-                write!(text, "  x {:.2}", median(ratios.collect())).unwrap();
+                write!(text, "  x {:.2}", ratio(measure)).unwrap();
+            }
+            if let Some(nginx) = nginx.filter(|_| one.name == OURS && asked.contains("nginx")) {
+                write!(text, ", x {:.2} of nginx", ratio(nginx)).unwrap();
             }
             writeln!(text).unwrap();
         }
