@@ -45,7 +45,7 @@ const MEASURE: &str = "haproxy-1m";
 
 /// What is measured: title, unit.
 /// What is asked of schengate follows: a ratio to [`MEASURE`], or a figure of its own.
-const ROWS: [(&str, &str, &str); 11] = [
+const ROWS: [(&str, &str, &str); 10] = [
     ("CPU, new connection, hello of 517 B", "us", "x <= 0.82, and <= 0.87 of nginx"),
     ("CPU, new connection, hello of 1750 B", "us", "x <= 0.82, and <= 0.87 of nginx"),
     ("new connections, 64 at a time", "1/s", "x >= 1.15"),
@@ -56,7 +56,6 @@ const ROWS: [(&str, &str, &str); 11] = [
     ("CPU, 32 downloads and 32 uploads", "s/GB", "x <= 0.88"),
     ("64 downloads", "Gbit/s", "x >= 1.00"),
     ("CPU, 64 B round trip, 64 conns", "us", "x <= 0.72"),
-    ("user memory, idle connection", "B", "<= 1000"),
 ];
 
 /// Where the added time to the first byte stands among the rows.
@@ -161,8 +160,10 @@ fn bench(lab: &Lab, volume: &Volume, only: Option<&str>) {
         eprintln!("round {} of {}", number + 1, volume.rounds);
     }
     print!("{}", table(&contenders, &rounds));
+    once::memory(lab, &contenders, volume.held.min(connections_max() / 8));
     let crowd = volume.crowd.min(connections_max() - 300);
-    once::run(lab, &contenders, crowd, volume.seconds);
+    once::crowd(lab, &contenders, crowd, volume.seconds);
+    once::reloads(lab, &contenders);
 }
 
 fn measure(lab: &Lab, one: &Contender, volume: &Volume) -> [f64; ROWS.len()] {
@@ -195,23 +196,7 @@ fn measure(lab: &Lab, one: &Contender, volume: &Volume) -> [f64; ROWS.len()] {
         both * 1e9 / all,
         all * 8.0 / downloads.took / 1e9,
         trips * 1e6 / (64 * volume.trips) as f64,
-        held(lab, one, volume.held.min(connections_max() / 8)),
     ]
-}
-
-/// Growth of the contender's anonymous memory for each connection that is open and silent. As many
-/// are held before it is looked at first: they take up what was free already.
-fn held(lab: &Lab, one: &Contender, count: u64) -> f64 {
-    let hold = || {
-        let words = ["load", "hold", &one.to, &count.to_string(), "0", "0"];
-        let mut load = role(lab.client.command(env::current_exe().unwrap()).args(words));
-        assert_eq!(line_of(&mut load), "held", "{} does not hold {count} more", one.name);
-        load
-    };
-    let _first = hold();
-    let before = one.memory();
-    let _second = hold();
-    (one.memory() - before) / count as f64
 }
 
 impl Contender {
@@ -454,8 +439,7 @@ fn table(contenders: &[Contender], rounds: &[Vec<[f64; ROWS.len()]>]) -> String 
             writeln!(text).unwrap();
         }
     }
-    let place = |name| contenders.iter().position(|one| one.name == name);
-    if let (Some(ours), Some(bare)) = (place(OURS), place("bare-copy")) {
+    if let (Some(ours), Some(bare)) = (column_of(OURS), column_of("bare-copy")) {
         let first = |round: &[[f64; ROWS.len()]], one: usize| round[one][FIRST_BYTE];
         let over = rounds.iter().map(|round| first(round, ours) - first(round, bare)).collect();
         writeln!(text, "\nfirst byte later than through bare-copy, p50    (asked: <= 5 us)")

@@ -1,4 +1,5 @@
-//! What is measured once, and not in rounds: new connections beside many held ones, and a reload.
+//! What is measured once, and not in rounds: the memory of connections that are held, new ones beside
+//! them, and a reload.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -7,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::lab::{self, Lab};
-use crate::{Contender, OURS, ask, line_of, role};
+use crate::{Contender, OURS, Running, ask, line_of, role};
 
 /// Threads that open them.
 const THREADS: u64 = 32;
@@ -15,14 +16,42 @@ const THREADS: u64 = 32;
 /// Time between two looks at the metrics.
 const POLL: Duration = Duration::from_millis(5);
 
+/// Growth of each one's anonymous memory for each of `count` connections that are open and silent.
+/// As many are held before it is looked at first: they take up what was free already.
+pub(crate) fn memory(lab: &Lab, contenders: &[Contender], count: u64) {
+    println!("\nuser memory, idle connection, of {count}    (asked: <= 1000 B)");
+    for one in contenders.iter().skip(1) {
+        let Some(_first) = hold(lab, one, count) else { continue };
+        let before = one.memory();
+        let Some(_second) = hold(lab, one, count) else { continue };
+        println!("  {:<12} {:>10.0} B", one.name, (one.memory() - before) / count as f64);
+    }
+}
+
+/// A load that holds connections until it is dropped.
+fn hold(lab: &Lab, one: &Contender, count: u64) -> Option<Running> {
+    let words = ["load", "hold", &one.to, &count.to_string(), "0", "0"];
+    let mut command = lab.client.command(std::env::current_exe().expect("this program"));
+    let mut held = role(command.args(words));
+    if line_of(&mut held) == "held" {
+        return Some(held);
+    }
+    println!("  {:<12} LEFT OUT: it does not hold as many", one.name);
+    None
+}
+
 /// `crowd` connections are held, and new ones come for `seconds`.
-pub(crate) fn run(lab: &Lab, contenders: &[Contender], crowd: u64, seconds: u64) {
+pub(crate) fn crowd(lab: &Lab, contenders: &[Contender], crowd: u64, seconds: u64) {
     println!(
         "\n1,000 new connections a second beside {crowd} held ones    (asked: p99 x <= 1.10 of empty)"
     );
     for one in contenders.iter().skip(1).filter(|one| !one.name.starts_with("bare")) {
         beside_a_crowd(lab, one, crowd, seconds);
     }
+}
+
+/// Reloads of the one that is held against the others.
+pub(crate) fn reloads(lab: &Lab, contenders: &[Contender]) {
     if let Some(ours) = contenders.iter().find(|one| one.name == OURS) {
         reload(lab, ours);
     }
@@ -34,12 +63,7 @@ fn beside_a_crowd(lab: &Lab, one: &Contender, crowd: u64, seconds: u64) {
         ask(lab, one, &["rate", &THREADS.to_string(), &each, "517"]).p99
     };
     let empty = rate();
-    let words = ["load", "hold", &one.to, &crowd.to_string(), "0", "0"];
-    let mut command = lab.client.command(std::env::current_exe().expect("this program"));
-    let mut held = role(command.args(words));
-    if line_of(&mut held) != "held" {
-        return println!("  {:<12} LEFT OUT: it does not hold as many", one.name);
-    }
+    let Some(_held) = hold(lab, one, crowd) else { return };
     let beside = rate();
     println!(
         "  {:<12} p99 {beside:>10.0} us, empty {empty:>10.0} us  x {:.2}",
