@@ -47,6 +47,11 @@ impl<'b> Line<'b> {
         self.out.extend_from_slice(b"}\n");
     }
 
+    /// Fields that were written before.
+    pub(super) fn fields(&mut self, fields: &[u8]) {
+        self.out.extend_from_slice(fields);
+    }
+
     /// A text.
     pub(super) fn text(&mut self, key: &str, text: Option<&str>) {
         self.put(key);

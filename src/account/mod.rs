@@ -1,6 +1,7 @@
 //! What happened: one [`Record`] for each connection (or proxy request), opened once and finished
 //! once, on every path; the metrics; the lines of the record.
 
+mod grounds;
 mod labels;
 mod line;
 mod log;
@@ -10,7 +11,6 @@ mod series;
 mod sources;
 mod tally;
 
-use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,13 +19,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use grounds::{Facts, Grounds};
 pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit};
 pub use metrics::Metrics;
 pub use record::Record;
 pub(crate) use sources::network;
 
 use crate::identify::{HostName, NameSource, Protocol};
-use crate::policy::{CountrySet, Verdict, Whereabouts};
+use crate::policy::Verdict;
 use log::Log;
 use sources::Sources;
 
@@ -215,17 +216,23 @@ impl Bytes {
 }
 
 /// A name and where it was read, in as many bytes as it has: a [`HostName`] has room for the longest
-/// one, and a connection keeps its name as long as it lives.
+/// one, and a connection keeps its name as long as it lives, and in two places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    host: Box<str>,
+    host: Arc<str>,
     source: NameSource,
 }
 
 impl Named {
     /// The name.
     #[must_use]
-    pub const fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The name, shared.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<str> {
         &self.host
     }
 
@@ -242,22 +249,6 @@ impl From<(HostName, NameSource)> for Named {
     }
 }
 
-/// A text of the policy or its tables, shared by the records of a thread: there are few of them, and
-/// each connection would hold five copies.
-pub fn shared_text(text: &str) -> Arc<str> {
-    const ROOM: usize = 64;
-    thread_local! {
-        static KEPT: RefCell<[Option<Arc<str>>; ROOM]> = const { RefCell::new([const { None }; ROOM]) };
-    }
-    let mixed =
-        text.bytes().fold(0_usize, |mixed, byte| mixed.wrapping_mul(31) ^ usize::from(byte));
-    KEPT.with_borrow_mut(|all| match all.get_mut(mixed % ROOM) {
-        Some(Some(known)) if **known == *text => Arc::clone(known),
-        Some(place) => Arc::clone(place.insert(text.into())),
-        None => text.into(),
-    })
-}
-
 /// What was judged, and what came of it: owned, since it outlives the policy that judged.
 #[derive(Debug, Clone)]
 pub struct Judged {
@@ -271,14 +262,8 @@ pub struct Judged {
     pub protocol: Protocol,
     /// Whether the hello carries ECH.
     pub ech: bool,
-    /// What is known of the destination.
-    pub place: Place,
-    /// Version of the policy; `None` where none was asked.
-    pub policy: Option<Arc<str>>,
-    /// Name of the client's group.
-    pub group: Option<Arc<str>>,
-    /// Name of the rule that decided.
-    pub rule: Option<Arc<str>>,
+    /// What the verdict stands on.
+    pub grounds: Arc<Grounds>,
 }
 
 impl Judged {
@@ -291,38 +276,14 @@ impl Judged {
             bound: None,
             protocol: Protocol::Other,
             ech: false,
-            place: Place::default(),
-            policy: None,
-            group: None,
-            rule: None,
+            grounds: Grounds::of(&Facts::default()),
         }
     }
-}
 
-/// [`Whereabouts`], owned.
-#[derive(Debug, Clone, Default)]
-#[expect(missing_docs, reason = "the fields of `policy::Whereabouts`")]
-pub struct Place {
-    pub codes: CountrySet,
-    pub anycast: bool,
-    pub source: Option<Arc<str>>,
-    pub region: Option<Arc<str>>,
-    pub operator: Option<Arc<str>>,
-    pub asn: Option<u32>,
-    pub law: CountrySet,
-}
-
-impl From<Whereabouts<'_>> for Place {
-    fn from(of: Whereabouts<'_>) -> Self {
-        Self {
-            codes: of.codes,
-            anycast: of.anycast,
-            source: of.source.map(shared_text),
-            region: of.region.map(shared_text),
-            operator: of.operator.map(shared_text),
-            asn: of.asn,
-            law: of.law,
-        }
+    /// The same under another verdict, which no rule gave.
+    #[must_use]
+    pub fn overruled(&self, verdict: Verdict) -> Self {
+        Self { verdict, grounds: self.grounds.without_rule(), ..self.clone() }
     }
 }
 
@@ -376,10 +337,12 @@ mod tests {
             bound: Some(true),
             protocol: Protocol::Tls,
             ech: false,
-            place: Place::default(),
-            policy: Some("abcdef012345".into()),
-            group: Some("default".into()),
-            rule: Some("a \"rule\"\nof two lines".into()),
+            grounds: Grounds::of(&Facts {
+                policy: Some("abcdef012345"),
+                group: Some("default"),
+                rule: Some("a \"rule\"\nof two lines"),
+                ..Facts::default()
+            }),
         }
     }
 
@@ -451,14 +414,6 @@ mod tests {
         assert_eq!(lines[0]["event"], "unjudged");
         assert_eq!(lines[0]["end"], "aborted");
         assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
-    }
-
-    #[test]
-    fn a_text_is_kept_once_and_stays_what_it_was() {
-        let texts: Vec<String> = (0..1000).map(|number| format!("rule {number}")).collect();
-        let all: Vec<_> = texts.iter().map(|text| shared_text(text)).collect();
-        assert!(all.iter().zip(&texts).all(|(kept, text)| **kept == **text));
-        assert!(Arc::ptr_eq(&shared_text("rule 999"), &shared_text("rule 999")));
     }
 
     #[test]

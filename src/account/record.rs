@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::line::{Line, key};
-use super::{Account, Bytes, End, Judged, Metrics, Named, Way, sources};
+use super::{Account, Bytes, End, Facts, Judged, Metrics, Named, Way, sources};
 use crate::identify::HostName;
 use crate::policy::Action;
 
@@ -106,7 +106,8 @@ impl Record {
             self.metrics().judged(self.way, &judged.verdict);
         }
         if self.judged.is_none() {
-            self.metrics().located(judged.place.codes, judged.place.anycast);
+            let place = judged.grounds.facts().place;
+            self.metrics().located(place.codes, place.anycast);
             self.watch(&judged);
         }
         self.replace(judged);
@@ -168,7 +169,6 @@ impl Record {
         let (bytes_up, bytes_down) = self.bytes.totals();
         let judged = self.judged.as_deref();
         let verdict = judged.map(|j| &j.verdict);
-        let place = judged.map(|j| &j.place);
         let name = judged.and_then(|j| j.name.as_ref());
         let duration = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX);
         let now = Timestamp::now();
@@ -188,16 +188,10 @@ impl Record {
             line.text(key!("sni_inside"), self.sni_inside.as_ref().map(|name| name.as_str()));
             line.flag(key!("ech"), judged.map(|j| j.ech));
             line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
-            line.codes(key!("location"), place.map(|p| p.codes));
-            line.flag(key!("anycast"), place.map(|p| p.anycast));
-            line.text(key!("source"), place.and_then(|p| p.source.as_deref()));
-            line.text(key!("region"), place.and_then(|p| p.region.as_deref()));
-            line.text(key!("operator"), place.and_then(|p| p.operator.as_deref()));
-            line.number(key!("asn"), place.and_then(|p| p.asn).map(u64::from));
-            line.codes(key!("law"), place.map(|p| p.law));
-            line.text(key!("policy"), judged.and_then(|j| j.policy.as_deref()));
-            line.text(key!("group"), judged.and_then(|j| j.group.as_deref()));
-            line.text(key!("rule"), judged.and_then(|j| j.rule.as_deref()));
+            match judged {
+                Some(judged) => line.fields(judged.grounds.fields()),
+                None => Facts::write(None, &mut line),
+            }
             line.label(key!("verdict"), verdict.map(|v| v.action().label()));
             line.label(key!("reason"), verdict.map(|v| v.reason().label()));
             line.label(key!("would"), verdict.and_then(|v| v.would()).map(|would| would.label()));

@@ -86,7 +86,7 @@ impl Joined {
         let mut follower = Follower::of(&record);
         let (client, upstream) = (&self.client, &self.upstream);
         let (first, patience) = (mem::take(&mut self.first), self.door.patience);
-        let opening = follower.follow(client, upstream, first);
+        let opening = follower.follow(client, upstream, first, record.judgement());
         // Made in its place: a connection has room for one of them.
         let end = tokio::select! {
             biased;

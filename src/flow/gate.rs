@@ -143,7 +143,9 @@ impl Gate {
         record: &mut Record,
     ) -> Result<Permit, Stop> {
         let protocol = asked.protocol;
-        record.judged(answer.judged(policy, &asked));
+        let judged = answer.judged(policy, &asked);
+        let name = judged.name.clone();
+        record.judged(judged);
         match answer.verdict.permit() {
             Ok(permit) => {
                 let to = permit.destination();
@@ -153,7 +155,7 @@ impl Gate {
                     tie @ (Tie::SaidAndDialled | Tie::Resolved) => tie,
                 };
                 asked.destination = to;
-                seat.judged(asked);
+                seat.judged(&asked, name);
                 Ok(permit)
             }
             Err(denial) => {

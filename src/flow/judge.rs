@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bind::Names;
-use crate::account::{Judged, Metrics, shared_text};
+use crate::account::{Facts, Grounds, Judged, Metrics};
 use crate::identify::{HostName, Identity, NameSource, Protocol};
 use crate::policy::{
     Action, Binding, Claim, GroupId, Lapsed, Live, Policy, Question, RuleId, Transport, Verdict,
@@ -190,10 +190,12 @@ impl Answer {
             bound: self.bound,
             protocol: asked.protocol,
             ech: asked.ech,
-            place: policy.whereabouts(verdict.destination().ip()).into(),
-            policy: Some(shared_text(policy.version())),
-            group: Some(shared_text(policy.group_name(verdict.group()))),
-            rule: verdict.rule().map(|rule| shared_text(policy.rule_name(rule))),
+            grounds: Grounds::of(&Facts {
+                place: policy.whereabouts(verdict.destination().ip()),
+                policy: Some(policy.version()),
+                group: Some(policy.group_name(verdict.group())),
+                rule: verdict.rule().map(|rule| policy.rule_name(rule)),
+            }),
         }
     }
 }

@@ -35,19 +35,19 @@ impl Notice {
     /// What the record and the policy say of a denial.
     pub(super) fn of(denial: Denial, record: &Record, contact: Option<&str>) -> Self {
         let reason = denial.verdict().reason();
-        let judged = record.judgement();
+        let facts = record.judgement().map(|judged| judged.grounds.facts());
         Self {
             reason: reason.label(),
             sentence: reason.sentence(),
-            place: judged.map_or_else(
+            place: facts.map_or_else(
                 || "unknown".to_owned(),
-                |judged| match (judged.place.anycast, judged.place.codes.is_empty()) {
+                |facts| match (facts.place.anycast, facts.place.codes.is_empty()) {
                     (true, _) => "anycast".to_owned(),
                     (false, true) => "unknown".to_owned(),
-                    (false, false) => judged.place.codes.to_string(),
+                    (false, false) => facts.place.codes.to_string(),
                 },
             ),
-            rule: judged.and_then(|judged| judged.rule.as_deref()).map(str::to_owned),
+            rule: facts.and_then(|facts| facts.rule).map(str::to_owned),
             event: record.id(),
             contact: contact.map(str::to_owned),
         }

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::judge::{Asked, Tie};
-use crate::account::{End, Judged};
-use crate::identify::{BadName, HostName, NameSource, Protocol};
+use crate::account::{End, Judged, Named};
+use crate::identify::{BadName, HostName, Protocol};
 use crate::policy::Transport;
 
 /// The live connections of one worker.
@@ -50,16 +50,16 @@ struct Note {
     destination: SocketAddr,
     transport: Transport,
     protocol: Protocol,
-    name: Option<(Box<str>, NameSource)>,
+    name: Option<Named>,
     tie: Tie,
     ech: bool,
     inside: Option<Box<str>>,
 }
 
 impl Note {
-    fn of(asked: &Asked) -> Self {
+    /// `name` is that of `asked`, as its record holds it.
+    fn of(asked: &Asked, name: Option<Named>) -> Self {
         let &Asked { client, destination, transport, protocol, tie, ech, .. } = asked;
-        let name = asked.name.as_ref().map(|(host, source)| (host.as_str().into(), *source));
         let inside = asked.inside.as_ref().map(|host| host.as_str().into());
         Self { client, destination, transport, protocol, name, tie, ech, inside }
     }
@@ -67,7 +67,7 @@ impl Note {
     fn asked(&self) -> Result<Asked, BadName> {
         let &Self { client, destination, transport, protocol, tie, ech, .. } = self;
         let name = match &self.name {
-            Some((host, source)) => Some((HostName::parse(host.as_bytes())?, *source)),
+            Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
             None => None,
         };
         let inside = self.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
@@ -170,9 +170,9 @@ impl Flow {
 }
 
 impl Seat {
-    /// The connection has a verdict, and this is what it asked.
-    pub(super) fn judged(&self, asked: Asked) {
-        *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(&asked)));
+    /// The connection has a verdict, and this is what it asked, under the name that its record holds.
+    pub(super) fn judged(&self, asked: &Asked, name: Option<Named>) {
+        *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(asked, name)));
     }
 
     /// Waits until the connection is told to end; one task at a time may.
@@ -196,6 +196,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identify::NameSource;
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn what_lasts_too_long_is_ended_and_nothing_else() {
@@ -221,7 +222,7 @@ mod tests {
             asked.protocol = Protocol::Tls;
             asked.tie = Tie::Resolved;
             asked.ech = true;
-            let again = Note::of(&asked).asked().unwrap();
+            let again = Note::of(&asked, asked.name.map(Into::into)).asked().unwrap();
             assert_eq!(format!("{again:?}"), format!("{asked:?}"));
         }
     }

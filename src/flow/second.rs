@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::relay::{self, Patience, read_shared};
 use super::wire::Wire;
 use crate::account::{Bytes, End, Judged, Record};
+use crate::identify::NameSource;
 use crate::identify::tls::{SecondHello, Watch};
 use crate::policy::{Action, Mode};
 
@@ -37,7 +38,7 @@ pub(super) async fn run(
 ) -> End {
     let bytes = Arc::clone(record.bytes());
     let mut follower = Follower::of(record);
-    let opening = follower.follow(client, upstream, first);
+    let opening = follower.follow(client, upstream, first, record.judgement());
     let end = relay::run(client, upstream, opening, patience, &bytes).await;
     follower.note(record);
     end
@@ -81,7 +82,8 @@ impl Follower {
     }
 
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
-    /// yields has not been sent.
+    /// yields has not been sent. `judged` tells what was read in `first`, if that is where the name is
+    /// from.
     ///
     /// # Errors
     /// The end, where the hello changed or a side broke off.
@@ -90,8 +92,14 @@ impl Follower {
         client: &'a Wire,
         upstream: &'a Wire,
         first: Vec<u8>,
+        judged: Option<&Judged>,
     ) -> Opening<'a> {
-        match SecondHello::after(&first).filter(|second| second.watch() != Watch::Over) {
+        let read = judged.and_then(|judged| {
+            let name = judged.name.as_ref().filter(|name| name.source() == NameSource::Sni)?;
+            Some(SecondHello::behind(&first, Some(Arc::clone(name.shared())), judged.ech))
+        });
+        let second = read.or_else(|| SecondHello::after(&first));
+        match second.filter(|second| second.watch() != Watch::Over) {
             None => Opening::Known(first),
             Some(second) => {
                 let watch = self.watch(second, client, upstream, first);
@@ -142,7 +150,6 @@ impl Follower {
     pub(super) fn note(&self, record: &mut Record) {
         let Some(judged) = record.judgement().filter(|_| self.changed) else { return };
         let verdict = judged.verdict.mismatched(Action::Block);
-        let judged = Judged { verdict, rule: None, ..judged.clone() };
-        record.judged(judged);
+        record.judged(judged.overruled(verdict));
     }
 }

@@ -1,6 +1,8 @@
 //! The hello behind a HelloRetryRequest (RFC 8446 §4.1.4): the client sends its ClientHello twice,
 //! and a server that asks for that answers the second, whatever the first was judged by.
 
+use std::sync::Arc;
+
 use super::name::HostName;
 use super::reader::RECORD_HEADER;
 use super::tls::{Found, HELLO_MAX, Hello, Walked, read};
@@ -33,7 +35,7 @@ pub enum Watch {
 #[derive(Debug)]
 pub struct SecondHello {
     /// In as many bytes as it has: this is kept for as long as a destination is silent.
-    first: Option<Box<str>>,
+    first: Option<Arc<str>>,
     /// The first hello has the ECH extension.
     ech: bool,
     header: [u8; RECORD_HEADER],
@@ -57,9 +59,16 @@ impl SecondHello {
     pub fn after(seen: &[u8]) -> Option<Self> {
         let mut hello = Hello::EMPTY;
         let Found::Hello = read(seen, &mut Walked::default(), &mut hello) else { return None };
+        Some(Self::behind(seen, hello.name.map(|name| name.as_str().into()), hello.ech))
+    }
+
+    /// As [`SecondHello::after`], where the hello was read already: its name, and whether it has the
+    /// ECH extension.
+    #[must_use]
+    pub fn behind(seen: &[u8], first: Option<Arc<str>>, ech: bool) -> Self {
         let mut this = Self {
-            first: hello.name.map(|name| name.as_str().into()),
-            ech: hello.ech,
+            first,
+            ech,
             header: [0; RECORD_HEADER],
             in_header: 0,
             left: 0,
@@ -76,7 +85,7 @@ impl SecondHello {
             // RFC 8446 §5.1: no message shares a record with the end of a ClientHello.
             None => this.watch = Watch::Changed,
         }
-        Some(this)
+        this
     }
 
     /// What is known so far.

@@ -168,7 +168,7 @@ struct NameEntry {
 }
 
 /// What is known of one address, for records, answers and `explain`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Whereabouts<'a> {
     /// Every country that the address may be in; empty where unknown or anycast.
     pub codes: CountrySet,

@@ -49,7 +49,7 @@ pub(super) async fn run(
         if !server_may_speak {
             return Ok(first);
         }
-        follower.follow(&client, &upstream, first).await
+        follower.follow(&client, &upstream, first, record.judgement()).await
     });
     let end = if server_may_speak {
         relay::run(&client, &upstream, opening, idle, &bytes).await
@@ -122,7 +122,7 @@ impl Flight<'_> {
         if let Some(judged) = record.judgement() {
             let (protocol, ech) = (inside.read.protocol, inside.read.ech);
             let bound = Some(false);
-            record.judged(Judged { verdict, protocol, ech, bound, rule: None, ..judged.clone() });
+            record.judged(Judged { protocol, ech, bound, ..judged.overruled(verdict) });
         }
         let protocol = inside.read.protocol;
         match verdict.permit() {

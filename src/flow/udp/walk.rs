@@ -174,7 +174,7 @@ async fn judge_named(
     }
     let verdict = permit.verdict().mismatched(Action::Block);
     if let Some(judged) = record.judgement() {
-        record.judged(Judged { verdict, bound: Some(false), rule: None, ..judged.clone() });
+        record.judged(Judged { bound: Some(false), ..judged.overruled(verdict) });
     }
     verdict.permit().map_err(|denial| {
         Stop::refused(Protocol::Quic, Notice::of(denial, record, desk.gate.contact().as_deref()))
