@@ -283,24 +283,6 @@ mod tests {
     }
 
     #[tokio::test(flavor = "local")]
-    async fn what_a_relay_holds_is_small() {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let to = listener.local_addr().unwrap();
-        let account = crate::account::kept::Kept::default().account();
-        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
-        let permitted = permit(&to.to_string());
-        let dialled = || dial(&permitted, how, None, account.metrics());
-        let (client, upstream) = (dialled().await.unwrap(), dialled().await.unwrap());
-        let door = Rc::new(Door::for_tests(crate::account::Way::Tproxy));
-        let joined = Joined { client, upstream, first: Vec::new(), door, _slot: None };
-        let seat = Rc::new(crate::flow::registry::Registry::default()).seat(None);
-        let record = account.open(to, crate::account::Way::Tproxy);
-        let size = size_of_val(&joined.relay(record, seat));
-        println!("{size} B");
-        assert!(size <= 768, "{size} B, for as long as the connection lives");
-    }
-
-    #[tokio::test(flavor = "local")]
     async fn the_source_of_a_dial_is_the_one_that_is_asked_for() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let to = listener.local_addr().unwrap();

@@ -51,6 +51,7 @@ mod tests;
 mod udp;
 mod wire;
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use tokio::task::spawn_local;
@@ -77,22 +78,35 @@ fn serve(client: Accepted, gate: Rc<Gate>) {
     }
 }
 
-async fn serve_transparent(client: Accepted, gate: Rc<Gate>) {
+fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future<Output = ()> {
+    // Boxed: what only the judgement and the dial need does not last as long as the relay.
+    let opened = Box::pin(open(client, gate));
+    async move {
+        // Made in its place: a connection has room for one of them.
+        let relay = pin!(match opened.await {
+            Some((joined, record, seat)) => joined.relay(record, seat),
+            None => return,
+        });
+        relay.await;
+    }
+}
+
+/// Judges and dials; [`None`] where the connection ended with that, and its record is closed.
+async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)> {
     let mut record = gate.account.open(client.peer, client.door.way);
     let seat = gate.registry.seat(client.door.lifetime);
-    // Boxed: a task is aligned to 128 bytes, and glibc before 2.38 does not find the place of a large
-    // one again once smaller ones lie behind it: 4 KiB lost for each connection that is held.
-    let walk = Box::pin(walk(client, &gate, &seat, &mut record));
+    let walk = walk(client, &gate, &seat, &mut record);
     let walked = tokio::select! {
         biased;
         end = seat.cut() => Err(end),
         walked = walk => walked,
     };
     match walked {
-        // A task of its own, so that what only the judgement and the dial need does not last as
-        // long as the relay. It ends by itself, and with the runtime at the latest.
-        Ok(joined) => drop(spawn_local(joined.relay(record, seat))),
-        Err(end) => gate::close(record, &seat, end),
+        Ok(joined) => Some((joined, record, seat)),
+        Err(end) => {
+            gate::close(record, &seat, end);
+            None
+        }
     }
 }
 

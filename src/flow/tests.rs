@@ -51,10 +51,7 @@ impl Rig {
     }
 
     async fn client_at(&self, listener: &TcpListener, door: Door) -> TcpStream {
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, peer) = listener.accept().await.unwrap();
-        let slot = Slot::take(&door, peer.ip()).ok();
-        let accepted = Accepted { wire: wire::Wire::new(stream), peer, door: Rc::new(door), slot };
+        let (client, accepted) = accepted(listener, door).await;
         serve(accepted, Rc::clone(&self.gate));
         client
     }
@@ -66,6 +63,13 @@ impl Rig {
         self.gate.registry.emptied().await;
         self.kept.lines(&self.account)
     }
+}
+
+async fn accepted(listener: &TcpListener, door: Door) -> (TcpStream, Accepted) {
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let slot = Slot::take(&door, peer.ip()).ok();
+    (client, Accepted { wire: wire::Wire::new(stream), peer, door: Rc::new(door), slot })
 }
 
 async fn listener() -> TcpListener {
@@ -106,6 +110,16 @@ fn everything() -> Fake {
 
 fn local(names: &[&str]) -> Book {
     names.iter().fold(Book::default(), |book, name| book.entry(name, &["127.0.0.1"]))
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_a_connection_holds_is_small() {
+    let rig = Rig::new(everything(), &Book::default());
+    let door = Door::for_tests(Way::Tproxy);
+    let (_client, accepted) = accepted(&listener().await, door).await;
+    let size = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.gate)));
+    println!("{size} B");
+    assert!(size <= 768, "{size} B, for as long as the connection lives");
 }
 
 async fn all_of(stream: &mut TcpStream) -> Vec<u8> {
