@@ -1,11 +1,9 @@
 //! Dials what was permitted, and nothing else; then relays.
 
 use std::io;
-use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -62,7 +60,7 @@ pub(super) async fn run(
         tracing::debug!(fault = %end, destination = %permit.destination(), "no upgrade to TLS");
         return Err(End::NoUpgrade);
     }
-    Ok(Joined { client: wire, upstream, first: seen.into_bytes(), door, _slot: slot })
+    Ok(Joined { client: wire, upstream, first: seen.into_bytes().into(), door, slot })
 }
 
 /// The type of a TLS record that holds a hello (RFC 8446 §5.1).
@@ -73,29 +71,31 @@ pub(super) struct Joined {
     client: Wire,
     upstream: Wire,
     /// What was read, and is to be replayed.
-    first: Vec<u8>,
+    first: Box<[u8]>,
     door: Rc<Door>,
     /// Held as long as the connection.
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 impl Joined {
     /// Replays what was read, relays until the end, and closes the record.
-    pub(super) async fn relay(mut self, mut record: Record, seat: Seat) {
-        let bytes = Arc::clone(record.bytes());
-        let mut follower = Follower::of(&record);
-        let (client, upstream) = (&self.client, &self.upstream);
-        let (first, patience) = (mem::take(&mut self.first), self.door.patience);
-        let opening = follower.follow(client, upstream, first, record.judgement());
-        // Made in its place: a connection has room for one of them.
-        let end = tokio::select! {
-            biased;
-            end = seat.cut() => end,
-            end = relay::run(client, upstream, opening, patience, &bytes) => end,
-        };
-        follower.note(&mut record);
-        drop(self);
-        gate::close(record, &seat, end);
+    pub(super) fn relay(self, mut record: Record, seat: Seat) -> impl Future<Output = ()> {
+        let Self { client, upstream, first, door, slot } = self;
+        // A block: a function would hold its arguments twice, for as long as the connection lives.
+        async move {
+            let mut follower = Follower::of(&record);
+            let (bytes, judged) = (record.bytes(), record.judgement());
+            let opening = follower.follow(&client, &upstream, bytes, first.into(), judged);
+            // Made in its place: a connection has room for one of them.
+            let end = tokio::select! {
+                biased;
+                end = seat.cut() => end,
+                end = relay::run(&client, &upstream, opening, door.patience, record.bytes()) => end,
+            };
+            follower.note(&mut record);
+            drop((client, upstream, door, slot));
+            gate::close(record, &seat, end);
+        }
     }
 }
 

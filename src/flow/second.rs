@@ -38,7 +38,7 @@ pub(super) async fn run(
 ) -> End {
     let bytes = Arc::clone(record.bytes());
     let mut follower = Follower::of(record);
-    let opening = follower.follow(client, upstream, first, record.judgement());
+    let opening = follower.follow(client, upstream, &bytes, first, record.judgement());
     let end = relay::run(client, upstream, opening, patience, &bytes).await;
     follower.note(record);
     end
@@ -64,7 +64,6 @@ impl Future for Opening<'_> {
 
 /// Follows one client.
 pub(super) struct Follower {
-    bytes: Arc<Bytes>,
     /// The verdict is carried out, and not only recorded.
     enforces: bool,
     changed: bool,
@@ -74,11 +73,7 @@ impl Follower {
     /// For a connection that was judged.
     pub(super) fn of(record: &Record) -> Self {
         let mode = record.judgement().map(|judged| judged.verdict.mode());
-        Self {
-            bytes: Arc::clone(record.bytes()),
-            enforces: mode != Some(Mode::Observe),
-            changed: false,
-        }
+        Self { enforces: mode != Some(Mode::Observe), changed: false }
     }
 
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
@@ -91,6 +86,7 @@ impl Follower {
         &'a mut self,
         client: &'a Wire,
         upstream: &'a Wire,
+        bytes: &'a Bytes,
         first: Vec<u8>,
         judged: Option<&Judged>,
     ) -> Opening<'a> {
@@ -102,7 +98,7 @@ impl Follower {
         match second.filter(|second| second.watch() != Watch::Over) {
             None => Opening::Known(first),
             Some(second) => {
-                let watch = self.watch(second, client, upstream, first);
+                let watch = self.watch(second, client, upstream, bytes, first);
                 Opening::Watched(Box::pin(watch))
             }
         }
@@ -113,6 +109,7 @@ impl Follower {
         mut second: SecondHello,
         client: &Wire,
         upstream: &Wire,
+        bytes: &Bytes,
         mut part: Vec<u8>,
     ) -> Result<Vec<u8>, End> {
         // Looked at when something comes: a silent client costs no timer, and is ended by the relay.
@@ -122,11 +119,11 @@ impl Follower {
                 self.changed = true;
                 return if self.enforces { Err(End::Refused) } else { Ok(part) };
             }
-            if second.watch() == Watch::Over || self.bytes.totals().1 > ANSWERED {
+            if second.watch() == Watch::Over || bytes.totals().1 > ANSWERED {
                 return Ok(part);
             }
             upstream.write_all(&part).await.map_err(|_| End::UpstreamReset)?;
-            self.bytes.up(part.len());
+            bytes.up(part.len());
             client.silence().moved();
             part.clear();
             while part.is_empty() {

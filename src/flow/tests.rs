@@ -119,7 +119,8 @@ async fn what_a_connection_holds_is_small() {
     let (_client, accepted) = accepted(&listener().await, door).await;
     let size = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.gate)));
     println!("{size} B");
-    assert!(size <= 768, "{size} B, for as long as the connection lives");
+    // With what tokio adds, 640 bytes in its steps of 128.
+    assert!(size <= 496, "{size} B, for as long as the connection lives");
 }
 
 async fn all_of(stream: &mut TcpStream) -> Vec<u8> {

@@ -49,7 +49,7 @@ pub(super) async fn run(
         if !server_may_speak {
             return Ok(first);
         }
-        follower.follow(&client, &upstream, first, record.judgement()).await
+        follower.follow(&client, &upstream, &bytes, first, record.judgement()).await
     });
     let end = if server_may_speak {
         relay::run(&client, &upstream, opening, idle, &bytes).await
