@@ -465,7 +465,10 @@ fn a_datagram_to_the_gateway_itself_is_refused_once() {
         let sent = [hello("allowed.example"), hello("other.example"), dtls_hello("a.example")];
         let (answers, end) = scene.talk(&at(ip, 15_001), &sent, 3000);
         assert!(answers.iter().all(|answer| is_close(answer)), "{answers:?} {end}");
-        assert_eq!(scene.gateway.count("reason=\"loop\""), nth as f64 + 1.0);
+        assert_eq!(scene.gateway.count("reason=\"loop\""), 2.0 * nth as f64 + 1.0);
+        // Of no name at first: what comes after it changes nothing either.
+        scene.talk(&at(ip, 15_001), &[b"junk".to_vec(), hello("allowed.example")], 3000);
+        assert_eq!(scene.gateway.count("reason=\"loop\""), 2.0 * nth as f64 + 2.0);
     }
     scene.passes(PERMITTED[0], 443, &[hello("allowed.example")], "the worker goes on");
 }
