@@ -798,8 +798,11 @@ fn an_answer_by_the_built_in_policy_says_so() {
 fn a_fault_of_a_table_is_told_in_the_form_of_a_fault_of_the_policy() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    fs::write(path("p.toml"), format!("{HEAD}[data]\ncountry = ['embeded', 'none.csv']\n"))
-        .unwrap();
+    fs::write(
+        path("p.toml"),
+        format!("{HEAD}[data]\ncountry = ['embeded', 'none.csv']\nasn = ['none.csv']\n"),
+    )
+    .unwrap();
     fs::write(path("q.toml"), "schema = 1\n[policy]\npermit = ['eae']\n").unwrap();
     let told = |policy: &str| {
         let (status, out, _) = schengate(&["check", "--json", "--config", &path(policy)]);
@@ -807,6 +810,7 @@ fn a_fault_of_a_table_is_told_in_the_form_of_a_fault_of_the_policy() {
         let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
         answer["faults"].as_array().unwrap().clone()
     };
+    // A table that is named twice has its fault once.
     let tables = told("p.toml");
     let policy = told("q.toml");
     assert_eq!((tables.len(), policy.len()), (2, 1), "{tables:?} {policy:?}");
