@@ -37,8 +37,8 @@ impl Facts<'_> {
     }
 }
 
-/// [`Facts`], owned, since they outlive the policy that judged, and shared by the records of a thread:
-/// there are few, and each connection would hold them, and write them twice.
+/// [`Facts`], owned, since they outlive the policy that judged, and shared by the records of a
+/// thread: there are few, and each connection would hold them, and write them twice.
 #[derive(Debug)]
 pub struct Grounds {
     place: Whereabouts<'static>,

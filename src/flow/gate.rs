@@ -143,9 +143,7 @@ impl Gate {
         record: &mut Record,
     ) -> Result<Permit, Stop> {
         let protocol = asked.protocol;
-        let judged = answer.judged(policy, &asked);
-        let name = judged.name.clone();
-        record.judged(judged);
+        record.judged(answer.judged(policy, &asked));
         match answer.verdict.permit() {
             Ok(permit) => {
                 let to = permit.destination();
@@ -155,7 +153,7 @@ impl Gate {
                     tie @ (Tie::SaidAndDialled | Tie::Resolved) => tie,
                 };
                 asked.destination = to;
-                seat.judged(&asked, name);
+                seat.judged(&asked, record);
                 Ok(permit)
             }
             Err(denial) => {

@@ -18,14 +18,14 @@
 //! | `futex`, `write`: the record | 4.2, 2.6 | 0.1, 0.1 |
 //! | all | 28.7 | 19.8 |
 //!
-//! Outside the kernel it takes some 28,300 instructions (`dist` profile; `valgrind --tool=callgrind`, 1,300
-//! connections), 4,100 of them for the two lines of its record. It took 58,500 while those were made by a
-//! serializer and counters were shared, and 36,600 before what many connections have in common was
-//! kept in words, and a connection was one task instead of two. mimalloc was tried for the tenth that the
-//! allocator takes: it held 209 MB where glibc holds 65.
+//! Outside the kernel it takes some 28,300 instructions (`dist` profile, 1,300 connections,
+//! `valgrind --tool=callgrind`), 4,100 of them for the two lines of its record. It took 58,500 while
+//! those were made by a serializer and counters were shared, and 36,600 before what many connections
+//! have in common was kept in words, and a connection was one task instead of two. mimalloc was tried
+//! for the tenth that the allocator takes: it held 209 MB where glibc holds 65.
 //!
-//! While it is held and silent, a task of 640 bytes and some 600 beside it, in eight pieces: what was
-//! asked and judged, the name, the counters, the place in the registry and in the reactor.
+//! While it is held and silent it takes a task of 640 bytes and some 600 beside it, in eight pieces:
+//! what was asked and judged, the name, the counters, the place in the registry and in the reactor.
 //!
 //! A round trip of 64 B is two reads and two writes, and 2,400 instructions around them: what HAProxy
 //! 2.6 and nginx call as well, so that all three cost the same within the noise.

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::judge::{Asked, Tie};
-use crate::account::{End, Judged, Named};
+use crate::account::{End, Judged, Named, Record};
 use crate::identify::{BadName, HostName, Protocol};
 use crate::policy::Transport;
 
@@ -170,8 +170,9 @@ impl Flow {
 }
 
 impl Seat {
-    /// The connection has a verdict, and this is what it asked, under the name that its record holds.
-    pub(super) fn judged(&self, asked: &Asked, name: Option<Named>) {
+    /// The connection has a verdict, in its record, and this is what it asked.
+    pub(super) fn judged(&self, asked: &Asked, record: &Record) {
+        let name = record.judgement().and_then(|judged| judged.name.clone());
         *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(asked, name)));
     }
 

@@ -77,8 +77,8 @@ impl Follower {
     }
 
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
-    /// yields has not been sent. `judged` tells what was read in `first`, if that is where the name is
-    /// from.
+    /// yields has not been sent. `judged` tells what was read in `first`, if that is where the name
+    /// is from.
     ///
     /// # Errors
     /// The end, where the hello changed or a side broke off.

@@ -12,10 +12,10 @@
 //! four labels; AMD EPYC); of a million names, 37 MiB, a miss reads one line, and a hit two, the
 //! second of which cannot be asked for before the first has come, at 20 ns each from the last cache
 //! and 120 from memory. Tags, sizes and place stand in half a line for that reason: as three tables a
-//! hit waited three times. A filter in front would save a miss little and cost a hit a third line. One
-//! line of four patterns, each by 96 bits of its hash and no text, was tried as well: a hit took 146 ns
-//! instead of 174 and a miss 153 instead of 52, since the tags alone fit the last cache and 32 MiB
-//! do not (8 MiB of it answered in 71 ns, 16 in 123); and what is found would be so but for a chance.
+//! hit waited three times. A filter in front would save a miss little and cost a hit a third line.
+//! One line of four patterns, each by 96 bits of its hash and no text, was tried as well: a hit took
+//! 146 ns instead of 174 and a miss 153 instead of 52, since the tags alone fit the last cache and
+//! 32 MiB do not (8 MiB answered in 71 ns, 16 in 123); and what is found would be so but for a chance.
 //! Over the text a name takes 15.5 bytes.
 
 use std::hash::{BuildHasher, RandomState};

@@ -104,7 +104,7 @@ pub(super) async fn reach(
     let Permitted { asked, mut judged, .. } = permitted.swap_remove(index);
     if gate.registry.turn() == turn {
         record.judged(judged.clone());
-        seat.judged(&asked, judged.name.clone());
+        seat.judged(&asked, record);
     } else {
         // The policy changed meanwhile, and judged only the address that was noted first.
         let permit = gate.admit(asked.clone(), seat, record).await.map_err(Missed::Stopped)?;
