@@ -3,42 +3,41 @@
 /// TLS record header: type, version (2), length (2) (RFC 8446 §5.1).
 pub(super) const RECORD_HEADER: usize = 5;
 
-/// A view of `left` bytes of a handshake message. The message lies in one piece (`near`), or goes
-/// on in the records of `far`, whose headers are hopped over while reading: nothing is copied
-/// together, so a hello of 64 KiB in records of one byte costs neither heap nor a large stack.
+/// A view of a handshake message. The message lies in one piece (`near`), or goes on in the records
+/// of `far`, whose headers are hopped over while reading: nothing is copied together, so a hello of
+/// 64 KiB in records of one byte costs neither heap nor a large stack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
-    /// What is left of the current record; may hold more than the view.
+    /// What of the view is left in the current record. What is read here needs one check and
+    /// touches nothing else.
     near: &'a [u8],
     /// The records behind it, headers included.
     far: &'a [u8],
-    left: usize,
+    /// Bytes of the view in them.
+    beyond: usize,
 }
 
 impl<'a> Reader<'a> {
     /// A message in one piece.
     pub(super) const fn flat(bytes: &'a [u8]) -> Self {
-        Self { near: bytes, far: &[], left: bytes.len() }
+        Self { near: bytes, far: &[], beyond: 0 }
     }
 
-    /// `left` bytes of message, which begin with `near` and go on in the records of `far`. The
-    /// caller has checked that the records are there.
+    /// `left` bytes of message, which begin with `near` and go on in the records of `far`.
     pub(super) const fn over_records(near: &'a [u8], far: &'a [u8], left: usize) -> Self {
-        Self { near, far, left }
-    }
-
-    /// The same place, with `left` bytes to read. The caller has checked that they are there.
-    pub(super) const fn with_left(self, left: usize) -> Self {
-        Self { left, ..self }
+        match near.split_at_checked(left) {
+            Some((near, _)) => Self::flat(near),
+            None => Self { near, far, beyond: left - near.len() },
+        }
     }
 
     pub(super) const fn left(&self) -> usize {
-        self.left
+        self.near.len() + self.beyond
     }
 
-    /// Bytes from here to the end of the record, or of the piece, that holds this place.
-    pub(super) const fn up_to_end(&self) -> usize {
-        self.near.len()
+    /// What is left, where it lies in one piece.
+    pub(super) const fn piece(&self) -> Option<&'a [u8]> {
+        if self.beyond == 0 { Some(self.near) } else { None }
     }
 
     #[inline]
@@ -58,9 +57,8 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let left = self.left.checked_sub(N)?;
         if let Some((head, tail)) = self.near.split_first_chunk::<N>() {
-            (self.near, self.left) = (tail, left);
+            self.near = tail;
             return Some(*head);
         }
         let mut bytes = [0; N];
@@ -71,21 +69,22 @@ impl<'a> Reader<'a> {
     /// The next `len` bytes as a view of their own; this one goes on behind them.
     #[inline]
     pub(super) fn view(&mut self, len: usize) -> Option<Self> {
-        let view = Self { left: len, ..*self };
-        self.skip(len)?;
+        if let Some((head, tail)) = self.near.split_at_checked(len) {
+            self.near = tail;
+            return Some(Self::flat(head));
+        }
+        let view = Self::over_records(self.near, self.far, len);
+        self.skip_records(len)?;
         Some(view)
     }
 
     #[inline]
     pub(super) fn skip(&mut self, len: usize) -> Option<()> {
-        let left = self.left.checked_sub(len)?;
-        if let Some(near) = self.near.get(len..) {
-            (self.near, self.left) = (near, left);
+        if let Some(tail) = self.near.get(len..) {
+            self.near = tail;
             return Some(());
         }
-        self.skip_records(len)?;
-        self.left = left;
-        Some(())
+        self.skip_records(len)
     }
 
     /// The next `len` bytes in one piece: where they lie, or copied into `scratch`. `None` where
@@ -95,9 +94,8 @@ impl<'a> Reader<'a> {
     where
         'a: 'b,
     {
-        let left = self.left.checked_sub(len)?;
         if let Some((head, tail)) = self.near.split_at_checked(len) {
-            (self.near, self.left) = (tail, left);
+            self.near = tail;
             return Some(head);
         }
         let scratch = scratch.get_mut(..len)?;
@@ -111,6 +109,9 @@ impl<'a> Reader<'a> {
     #[cold]
     #[inline(never)]
     fn skip_records(&mut self, len: usize) -> Option<()> {
+        if len > self.left() {
+            return None;
+        }
         let mut missing = len;
         while missing > self.near.len() {
             missing -= self.near.len();
@@ -123,7 +124,9 @@ impl<'a> Reader<'a> {
     #[cold]
     #[inline(never)]
     fn gather(&mut self, to: &mut [u8]) -> Option<()> {
-        self.left = self.left.checked_sub(to.len())?;
+        if to.len() > self.left() {
+            return None;
+        }
         for to in to {
             while self.near.is_empty() {
                 self.hop()?;
@@ -140,7 +143,8 @@ impl<'a> Reader<'a> {
         let (&[_, _, _, high, low], rest) = self.far.split_first_chunk::<RECORD_HEADER>()?;
         let len = usize::from(u16::from_be_bytes([high, low]));
         // The last record may be longer than what has arrived of it.
-        (self.near, self.far) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+        let (record, far) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+        *self = Self::over_records(record, far, self.beyond);
         Some(())
     }
 }

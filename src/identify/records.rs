@@ -51,17 +51,19 @@ pub(super) fn find_hello<'a>(seen: &'a [u8], walked: &mut Walked) -> Result<Walk
         }
         let have = walked.have + record.payload.len();
         if walked.need == 0 && have >= HANDSHAKE_HEADER {
-            let len = message(seen).and_then(|mut message| message.u24());
-            let len = len.ok_or(Fault::FieldLength)?;
+            let [_, len @ ..] = message(seen, HANDSHAKE_HEADER)
+                .and_then(|mut header| header.array::<HANDSHAKE_HEADER>())
+                .ok_or(Fault::FieldLength)?;
+            let len = usize::from(len[0]) << 16 | usize::from(len[1]) << 8 | usize::from(len[2]);
             if len > HELLO_MAX {
                 return Err(Fault::TooLarge);
             }
             walked.need = HANDSHAKE_HEADER + len;
         }
         if walked.need > 0 && have >= walked.need {
-            let mut body = message(seen).ok_or(Fault::FieldLength)?;
-            body.skip(HANDSHAKE_HEADER - 1).ok_or(Fault::FieldLength)?;
-            return Ok(Walk::Hello(body.with_left(walked.need - HANDSHAKE_HEADER)));
+            let mut body = message(seen, walked.need).ok_or(Fault::FieldLength)?;
+            body.skip(HANDSHAKE_HEADER).ok_or(Fault::FieldLength)?;
+            return Ok(Walk::Hello(body));
         }
         if record.missing > 0 {
             if have == 0 {
@@ -75,15 +77,14 @@ pub(super) fn find_hello<'a>(seen: &'a [u8], walked: &mut Walked) -> Result<Walk
     }
 }
 
-/// The handshake message whose first record begins `seen`, behind its type and up to the end of its
-/// header. The caller has seen that the records of so much are there.
-fn message(seen: &[u8]) -> Option<Reader<'_>> {
+/// The first `len` bytes of the handshake message whose first record begins `seen`. The caller has
+/// seen that the records of so much are there.
+#[inline]
+fn message(seen: &[u8], len: usize) -> Option<Reader<'_>> {
     let (&[_, _, _, high, low], rest) = seen.split_first_chunk::<RECORD_HEADER>()?;
-    let len = usize::from(u16::from_be_bytes([high, low]));
-    let (first, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-    let mut message = Reader::over_records(first, behind, HANDSHAKE_HEADER);
-    message.skip(1)?;
-    Some(message)
+    let record = usize::from(u16::from_be_bytes([high, low]));
+    let (first, behind) = rest.split_at_checked(record).unwrap_or((rest, &[]));
+    Some(Reader::over_records(first, behind, len))
 }
 
 struct Record<'a> {
@@ -109,6 +110,7 @@ impl<'a> Records<'a> {
 
     /// The next handshake record; `None` where its header has not arrived whole. A header that is
     /// wrong in its first bytes is a fault as soon as these are there.
+    #[inline]
     fn next(&mut self) -> Result<Option<Record<'a>>, Fault> {
         let Some((&[kind, major, _, high, low], rest)) =
             self.rest.split_first_chunk::<RECORD_HEADER>()
