@@ -13,8 +13,8 @@ use super::accept::{Accepted, Door, Slot};
 use super::gate;
 use super::peek::Seen;
 use super::refuse;
-use super::registry::Seat;
 use super::relay;
+use super::seat::Seat;
 use super::second::Follower;
 use super::starttls::{self, Dialogue};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
@@ -83,16 +83,16 @@ impl Joined {
         let Self { client, upstream, first, door, slot } = self;
         // A block: a function would hold its arguments twice, for as long as the connection lives.
         async move {
-            let mut follower = Follower::of(&record);
+            let mut follower = Follower::default();
             let (bytes, judged) = (record.bytes(), record.judgement());
-            let opening = follower.follow(&client, &upstream, bytes, first.into(), judged);
+            let opening = follower.follow(&client, &upstream, bytes, first.into(), &seat, judged);
             // Made in its place: a connection has room for one of them.
             let end = tokio::select! {
                 biased;
                 end = seat.cut() => end,
                 end = relay::run(&client, &upstream, opening, door.patience, record.bytes()) => end,
             };
-            follower.note(&mut record);
+            follower.note(&seat, &mut record);
             drop((client, upstream, door, slot));
             gate::close(record, &seat, end);
         }

@@ -15,7 +15,8 @@ use super::judge::{Answer, Asked, Judge, Policies, Tie, now_ms, settle, settle_a
 use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
-use super::registry::{Flow, Registry, Seat};
+use super::registry::{Flow, Registry};
+use super::seat::Seat;
 use super::udp;
 use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
@@ -133,6 +134,14 @@ impl Gate {
         })
     }
 
+    /// What the policy in force says, as far as is known without a query; `None` where one would have
+    /// to be made, or no policy is in force.
+    pub(super) fn judged_at_once(&self, asked: &Asked) -> Option<Judged> {
+        let policy = self.policies.load(now_ms()).ok()?;
+        let answer = settle_at_once(&*policy, asked, self.account.metrics())?;
+        Some(answer.judged(&*policy, asked))
+    }
+
     /// Notes an answer in the record and, where it permits, in the registry.
     pub(super) fn note(
         &self,
@@ -247,23 +256,29 @@ impl Gate {
                 Some(answer) if policy.grace().is_zero() => {
                     flow.cut(End::PolicyChange, Some(answer.judged(&*policy, &asked)));
                 }
-                // The resolver or the grace has to be waited for, each connection by itself.
-                Some(_) | None => {
-                    spawn_local(Rc::clone(self).rejudge_one(flow, asked));
+                // The resolver or the grace has to be waited for, each connection by itself, and
+                // by one task however often the policy changes meanwhile.
+                Some(_) | None if flow.begin_again() => {
+                    spawn_local(Rc::clone(self).rejudge_one(flow));
                 }
+                Some(_) | None => {}
             }
         }
     }
 
-    async fn rejudge_one(self: Rc<Self>, flow: Rc<Flow>, asked: Asked) {
+    async fn rejudge_one(self: Rc<Self>, flow: Rc<Flow>) {
         let mut waited = false;
         loop {
-            let Ok(policy) = self.policies.load(now_ms()) else {
+            let turn = self.registry.turn();
+            let (Ok(policy), Some(Ok(asked))) = (self.policies.load(now_ms()), flow.asked()) else {
                 return flow.cut(End::PolicyChange, None);
             };
             let answer = settle(&*policy, &asked, &self.names, self.account.metrics()).await;
+            if self.registry.turn() != turn {
+                continue;
+            }
             if answer.verdict.action() != Action::Block {
-                return;
+                return flow.end_again();
             }
             // What was permitted again within the grace goes on.
             if waited || policy.grace().is_zero() {

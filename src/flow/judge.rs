@@ -120,6 +120,9 @@ pub(super) struct Asked {
     pub(super) ech: bool,
     /// The host that the hello inside an explicit tunnel named, where it is not the tunnel's.
     pub(super) inside: Option<HostName>,
+    /// A later hello named another host, or one that might name anybody cannot be read: refused in
+    /// `enforce`, whatever the policy says about another name.
+    pub(super) mismatched: bool,
 }
 
 impl Asked {
@@ -134,6 +137,7 @@ impl Asked {
             tie: Tie::Said,
             ech: false,
             inside: None,
+            mismatched: false,
         }
     }
 
@@ -295,6 +299,7 @@ pub(super) fn address_refused(
 /// The strictest of what the tunnel's own name gives, what the policy says about a mismatch, and
 /// what the name inside gives as a claim.
 fn with_inside(policy: &dyn Judge, asked: &Asked, outer: Verdict) -> Verdict {
+    let outer = if asked.mismatched { outer.mismatched(Action::Block) } else { outer };
     let Some(inside) = &asked.inside else { return outer };
     let claimed = policy.decide(&asked.question(Claim::Claimed(inside)));
     if blocks(&claimed) && !blocks(&outer) {
@@ -383,6 +388,8 @@ pub(super) mod fake {
         on_mismatch: Action,
         /// Whether the first bytes are waited for.
         reads: bool,
+        observes: bool,
+        grace: Duration,
     }
 
     impl Fake {
@@ -394,7 +401,19 @@ pub(super) mod fake {
                 binding: Binding::Verify,
                 on_mismatch: Action::Block,
                 reads: true,
+                observes: false,
+                grace: Duration::ZERO,
             }
+        }
+
+        /// The same, which refuses nothing and says what it would.
+        pub(crate) fn observing(self) -> Self {
+            Self { observes: true, ..self }
+        }
+
+        /// The same, with time for what it no longer permits.
+        pub(crate) fn with_grace(self, grace: Duration) -> Self {
+            Self { grace, ..self }
         }
 
         /// The same, with another answer to a name that differs inside a tunnel.
@@ -411,7 +430,8 @@ pub(super) mod fake {
     impl Judge for Fake {
         fn decide(&self, question: &Question<'_>) -> Verdict {
             let (action, reason) = (self.decide)(question);
-            Verdict::given(action, reason, question.destination)
+            let verdict = Verdict::given(action, reason, question.destination);
+            if self.observes { verdict.observed() } else { verdict }
         }
         fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
             (!self.reads).then(|| self.decide(question))
@@ -457,7 +477,7 @@ pub(super) mod fake {
             Some("it@hospital.example")
         }
         fn grace(&self) -> Duration {
-            Duration::ZERO
+            self.grace
         }
     }
 

@@ -48,6 +48,7 @@ mod reactor;
 mod refuse;
 mod registry;
 mod relay;
+mod seat;
 mod second;
 mod settings;
 mod starttls;
@@ -71,7 +72,7 @@ use forward::Joined;
 use gate::{Gate, Stop};
 use judge::Asked;
 use peek::Seen;
-use registry::Seat;
+use seat::Seat;
 use starttls::{Dialogue, Spoken};
 
 /// Serves one accepted connection to its end, in a task of its own.
@@ -99,7 +100,7 @@ fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future<Output = (
 /// Judges and dials; [`None`] where the connection ended with that, and its record is closed.
 async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)> {
     let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = gate.registry.seat(client.door.lifetime);
+    let seat = Seat::take(&gate, client.door.lifetime);
     let walk = walk(client, &gate, &seat, &mut record);
     let walked = tokio::select! {
         biased;

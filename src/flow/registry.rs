@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::judge::{Asked, Tie};
-use crate::account::{End, Judged, Named, Record};
+use crate::account::{End, Judged, Named};
 use crate::identify::{BadName, HostName, Protocol};
 use crate::policy::Transport;
 
@@ -38,6 +37,8 @@ pub(super) struct Flow {
     last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
+    /// A task is at work that judges it again, see [`Flow::begin_again`].
+    again: Cell<bool>,
     /// Who waits to be told to end.
     waits: RefCell<Option<Waker>>,
 }
@@ -54,47 +55,46 @@ struct Note {
     tie: Tie,
     ech: bool,
     inside: Option<Box<str>>,
+    mismatched: bool,
 }
 
 impl Note {
     /// `name` is that of `asked`, as its record holds it.
     fn of(asked: &Asked, name: Option<Named>) -> Self {
-        let &Asked { client, destination, transport, protocol, tie, ech, .. } = asked;
+        let &Asked { client, destination, transport, protocol, tie, ech, mismatched, .. } = asked;
         let inside = asked.inside.as_ref().map(|host| host.as_str().into());
-        Self { client, destination, transport, protocol, name, tie, ech, inside }
+        Self { client, destination, transport, protocol, name, tie, ech, inside, mismatched }
     }
 
     fn asked(&self) -> Result<Asked, BadName> {
-        let &Self { client, destination, transport, protocol, tie, ech, .. } = self;
+        let &Self { client, destination, transport, protocol, tie, ech, mismatched, .. } = self;
         let name = match &self.name {
             Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
             None => None,
         };
         let inside = self.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
         let inside = inside.transpose()?;
-        Ok(Asked { client, destination, transport, protocol, name, tie, ech, inside })
+        Ok(Asked { client, destination, transport, protocol, name, tie, ech, inside, mismatched })
     }
 }
 
-/// A connection's place in the registry, given up when dropped.
-#[derive(Debug)]
-pub(super) struct Seat {
-    registry: Rc<Registry>,
-    key: u64,
-    flow: Rc<Flow>,
-}
-
 impl Registry {
-    /// Takes a place for a connection that nobody has judged yet; it ends after `lifetime`, see
-    /// [`Registry::end_the_old`].
-    pub(super) fn seat(self: &Rc<Self>, lifetime: Option<Duration>) -> Seat {
+    /// Takes in a connection that nobody has judged yet, under a key for [`Registry::leave`]; it ends
+    /// after `lifetime`, see [`Registry::end_the_old`].
+    pub(super) fn enter(&self, lifetime: Option<Duration>) -> (u64, Rc<Flow>) {
         let key = self.next.get();
         self.next.set(key + 1);
         let looks = lifetime.map_or(0, |time| time.as_secs().saturating_add(1));
         let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX));
         let flow = Rc::new(Flow { last: lifetime.map(|_| last), ..Flow::default() });
         self.flows.borrow_mut().insert(key, Rc::clone(&flow));
-        Seat { registry: Rc::clone(self), key, flow }
+        (key, flow)
+    }
+
+    /// Gives up the place of a connection that has ended.
+    pub(super) fn leave(&self, key: u64) {
+        self.flows.borrow_mut().remove(&key);
+        self.fewer.notify_one();
     }
 
     /// The number of the current turn.
@@ -146,18 +146,56 @@ impl Flow {
         self.asked.borrow().as_deref().map(Note::asked)
     }
 
+    /// The connection has a verdict, and this is what it asked.
+    pub(super) fn note(&self, asked: &Asked, name: Option<Named>) {
+        *self.asked.borrow_mut() = Some(Box::new(Note::of(asked, name)));
+    }
+
+    /// Notes that the connection is [`Asked::mismatched`], and gives what it asks now.
+    pub(super) fn mismatched(&self) -> Option<Result<Asked, BadName>> {
+        let mut note = self.asked.borrow_mut();
+        note.as_deref_mut().map(|note| {
+            note.mismatched = true;
+            note.asked()
+        })
+    }
+
+    /// Whether the caller is the one who judges the connection again, until it calls
+    /// [`Flow::end_again`]; false where another does, and will see what has changed meanwhile.
+    pub(super) fn begin_again(&self) -> bool {
+        !self.again.replace(true)
+    }
+
+    /// The caller of [`Flow::begin_again`] is done.
+    pub(super) fn end_again(&self) {
+        self.again.set(false);
+    }
+
     /// Tells the connection to end; `judged` is the verdict that ends it, where there is one.
     pub(super) fn cut(&self, end: End, judged: Option<Judged>) {
         if self.end.get().is_none() {
             self.end.set(Some(end));
-            *self.judged.borrow_mut() = judged.map(Box::new);
+            if let Some(judged) = judged {
+                self.judge(judged);
+            }
             if let Some(waker) = self.waits.take() {
                 waker.wake();
             }
         }
     }
 
-    fn poll_cut(&self, context: &Context<'_>) -> Poll<End> {
+    /// Keeps a verdict that takes the place of the one in the record.
+    pub(super) fn judge(&self, judged: Judged) {
+        *self.judged.borrow_mut() = Some(Box::new(judged));
+    }
+
+    /// The verdict that takes the place of the one in the record.
+    pub(super) fn last_judged(&self) -> Option<Judged> {
+        self.judged.borrow_mut().take().map(|judged| *judged)
+    }
+
+    /// Waits until the connection is told to end; one task at a time may.
+    pub(super) fn poll_cut(&self, context: &Context<'_>) -> Poll<End> {
         if let Some(end) = self.end.get() {
             return Poll::Ready(end);
         }
@@ -169,33 +207,10 @@ impl Flow {
     }
 }
 
-impl Seat {
-    /// The connection has a verdict, in its record, and this is what it asked.
-    pub(super) fn judged(&self, asked: &Asked, record: &Record) {
-        let name = record.judgement().and_then(|judged| judged.name.clone());
-        *self.flow.asked.borrow_mut() = Some(Box::new(Note::of(asked, name)));
-    }
-
-    /// Waits until the connection is told to end; one task at a time may.
-    pub(super) fn cut(&self) -> impl Future<Output = End> {
-        poll_fn(|context| self.flow.poll_cut(context))
-    }
-
-    /// The verdict that ended the connection.
-    pub(super) fn last_judged(&self) -> Option<Judged> {
-        self.flow.judged.borrow_mut().take().map(|judged| *judged)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.registry.flows.borrow_mut().remove(&self.key);
-        self.registry.fewer.notify_one();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
     use crate::identify::NameSource;
 
@@ -204,11 +219,13 @@ mod tests {
         let registry = Rc::new(Registry::default());
         let looks = Rc::clone(&registry);
         let looking = tokio::task::spawn_local(async move { looks.end_the_old().await });
-        let (endless, bounded) = (registry.seat(None), registry.seat(Some(Duration::from_secs(9))));
+        let [(_, endless), (_, bounded)] =
+            [None, Some(Duration::from_secs(9))].map(|lifetime| registry.enter(lifetime));
         let begun = tokio::time::Instant::now();
-        assert_eq!(bounded.cut().await, End::Lifetime);
+        let end = poll_fn(|context| bounded.poll_cut(context)).await;
+        assert_eq!(end, End::Lifetime);
         assert!((9..=10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-        assert!(endless.flow.end.get().is_none());
+        assert!(endless.end.get().is_none());
         looking.abort();
     }
 
@@ -223,6 +240,7 @@ mod tests {
             asked.protocol = Protocol::Tls;
             asked.tie = Tie::Resolved;
             asked.ech = true;
+            asked.mismatched = outer.is_some();
             let again = Note::of(&asked, asked.name.map(Into::into)).asked().unwrap();
             assert_eq!(format!("{again:?}"), format!("{asked:?}"));
         }

@@ -11,11 +11,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::relay::{self, Patience, read_shared};
+use super::seat::Seat;
 use super::wire::Wire;
 use crate::account::{Bytes, End, Judged, Record};
 use crate::identify::NameSource;
 use crate::identify::tls::{SecondHello, Watch};
-use crate::policy::{Action, Mode};
+use crate::policy::Action;
 
 /// A server that asks for a second hello has said no more than that: a few hundred bytes, and a
 /// cookie. One that has said this much has answered the first.
@@ -28,19 +29,20 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(60);
 const PART: usize = 16 * 1024;
 
 /// Relays as [`relay::run`] does. `first` was judged; a second hello of another host, or one that
-/// cannot be read, ends the connection and is its verdict: `mismatch`.
+/// cannot be read, is its verdict, `mismatch`, and ends the connection where the policy enforces.
 pub(super) async fn run(
     client: &Wire,
     upstream: &Wire,
     first: Vec<u8>,
     patience: Patience,
+    seat: &Seat,
     record: &mut Record,
 ) -> End {
     let bytes = Arc::clone(record.bytes());
-    let mut follower = Follower::of(record);
-    let opening = follower.follow(client, upstream, &bytes, first, record.judgement());
+    let mut follower = Follower::default();
+    let opening = follower.follow(client, upstream, &bytes, first, seat, record.judgement());
     let end = relay::run(client, upstream, opening, patience, &bytes).await;
-    follower.note(record);
+    follower.note(seat, record);
     end
 }
 
@@ -62,20 +64,13 @@ impl Future for Opening<'_> {
     }
 }
 
-/// Follows one client.
+/// Follows one client whose connection was judged.
+#[derive(Default)]
 pub(super) struct Follower {
-    /// The verdict is carried out, and not only recorded.
-    enforces: bool,
     changed: bool,
 }
 
 impl Follower {
-    /// For a connection that was judged.
-    pub(super) fn of(record: &Record) -> Self {
-        let mode = record.judgement().map(|judged| judged.verdict.mode());
-        Self { enforces: mode != Some(Mode::Observe), changed: false }
-    }
-
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
     /// yields has not been sent. `judged` tells what was read in `first`, if that is where the name
     /// is from.
@@ -88,6 +83,7 @@ impl Follower {
         upstream: &'a Wire,
         bytes: &'a Bytes,
         first: Vec<u8>,
+        seat: &'a Seat,
         judged: Option<&Judged>,
     ) -> Opening<'a> {
         let read = judged.and_then(|judged| {
@@ -98,7 +94,7 @@ impl Follower {
         match second.filter(|second| second.watch() != Watch::Over) {
             None => Opening::Known(first),
             Some(second) => {
-                let watch = self.watch(second, client, upstream, bytes, first);
+                let watch = self.watch(second, client, upstream, bytes, first, seat);
                 Opening::Watched(Box::pin(watch))
             }
         }
@@ -111,13 +107,14 @@ impl Follower {
         upstream: &Wire,
         bytes: &Bytes,
         mut part: Vec<u8>,
+        seat: &Seat,
     ) -> Result<Vec<u8>, End> {
         // Looked at when something comes: a silent client costs no timer, and is ended by the relay.
         let until = Instant::now() + HANDSHAKE_TIME;
         loop {
             if second.watch() == Watch::Changed {
                 self.changed = true;
-                return if self.enforces { Err(End::Refused) } else { Ok(part) };
+                return if seat.mismatched() { Ok(part) } else { Err(End::Refused) };
             }
             if second.watch() == Watch::Over || bytes.totals().1 > ANSWERED {
                 return Ok(part);
@@ -144,9 +141,11 @@ impl Follower {
     }
 
     /// Makes a changed hello the record's verdict.
-    pub(super) fn note(&self, record: &mut Record) {
+    pub(super) fn note(&self, seat: &Seat, record: &mut Record) {
         let Some(judged) = record.judgement().filter(|_| self.changed) else { return };
-        let verdict = judged.verdict.mismatched(Action::Block);
-        record.judged(judged.overruled(verdict));
+        // Where no policy was in force any more, by the verdict that had let it pass.
+        let overruled = || judged.overruled(judged.verdict.mismatched(Action::Block));
+        let judged = seat.last_judged().unwrap_or_else(overruled);
+        record.judged(judged);
     }
 }

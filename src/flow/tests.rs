@@ -391,8 +391,7 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
         some(&mut server, hello(name).len()).await;
         clients.push((client, server));
     }
-    *rig.shelf.0.lock().unwrap() = Some(std::sync::Arc::new(only(&["pacs.example"])));
-    rig.gate.rejudge().await;
+    reload(&rig, only(&["pacs.example"])).await;
     let (mut client, mut server) = clients.pop().unwrap();
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     assert!(server.read(&mut [0; 8]).await.is_err(), "a reset");
@@ -404,6 +403,92 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
     let ended: Vec<_> = lines.iter().filter(|l| field(l, "end") == "policy-change").collect();
     assert_eq!(ended.len(), 1, "{lines:?}");
     assert_eq!((field(ended[0], "host"), field(ended[0], "verdict")), ("cloud.example", "block"));
+}
+
+/// Puts another policy in force, as a reload does.
+async fn reload(rig: &Rig, fake: Fake) {
+    *rig.shelf.0.lock().unwrap() = Some(std::sync::Arc::new(fake));
+    rig.gate.rejudge().await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_observe_let_pass_after_its_hello_ends_where_the_policy_enforces() {
+    for way in [Way::Tproxy, Way::Proxy] {
+        let rig = Rig::new(everything().observing(), &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        client.write_all(&hello("cloud.example")).await.unwrap();
+        some(&mut server, hello("cloud.example").len()).await;
+        reload(&rig, everything().observing()).await;
+        client.write_all(b"still here").await.unwrap();
+        assert_eq!(some(&mut server, 10).await, b"still here");
+        reload(&rig, everything()).await;
+        assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+        assert!(server.read(&mut [0; 8]).await.is_err(), "a reset");
+        drop((client, server));
+        let line = rig.lines().await.pop().unwrap();
+        assert_eq!((field(&line, "verdict"), field(&line, "reason")), ("block", "mismatch"));
+        assert_eq!((field(&line, "end"), field(&line, "host")), ("policy-change", "pacs.example"));
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_second_hello_of_another_host_is_recorded_by_observe() {
+    for way in [Way::Tproxy, Way::Proxy] {
+        let rig = Rig::new(everything().observing(), &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        client.write_all(&hello("cloud.example")).await.unwrap();
+        some(&mut server, hello("cloud.example").len()).await;
+        drop((client, server));
+        let line = rig.lines().await.pop().unwrap();
+        let said = ["verdict", "would", "reason", "mode"].map(|name| field(&line, name));
+        assert_eq!(said, ["log", "block", "mismatch", "observe"]);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_second_hello_is_judged_by_the_policy_that_is_in_force_then() {
+    for way in [Way::Tproxy, Way::Proxy] {
+        let rig = Rig::new(everything().observing(), &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        reload(&rig, everything()).await;
+        client.write_all(&hello("cloud.example")).await.unwrap();
+        assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+        assert!(server.read(&mut [0; 8]).await.is_err(), "a reset, and no byte before it");
+        drop((client, server));
+        let line = rig.lines().await.pop().unwrap();
+        let said = ["verdict", "reason", "mode", "end"].map(|name| field(&line, name));
+        assert_eq!(said, ["block", "mismatch", "enforce", "refused"]);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_changes() {
+    let refuses =
+        || Fake::new(|_| (Action::Block, Reason::Outside)).with_grace(Duration::from_secs(2));
+    let rig = Rig::new(everything(), &local(&["pacs.example"]));
+    let world = listener().await;
+    let mut client = rig.client(&world, Way::Tproxy).await;
+    client.write_all(&hello("pacs.example")).await.unwrap();
+    let (mut server, _) = world.accept().await.unwrap();
+    some(&mut server, hello("pacs.example").len()).await;
+    let held = Rc::strong_count(&rig.gate);
+    for _ in 0..5 {
+        reload(&rig, refuses()).await;
+    }
+    assert_eq!(Rc::strong_count(&rig.gate), held + 1, "each task holds the gate");
+    reload(&rig, everything()).await;
+    // Time is made to pass only where no byte is under way.
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::resume();
+    assert_eq!(Rc::strong_count(&rig.gate), held, "it was permitted again");
+    server.write_all(b"still here").await.unwrap();
+    assert_eq!(some(&mut client, 10).await, b"still here");
+    reload(&rig, refuses()).await;
+    tokio::time::pause();
+    assert!(client.read(&mut [0; 8]).await.is_err(), "a reset, after the grace");
+    drop((client, server));
+    assert_eq!(field(&rig.lines().await.pop().unwrap(), "end"), "policy-change");
 }
 
 /// A whole data plane, with threads.

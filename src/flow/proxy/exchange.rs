@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use super::authority::Target;
 use crate::account::{Bytes, End, Record};
 use crate::flow::gate;
-use crate::flow::registry::Seat;
 use crate::flow::relay::idled;
+use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
 
 /// Fields of one hop (RFC 9110 §7.6.1), beside those that `Connection` names. `Upgrade` is among

@@ -30,7 +30,7 @@ use crate::flow::accept::{Accepted, Door, Slot};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate, Stop};
 use crate::flow::refuse::{self, sf_string};
-use crate::flow::registry::Seat;
+use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
 use crate::identify::{NameSource, Protocol};
 
@@ -78,7 +78,7 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
             .with_upgrades()
     );
     // A request has its own time, and a connection between two of them its own patience.
-    let seat = gate.registry.seat(None);
+    let seat = Seat::take(&gate, None);
     let mut stopping = gate.stopping.subscribe();
     let ended = tokio::select! {
         biased;
@@ -151,7 +151,7 @@ async fn serve_one(
     mut record: Record,
     on: Rc<Connection>,
 ) -> Result<Response<Body>, Silence> {
-    let seat = on.gate.registry.seat(on.door.lifetime);
+    let seat = Seat::take(&on.gate, on.door.lifetime);
     let (protocol, source) = if upgrade.is_some() {
         (Protocol::Tls, NameSource::Connect)
     } else {

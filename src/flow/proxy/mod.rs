@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::accept::{Accepted, Door};
 use super::gate::{self, Gate};
 use super::refuse;
-use super::registry::Seat;
+use super::seat::Seat;
 use super::wire::Wire;
 use crate::account::End;
 
@@ -33,7 +33,7 @@ const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves one connection of an explicit client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let seat = gate.registry.seat(client.door.lifetime);
+    let seat = Seat::take(&gate, client.door.lifetime);
     let first = tokio::select! {
         biased;
         end = seat.cut() => Err(end),

@@ -15,7 +15,7 @@ use crate::flow::accept::Door;
 use crate::flow::forward::{DialFault, dial};
 use crate::flow::gate::{Gate, Stop, refused};
 use crate::flow::judge::{Asked, Tie, now_ms, refused_by_name, settle_at_once};
-use crate::flow::registry::Seat;
+use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
 use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
@@ -31,7 +31,6 @@ const TRIED_MAX: usize = 16;
 pub(super) struct Reached {
     pub(super) upstream: Wire,
     pub(super) asked: Asked,
-    pub(super) verdict: Verdict,
 }
 
 /// Why a destination was not reached.
@@ -101,16 +100,16 @@ pub(super) async fn reach(
     if index >= permitted.len() {
         return Err(Missed::Unresolved);
     }
-    let Permitted { asked, mut judged, .. } = permitted.swap_remove(index);
+    let Permitted { asked, judged, .. } = permitted.swap_remove(index);
     if gate.registry.turn() == turn {
-        record.judged(judged.clone());
+        record.judged(judged);
         seat.judged(&asked, record);
     } else {
         // The policy changed meanwhile, and judged only the address that was noted first.
-        let permit = gate.admit(asked.clone(), seat, record).await.map_err(Missed::Stopped)?;
-        judged.verdict = *permit.verdict();
+        let permit = gate.admit(asked.clone(), seat, record).await;
+        permit.map(drop).map_err(Missed::Stopped)?;
     }
-    Ok(Reached { upstream, asked, verdict: judged.verdict })
+    Ok(Reached { upstream, asked })
 }
 
 /// The first address of a name that the policy permits, for what has no connect to race: a UDP flow.

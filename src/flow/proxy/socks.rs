@@ -16,7 +16,7 @@ use crate::flow::accept::{Accepted, Door};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate};
 use crate::flow::refuse;
-use crate::flow::registry::Seat;
+use crate::flow::seat::Seat;
 use crate::flow::udp;
 use crate::flow::wire::Wire;
 use crate::identify::socks::{self, Destination, Part, Unserved};
@@ -36,7 +36,7 @@ const ADDRESS_NOT_SUPPORTED: u8 = 8;
 /// Serves one SOCKS5 client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = gate.registry.seat(client.door.lifetime);
+    let seat = Seat::take(&gate, client.door.lifetime);
     let end = tokio::select! {
         biased;
         end = seat.cut() => end,

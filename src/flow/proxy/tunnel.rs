@@ -7,16 +7,15 @@ use tokio::time::Instant;
 
 use super::At;
 use super::reach::Reached;
-use crate::account::{End, Hello, Judged, Record};
+use crate::account::{End, Hello, Record};
 use crate::flow::gate::{Stop, read_until, result};
 use crate::flow::judge::Asked;
 use crate::flow::peek::{Ended, Seen};
-use crate::flow::refuse::{self, Notice};
+use crate::flow::refuse;
 use crate::flow::relay;
 use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
 use crate::identify::{HostName, Identity, Progress, Protocol, Step, identify_further};
-use crate::policy::{Action, Verdict};
 
 /// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
 /// is open. Where the policy lets any protocol pass, the destination may speak first.
@@ -27,7 +26,7 @@ pub(super) async fn run(
     at: &At<'_>,
     record: &mut Record,
 ) -> End {
-    let Reached { upstream, asked, verdict } = reached;
+    let Reached { upstream, asked } = reached;
     let bytes = Arc::clone(record.bytes());
     let idle = at.door.patience;
     let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
@@ -35,7 +34,7 @@ pub(super) async fn run(
     let mut stop = None;
     let mut follower = None;
     let opening = Box::pin(async {
-        let flight = Flight { client: &client, asked, verdict, waits: server_may_speak };
+        let flight = Flight { client: &client, asked, waits: server_may_speak };
         Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
             Stop::Ended(end) => end,
             Stop::Refused(refusal) => {
@@ -44,23 +43,25 @@ pub(super) async fn run(
             }
         })?;
         let first = std::mem::take(&mut seen).into_bytes();
-        let follower = follower.insert(Follower::of(record));
+        let follower = follower.insert(Follower::default());
         // Where the destination may not speak before the hello was judged, it may from here on.
         if !server_may_speak {
             return Ok(first);
         }
-        follower.follow(&client, &upstream, &bytes, first, record.judgement()).await
+        follower.follow(&client, &upstream, &bytes, first, at.seat, record.judgement()).await
     });
     let end = if server_may_speak {
         relay::run(&client, &upstream, opening, idle, &bytes).await
     } else {
         match opening.await {
-            Ok(first) => return second::run(&client, &upstream, first, idle, record).await,
+            Ok(first) => {
+                return second::run(&client, &upstream, first, idle, at.seat, record).await;
+            }
             Err(end) => end,
         }
     };
     if let Some(follower) = follower {
-        follower.note(record);
+        follower.note(at.seat, record);
     }
     match stop {
         // Once the destination has spoken, an answer of ours would be a part of its own.
@@ -75,7 +76,6 @@ pub(super) async fn run(
 struct Flight<'a> {
     client: &'a Wire,
     asked: Asked,
-    verdict: Verdict,
     /// Whether the client may stay silent as long as it likes.
     waits: bool,
 }
@@ -103,36 +103,15 @@ impl Flight<'_> {
             }
         };
         record.metrics().hello(inside.hello, record.age());
-        if inside.unreadable {
-            return self.unreadable(&inside, at, record);
-        }
         if let Some(other) = inside.other {
             record.heard_inside(other);
         }
         // The tunnel's own name stays; a tunnel to an address gets the name that was read inside,
         // as something that the client says.
         let name = self.asked.name.or(inside.read.name);
-        let asked = Asked { name, tie: self.asked.tie, inside: inside.other, ..inside.read };
+        let (tie, mismatched) = (self.asked.tie, inside.unreadable);
+        let asked = Asked { name, tie, inside: inside.other, mismatched, ..inside.read };
         at.gate.admit(asked, at.seat, record).await.map(drop)
-    }
-
-    /// A hello that cannot be read might name anybody, whatever the policy says about another name.
-    fn unreadable(&self, inside: &Inside, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
-        let verdict = self.verdict.mismatched(Action::Block);
-        if let Some(judged) = record.judgement() {
-            let (protocol, ech) = (inside.read.protocol, inside.read.ech);
-            let bound = Some(false);
-            record.judged(Judged { protocol, ech, bound, ..judged.overruled(verdict) });
-        }
-        let protocol = inside.read.protocol;
-        match verdict.permit() {
-            Ok(_) => Ok(()),
-            Err(denial) => {
-                let contact = at.gate.contact();
-                let notice = Notice::of(denial, record, contact.as_deref());
-                Err(Stop::refused(protocol, notice))
-            }
-        }
     }
 }
 
@@ -143,7 +122,7 @@ struct Inside {
     hello: Hello,
     /// The host that a hello names, where it is not the tunnel's.
     other: Option<HostName>,
-    /// A hello that cannot be read.
+    /// A hello that cannot be read, which might name anybody.
     unreadable: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
 use crate::flow::proxy::reach;
 use crate::flow::refuse::Notice;
-use crate::flow::registry::Seat;
+use crate::flow::seat::Seat;
 use crate::identify::{HostName, Identity, NameSource, Protocol};
 use crate::policy::{Action, Permit, Transport, Verdict};
 
@@ -34,7 +34,7 @@ pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     let mut after = After::Nothing;
     {
         let mut record = desk.gate.account.open(place.key().client, desk.door.way);
-        let seat = desk.gate.registry.seat(desk.door.lifetime);
+        let seat = Seat::take(&desk.gate, desk.door.lifetime);
         let end = tokio::select! {
             biased;
             end = seat.cut() => end,
