@@ -121,11 +121,6 @@ impl Gate {
         }
     }
 
-    /// Whom the refused may ask.
-    pub(super) fn contact(&self) -> Option<String> {
-        self.policies.load(now_ms()).ok()?.contact().map(str::to_owned)
-    }
-
     /// Whether the policy would let this pass, as far as is known without a query.
     pub(super) fn permits(&self, asked: &Asked) -> bool {
         self.policies.load(now_ms()).is_ok_and(|policy| {

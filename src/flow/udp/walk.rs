@@ -15,10 +15,9 @@ use crate::flow::gate::{self, Stop};
 use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
 use crate::flow::proxy::reach;
-use crate::flow::refuse::Notice;
 use crate::flow::seat::Seat;
 use crate::identify::{HostName, Identity, NameSource, Protocol};
-use crate::policy::{Action, Permit, Transport, Verdict};
+use crate::policy::{Permit, Transport, Verdict};
 
 /// What follows when the record of a flow is closed.
 enum After {
@@ -167,18 +166,8 @@ async fn judge_named(
     }
     let name = Some((host, NameSource::Connect));
     flight.judged();
-    let asked = Asked { name, tie: Tie::Resolved, inside, ..asked };
-    let permit = reach::pick(asked, &desk.gate, seat, record).await?;
-    if !unreadable {
-        return Ok(permit);
-    }
-    let verdict = permit.verdict().mismatched(Action::Block);
-    if let Some(judged) = record.judgement() {
-        record.judged(Judged { bound: Some(false), ..judged.overruled(verdict) });
-    }
-    verdict.permit().map_err(|denial| {
-        Stop::refused(Protocol::Quic, Notice::of(denial, record, desk.gate.contact().as_deref()))
-    })
+    let asked = Asked { name, tie: Tie::Resolved, inside, mismatched: unreadable, ..asked };
+    reach::pick(asked, &desk.gate, seat, record).await
 }
 
 /// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.
