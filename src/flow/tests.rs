@@ -411,53 +411,44 @@ async fn reload(rig: &Rig, fake: Fake) {
     rig.gate.rejudge().await;
 }
 
+/// `observe` is in force at first: then, and once more after the second hello where `enforces` says
+/// so, the policy changes. What the last line says in the end.
 #[tokio::test(flavor = "local")]
-async fn what_observe_let_pass_after_its_hello_ends_where_the_policy_enforces() {
-    for way in [Way::Tproxy, Way::Proxy] {
-        let rig = Rig::new(everything().observing(), &local(&["pacs.example"]));
+async fn a_second_hello_of_another_host_is_judged_when_it_comes_and_when_the_policy_changes() {
+    let observes = || everything().observing();
+    let other = hello("cloud.example");
+    for (way, at_its_hello, enforces, said) in [
+        (Way::Tproxy, observes(), false, ["log", "block", "observe", "done"]),
+        (Way::Proxy, observes(), false, ["log", "block", "observe", "done"]),
+        (Way::Tproxy, observes(), true, ["block", "null", "enforce", "policy-change"]),
+        (Way::Proxy, observes(), true, ["block", "null", "enforce", "policy-change"]),
+        (Way::Tproxy, everything(), false, ["block", "null", "enforce", "refused"]),
+        (Way::Proxy, everything(), false, ["block", "null", "enforce", "refused"]),
+    ] {
+        let rig = Rig::new(observes(), &local(&["pacs.example"]));
         let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
-        client.write_all(&hello("cloud.example")).await.unwrap();
-        some(&mut server, hello("cloud.example").len()).await;
-        reload(&rig, everything().observing()).await;
-        client.write_all(b"still here").await.unwrap();
-        assert_eq!(some(&mut server, 10).await, b"still here");
-        reload(&rig, everything()).await;
-        assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
-        assert!(server.read(&mut [0; 8]).await.is_err(), "a reset");
+        reload(&rig, at_its_hello).await;
+        client.write_all(&other).await.unwrap();
+        if said[3] != "refused" {
+            assert_eq!(some(&mut server, other.len()).await, other);
+            reload(&rig, observes()).await;
+            client.write_all(b"still here").await.unwrap();
+            assert_eq!(some(&mut server, 10).await, b"still here");
+        }
+        if enforces {
+            reload(&rig, everything()).await;
+        }
+        if said[3] == "done" {
+            client.shutdown().await.unwrap();
+            server.shutdown().await.unwrap();
+        } else {
+            assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
+            assert!(server.read(&mut [0; 8]).await.is_err(), "a reset, and no byte before it");
+        }
         drop((client, server));
         let line = rig.lines().await.pop().unwrap();
-        assert_eq!((field(&line, "verdict"), field(&line, "reason")), ("block", "mismatch"));
-        assert_eq!((field(&line, "end"), field(&line, "host")), ("policy-change", "pacs.example"));
-    }
-}
-
-#[tokio::test(flavor = "local")]
-async fn a_second_hello_of_another_host_is_recorded_by_observe() {
-    for way in [Way::Tproxy, Way::Proxy] {
-        let rig = Rig::new(everything().observing(), &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
-        client.write_all(&hello("cloud.example")).await.unwrap();
-        some(&mut server, hello("cloud.example").len()).await;
-        drop((client, server));
-        let line = rig.lines().await.pop().unwrap();
-        let said = ["verdict", "would", "reason", "mode"].map(|name| field(&line, name));
-        assert_eq!(said, ["log", "block", "mismatch", "observe"]);
-    }
-}
-
-#[tokio::test(flavor = "local")]
-async fn a_second_hello_is_judged_by_the_policy_that_is_in_force_then() {
-    for way in [Way::Tproxy, Way::Proxy] {
-        let rig = Rig::new(everything().observing(), &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
-        reload(&rig, everything()).await;
-        client.write_all(&hello("cloud.example")).await.unwrap();
-        assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
-        assert!(server.read(&mut [0; 8]).await.is_err(), "a reset, and no byte before it");
-        drop((client, server));
-        let line = rig.lines().await.pop().unwrap();
-        let said = ["verdict", "reason", "mode", "end"].map(|name| field(&line, name));
-        assert_eq!(said, ["block", "mismatch", "enforce", "refused"]);
+        assert_eq!(["verdict", "would", "mode", "end"].map(|name| field(&line, name)), said);
+        assert_eq!((field(&line, "reason"), field(&line, "host")), ("mismatch", "pacs.example"));
     }
 }
 
