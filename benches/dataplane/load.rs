@@ -189,8 +189,12 @@ pub(crate) fn run(words: &[String]) -> io::Result<()> {
         return Err(io::Error::other("load KIND TO THREADS EACH SIZE"));
     };
     let number = |word: &str| word.parse::<u64>().map_err(io::Error::other);
-    let to: SocketAddr = to.parse().map_err(io::Error::other)?;
     let (threads, each, size) = (number(threads)?, number(each)?, number(size)?);
+    if let Some((to, other)) = to.split_once(',') {
+        let [to, other] = [to, other].map(|to| to.parse().map_err(io::Error::other));
+        return in_turn(to?, other?, each, size as usize);
+    }
+    let to: SocketAddr = to.parse().map_err(io::Error::other)?;
     if kind == "hold" {
         return hold(to, threads);
     }
@@ -240,15 +244,7 @@ fn one(
                     thread::sleep(due.saturating_duration_since(begun));
                     begun = due;
                 }
-                let mut stream = dial(to, size as usize, Order::Down(100))?;
-                let mut answer = [0; 100];
-                stream.read_exact(&mut answer[..1])?;
-                parts.push(begun.elapsed());
-                stream.read_exact(&mut answer[1..])?;
-                // The server closes first, so that no port of the gateway waits.
-                if stream.read(&mut answer)? != 0 {
-                    return Err(io::Error::other("more than was ordered"));
-                }
+                parts.push(first_byte(to, size as usize, begun)?);
             }
         }
         "down" => {
@@ -282,6 +278,43 @@ fn one(
         }
     }
     Ok(parts)
+}
+
+/// Opens a connection, and reads what the server sends to its end. Time from `begun` to its first byte.
+fn first_byte(to: SocketAddr, hello: usize, begun: Instant) -> io::Result<Duration> {
+    let mut stream = dial(to, hello, Order::Down(100))?;
+    let mut answer = [0; 100];
+    stream.read_exact(&mut answer[..1])?;
+    let waited = begun.elapsed();
+    stream.read_exact(&mut answer[1..])?;
+    // The server closes first, so that no port of the gateway waits.
+    if stream.read(&mut answer)? != 0 {
+        return Err(io::Error::other("more than was ordered"));
+    }
+    Ok(waited)
+}
+
+/// Opens connections to two in turn, each as often first as second; prints as [`run`] does how much
+/// later the first byte comes through the first of the two, which may be earlier.
+fn in_turn(to: SocketAddr, other: SocketAddr, pairs: u64, size: usize) -> io::Result<()> {
+    let begun = Instant::now();
+    let mut later = Vec::new();
+    for number in 0..pairs {
+        let wait = |to| first_byte(to, size, Instant::now()).map(|waited| waited.as_nanos() as f64);
+        let (one, two) = if number % 2 == 0 {
+            let one = wait(to)?;
+            (one, wait(other)?)
+        } else {
+            let two = wait(other)?;
+            (wait(to)?, two)
+        };
+        later.push((one - two) / 1e3);
+    }
+    let took = begun.elapsed().as_secs_f64();
+    later.sort_by(f64::total_cmp);
+    let at = |rank: usize| later.get(rank).copied().unwrap_or_default();
+    println!("{took} {} {}", at(later.len() / 2), at(later.len() * 99 / 100));
+    Ok(())
 }
 
 /// Opens connections, has one message go both ways in each, and holds them until its input ends.
