@@ -173,7 +173,8 @@ fn bench(lab: &Lab, volume: &Volume, only: Option<&str>) {
     }
     print!("{}", table(&contenders, &rounds));
     println!("\nfirst byte through {OURS} later than, in turn, p50    (asked: <= 5 us)");
-    for (other, later) in ["unread", "bare-copy"].into_iter().zip(later) {
+    let named = ["unread", "bare-copy"].into_iter().zip(later);
+    for (other, later) in named.filter(|(_, later)| !later.is_empty()) {
         println!("  {other:<12} {:>10.2} us", median(later));
     }
     once::memory(lab, &contenders, volume.held.min(connections_max() / 8));

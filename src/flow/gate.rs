@@ -15,7 +15,7 @@ use super::judge::{Answer, Asked, Judge, Policies, Tie, now_ms, settle, settle_a
 use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
-use super::registry::{Flow, Registry};
+use super::registry::{Again, Registry};
 use super::seat::Seat;
 use super::udp;
 use super::wire::Wire;
@@ -253,15 +253,16 @@ impl Gate {
                 }
                 // The resolver or the grace has to be waited for, each connection by itself, and
                 // by one task however often the policy changes meanwhile.
-                Some(_) | None if flow.begin_again() => {
-                    spawn_local(Rc::clone(self).rejudge_one(flow));
+                Some(_) | None => {
+                    if let Some(flow) = flow.begin_again() {
+                        spawn_local(Rc::clone(self).rejudge_one(flow));
+                    }
                 }
-                Some(_) | None => {}
             }
         }
     }
 
-    async fn rejudge_one(self: Rc<Self>, flow: Rc<Flow>) {
+    async fn rejudge_one(self: Rc<Self>, flow: Again) {
         let mut waited = false;
         loop {
             let turn = self.registry.turn();
@@ -273,7 +274,7 @@ impl Gate {
                 continue;
             }
             if answer.verdict.action() != Action::Block {
-                return flow.end_again();
+                return;
             }
             // What was permitted again within the grace goes on.
             if waited || policy.grace().is_zero() {

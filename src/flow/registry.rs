@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(super) struct Flow {
     last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
-    /// A task is at work that judges it again, see [`Flow::begin_again`].
+    /// An [`Again`] is held.
     again: Cell<bool>,
     /// Who waits to be told to end.
     waits: RefCell<Option<Waker>>,
@@ -136,6 +137,25 @@ impl Registry {
     }
 }
 
+/// A connection that its holder judges again, until this is dropped: a task that breaks off leaves no
+/// connection behind that nobody judges any more.
+#[derive(Debug)]
+pub(super) struct Again(Rc<Flow>);
+
+impl Deref for Again {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.0
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        self.0.again.set(false);
+    }
+}
+
 impl Flow {
     /// What the connection asked, where it has a verdict.
     ///
@@ -160,15 +180,10 @@ impl Flow {
         })
     }
 
-    /// Whether the caller is the one who judges the connection again, until it calls
-    /// [`Flow::end_again`]; false where another does, and will see what has changed meanwhile.
-    pub(super) fn begin_again(&self) -> bool {
-        !self.again.replace(true)
-    }
-
-    /// The caller of [`Flow::begin_again`] is done.
-    pub(super) fn end_again(&self) {
-        self.again.set(false);
+    /// Makes the caller the one who judges the connection again; `None` where another does, and will
+    /// see what has changed meanwhile.
+    pub(super) fn begin_again(self: Rc<Self>) -> Option<Again> {
+        (!self.again.replace(true)).then(|| Again(self))
     }
 
     /// Tells the connection to end; `judged` is the verdict that ends it, where there is one.

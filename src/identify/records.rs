@@ -51,10 +51,9 @@ pub(super) fn find_hello<'a>(seen: &'a [u8], walked: &mut Walked) -> Result<Walk
         }
         let have = walked.have + record.payload.len();
         if walked.need == 0 && have >= HANDSHAKE_HEADER {
-            let [_, len @ ..] = message(seen, HANDSHAKE_HEADER)
-                .and_then(|mut header| header.array::<HANDSHAKE_HEADER>())
-                .ok_or(Fault::FieldLength)?;
-            let len = usize::from(len[0]) << 16 | usize::from(len[1]) << 8 | usize::from(len[2]);
+            let mut header = message(seen, HANDSHAKE_HEADER).ok_or(Fault::FieldLength)?;
+            header.skip(1).ok_or(Fault::FieldLength)?; // the type
+            let len = header.u24().ok_or(Fault::FieldLength)?;
             if len > HELLO_MAX {
                 return Err(Fault::TooLarge);
             }
