@@ -2,8 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::authority::Host;
-use super::name::HostName;
+use super::authority::{Authority, Host};
 
 /// As far as a message has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +48,7 @@ pub enum Unserved {
     /// BIND, or no command at all.
     #[error("the command is neither CONNECT nor UDP ASSOCIATE")]
     Command,
-    /// A name that is no host name, or port 0. An address in the place of a name is one: a client
-    /// that has an address says so.
+    /// Neither a host name nor an address, or port 0.
     #[error("the destination is no host name, or its port is 0")]
     Destination,
 }
@@ -173,11 +171,22 @@ fn address(kind: u8, behind: &[u8]) -> Part<Option<Address>> {
 
 fn host(kind: u8, address: &[u8]) -> Option<Host> {
     if kind == 3 {
-        return HostName::parse(address).ok().map(Host::Name);
+        return named(address);
     }
     let v4 = <[u8; 4]>::try_from(address).map(|v4| Ipv4Addr::from(v4).into());
     let v6 = || <[u8; 16]>::try_from(address).map(|v6| Ipv6Addr::from(v6).into());
     v4.or_else(|_| v6()).ok().map(Host::Address)
+}
+
+/// What stands in the place of a name. Browsers put addresses there too: one in the spelling that
+/// [`Host::Address`] has, or an IPv6 address without its brackets, is that address.
+fn named(wire: &[u8]) -> Option<Host> {
+    let v6 = || std::str::from_utf8(wire).ok()?.parse::<Ipv6Addr>().ok();
+    match Authority::parse(wire) {
+        Ok(Authority { host, port: None }) => Some(host),
+        Ok(Authority { port: Some(_), .. }) => None,
+        Err(_) => v6().map(|v6| Host::Address(v6.into())),
+    }
 }
 
 #[cfg(test)]
@@ -228,9 +237,48 @@ mod tests {
             (vec![5, 2, 0, 1, 198, 51, 100, 7, 0, 53], Unserved::Command),
             (vec![5, 1, 0, 1, 198, 51, 100, 7, 0, 0], Unserved::Destination),
             (domain(b"evil\0.google.example", 443), Unserved::Destination),
-            (domain(b"127.0.0.1", 443), Unserved::Destination),
+            (domain(b"", 443), Unserved::Destination),
         ] {
             assert_eq!(request(&bytes), Part::Whole(Err(expected)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn l09_an_address_in_the_place_of_a_name_is_that_address_in_one_spelling() {
+        for (wire, address) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("198.51.100.7", "198.51.100.7"),
+            ("2001:DB8::7", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("::ffff:198.51.100.7", "::ffff:198.51.100.7"),
+        ] {
+            let host = Host::Address(address.parse().unwrap());
+            let connect = Command::Connect(Destination { host, port: 443 });
+            assert_eq!(request(&domain(wire.as_bytes(), 443)), Part::Whole(Ok(connect)), "{wire}");
+            let len = [u8::try_from(wire.len()).unwrap()];
+            let bytes = [&[0, 0, 0, 3], &len[..], wire.as_bytes(), &[1, 187], b"x"].concat();
+            assert_eq!(datagram(&bytes), Ok((Destination { host, port: 443 }, &b"x"[..])));
+        }
+        for wire in [
+            "0177.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f.0.0.1",
+            "127.0.0.01",
+            "127.0.0.1:443",
+            "[127.0.0.1]",
+            "[::1]:443",
+            "[::1",
+            "::1]",
+            "fe80::1%eth0",
+            "[fe80::1%2]",
+            " ::1",
+            "pacs.example:443",
+            "user@pacs.example",
+            "127.0.0.1\0",
+        ] {
+            let refused = Part::Whole(Err(Unserved::Destination));
+            assert_eq!(request(&domain(wire.as_bytes(), 443)), refused, "{wire}");
         }
     }
 }

@@ -101,9 +101,20 @@ pub fn crypto_frame(offset: usize, bytes: &[u8]) -> Vec<u8> {
 
 /// An Initial packet of a client, in a datagram of at least 1200 bytes.
 pub fn initial(version: quic::Version, dcid: &[u8], number: u32, frames: &[u8]) -> Vec<u8> {
+    initial_to(version, dcid, dcid, number, frames)
+}
+
+/// An Initial packet to the id `dcid`, under the keys of the id `first`.
+pub fn initial_to(
+    version: quic::Version,
+    first: &[u8],
+    dcid: &[u8],
+    number: u32,
+    frames: &[u8],
+) -> Vec<u8> {
     let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("a suite of TLS 1.3");
     let algorithm = suite.quic.expect("ring has QUIC keys");
-    let keys = quic::Keys::initial(version, suite, algorithm, dcid, Side::Client);
+    let keys = quic::Keys::initial(version, suite, algorithm, first, Side::Client);
     // Their numbers, which rustls does not tell.
     let (kind, version) = if matches!(version, quic::Version::V2) {
         (1, 0x6b33_43cf)

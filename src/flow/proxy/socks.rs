@@ -246,6 +246,13 @@ mod tests {
         let v4 = negotiated(&[5, 1, 0, 5, 1, 0, 1, 198, 51, 100, 7, 1, 187]).await.unwrap();
         let target = Target::parse(b"198.51.100.7:443", None).unwrap();
         assert_eq!(v4, Command::Connect(target));
+        assert_eq!(
+            negotiated(&domain(b"198.51.100.7", 443)).await.unwrap(),
+            v4,
+            "as Chromium does"
+        );
+        let mapped = negotiated(&domain(b"::ffff:198.51.100.7", 443)).await.unwrap();
+        assert_eq!(mapped, v4, "in whatever form, the same is judged");
         let mut v6 = vec![5, 2, 2, 0, 5, 1, 0, 4];
         v6.extend(Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped().octets());
         v6.extend([1, 187]);
@@ -256,7 +263,7 @@ mod tests {
     async fn names_that_are_none_are_refused() {
         let long = [b'a'; 255];
         for name in
-            [&b""[..], b"evil\0.google.example", b"127.0.0.1", b"2130706433", b"[::1]", &long]
+            [&b""[..], b"evil\0.google.example", b"127.1", b"2130706433", b"[::1%lo]", &long]
         {
             let code = answer(negotiated(&domain(name, 443)).await)[1];
             assert_eq!(code, GENERAL_FAILURE, "{name:?}");

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -74,8 +74,8 @@ impl Near {
     /// As socket(2) and bind(2).
     pub(in crate::flow) fn open(control: &Wire) -> io::Result<Self> {
         let here = SockRef::from(control).local_addr()?.as_socket();
-        let here = here.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let at = SocketAddr::new(here.ip().to_canonical(), 0);
+        let mut at = canonical_end(here.ok_or(io::ErrorKind::AddrNotAvailable)?);
+        at.set_port(0);
         let socket = sys::unreserved(std::net::UdpSocket::bind(at)?)?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
@@ -202,7 +202,7 @@ impl Association {
     }
 
     fn datagram(&self, from: SocketAddr, datagram: &[u8], desk: &Rc<Desk>, metrics: &Metrics) {
-        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let from = canonical_end(from);
         if !self.is_client(from) {
             return metrics.dropped(Dropped::Stranger);
         }
@@ -269,6 +269,17 @@ impl Association {
     }
 }
 
+/// An IPv4-mapped address as that IPv4; a link-local one keeps its zone (RFC 4007 §6), without which
+/// nothing can be bound to it or sent there.
+fn canonical_end(end: SocketAddr) -> SocketAddr {
+    match (end, end.ip().to_canonical()) {
+        (SocketAddr::V6(v6), IpAddr::V6(ip)) => {
+            SocketAddrV6::new(ip, end.port(), 0, v6.scope_id()).into()
+        }
+        (_, ip) => SocketAddr::new(ip, end.port()),
+    }
+}
+
 const fn nowhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
@@ -312,6 +323,8 @@ mod tests {
                 assert_eq!(parsed(&datagram[..end]), Err(Dropped::Malformed), "{text} at {end}");
             }
         }
+        let text = [&[0, 0, 0, 3, 12][..], b"198.51.100.7", &[1, 187], b"payload"].concat();
+        assert_eq!(parsed(&text), Ok(("198.51.100.7:443".to_owned(), &b"payload"[..])));
         let mapped = header(Host::Address("::ffff:198.51.100.7".parse().unwrap()), 443);
         assert_eq!(parsed(&mapped).unwrap().0, "198.51.100.7:443");
     }
@@ -332,7 +345,7 @@ mod tests {
             assert_eq!(parsed(&other), Err(Dropped::Malformed), "{other:?}");
         }
         assert_eq!(parsed(&[0, 0, 0, 1, 198, 51, 100, 7, 0, 0]), Err(Dropped::Malformed));
-        for name in [&b""[..], b"198.51.100.7", b"a\0.example", b"2130706433"] {
+        for name in [&b""[..], b"198.51.100.07", b"a\0.example", b"2130706433"] {
             let length = [u8::try_from(name.len()).unwrap()];
             let datagram = [&[0, 0, 0, 3][..], &length, name, &[1, 187]].concat();
             assert_eq!(parsed(&datagram), Err(Dropped::Malformed), "{name:?}");

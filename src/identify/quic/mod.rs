@@ -72,10 +72,14 @@ struct First {
     alpn: Range<usize>,
 }
 
-/// One set of keys, and the hello under them.
+/// One connection attempt: its keys, and the hello under them.
 struct Attempt {
     keys: Keys,
     version: Version,
+    /// The keys of the version that the server chose instead (RFC 9369 §4.1), once one of the
+    /// client's Initials was opened with them: from the same id, for the same packet numbers and the
+    /// same stream.
+    negotiated: Option<(Version, Keys)>,
     /// The id that the keys follow from.
     dcid: ConnectionId,
     scid: ConnectionId,
@@ -265,6 +269,7 @@ impl QuicReader {
         let mut attempt = Attempt {
             keys,
             version: packet.version,
+            negotiated: None,
             dcid: packet.dcid,
             scid: packet.scid,
             google_frames: packet.suite.google_frames,
@@ -272,7 +277,9 @@ impl QuicReader {
             crypto: Assembly::default(),
             read: 0,
         };
-        let Some(frames) = attempt.open(packet, &mut self.room) else { return Ok(false) };
+        let Some(frames) = attempt.open(packet, &mut self.room) else {
+            return self.open_negotiated(packet);
+        };
         if self.attempts.len() >= ATTEMPTS_MAX {
             return Err(Fault::TooManyPieces);
         }
@@ -282,6 +289,19 @@ impl QuicReader {
             attempt.read_frames(frames)?;
         }
         self.agree().map(|()| true)
+    }
+
+    /// Whether the Initial is one of an earlier attempt whose server went over to another version
+    /// (compatible version negotiation, RFC 9368 §2.3): the client goes on in that one.
+    fn open_negotiated(&mut self, packet: &Packet<'_>) -> Result<bool, Fault> {
+        for attempt in &mut self.attempts {
+            if attempt.negotiate(packet, &mut self.room) {
+                let Some(frames) = attempt.open(packet, &mut self.room) else { return Ok(false) };
+                attempt.read_frames(frames)?;
+                return self.agree().map(|()| true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads the hellos that have become whole, and holds them to the first.
@@ -306,10 +326,26 @@ impl QuicReader {
 
 impl Attempt {
     fn open<'r>(&mut self, packet: &Packet<'_>, room: &'r mut Vec<u8>) -> Option<&'r [u8]> {
-        if packet.version != self.version {
-            return None;
+        let keys = match &self.negotiated {
+            _ if packet.version == self.version => &self.keys,
+            Some((version, keys)) if packet.version == *version => keys,
+            Some(_) | None => return None,
+        };
+        keys.open(packet, &mut self.largest, room)
+    }
+
+    /// Keeps the keys of another version where they open the packet.
+    fn negotiate(&mut self, packet: &Packet<'_>, room: &mut Vec<u8>) -> bool {
+        if self.negotiated.is_some() || !self.version.is_compatible(packet.version) {
+            return false;
         }
-        self.keys.open(packet, &mut self.largest, room)
+        let Some(keys) = Keys::client(packet.suite, self.dcid.as_bytes()) else { return false };
+        // The number is noted by whoever reads the frames.
+        let opened = keys.open(packet, &mut self.largest.clone(), room).is_some();
+        if opened {
+            self.negotiated = Some((packet.version, keys));
+        }
+        opened
     }
 
     /// Takes the CRYPTO frames out of an opened Initial. A client's Initial holds PADDING, PING,
@@ -440,6 +476,43 @@ mod tests {
             let second = initial(b"22222222", 0, 0, &message_of(second.as_bytes(), &[]));
             assert_eq!(reader.push(&second), QuicStep::Done);
             assert_eq!(reader.identity().fault, fault);
+        }
+    }
+
+    #[test]
+    fn l10_a_client_goes_on_in_the_version_that_the_server_chose() {
+        const V2: rustls::quic::Version = rustls::quic::Version::V2;
+        let (first, id) = (b"11111111", b"server's id");
+        let hello = message_of(b"a.example", &[]);
+        let other = message_of(b"b.example", &[]);
+        for (from, to) in [(V1, V2), (V2, V1)] {
+            let begun = || {
+                let mut reader = QuicReader::new();
+                let initial = flights::initial(from, first, 0, &flights::crypto_frame(0, &hello));
+                assert_eq!(reader.push(&initial), QuicStep::Done);
+                reader
+            };
+            // To the id that the server chose, under keys of the first one (RFC 9369 §4.1).
+            let on = |number, frames: &[u8]| flights::initial_to(to, first, id, number, frames);
+            let mut reader = begun();
+            assert_eq!(reader.push(&on(1, &[1])), QuicStep::Done, "PING");
+            let more = flights::crypto_frame(hello.len(), &hello[..20]);
+            assert_eq!(reader.push(&on(2, &more)), QuicStep::NeedMore, "the same stream");
+            let more = flights::crypto_frame(hello.len() + 20, &hello[20..]);
+            assert_eq!(reader.push(&on(3, &more)), QuicStep::Done);
+            let again = flights::initial(from, first, 4, &[1]);
+            assert_eq!(reader.push(&again), QuicStep::Done, "what is repeated in the first");
+            assert_eq!(name(&reader).as_deref(), Some("a.example"));
+            assert_eq!((reader.attempts.len(), reader.identity().fault), (1, None));
+            let mut reader = begun();
+            let more = flights::crypto_frame(hello.len(), &other);
+            assert_eq!(reader.push(&on(1, &more)), QuicStep::Done);
+            assert_eq!(reader.identity().fault, Some(Fault::NameChanged));
+            // Under keys of nobody's.
+            let mut reader = begun();
+            let strange = flights::initial_to(to, b"22222222", id, 1, &[1]);
+            assert_eq!(reader.push(&strange), QuicStep::Unread);
+            assert!(reader.attempts[0].negotiated.is_none());
         }
     }
 

@@ -70,6 +70,11 @@ impl Version {
         Some(Suite { salt, v2, google_frames: self.google().is_some() })
     }
 
+    /// Whether a server may go over from one to the other without a new connection (RFC 9369 §4.1).
+    pub(super) fn is_compatible(self, other: Self) -> bool {
+        self != other && [self, other].iter().all(|version| [Self::V1, Self::V2].contains(version))
+    }
+
     /// Versions that are QUIC beyond doubt, though most of them are not read.
     const fn is_known(self) -> bool {
         self.suite().is_some()
