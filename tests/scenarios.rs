@@ -73,4 +73,5 @@ fn every_hand_made_scenario_is_answered_as_expected() {
 #[test]
 fn every_drawn_scenario_is_answered_as_expected() {
     score("scenarios/drawn");
+    score("scenarios/drawn-2");
 }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::keyed::Keyed;
 use super::locate::{Locator, OperatorChoice, Statements};
 use super::plan::Plan;
+use super::voices::Voices;
 use crate::control::data::{Ranges, Sources, Whereabouts};
 use crate::policy::{
     AddressBits, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
@@ -155,6 +156,7 @@ impl Bits for u128 {
 struct Drawing<'a> {
     plan: &'a Plan,
     sources: &'a Sources,
+    voices: Voices<'a>,
     locator: Locator<'a>,
     /// Rules whose `to` holds, by position among those that have one; the first is none.
     to: Interned<Vec<u32>>,
@@ -172,6 +174,7 @@ impl<'a> Drawing<'a> {
         let mut drawing = Self {
             plan,
             sources,
+            voices: Voices::of(sources),
             locator: Locator::new(plan, sources),
             to: Interned::default(),
             provider: Interned::default(),
@@ -233,9 +236,11 @@ impl<'a> Drawing<'a> {
             rules.dedup();
             to.id(rules)
         });
+        let voices = &self.voices;
         let rows = self.sources.providers.iter().enumerate().flat_map(|(table, provider)| {
             let rows = provider.rows.iter().enumerate();
-            rows.map(move |(row, content)| (&content.net, (content.net.prefix_len(), table, row)))
+            let heard = rows.filter(move |(_, content)| voices.hears(table, content));
+            heard.map(move |(row, content)| (&content.net, (content.net.prefix_len(), table, row)))
         });
         let provider = &mut self.provider;
         let provider = spread(rows, |chain: Vec<(u8, usize, usize)>| {

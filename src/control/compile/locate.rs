@@ -103,9 +103,15 @@ impl<'a> Locator<'a> {
             |row: &ProviderRow| row.anycast || row.country.is_some() || !row.region.is_empty();
         let rows = said.provider.iter().filter_map(|&at| Some((at.0, row(self.sources, at)?)));
         let mut rows = rows.filter(|(_, row)| located(row)).peekable();
-        if let Some(&(table, _)) = rows.peek() {
-            location.source = Some(self.provider_source(table));
-            rows.for_each(|(_, row)| self.add(&mut location, row));
+        if let Some(&(first, _)) = rows.peek() {
+            // The source is the table that gave the answer; where none did, the first one asked.
+            let mut source = None;
+            for (table, row) in rows {
+                if self.add(&mut location, row) {
+                    source.get_or_insert(table);
+                }
+            }
+            location.source = Some(self.provider_source(source.unwrap_or(first)));
             // AWS lists the prefix of an anycast service under its umbrella service as well, with
             // a region that says nothing about it.
             if location.anycast {
@@ -136,20 +142,24 @@ impl<'a> Locator<'a> {
         location
     }
 
-    /// The possibilities that one row of a provider's file adds.
-    fn add(&self, location: &mut Location, row: &ProviderRow) {
-        if row.anycast {
-            location.anycast = true;
-        } else if let Some(country) = row.country {
-            location.codes.insert(country);
-        } else {
-            match self.regions.get(&(row.provider.as_str(), row.region.as_str())) {
-                Some(RegionPlace::Country(country)) => location.codes.insert(*country),
-                Some(RegionPlace::Union) => location.codes |= self.plan.union,
-                Some(RegionPlace::Anycast) => location.anycast = true,
-                Some(RegionPlace::Several) | None => location.unknown = true,
+    /// Adds the possibilities of one row of a provider's file; `false` where it does not know.
+    fn add(&self, location: &mut Location, row: &ProviderRow) -> bool {
+        let region = (row.provider.as_str(), row.region.as_str());
+        let place = match row.country {
+            _ if row.anycast => Some(RegionPlace::Anycast),
+            Some(country) => Some(RegionPlace::Country(country)),
+            None => self.regions.get(&region).copied(),
+        };
+        match place {
+            Some(RegionPlace::Country(country)) => location.codes.insert(country),
+            Some(RegionPlace::Union) => location.codes |= self.plan.union,
+            Some(RegionPlace::Anycast) => location.anycast = true,
+            Some(RegionPlace::Several) | None => {
+                location.unknown = true;
+                return false;
             }
         }
+        true
     }
 
     fn regions_of(&mut self, rows: &[(usize, usize)]) -> Vec<u32> {

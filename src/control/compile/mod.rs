@@ -10,6 +10,7 @@ mod drawn;
 mod keyed;
 mod locate;
 mod plan;
+mod voices;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -34,6 +34,7 @@ pub use imprint::{Imprint, Mark};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use memory::Memory;
+pub use provider::UNNAMED_PROVIDER;
 #[cfg(test)]
 use provider::provider_order;
 pub use rebuild::rebuild;

@@ -25,7 +25,7 @@ const ALL_ANYCAST: [&str; 2] = ["cloudflare", "fastly"];
 
 /// The provider of a geofeed whose file name tells none. It has no regions and no operator: such
 /// rows say where, and leave whose to the AS table.
-const UNNAMED: &str = "geofeed";
+pub const UNNAMED_PROVIDER: &str = "geofeed";
 
 /// Rows, how many there were before doubles were dropped, and what the content says of its date.
 #[derive(Debug)]
@@ -321,7 +321,7 @@ fn plain(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
             }
             ([net, code, ..], None, provider) => {
                 let country = text::country(row, code)?;
-                placed(provider.unwrap_or(UNNAMED), prefix(row, net)?, country)
+                placed(provider.unwrap_or(UNNAMED_PROVIDER), prefix(row, net)?, country)
             }
             ([], None, _) => return Err((row, "has no prefix".to_owned())),
         });
@@ -480,7 +480,7 @@ mod tests {
             rows(feed, "x/linode-geofeed.csv").unwrap(),
             ["192.0.2.0/24 linode [] NL placed", "2001:db8::/32 linode [] - placed",]
         );
-        assert!(rows(feed, "x/feed.csv").unwrap()[0].contains(UNNAMED));
+        assert!(rows(feed, "x/feed.csv").unwrap()[0].contains(UNNAMED_PROVIDER));
         assert!(rows("192.0.2.0/24,Netherlands,,,", "feed.csv").is_err());
     }
 
