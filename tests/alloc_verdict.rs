@@ -80,7 +80,8 @@ fn a_verdict_allocates_nothing() {
     let names = ["a.example.eu", "pay.example.com", "x.example.net", "other.example.org"]
         .map(|name| HostName::parse(name.as_bytes()).expect("a name"));
     let claims = names.iter().flat_map(|name| [Claim::Bound(name), Claim::Claimed(name)]);
-    let claims: Vec<_> = claims.chain([Claim::Unread]).collect();
+    let claims: Vec<_> =
+        claims.chain([Claim::Unread, Claim::Malformed(&[]), Claim::Malformed(&names)]).collect();
     for destination in [
         "213.186.33.5:443",
         "8.8.8.8:443",
@@ -101,6 +102,7 @@ fn a_verdict_allocates_nothing() {
             let count = allocations(|| {
                 black_box(policy.decide(black_box(&question)));
                 black_box(policy.decide_unread(black_box(&question)));
+                black_box(policy.outlook(black_box(&question)));
                 black_box(policy.decide_name(black_box(&question)));
                 black_box(policy.whereabouts(destination.ip()));
             });

@@ -260,7 +260,7 @@ fn ambiguous() -> Vec<Vec<u8>> {
 #[test]
 fn c10_hosts_that_disagree_or_are_none_are_refused() {
     let transparent = &ambiguous()[..6];
-    refused("c10", &plain(), transparent, "unread");
+    refused("c10", &plain(), transparent, "malformed");
     let requests = [
         whole(&["GET http://permitted.example/ HTTP/1.1", "Host: other.example"]),
         whole(&["GET http://permitted.example/ HTTP/1.1", HOST, HOST]),
@@ -279,7 +279,7 @@ fn c10_hosts_that_disagree_or_are_none_are_refused() {
 
 #[test]
 fn c11_heads_whose_end_is_read_in_two_ways_are_refused() {
-    refused("c11", &plain(), &ambiguous()[6..], "unread");
+    refused("c11", &plain(), &ambiguous()[6..], "malformed");
     let post = ["POST http://permitted.example/ HTTP/1.1", "Host: permitted.example"];
     let with = |fields: &[&str]| whole(&[&post[..], fields].concat());
     let requests = [
@@ -376,7 +376,7 @@ fn c12_http2_and_upgrades_carry_no_name_past_the_judgement() {
 fn c13_heads_without_end_are_refused_and_cost_little() {
     let many = [&head(&[GET, HOST])[..], &b"A: b\r\n".repeat(12_000), b"\r\n"].concat();
     let line = [&b"GET /"[..], &vec![b'a'; 70_000], b" HTTP/1.1\r\n\r\n"].concat();
-    refused("c13", &plain(), &[many, line], "unread");
+    refused("c13", &plain(), &[many, line], "malformed");
     let explicit = "GET http://permitted.example/ HTTP/1.1";
     let many =
         [&head(&[explicit, "Host: permitted.example"])[..], &b"A: b\r\n".repeat(10_000), b"\r\n"]

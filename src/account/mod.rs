@@ -25,7 +25,7 @@ pub use metrics::Metrics;
 pub use record::Record;
 pub(crate) use sources::network;
 
-use crate::identify::{HostName, NameSource, Protocol};
+use crate::identify::{Fault, HostName, NameSource, Protocol};
 use crate::policy::Verdict;
 use log::Log;
 use sources::Sources;
@@ -262,6 +262,8 @@ pub struct Judged {
     pub protocol: Protocol,
     /// Whether the hello carries ECH.
     pub ech: bool,
+    /// Why the first bytes could not be read to their end.
+    pub fault: Option<Fault>,
     /// What the verdict stands on.
     pub grounds: Arc<Grounds>,
 }
@@ -276,6 +278,7 @@ impl Judged {
             bound: None,
             protocol: Protocol::Other,
             ech: false,
+            fault: None,
             grounds: Grounds::of(&Facts::default()),
         }
     }
@@ -337,6 +340,7 @@ mod tests {
             bound: Some(true),
             protocol: Protocol::Tls,
             ech: false,
+            fault: None,
             grounds: Grounds::of(&Facts {
                 policy: Some("abcdef012345"),
                 group: Some("default"),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::line::{Line, key};
 use super::{Account, Bytes, End, Facts, Judged, Metrics, Named, Way, sources};
-use crate::identify::HostName;
+use crate::identify::{Fault, HostName};
 use crate::policy::Action;
 
 /// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
@@ -188,6 +188,7 @@ impl Record {
             line.text(key!("sni_inside"), self.sni_inside.as_ref().map(|name| name.as_str()));
             line.flag(key!("ech"), judged.map(|j| j.ech));
             line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
+            line.label(key!("fault"), judged.and_then(|j| j.fault).map(Fault::label));
             match judged {
                 Some(judged) => line.fields(judged.grounds.fields()),
                 None => Facts::write(None, &mut line),

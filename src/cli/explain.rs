@@ -45,6 +45,10 @@ pub(super) struct Explain {
     /// The hello carries the ECH extension
     #[arg(long)]
     ech: bool,
+    /// The first bytes break the rules of their protocol, contradict themselves (`--host` is one of
+    /// the names in them), or stop half-way
+    #[arg(long)]
+    malformed: bool,
     /// Judge the name as the client's claim only, not as bound to the address
     #[arg(long)]
     unbound: bool,
@@ -140,6 +144,9 @@ impl<'a> Answer<'a> {
     ) -> Self {
         let (protocol, transport) = arguments.protocol.carried();
         let claim = |bound: bool| match &arguments.host {
+            named if arguments.malformed => {
+                Claim::Malformed(named.as_ref().map_or(&[], std::slice::from_ref))
+            }
             None => Claim::Unread,
             Some(name) if bound => Claim::Bound(name),
             Some(name) => Claim::Claimed(name),
@@ -155,14 +162,15 @@ impl<'a> Answer<'a> {
         let bound = !arguments.unbound;
         let mut steps = Vec::new();
         let verdict = policy.decide_traced(&question(bound), &mut steps);
-        let matters = policy.decide(&question(true)) != policy.decide(&question(false));
+        let named = arguments.host.is_some() && !arguments.malformed;
+        let matters = named && policy.decide(&question(true)) != policy.decide(&question(false));
         let mut answer = Self {
             arguments,
             compiler,
             policy,
             at,
             verdict,
-            bound: (matters && arguments.host.is_some()).then_some(bound),
+            bound: matters.then_some(bound),
             steps: Vec::new(),
         };
         answer.steps = answer.sentences(&steps);
@@ -294,6 +302,8 @@ impl<'a> Answer<'a> {
                     self.policy.rule_name(rule),
                     if reason == Reason::Unread {
                         "no name could be read"
+                    } else if reason == Reason::Malformed {
+                        "the first bytes break their protocol's rules"
                     } else {
                         "the name is not bound to the address"
                     },
@@ -311,7 +321,7 @@ impl<'a> Answer<'a> {
         if self.verdict.rule().is_none() && self.verdict.reason() == Reason::Permitted {
             said.push("no rule matches, and no cause holds: permitted".into());
         }
-        if let Some(host) = &self.arguments.host {
+        if let Some(host) = self.arguments.host.as_ref().filter(|_| !self.arguments.malformed) {
             let how = match (self.arguments.unbound, self.policy.binding()) {
                 (false, _) => "taken as bound to the address (offline, nothing is looked up)",
                 (true, Binding::Trust) => "believed: [names] binding = \"trust\"",
@@ -500,6 +510,7 @@ impl<'a> Answer<'a> {
 fn cause_action(reason: Reason, action: Action) -> &'static str {
     match (reason, action) {
         (Reason::Unread, Action::Allow) => "judge by address",
+        (Reason::Malformed, Action::Allow) => "as where no name could be read",
         (_, Action::Allow) => "go on",
         (_, action) => action.label(),
     }

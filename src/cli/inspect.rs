@@ -96,7 +96,11 @@ fn judge(policy: &Policy, flow: &Flow) -> Option<(Action, &'static str)> {
         destination: flow.destination?,
         transport: flow.transport,
         protocol: flow.proto,
-        name: flow.name.as_ref().map_or(Claim::Unread, |(name, _)| Claim::Claimed(name)),
+        name: match (&flow.name, flow.fault) {
+            (_, Some(_)) => Claim::Malformed(&flow.names),
+            (Some((name, _)), None) => Claim::Claimed(name),
+            (None, None) => Claim::Unread,
+        },
         ech: flow.ech,
     });
     Some((verdict.action(), verdict.reason().label()))

@@ -20,7 +20,7 @@ use super::seat::Seat;
 use super::udp;
 use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
-use crate::identify::{Identity, Missing, Progress, Protocol, Step, identify_further};
+use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
 use crate::policy::{Action, Denial, Permit, Verdict};
 
 /// Connections that are judged again between two chances for the others of the worker.
@@ -182,7 +182,7 @@ impl Gate {
             match identify_further(seen.bytes(), ended.is_some(), &mut progress) {
                 Step::Done(identity) => {
                     record.metrics().hello(result(&identity, seen), record.age());
-                    return Ok(asked.read(&identity));
+                    return Ok(asked.read(&identity, |see| each_name(seen.bytes(), see)));
                 }
                 // Whatever was read cannot be told; it is a connection without a name.
                 Step::NeedMore(_) if ended.is_some() => return Ok(asked),
@@ -217,11 +217,7 @@ impl Gate {
         };
         // A client that is gone meanwhile is refused all the same.
         if let Ok(read) = self.read(client, seen, asked, record).await {
-            if let Some(judged) = record.judgement() {
-                let Asked { protocol, name, ech, .. } = read;
-                let name = name.map(Into::into);
-                record.replace(Judged { protocol, name, ech, ..judged.clone() });
-            }
+            label(record, &read);
             refusal.protocol = read.protocol;
         }
         Err(Stop::Refused(refusal))
@@ -303,6 +299,14 @@ pub(super) async fn read_until(
             return Ok(());
         }
     }
+}
+
+/// Adds what was read to the record of a verdict that it could not change.
+pub(super) fn label(record: &mut Record, read: &Asked) {
+    let Some(judged) = record.judgement() else { return };
+    let &Asked { protocol, name, ech, .. } = read;
+    let (name, fault) = (name.map(Into::into), read.fault());
+    record.replace(Judged { protocol, name, ech, fault, ..judged.clone() });
 }
 
 /// The refusal of a connection that no policy was asked about.

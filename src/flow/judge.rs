@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::bind::Names;
 use crate::account::{Facts, Grounds, Judged, Metrics};
-use crate::identify::{HostName, Identity, NameSource, Protocol};
+use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
 use crate::policy::{
-    Action, Binding, Claim, GroupId, Lapsed, Live, Policy, Question, RuleId, Transport, Verdict,
-    Whereabouts,
+    Action, Binding, Claim, GroupId, Lapsed, Live, Outlook, Policy, Question, RuleId, Transport,
+    Verdict, Whereabouts,
 };
 
 /// What the data plane asks of a policy. [`Policy`] is the one that answers; the tests of the walk
@@ -17,8 +17,8 @@ use crate::policy::{
 pub(super) trait Judge {
     /// As [`Policy::decide`].
     fn decide(&self, question: &Question<'_>) -> Verdict;
-    /// As [`Policy::decide_unread`].
-    fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::outlook`].
+    fn outlook(&self, question: &Question<'_>) -> Outlook;
     /// As [`Policy::decide_name`].
     fn decide_name(&self, question: &Question<'_>) -> Option<Verdict>;
     /// As [`Policy::refuses_name`].
@@ -47,8 +47,8 @@ impl Judge for Policy {
     fn decide(&self, question: &Question<'_>) -> Verdict {
         Self::decide(self, question)
     }
-    fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
-        Self::decide_unread(self, question)
+    fn outlook(&self, question: &Question<'_>) -> Outlook {
+        Self::outlook(self, question)
     }
     fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
         Self::decide_name(self, question)
@@ -97,6 +97,9 @@ impl Policies for Live {
     }
 }
 
+/// The most names that are kept of bytes that break their protocol's rules.
+const BROKEN_NAMES_MAX: usize = 64;
+
 /// How the name came to stand beside the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tie {
@@ -123,6 +126,17 @@ pub(super) struct Asked {
     /// A later hello named another host, or one that might name anybody cannot be read: refused in
     /// `enforce`, whatever the policy says about another name.
     pub(super) mismatched: bool,
+    /// The first bytes break the rules of their protocol.
+    pub(super) broken: Option<Arc<Broken>>,
+}
+
+/// What is known of first bytes that break the rules of their protocol, contradict themselves, or
+/// stop half-way.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) fault: Fault,
+    /// Every name that was read all the same.
+    pub(super) names: Box<[HostName]>,
 }
 
 impl Asked {
@@ -138,6 +152,7 @@ impl Asked {
             ech: false,
             inside: None,
             mismatched: false,
+            broken: None,
         }
     }
 
@@ -153,16 +168,40 @@ impl Asked {
     }
 
     /// The same over another transport.
-    pub(super) const fn over(self, transport: Transport) -> Self {
+    pub(super) fn over(self, transport: Transport) -> Self {
         Self { transport, ..self }
     }
 
-    /// Adds what the first bytes say. Bytes that break their protocol's rules name nobody.
-    pub(super) fn read(mut self, identity: &Identity<'_>) -> Self {
+    /// Adds what the first bytes say. Bytes that break their protocol's rules name nobody that could
+    /// open anything; `names` tells those that were read in them.
+    pub(super) fn read(
+        mut self,
+        identity: &Identity<'_>,
+        names: impl FnOnce(&mut dyn FnMut(HostName)),
+    ) -> Self {
         self.protocol = identity.protocol;
         self.ech = identity.ech;
         self.name = if identity.fault.is_some() { None } else { identity.name };
+        self.broken = identity.fault.map(|fault| {
+            let mut read = Vec::new();
+            names(&mut |name| {
+                if read.len() < BROKEN_NAMES_MAX && !read.contains(&name) {
+                    read.push(name);
+                }
+            });
+            Arc::new(Broken { fault, names: read.into() })
+        });
         self
+    }
+
+    /// What is claimed where there is no name.
+    fn nameless(&self) -> Claim<'_> {
+        self.broken.as_ref().map_or(Claim::Unread, |broken| Claim::Malformed(&broken.names))
+    }
+
+    /// Why the first bytes could not be read to their end.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.broken.as_ref().map(|broken| broken.fault)
     }
 
     fn question<'a>(&'a self, name: Claim<'a>) -> Question<'a> {
@@ -194,6 +233,7 @@ impl Answer {
             bound: self.bound,
             protocol: asked.protocol,
             ech: asked.ech,
+            fault: asked.fault(),
             grounds: Grounds::of(&Facts {
                 place: policy.whereabouts(verdict.destination().ip()),
                 policy: Some(policy.version()),
@@ -206,8 +246,10 @@ impl Answer {
 
 /// The verdict that no byte can change, where there is one.
 pub(super) fn unread(policy: &dyn Judge, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
-    let verdict = timed(metrics, || policy.decide_unread(&asked.question(Claim::Unread)))?;
-    Some(Answer { verdict, bound: None })
+    match timed(metrics, || policy.outlook(&asked.question(Claim::Unread))) {
+        Outlook::Settled(verdict) => Some(Answer { verdict, bound: None }),
+        Outlook::Unless(_) | Outlook::Open => None,
+    }
 }
 
 /// The verdict on all that was read. Asks the resolver only where the answer matters, and never
@@ -317,7 +359,7 @@ fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
     let decide = |claim| with_inside(policy, asked, policy.decide(&asked.question(claim)));
     let settled = |verdict, bound| Weighed::Settled(Answer { verdict, bound });
     let Some((name, _)) = &asked.name else {
-        return settled(decide(Claim::Unread), None);
+        return settled(decide(asked.nameless()), None);
     };
     let as_bound = decide(Claim::Bound(name));
     if asked.tie == Tie::Resolved {
@@ -433,8 +475,8 @@ pub(super) mod fake {
             let verdict = Verdict::given(action, reason, question.destination);
             if self.observes { verdict.observed() } else { verdict }
         }
-        fn decide_unread(&self, question: &Question<'_>) -> Option<Verdict> {
-            (!self.reads).then(|| self.decide(question))
+        fn outlook(&self, question: &Question<'_>) -> Outlook {
+            if self.reads { Outlook::Open } else { Outlook::Settled(self.decide(question)) }
         }
         fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
             let host = question.name.host()?;
@@ -524,7 +566,7 @@ mod tests {
     fn by_name(otherwise: (Action, Reason)) -> Fake {
         Fake::new(move |question| match question.name {
             Claim::Bound(_) => (Action::Allow, Reason::Rule),
-            Claim::Claimed(_) | Claim::Unread => otherwise,
+            Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => otherwise,
         })
     }
 
@@ -559,7 +601,9 @@ mod tests {
         let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
         let policy = Fake::new(|question| match question.name {
             Claim::Bound(_) => (Action::Block, Reason::Law),
-            Claim::Claimed(_) | Claim::Unread => (Action::Allow, Reason::Permitted),
+            Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => {
+                (Action::Allow, Reason::Permitted)
+            }
         });
         let answer = answer(&policy, &asked(Tie::Said), &book).await;
         assert_eq!(answer.verdict.action(), Action::Block);
@@ -586,7 +630,9 @@ mod tests {
                 (Action::Block, Reason::Outside)
             }
             Claim::Bound(_) => (Action::Allow, Reason::Rule),
-            Claim::Claimed(_) | Claim::Unread => (Action::Block, Reason::Mismatch),
+            Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => {
+                (Action::Block, Reason::Mismatch)
+            }
         });
         policy.binding = Binding::Redial;
         let said = answer(&policy, &asked(Tie::Said), &book).await;

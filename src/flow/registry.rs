@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::judge::{Asked, Tie};
+use super::judge::{Asked, Broken, Tie};
 use crate::account::{End, Judged, Named};
 use crate::identify::{BadName, HostName, Protocol};
 use crate::policy::Transport;
@@ -57,6 +58,7 @@ struct Note {
     ech: bool,
     inside: Option<Box<str>>,
     mismatched: bool,
+    broken: Option<Arc<Broken>>,
 }
 
 impl Note {
@@ -64,7 +66,19 @@ impl Note {
     fn of(asked: &Asked, name: Option<Named>) -> Self {
         let &Asked { client, destination, transport, protocol, tie, ech, mismatched, .. } = asked;
         let inside = asked.inside.as_ref().map(|host| host.as_str().into());
-        Self { client, destination, transport, protocol, name, tie, ech, inside, mismatched }
+        let broken = asked.broken.clone();
+        Self {
+            client,
+            destination,
+            transport,
+            protocol,
+            name,
+            tie,
+            ech,
+            inside,
+            mismatched,
+            broken,
+        }
     }
 
     fn asked(&self) -> Result<Asked, BadName> {
@@ -75,7 +89,19 @@ impl Note {
         };
         let inside = self.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
         let inside = inside.transpose()?;
-        Ok(Asked { client, destination, transport, protocol, name, tie, ech, inside, mismatched })
+        let broken = self.broken.clone();
+        Ok(Asked {
+            client,
+            destination,
+            transport,
+            protocol,
+            name,
+            tie,
+            ech,
+            inside,
+            mismatched,
+            broken,
+        })
     }
 }
 

@@ -101,6 +101,7 @@ fn only(names: &'static [&'static str]) -> Fake {
         Claim::Bound(_) => (Action::Block, Reason::Outside),
         Claim::Claimed(_) => (Action::Block, Reason::Mismatch),
         Claim::Unread => (Action::Block, Reason::Unread),
+        Claim::Malformed(_) => (Action::Block, Reason::Malformed),
     })
 }
 

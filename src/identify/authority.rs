@@ -71,6 +71,14 @@ impl Authority {
         if authority.port.is_none() { Err(Fault::Port) } else { Ok(authority) }
     }
 
+    /// The name that some server may read in an authority that breaks the rules: behind user
+    /// information, and before whatever port is written.
+    pub(super) fn lenient(wire: &[u8]) -> Option<HostName> {
+        let host = wire.rsplit(|&byte| byte == b'@').next()?;
+        let host = host.split(|&byte| byte == b':').next()?;
+        HostName::parse(host.trim_ascii()).ok()
+    }
+
     /// The name, where the host is one.
     #[must_use]
     pub const fn name(&self) -> Option<HostName> {

@@ -2,8 +2,9 @@
 
 use super::assembly::Assembly;
 use super::fault::Fault;
+use super::name::HostName;
 use super::reader::Reader;
-use super::tls::{CLIENT_HELLO, HANDSHAKE, HELLO_MAX, Hello};
+use super::tls::{self, CLIENT_HELLO, HANDSHAKE, HELLO_MAX, Hello};
 use super::{Identity, NameSource, Protocol, from_hello};
 
 /// A client sends a second hello with the server's cookie (RFC 6347 §4.2.1), and a third after a
@@ -101,6 +102,13 @@ impl DtlsReader {
                 Identity::faulty(Protocol::Dtls, Fault::Incomplete)
             }
             None => Identity::of(Protocol::Dtls),
+        }
+    }
+
+    /// Tells every name in the hellos, where they cannot be read as they stand or disagree.
+    pub fn each_name(&self, mut see: impl FnMut(HostName)) {
+        for message in &self.hellos {
+            tls::each_body_name(Reader::flat(message.body.front()), true, &mut see);
         }
     }
 

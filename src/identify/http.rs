@@ -3,6 +3,7 @@
 use super::Missing;
 use super::authority::{Authority, Host};
 use super::fault::Fault;
+use super::name::HostName;
 
 /// The largest request head that is read, in bytes.
 pub const HEAD_MAX: usize = 64 * 1024;
@@ -146,6 +147,34 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
     }
     head.conclude(version, &fields);
     Found::Head(head)
+}
+
+/// Tells every name in a head that could not be read as a whole: that of the target, and of each Host.
+/// For what is judged by any of several names.
+pub(super) fn each_name(seen: &[u8], mut see: impl FnMut(HostName)) {
+    let mut tell = |authority: &[u8]| {
+        if let Some(name) = Authority::lenient(authority) {
+            see(name);
+        }
+    };
+    let mut lines = seen.split(|&byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    let Some(request) = lines.find(|line| !line.is_empty()) else { return };
+    for target in request.split(u8::is_ascii_whitespace).skip(1) {
+        if let Some(authority) = absolute_authority(target) {
+            // Whoever takes a backslash for a slash reads another host than whoever does not.
+            authority.split(|&byte| byte == b'\\').for_each(&mut tell);
+        } else if request.get(..7).is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
+            tell(target);
+        }
+    }
+    for line in lines {
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+        let (name, value) = line.split_at_checked(colon).unwrap_or_default();
+        if name.trim_ascii().eq_ignore_ascii_case(b"host") {
+            let value = value.get(1..).unwrap_or_default();
+            value.split(|&byte| matches!(byte, b',' | b' ' | b'\t')).for_each(&mut tell);
+        }
+    }
 }
 
 fn read_preface(request: &[u8], start: usize) -> Found<'_> {

@@ -153,6 +153,18 @@ pub fn identify_further<'a>(seen: &'a [u8], ended: bool, progress: &mut Progress
     }
 }
 
+/// Tells every name in the first bytes of a TCP connection that could not be read as a whole, or that
+/// contradict themselves ([`Identity::fault`]): a block rule matches on any of them.
+pub fn each_name(seen: &[u8], see: impl FnMut(HostName)) {
+    if seen.first() == Some(&tls::HANDSHAKE) {
+        if let Some(message) = records::begun(seen) {
+            tls::each_name(message, see);
+        }
+    } else {
+        http::each_name(seen, see);
+    }
+}
+
 fn from_hello<'a>(protocol: Protocol, source: NameSource, hello: &tls::Hello<'a>) -> Identity<'a> {
     Identity {
         protocol,

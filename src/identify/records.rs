@@ -76,6 +76,11 @@ pub(super) fn find_hello<'a>(seen: &'a [u8], walked: &mut Walked) -> Result<Walk
     }
 }
 
+/// Whatever has come of the handshake message that begins `seen`.
+pub(super) fn begun(seen: &[u8]) -> Option<Reader<'_>> {
+    message(seen, HANDSHAKE_HEADER + HELLO_MAX)
+}
+
 /// The first `len` bytes of the handshake message whose first record begins `seen`. The caller has
 /// seen that the records of so much are there.
 #[inline]

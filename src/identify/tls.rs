@@ -222,6 +222,60 @@ impl<'a> Hello<'a> {
     }
 }
 
+/// Tells every name in a hello that could not be read as a whole, as far as there is one: in each
+/// `server_name`, each entry. For what is judged by any of several names; `message` begins with the
+/// handshake header.
+pub(super) fn each_name(mut message: Reader<'_>, see: impl FnMut(HostName)) {
+    if message.skip(4).is_some() {
+        each_body_name(message, false, see);
+    }
+}
+
+/// As [`each_name`], of a message without its header. `cookie` as in [`Hello::read`].
+pub(super) fn each_body_name(mut message: Reader<'_>, cookie: bool, mut see: impl FnMut(HostName)) {
+    let mut walk = || {
+        message.skip(2 + 32)?; // version, random
+        let session = message.u8()?;
+        message.skip(session.into())?;
+        if cookie {
+            let cookie = message.u8()?;
+            message.skip(cookie.into())?;
+        }
+        let suites = message.u16()?;
+        message.skip(suites)?;
+        let compressions = message.u8()?;
+        message.skip(compressions.into())?;
+        message.skip(2)?; // length of the extensions
+        loop {
+            let [kind_high, kind_low, high, low] = message.array()?;
+            let mut body = message;
+            message.skip(usize::from(u16::from_be_bytes([high, low])))?;
+            if u16::from_be_bytes([kind_high, kind_low]) == SERVER_NAME {
+                each_entry(&mut body, usize::from(u16::from_be_bytes([high, low])), &mut see);
+            }
+        }
+    };
+    let _end: Option<()> = walk();
+}
+
+/// The entries of one `server_name` of `len` bytes.
+fn each_entry(body: &mut Reader<'_>, len: usize, see: &mut impl FnMut(HostName)) -> Option<()> {
+    let mut body = body.view(len)?;
+    body.skip(2)?; // length of the list
+    loop {
+        let kind = body.u8()?;
+        let len = body.u16()?;
+        let mut scratch = [0; NAME_MAX + 1];
+        let mut entry = body.view(len)?;
+        if kind == 0
+            && let Some(wire) = entry.bytes(len, &mut scratch)
+            && let Ok(name) = HostName::parse(wire)
+        {
+            see(name);
+        }
+    }
+}
+
 fn once(seen: &mut bool) -> Result<(), Fault> {
     if std::mem::replace(seen, true) { Err(Fault::ExtensionTwice) } else { Ok(()) }
 }

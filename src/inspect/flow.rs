@@ -8,7 +8,7 @@ use crate::identify::dtls::{DtlsReader, DtlsStep};
 use crate::identify::quic::{QuicReader, QuicStep};
 use crate::identify::starttls::{Upgrade, Via, upgrade};
 use crate::identify::{
-    Fault, HostName, Identity, NameSource, Protocol, Step, identify, udp_protocol,
+    Fault, HostName, Identity, NameSource, Protocol, Step, each_name, identify, udp_protocol,
 };
 use crate::policy::Transport;
 
@@ -38,6 +38,8 @@ pub struct Flow {
     pub proto: Protocol,
     /// The name that the gateway would take for its verdict, and from where.
     pub name: Option<(HostName, NameSource)>,
+    /// Every name in a first flight with a [`Flow::fault`].
+    pub names: Vec<HostName>,
     /// The name in the ClientHello; also in one that follows STARTTLS or a proxy's handshake, which
     /// the gateway judges by address (see [`Flow::upgraded`]).
     pub sni: Option<String>,
@@ -77,6 +79,7 @@ impl Flow {
             transport,
             proto: identity.protocol,
             name: identity.name,
+            names: Vec::new(),
             sni: sni.map(|(name, _)| name.to_string()),
             host: host(identity),
             alpn,
@@ -97,6 +100,9 @@ impl Flow {
             return Self::new(file, Transport::Tcp, &Identity::NOTHING);
         };
         let mut flow = Self::new(file, Transport::Tcp, &identity);
+        if flow.fault.is_some() {
+            each_name(seen, |name| flow.names.push(name));
+        }
         let connect = identity.http.is_some_and(|head| head.method == b"CONNECT");
         if flow.proto == Protocol::Other || connect {
             flow.follow_upgrade(seen);
@@ -214,6 +220,12 @@ impl Datagrams {
             _ => self.dtls.identity(),
         };
         let mut flow = Flow::new(file, Transport::Udp, &identity);
+        if flow.fault.is_some() {
+            match self.proto {
+                Some(Protocol::Quic) => self.quic.each_name(|name| flow.names.push(name)),
+                _ => self.dtls.each_name(|name| flow.names.push(name)),
+            }
+        }
         if flow.proto == Protocol::Quic {
             flow.quic_version = self.quic.version().map(|version| version.to_string());
             // Without a fault and without a hello: a version that is not read.

@@ -57,7 +57,7 @@ pub struct GroupSpec {
     pub on: Causes,
 }
 
-/// What each cause leads to (`[policy.on]`); `judge` (for `unread`) is [`Action::Allow`].
+/// What each cause leads to (`[policy.on]`); `judge` (for `unread` and `malformed`) is [`Action::Allow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each field is the cause of its name, POLICY.md §2")]
 pub struct Causes {
@@ -69,6 +69,7 @@ pub struct Causes {
     pub anycast: Action,
     pub mismatch: Action,
     pub unread: Action,
+    pub malformed: Action,
     pub stale: Action,
     pub private: Action,
 }

@@ -52,6 +52,10 @@ impl Policy {
         let (clients, client_classes) = build.clients(groups);
         let Ports { classes: port_classes, sets: ports, samples: port_samples } = build.ports();
         let (names, name_entries) = build.names(&blueprint.host_operators);
+        let mut host_operators: Vec<u32> =
+            blueprint.host_operators.iter().map(|&(_, _, operator)| operator).collect();
+        host_operators.sort_unstable();
+        host_operators.dedup();
         let carriers = [Transport::Tcp, Transport::Udp].map(|transport| {
             [Protocol::Tls, Protocol::Quic, Protocol::Http, Protocol::Other]
                 .map(|protocol| build.set(|rule| carries(rule, transport, protocol)))
@@ -72,6 +76,8 @@ impl Policy {
         let unplaced = build.set(is_unplaced_block);
         let [hostless, with_host] =
             [false, true].map(|with| build.set(|rule| rule.host.is_some() == with));
+        let hosted = Action::ALL
+            .map(|action| build.set(|rule| rule.host.is_some() && rule.action == action));
         let fromless = build.set(|rule| rule.from.is_none());
         let toless = build.set(|rule| !rule.to);
         let loose = build.set(|rule| rule.host.is_none() && rule.from.is_none() && !rule.to);
@@ -88,6 +94,7 @@ impl Policy {
             name_entries,
             hostless,
             with_host,
+            hosted,
             fromless,
             toless,
             loose,
@@ -105,7 +112,8 @@ impl Policy {
             groups: group_states,
             axes,
             stale: stale.iter().copied().collect(),
-            has_host_operators: !blueprint.host_operators.is_empty(),
+            host_operators: host_operators.into(),
+            asks_operator: rules.iter().any(|rule| rule.operator.is_some() || rule.law.is_some()),
             own: blueprint.own.iter().copied().map(canonical).collect(),
             own_ports: blueprint
                 .own_ports

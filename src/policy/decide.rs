@@ -11,6 +11,7 @@ use super::{
     Action, Binding, Claim, ClientClass, Ech, GroupId, GroupState, Mode, NameEntry, Policy,
     Question, Reason, RuleId, Standing, Verdict,
 };
+use crate::identify::HostName;
 
 /// One step of a judgement, as it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub enum Step {
     Ech(Ech),
     /// The name is of an `[[operator]]` (index into the atlas), and whether it is bound.
     HostOperator(u32, bool),
-    /// A cause was weighed at a rule (`mismatch`, `unread`) or on the axes.
+    /// A cause was weighed at a rule (`mismatch`, `unread`, `malformed`) or on the axes.
     Cause(Reason, Action, Option<RuleId>),
     /// A rule decided.
     Rule(RuleId, Action),
@@ -72,13 +73,14 @@ impl Enforced {
 }
 
 /// What the sets are looked up by, gathered once for a question.
-struct Subject {
-    client: ClientClass,
-    class: usize,
-    target: Target,
-    port: u16,
-    name: NameEntry,
-    bound: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Subject {
+    pub(super) client: ClientClass,
+    pub(super) class: usize,
+    pub(super) target: Target,
+    pub(super) port: u16,
+    pub(super) name: NameEntry,
+    pub(super) bound: bool,
 }
 
 impl Policy {
@@ -122,11 +124,41 @@ impl Policy {
         let transport = question.transport as usize;
         let by_protocol =
             self.carriers.get(transport).and_then(|row| row.get(carrier(question.protocol)));
-        let enforced = match by_protocol {
-            Some(&carrier) => self.rules_then_axes(&subject, name, carrier, trace),
-            None => Enforced::by(Action::Block, Reason::Overload),
+        let enforced = match (by_protocol, name) {
+            (Some(&carrier), Claim::Malformed(names)) => {
+                self.malformed(&subject, names, carrier, trace)
+            }
+            (Some(&carrier), _) => self.rules_then_axes(&subject, name, carrier, None, trace),
+            (None, _) => Enforced::by(Action::Block, Reason::Overload),
         };
         self.verdict(question, subject.client, enforced, false)
+    }
+
+    /// The strictest of what follows for a name that nobody knows, and for the operators of the names
+    /// that were read although the bytes are malformed: any of them may be the one that is meant.
+    fn malformed(
+        &self,
+        subject: &Subject,
+        names: &[HostName],
+        carrier: SetId,
+        trace: &mut impl Trace,
+    ) -> Enforced {
+        let claim = Claim::Malformed(names);
+        let profile = self.profiles.get(self.group(subject.client).profile as usize);
+        let cause = profile
+            .filter(|profile| self.possible(subject, profile, carrier, carrier).differ())
+            .map(|profile| profile.on.malformed);
+        let mut strictest = self.rules_then_axes(subject, claim, carrier, cause, trace);
+        for name in names {
+            let NameEntry { operator: operator @ Some(_), .. } = self.entry(name) else { continue };
+            let name = NameEntry { operator, ..subject.name };
+            let of = Subject { name, ..*subject };
+            let enforced = self.rules_then_axes(&of, claim, carrier, cause, &mut ());
+            if enforced.action > strictest.action {
+                strictest = enforced;
+            }
+        }
+        strictest
     }
 
     /// The verdict, where nothing that can still be read may change it; `None` where it must be
@@ -147,7 +179,7 @@ impl Policy {
             Ech::Unread => !name_open,
             Ech::Block => true,
         };
-        if ech_matters || (name_open && self.has_host_operators) {
+        if ech_matters || (name_open && !self.host_operators.is_empty()) {
             return None;
         }
         let subject = self.named(subject, question.name);
@@ -168,7 +200,7 @@ impl Policy {
     }
 
     /// Loop and guards: what nothing opens, in `observe` too.
-    fn guard(&self, target: &Target, port: u16) -> Option<Reason> {
+    pub(super) fn guard(&self, target: &Target, port: u16) -> Option<Reason> {
         let outer = target.outer.map(std::net::IpAddr::V6);
         let is = |own: &std::net::IpAddr| *own == target.judged || Some(*own) == outer;
         if target.standing == Standing::Loop
@@ -180,7 +212,7 @@ impl Policy {
         (target.standing == Standing::Guard).then_some(Reason::Guard)
     }
 
-    fn subject(&self, question: &Question<'_>, target: Target) -> Subject {
+    pub(super) fn subject(&self, question: &Question<'_>, target: Target) -> Subject {
         let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
         let nobody = ClientClass { group: 0, from: self.nothing };
         Subject {
@@ -194,7 +226,7 @@ impl Policy {
     }
 
     /// What a name that no pattern knows leaves possible.
-    const fn unknown_name(&self) -> NameEntry {
+    pub(super) const fn unknown_name(&self) -> NameEntry {
         NameEntry { rules: self.nothing, operator: None }
     }
 
@@ -206,22 +238,29 @@ impl Policy {
             };
         };
         let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
-        let entry = self.names.value(host) as usize;
-        let entry = self.name_entries.get(entry).copied();
-        Subject { name: entry.unwrap_or_else(|| self.unknown_name()), bound, ..subject }
+        Subject { name: self.entry(host), bound, ..subject }
     }
 
-    fn group(&self, client: ClientClass) -> &GroupState {
+    /// What is known of a name.
+    fn entry(&self, host: &HostName) -> NameEntry {
+        let entry = self.name_entries.get(self.names.value(host) as usize).copied();
+        entry.unwrap_or_else(|| self.unknown_name())
+    }
+
+    pub(super) fn group(&self, client: ClientClass) -> &GroupState {
         static NOBODY: GroupState =
             GroupState { name: String::new(), mode: Mode::Enforce, profile: 0 };
         self.groups.get(client.group as usize).unwrap_or(&NOBODY)
     }
 
+    /// `malformed`: what that cause leads to, where it holds; weighed before the first rule by name,
+    /// or else before the axes.
     fn rules_then_axes(
         &self,
         subject: &Subject,
         name: Claim<'_>,
         carrier: SetId,
+        mut malformed: Option<Action>,
         trace: &mut impl Trace,
     ) -> Enforced {
         let Some(profile) = self.profiles.get(self.group(subject.client).profile as usize) else {
@@ -234,12 +273,32 @@ impl Policy {
             from = position + 1;
             let Some(rule) = self.rules.get(position) else { break };
             let id = RuleId(u32::try_from(position).unwrap_or(u32::MAX));
+            if rule.has_host
+                && let Some(action) = malformed.take()
+            {
+                trace.step(Step::Cause(Reason::Malformed, action, Some(id)));
+                match action {
+                    Action::Block => return Enforced::by(Action::Block, Reason::Malformed),
+                    Action::Log => floor = floor.or(Some(Reason::Malformed)),
+                    Action::Allow => {}
+                }
+            }
             let cause = match name {
-                Claim::Unread if rule.has_host => Some((Reason::Unread, profile.on.unread)),
+                // Where two names were read, a block rule matches on either.
+                Claim::Malformed(names)
+                    if rule.has_host
+                        && rule.action == Action::Block
+                        && self.hosts(position, names) =>
+                {
+                    None
+                }
+                Claim::Unread | Claim::Malformed(_) if rule.has_host => {
+                    Some((Reason::Unread, profile.on.unread))
+                }
                 Claim::Claimed(_) if rule.needs_binding() && !subject.bound => {
                     Some((Reason::Mismatch, profile.on.mismatch))
                 }
-                Claim::Unread | Claim::Claimed(_) | Claim::Bound(_) => None,
+                Claim::Unread | Claim::Malformed(_) | Claim::Claimed(_) | Claim::Bound(_) => None,
             };
             let Some((reason, action)) = cause else {
                 trace.step(Step::Rule(id, rule.action));
@@ -254,20 +313,47 @@ impl Policy {
             }
             // Every further rule with a host comes to the same where no name was read: once is
             // enough, unless each step is to be told.
-            if reason == Reason::Unread && !trace.listens() {
+            let nameless = matches!(name, Claim::Unread | Claim::Malformed([]));
+            if nameless && !trace.listens() {
                 names = self.nothing;
+            }
+        }
+        if let Some(action) = malformed {
+            trace.step(Step::Cause(Reason::Malformed, action, None));
+            match action {
+                Action::Block => return Enforced::by(Action::Block, Reason::Malformed),
+                Action::Log => floor = floor.or(Some(Reason::Malformed)),
+                Action::Allow => {}
             }
         }
         let (action, reason) = self.axes(subject, trace);
         under(floor, Enforced::by(action, reason), trace)
     }
 
-    /// The lowest rule from `from` on whose conditions all hold.
+    /// Whether the `host` of a rule holds for one of the names.
+    fn hosts(&self, rule: usize, names: &[HostName]) -> bool {
+        names.iter().any(|name| self.sets.contains(self.entry(name).rules, rule))
+    }
+
+    /// The lowest rule from `from` on whose conditions all hold; those with a `host` are the ones of
+    /// `names`.
     fn first(&self, subject: &Subject, carrier: SetId, names: SetId, from: usize) -> Option<usize> {
+        let name = Named { own: names, unasked: self.hostless };
+        self.first_named(subject, carrier, name, from)
+    }
+
+    /// As [`Policy::first`], where `name` says which rules with a `host` and which without are looked
+    /// at.
+    pub(super) fn first_named(
+        &self,
+        subject: &Subject,
+        carrier: SetId,
+        name: Named,
+        from: usize,
+    ) -> Option<usize> {
         let class = self.classes.get(subject.class)?;
         let port =
             *self.ports.get(usize::from(*self.port_classes.get(usize::from(subject.port))?))?;
-        let name = Named { own: names, unasked: self.hostless };
         let client = Named { own: subject.client.from, unasked: self.fromless };
         let to = Named { own: class.to, unasked: self.toless };
         if subject.target.outer.is_none() && subject.name.operator.is_none() {
@@ -299,7 +385,7 @@ impl Policy {
         self.sets.first_of(&[carrier, client, port, name, geo, to, operator, law], from)
     }
 
-    fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
+    pub(super) fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
         const UNKNOWN: (Action, Reason) = (Action::Block, Reason::Unknown);
         let profile = self.group(subject.client).profile as usize;
         let named = subject.name.operator;

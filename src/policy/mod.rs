@@ -21,6 +21,7 @@ mod ip_table;
 mod live;
 mod name_table;
 mod nest;
+mod outlook;
 mod pages;
 mod rule_set;
 mod shortcut;
@@ -40,6 +41,7 @@ pub use ip_table::{IpTable, Memory};
 pub use live::{Lapsed, Live};
 pub use name_table::NameTable;
 pub use nest::{AddressBits, nest};
+pub use outlook::Outlook;
 pub use shortcut::{
     Clients, Detour, Fate, INTERVALS_MAX, Interval, PLANES_MAX, Path, Place, Plane, Shortcut,
     TooMuch,
@@ -86,7 +88,10 @@ pub struct Policy {
     port_samples: Box<[u16]>,
     names: NameTable,
     name_entries: Box<[NameEntry]>,
-    has_host_operators: bool,
+    /// The operators that have hosts, each once.
+    host_operators: Box<[u32]>,
+    /// Some rule has a condition about the operator or the law.
+    asks_operator: bool,
     /// Rules in force by transport and protocol.
     carriers: [[SetId; 4]; 2],
     /// Rules in force over some protocol of a transport, and over every one.
@@ -97,6 +102,8 @@ pub struct Policy {
     /// Rules without `host`, and with one.
     hostless: SetId,
     with_host: SetId,
+    /// Rules with `host`, by what they do, in the order of [`Action::ALL`].
+    hosted: [SetId; 3],
     fromless: SetId,
     toless: SetId,
     /// Rules without `host`, `from` and `to`.

@@ -67,6 +67,9 @@ pub enum Reason {
     Mismatch,
     /// A name was needed, and none could be read.
     Unread,
+    /// A name was needed, and the first bytes break their protocol, contradict themselves, or stop
+    /// half-way.
+    Malformed,
     /// The table that gave the location is too old.
     Stale,
     /// The gateway itself.
@@ -82,7 +85,7 @@ impl Reason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Permitted,
         Self::Rule,
         Self::Waiver,
@@ -95,6 +98,7 @@ impl Reason {
         Self::Anycast,
         Self::Mismatch,
         Self::Unread,
+        Self::Malformed,
         Self::Stale,
         Self::Loop,
         Self::Guard,
@@ -123,6 +127,7 @@ impl Reason {
             Self::Anycast => "anycast",
             Self::Mismatch => "mismatch",
             Self::Unread => "unread",
+            Self::Malformed => "malformed",
             Self::Stale => "stale",
             Self::Loop => "loop",
             Self::Guard => "guard",
@@ -149,6 +154,10 @@ impl Reason {
             Self::Anycast => "The destination is announced from many places at once.",
             Self::Mismatch => "The name that was asked for does not belong to the address.",
             Self::Unread => "The policy needs the server's name, and none could be read.",
+            Self::Malformed => {
+                "The policy needs the server's name, and what was sent breaks the rules of its \
+                 protocol, contradicts itself, or stops half-way."
+            }
             Self::Stale => "The table that knows the destination is too old.",
             Self::Loop => "The destination is the gateway itself.",
             Self::Guard => "The destination is an address that the gateway never opens.",
@@ -208,6 +217,9 @@ impl Transport {
 pub enum Claim<'a> {
     /// No name could be read, or none was sent.
     Unread,
+    /// The first bytes begin a protocol that carries a name and break its rules, contradict
+    /// themselves, or stop half-way; with every name that was read all the same.
+    Malformed(&'a [HostName]),
     /// The client says so; nothing ties the name to the address.
     Claimed(&'a HostName),
     /// The address is among the name's own (resolved by the gateway).
@@ -215,11 +227,11 @@ pub enum Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// The name, bound or not.
+    /// The name, bound or not; none where the bytes are malformed.
     #[must_use]
     pub const fn host(self) -> Option<&'a HostName> {
         match self {
-            Self::Unread => None,
+            Self::Unread | Self::Malformed(_) => None,
             Self::Claimed(name) | Self::Bound(name) => Some(name),
         }
     }

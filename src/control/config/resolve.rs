@@ -88,6 +88,7 @@ impl Causes {
         anycast: Action::Block,
         mismatch: Action::Block,
         unread: Action::Allow,
+        malformed: Action::Block,
         stale: Action::Log,
         private: Action::Allow,
     };
@@ -224,7 +225,7 @@ fn causes(reader: &mut Reader<'_>, parent: &Table<'_>, inherited: Causes) -> Opt
     }
     let table = reader.table(parent, "on")?;
     let mut on = inherited;
-    let fields: [(&str, &mut Action); 10] = [
+    let fields: [(&str, &mut Action); 11] = [
         ("outside", &mut on.outside),
         ("law", &mut on.law),
         ("operator", &mut on.operator),
@@ -233,6 +234,7 @@ fn causes(reader: &mut Reader<'_>, parent: &Table<'_>, inherited: Causes) -> Opt
         ("anycast", &mut on.anycast),
         ("mismatch", &mut on.mismatch),
         ("unread", &mut on.unread),
+        ("malformed", &mut on.malformed),
         ("stale", &mut on.stale),
         ("private", &mut on.private),
     ];

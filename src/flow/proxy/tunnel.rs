@@ -15,7 +15,7 @@ use crate::flow::refuse;
 use crate::flow::relay;
 use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
-use crate::identify::{HostName, Identity, Progress, Protocol, Step, identify_further};
+use crate::identify::{HostName, Identity, Progress, Protocol, Step, each_name, identify_further};
 
 /// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
 /// is open. Where the policy lets any protocol pass, the destination may speak first.
@@ -128,7 +128,7 @@ struct Inside {
 
 impl Inside {
     fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Asked) -> Self {
-        let read = tunnel.clone().read(identity);
+        let read = tunnel.clone().read(identity, |see| each_name(seen.bytes(), see));
         let (other, unreadable) = match (&tunnel.name, identity.protocol) {
             (Some((host, _)), Protocol::Tls) => {
                 let other = read.name.map(|(name, _)| name).filter(|name| name != host);

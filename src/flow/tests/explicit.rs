@@ -53,7 +53,9 @@ async fn tunnel_with_inside(on: Action, inside: &str) -> (bool, Value) {
     let fake = Fake::new(|question: &Question<'_>| match question.name {
         Claim::Bound(_) => (Action::Allow, Reason::Permitted),
         Claim::Claimed(name) if name.as_str() == "blocked.example" => (Action::Block, Reason::Rule),
-        Claim::Claimed(_) | Claim::Unread => (Action::Allow, Reason::Permitted),
+        Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => {
+            (Action::Allow, Reason::Permitted)
+        }
     });
     let rig = Rig::new(fake.on_mismatch(on), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);

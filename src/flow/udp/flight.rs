@@ -120,6 +120,15 @@ impl Flight {
         }
     }
 
+    /// Tells every name in a first flight that cannot be read as it stands.
+    pub(super) fn each_name(&self, see: &mut dyn FnMut(HostName)) {
+        match &self.reader {
+            Reader::None => {}
+            Reader::Quic(reader) => reader.each_name(see),
+            Reader::Dtls(reader) => reader.each_name(see),
+        }
+    }
+
     /// The Initial that a refusal can answer.
     pub(super) fn initial(&self) -> Option<Initial> {
         match &self.reader {

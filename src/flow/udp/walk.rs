@@ -10,7 +10,7 @@ use super::refuse::{self, REFUSED_FOR};
 use super::relay::{Ended, Fault, Pipe};
 use super::table::{Held, Place};
 use super::{Desk, Front, Key};
-use crate::account::{Dropped, End, Hello, Judged, Limit, Record};
+use crate::account::{Dropped, End, Hello, Limit, Record};
 use crate::flow::gate::{self, Stop};
 use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
@@ -127,16 +127,13 @@ async fn judge(
         } else {
             // What it was is recorded, and shapes the refusal.
             flight.first(first);
-            if let Some(judged) = record.judgement() {
-                let Asked { protocol, name, ech, .. } = asked.read(&flight.identity());
-                let name = name.map(Into::into);
-                record.replace(Judged { protocol, name, ech, ..judged.clone() });
-            }
+            let read = asked.read(&flight.identity(), |see| flight.each_name(see));
+            gate::label(record, &read);
         }
         return verdict;
     }
     read(place, desk, flight, first, record).await;
-    let asked = asked.read(&flight.identity());
+    let asked = asked.read(&flight.identity(), |see| flight.each_name(see));
     flight.judged();
     gate.admit(asked, seat, record).await
 }
@@ -156,7 +153,7 @@ async fn judge_named(
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let asked = Asked::unread(place.key().client.ip().to_canonical(), nowhere);
-    let asked = asked.over(Transport::Udp).read(&identity);
+    let asked = asked.over(Transport::Udp).read(&identity, |see| flight.each_name(see));
     // QUIC that cannot be opened might name anybody, and so might a hello that breaks its rules.
     let sealed = identity.protocol == Protocol::Quic && flight.initial().is_none();
     let unreadable = identity.fault.is_some() || sealed;

@@ -12,8 +12,9 @@ use self::keys::Keys;
 use self::packet::{Cursor, Next, Packet};
 use super::assembly::Assembly;
 use super::fault::Fault;
+use super::name::HostName;
 use super::reader::Reader;
-use super::tls::{Alpn, CLIENT_HELLO, HELLO_MAX, Hello};
+use super::tls::{self, Alpn, CLIENT_HELLO, HELLO_MAX, Hello};
 use super::{Identity, NameSource, Protocol, from_hello};
 
 /// Connection attempts of one flow that are followed: a first one, a Retry, a Version Negotiation,
@@ -214,6 +215,11 @@ impl QuicReader {
         Some(Initial { version: first.version, dcid: first.dcid, scid: first.scid })
     }
 
+    /// Tells every name in the hellos, where they cannot be read as they stand or disagree.
+    pub fn each_name(&self, mut see: impl FnMut(HostName)) {
+        self.attempts.iter().for_each(|attempt| attempt.each_name(&mut see));
+    }
+
     /// Memory held for fragments, in bytes.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -403,6 +409,17 @@ impl Attempt {
             _ => return None,
         }
         Some(Ok(()))
+    }
+
+    /// Tells every name in the hellos, where they cannot be read as they stand or disagree.
+    fn each_name(&self, see: &mut impl FnMut(HostName)) {
+        let mut stream = self.crypto.front();
+        // One behind the other, each with its header.
+        while let &[_, a, b, c, ..] = stream {
+            tls::each_name(Reader::flat(stream), &mut *see);
+            let len = 4 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
+            stream = stream.get(len..).unwrap_or_default();
+        }
     }
 
     /// The next hello that is whole and was not yet read, and where it ends in the stream.
