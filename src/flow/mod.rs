@@ -36,6 +36,7 @@
 mod accept;
 mod bind;
 mod clients;
+mod close;
 mod dns;
 mod drain;
 mod forward;

@@ -32,6 +32,8 @@ const READABLE: u8 = 1;
 const WRITABLE: u8 = 2;
 const FAILED: u8 = 4;
 const SILENT: u8 = 8;
+/// The peer has closed its side, or the connection has ended; never taken back.
+const ENDED: u8 = 16;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,17 @@ impl Token {
         self.with(|place| place.flags &= !side.mask()).ok();
     }
 
+    /// The kernel said that nothing is left to read (TCP_INQ). It says so of a connection that was
+    /// reset as well, of which no more is told: where an end has come, only a read in vain counts.
+    pub(super) fn emptied(&self) {
+        self.with(|place| {
+            if place.flags & ENDED == 0 {
+                place.flags &= !READABLE;
+            }
+        })
+        .ok();
+    }
+
     /// A byte moved.
     pub(super) fn moved(&self) {
         self.with(|place| {
@@ -250,6 +263,7 @@ impl Reactor {
         }
         let told = if event.readable { READABLE } else { 0 }
             | if event.writable { WRITABLE } else { 0 }
+            | if event.ended { ENDED } else { 0 }
             | if event.failed { FAILED } else { 0 };
         let news = told & !place.flags;
         place.flags |= told;
@@ -372,6 +386,26 @@ mod tests {
         drop(client);
         poll_fn(|context| token.poll_failed(context)).await.unwrap();
         assert!(token.may_try(Side::Read) && token.may_try(Side::Write));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn l01_what_the_kernel_says_is_left_does_not_hide_a_reset_that_came_with_it() {
+        let (mut client, server) = pair();
+        let token = Token::new(server.as_fd(), false).unwrap();
+        poll_fn(|context| token.poll(Side::Write, context)).await.unwrap();
+        client.write_all(b"x").unwrap();
+        poll_fn(|context| token.poll(Side::Read, context)).await.unwrap();
+        token.emptied();
+        assert!(!token.may_try(Side::Read), "a hint spares the read in vain");
+        // Without a turn of the reactor in between: one event tells of both.
+        client.write_all(b"x").unwrap();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        poll_fn(|context| token.poll(Side::Read, context)).await.unwrap();
+        token.emptied();
+        assert!(token.may_try(Side::Read), "the reset is still to be read");
+        token.exhausted(Side::Read);
+        assert!(!token.may_try(Side::Read), "a read in vain counts even then");
     }
 
     #[tokio::test(flavor = "local")]

@@ -1,11 +1,11 @@
 //! What a refused client sees (POLICY.md §4). Never asks why: the denial is the reason.
 
 use std::fmt::Write;
-use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::close::{self, Bounds};
 use super::gate::Refusal;
 use super::wire::Wire;
 use crate::account::{End, Record};
@@ -17,8 +17,11 @@ const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// How long, and for how many bytes, a client that was answered may go on sending. To close on
 /// unread bytes is a reset, which would overtake the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 * 1024;
+const LINGER: Bounds = Bounds {
+    silence: Duration::from_secs(1),
+    time: Duration::from_secs(10),
+    bytes: 64 * 1024 * 1024,
+};
 
 /// What the refused are told.
 #[derive(Debug)]
@@ -149,26 +152,10 @@ pub(super) fn close(client: Wire) {
 
 /// Sends the last bytes that a client gets, and closes so that they arrive.
 pub(super) async fn say(client: Wire, last: &[u8]) {
-    let said = async {
-        client.write_all(last).await?;
-        client.half_close()?;
-        let mut discarded = 0;
-        let mut buffer = [0; 1024];
-        while discarded < LINGER_BYTES {
-            client.readable().await?;
-            match client.receive(&mut buffer).map(|read| read.bytes) {
-                Ok(0) => break,
-                Ok(read) => discarded += read,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e),
-            }
-        }
-        io::Result::Ok(())
-    };
     // A client that does not listen is not waited for; it was refused all the same.
-    let heard = timeout(LINGER, said).await;
-    if heard.is_ok_and(|said| said.is_ok()) {
-        client.end_in_order();
+    let said = timeout(LINGER.time, client.write_all(last)).await;
+    if said.is_ok_and(|said| said.is_ok()) {
+        close::in_stages(&client, &LINGER).await;
     }
 }
 
@@ -216,6 +203,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 

@@ -1,4 +1,8 @@
 //! Copies both ways between a client and its destination: half-close, back-pressure, idle time.
+//!
+//! A side that breaks off ends what goes to it, and nothing else. What it had sent before is delivered
+//! to the other side, up to the last acknowledgement, and only then is that one told by a reset: an
+//! early answer (RFC 9112 §9.5) has come whole by then, and a cut one is not taken for complete.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -8,8 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::close::{FIRST_LOOK, LAST_LOOK};
 use super::wire::{Read, Wire};
 use crate::account::{Bytes, End};
 use crate::sys::Pipe;
@@ -53,7 +58,7 @@ pub(super) fn read_shared(from: &Wire, most: usize, take: impl FnOnce(&[u8])) ->
 pub(super) struct Patience {
     /// While both sides are open.
     pub(super) idle: Duration,
-    /// Once one of them has closed; no longer than `idle`.
+    /// Once one of them has closed or broken off; no longer than `idle`.
     pub(super) half_closed: Duration,
 }
 
@@ -65,7 +70,8 @@ impl Patience {
     }
 }
 
-/// Relays until both sides have closed, one broke off, or `patience` ran out. The bytes that
+/// Relays until both sides have closed, one broke off and the other has what it sent, or `patience`
+/// ran out. The bytes that
 /// `opening` yields go to the destination first, and nothing that the client sends goes before it
 /// has ended; an end that it yields ends the relay.
 ///
@@ -83,10 +89,11 @@ where
 {
     client.silence().measure(patience.idle);
     Relay {
-        up: Course::new(client, upstream, End::ClientReset, End::UpstreamReset),
-        down: Course::new(upstream, client, End::UpstreamReset, End::ClientReset),
+        up: Course::new(client, upstream),
+        down: Course::new(upstream, client),
         opening: Some(opening),
         half_closed: Some(patience.half_closed),
+        broken: None,
         bytes,
     }
 }
@@ -99,27 +106,78 @@ pub(super) struct Relay<'w, O> {
     opening: Option<O>,
     /// The patience once a side has closed, until it is the one in force.
     half_closed: Option<Duration>,
+    /// Once a side has broken off.
+    broken: Option<Box<Broken>>,
     bytes: &'w Bytes,
 }
 
+/// A side of a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    Client,
+    Upstream,
+}
+
+impl Peer {
+    /// How a relay ends that this side broke off.
+    const fn end(self) -> End {
+        match self {
+            Self::Client => End::ClientReset,
+            Self::Upstream => End::UpstreamReset,
+        }
+    }
+}
+
+/// Why a relay does not go on as before.
+enum Halt {
+    /// It is over.
+    Over(End),
+    /// A side broke off.
+    Broke(Peer),
+}
+
+/// A side has broken off, and the other one gets what it had sent.
+struct Broken {
+    by: Peer,
+    /// What the other side had not acknowledged at the last look.
+    left: usize,
+    /// Until the next look.
+    look: Pin<Box<Sleep>>,
+    pause: Duration,
+    /// The other side still sends.
+    hears: bool,
+}
+
 impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
-    fn turn(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, End> {
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, Halt> {
         let (client, bytes) = (self.up.from, self.bytes);
         if let Some(opening) = &mut self.opening
             && let Poll::Ready(first) = Pin::new(opening).poll(context)
         {
+            self.up.rest = first.map_err(|end| {
+                let peers = [Peer::Client, Peer::Upstream];
+                let broke = peers.into_iter().find(|peer| peer.end() == end);
+                broke.map_or(Halt::Over(end), Halt::Broke)
+            })?;
             self.opening = None;
-            self.up.rest = first?;
         }
         if self.opening.is_none() {
-            self.up.turn(context, self.down.ended, |count| {
+            let count = |count| {
                 bytes.up(count);
                 client.silence().moved();
+            };
+            self.up.turn(context, self.down.ended, count).map_err(|fault| match fault {
+                Fault::From => Halt::Broke(Peer::Client),
+                Fault::To => Halt::Broke(Peer::Upstream),
             })?;
         }
-        self.down.turn(context, self.up.ended, |count| {
+        let count = |count| {
             bytes.down(count);
             client.silence().moved();
+        };
+        self.down.turn(context, self.up.ended, count).map_err(|fault| match fault {
+            Fault::From => Halt::Broke(Peer::Upstream),
+            Fault::To => Halt::Broke(Peer::Client),
         })?;
         if self.up.ended && self.down.ended {
             client.end_in_order();
@@ -132,9 +190,95 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
             client.silence().measure(patience);
         }
         match client.silence().poll_silent(context) {
-            Poll::Ready(_) => Err(End::Idle),
+            Poll::Ready(_) => Err(Halt::Over(End::Idle)),
             Poll::Pending => Ok(Poll::Pending),
         }
+    }
+
+    /// Nothing goes to this side any more, and nothing comes from it but what has come already.
+    fn broke(&mut self, by: Peer) {
+        let hears = match by {
+            Peer::Client => !self.down.ended,
+            Peer::Upstream => !self.up.ended,
+        };
+        if self.opening.take().is_some() {
+            // What was not judged goes nowhere.
+            self.up.ended = true;
+        }
+        if let Some(patience) = self.half_closed.take() {
+            self.up.from.silence().measure(patience);
+        }
+        self.up.from.silence().moved();
+        let (last, dead) = match by {
+            Peer::Client => (&mut self.up, &mut self.down),
+            Peer::Upstream => (&mut self.down, &mut self.up),
+        };
+        last.is_cut = true;
+        dead.drop_held();
+        let look = Box::pin(sleep(FIRST_LOOK));
+        self.broken =
+            Some(Box::new(Broken { by, left: usize::MAX, look, pause: FIRST_LOOK, hears }));
+    }
+
+    /// Delivers what the side that broke off had sent; ready when the other one has it, or is lost.
+    fn deliver_last(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        let Some(broken) = &mut self.broken else { return Poll::Pending };
+        let (client, bytes, end) = (self.up.from, self.bytes, broken.by.end());
+        let last = match broken.by {
+            Peer::Client => &mut self.up,
+            Peer::Upstream => &mut self.down,
+        };
+        let count = |count| {
+            match broken.by {
+                Peer::Client => bytes.up(count),
+                Peer::Upstream => bytes.down(count),
+            }
+            client.silence().moved();
+        };
+        if !last.ended && last.turn(context, false, count).is_err() {
+            return Poll::Ready(end);
+        }
+        // What it says finds nobody any more; unread, it would hold back a peer that writes first.
+        for _ in 0..TURN {
+            if !broken.hears {
+                break;
+            }
+            match last.to.poll_readable(context) {
+                Poll::Pending => break,
+                Poll::Ready(Err(_)) => return Poll::Ready(end),
+                Poll::Ready(Ok(())) => {}
+            }
+            match read_shared(last.to, BUFFER, |_| ()) {
+                Ok(0) => broken.hears = false,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(end),
+            }
+        }
+        if last.to.poll_failed(context).is_ready() {
+            return Poll::Ready(end);
+        }
+        if broken.hears && last.to.poll_readable(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+        if last.ended {
+            loop {
+                let left = last.to.unacknowledged();
+                if left == 0 {
+                    return Poll::Ready(end);
+                }
+                if left < broken.left {
+                    broken.left = left;
+                    client.silence().moved();
+                }
+                if broken.look.as_mut().poll(context).is_pending() {
+                    break;
+                }
+                broken.pause = (broken.pause * 2).min(LAST_LOOK);
+                broken.look.as_mut().reset(Instant::now() + broken.pause);
+            }
+        }
+        client.silence().poll_silent(context).map(|_| end)
     }
 }
 
@@ -142,40 +286,47 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Future for Relay<'_, O> {
     type Output = End;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
-        match self.turn(context) {
-            Ok(done) => done.map(|()| End::Done),
-            Err(end) => Poll::Ready(end),
+        if self.broken.is_none() {
+            match self.turn(context) {
+                Ok(done) => return done.map(|()| End::Done),
+                Err(Halt::Over(end)) => return Poll::Ready(end),
+                Err(Halt::Broke(peer)) => self.broke(peer),
+            }
         }
+        self.deliver_last(context)
     }
+}
+
+/// Which socket of a direction failed.
+enum Fault {
+    From,
+    To,
 }
 
 /// One direction of a relay.
 struct Course<'w> {
     from: &'w Wire,
     to: &'w Wire,
-    /// How the relay ends where `from`, or `to`, fails.
-    from_fails: End,
-    to_fails: End,
     /// Bytes that `to` did not take yet, and how many of them it took.
     rest: Vec<u8>,
     sent: usize,
     /// Held while something is in it, or may be read at once.
     pipe: Option<Lent>,
     /// Bytes that came through the pipe since it was lent.
-    run: usize,
+    run: u32,
     full_reads: u8,
     /// The kernel keeps what was sent last for what follows it.
     kept: bool,
     ended: bool,
+    /// `from` has broken off: the end of what it sent is none in order.
+    is_cut: bool,
 }
 
 impl<'w> Course<'w> {
-    const fn new(from: &'w Wire, to: &'w Wire, from_fails: End, to_fails: End) -> Self {
+    const fn new(from: &'w Wire, to: &'w Wire) -> Self {
         Self {
             from,
             to,
-            from_fails,
-            to_fails,
             rest: Vec::new(),
             sent: 0,
             pipe: None,
@@ -183,7 +334,13 @@ impl<'w> Course<'w> {
             full_reads: 0,
             kept: false,
             ended: false,
+            is_cut: false,
         }
+    }
+
+    /// Drops what `to` did not take, and whatever follows it.
+    fn drop_held(&mut self) {
+        (self.rest, self.sent, self.pipe) = (Vec::new(), 0, None);
     }
 
     /// Moves what can be moved without waiting, up to a turn's worth. `other_ended`: whether the
@@ -193,32 +350,37 @@ impl<'w> Course<'w> {
         context: &mut Context<'_>,
         other_ended: bool,
         count: impl Fn(usize),
-    ) -> Result<(), End> {
+    ) -> Result<(), Fault> {
         if self.ended {
             return self.watch(context, other_ended);
         }
         for _ in 0..TURN {
             if self.flush(context, &count)?.is_pending() {
-                return Ok(());
+                // Held back, nobody reads `from`, and nobody would see it break off.
+                return self.watch(context, self.is_cut);
             }
             match self.from.poll_readable(context) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(ready) => ready.map_err(|_| self.from_fails)?,
+                Poll::Ready(ready) => ready.map_err(|_| Fault::From)?,
             }
             let kept = mem::take(&mut self.kept);
             let taken = self.take_in(&count)?;
             if kept && taken == Taken::Nothing {
                 // What was to come with the last bytes did not.
-                self.to.push().map_err(|_| self.to_fails)?;
+                self.to.push().map_err(|_| Fault::To)?;
             }
             if taken == Taken::End {
                 self.ended = true;
                 self.pipe.take().into_iter().for_each(Lent::give_back);
+                if self.is_cut {
+                    // A FIN would say that all has come.
+                    return self.to.push().map_err(|_| Fault::To);
+                }
                 if other_ended {
                     // Both sockets are closed next, which says it as well.
                     return Ok(());
                 }
-                self.to.half_close().map_err(|_| self.to_fails)?;
+                self.to.half_close().map_err(|_| Fault::To)?;
                 return self.watch(context, other_ended);
             }
         }
@@ -229,15 +391,19 @@ impl<'w> Course<'w> {
 
     /// A side that closed in order may still break off while the other one goes on sending; nobody
     /// reads from it any more, so that its reset would go unseen until the next write.
-    fn watch(&mut self, context: &mut Context<'_>, other_ended: bool) -> Result<(), End> {
-        if other_ended {
+    fn watch(&mut self, context: &mut Context<'_>, in_vain: bool) -> Result<(), Fault> {
+        if in_vain {
             return Ok(());
         }
-        if self.from.poll_failed(context).is_ready() { Err(self.from_fails) } else { Ok(()) }
+        if self.from.poll_failed(context).is_ready() { Err(Fault::From) } else { Ok(()) }
     }
 
     /// Sends what is held.
-    fn flush(&mut self, context: &mut Context<'_>, count: impl Fn(usize)) -> Result<Poll<()>, End> {
+    fn flush(
+        &mut self,
+        context: &mut Context<'_>,
+        count: impl Fn(usize),
+    ) -> Result<Poll<()>, Fault> {
         loop {
             let unsent = self.rest.get(self.sent..).unwrap_or_default();
             let tried = match &mut self.pipe {
@@ -258,16 +424,16 @@ impl<'w> Course<'w> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     match self.to.poll_writable(context) {
                         Poll::Pending => return Ok(Poll::Pending),
-                        Poll::Ready(ready) => ready.map_err(|_| self.to_fails)?,
+                        Poll::Ready(ready) => ready.map_err(|_| Fault::To)?,
                     }
                 }
-                Err(_) => return Err(self.to_fails),
+                Err(_) => return Err(Fault::To),
             }
         }
     }
 
     /// Reads once, and sends on what `to` takes of it at once.
-    fn take_in(&mut self, count: impl Fn(usize)) -> Result<Taken, End> {
+    fn take_in(&mut self, count: impl Fn(usize)) -> Result<Taken, Fault> {
         if self.full_reads >= BULK {
             if self.pipe.is_none() {
                 (self.pipe, self.run) = (Lent::take(), 0);
@@ -275,17 +441,18 @@ impl<'w> Course<'w> {
             if let Some(lent) = &mut self.pipe {
                 match self.from.fill(&mut lent.pipe) {
                     Ok(moved) if moved > 0 => {
-                        self.run += moved;
+                        self.run =
+                            self.run.saturating_add(u32::try_from(moved).unwrap_or(u32::MAX));
                         return Ok(Taken::Some);
                     }
-                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
-                        return Err(self.from_fails);
+                    Err(e) if e.kind() != io::ErrorKind::WouldBlock && !self.is_cut => {
+                        return Err(Fault::From);
                     }
                     // Nothing left, an end, or an urgent byte, at which splice(2) stops for ever,
                     // and says that it is an end where one has come behind it: a read tells.
                     Ok(_) | Err(_) => {
                         self.pipe.take().into_iter().for_each(Lent::give_back);
-                        if self.run < BUFFER {
+                        if usize::try_from(self.run).is_ok_and(|run| run < BUFFER) {
                             self.full_reads = 0;
                         }
                     }
@@ -298,7 +465,9 @@ impl<'w> Course<'w> {
                 Ok(Read { bytes: 0, .. }) => return Ok(Taken::End),
                 Ok(read) => (buffer.get(..read.bytes).unwrap_or_default(), read.last_follows),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Nothing),
-                Err(_) => return Err(self.from_fails),
+                // All that had come before it broke off is read.
+                Err(_) if self.is_cut => return Ok(Taken::End),
+                Err(_) => return Err(Fault::From),
             };
             if !bulk {
                 let full = read.len() == BUFFER;
@@ -308,7 +477,7 @@ impl<'w> Course<'w> {
             let moved = match self.to.send(read, last_follows) {
                 Ok(written) => written,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return Err(self.to_fails),
+                Err(_) => return Err(Fault::To),
             };
             if moved > 0 {
                 count(moved);
@@ -384,6 +553,7 @@ pub(super) async fn idled(moved: &Cell<Instant>, idle: Duration) {
 #[cfg(test)]
 mod tests {
     use std::future::ready;
+    use std::os::fd::AsFd;
 
     use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -470,6 +640,118 @@ mod tests {
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         assert_eq!(relay.await.unwrap().0, End::ClientReset);
+    }
+
+    /// Says its last words and breaks off with a reset, both before anybody else has a turn.
+    fn break_off(stream: TcpStream, words: &[u8]) {
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.send(words).unwrap(), words.len());
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    }
+
+    /// All that comes, and whether the end is one in order.
+    async fn hear_out(stream: &mut TcpStream) -> (Vec<u8>, bool) {
+        let mut all = Vec::new();
+        let end = stream.read_to_end(&mut all).await;
+        (all, end.is_ok())
+    }
+
+    // Where an end goes unseen, the clock is put forward and the relay ends as idle.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn l01_a_reset_that_comes_with_data_ends_the_relay_and_the_data_arrives() {
+        for round in 0..100 {
+            let (mut client, mut server, relay) = relay(b"", LONG).await;
+            for (from, to) in [(true, b"c"), (false, b"s")] {
+                let (from, to_whom) =
+                    if from { (&mut client, &mut server) } else { (&mut server, &mut client) };
+                from.write_all(to).await.unwrap();
+                to_whom.read_exact(&mut [0]).await.unwrap();
+            }
+            let client_breaks = round % 2 == 0;
+            let (breaks, mut sees) =
+                if client_breaks { (client, server) } else { (server, client) };
+            break_off(breaks, b"last words");
+            assert_eq!(hear_out(&mut sees).await, (b"last words".to_vec(), false), "{round}");
+            let end = if client_breaks { End::ClientReset } else { End::UpstreamReset };
+            let bytes = if client_breaks { (11, 1) } else { (1, 11) };
+            assert_eq!(relay.await.unwrap(), (end, bytes), "{round}");
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn l02_an_early_answer_arrives_whole_though_its_server_reads_no_more() {
+        for in_order in [false, true] {
+            for _ in 0..30 {
+                let (client, mut server, relay) = relay(b"", LONG).await;
+                let (mut from, mut to) = client.into_split();
+                let uploads = spawn_local(async move {
+                    // Ends in a reset at the latest when the answer has arrived.
+                    to.write_all(&vec![7; 8_000_000]).await.ok();
+                    to
+                });
+                server.read_exact(&mut [0; 100]).await.unwrap();
+                server.write_all(&[1; 20_000]).await.unwrap();
+                if in_order {
+                    server.shutdown().await.unwrap();
+                }
+                // Of what lies unread the kernel makes a reset.
+                server.readable().await.unwrap();
+                drop(server);
+                // Only who is through with the upload reads the answer.
+                let to = uploads.await.unwrap();
+                let mut answer = Vec::new();
+                from.read_to_end(&mut answer).await.ok();
+                assert!(answer == [1; 20_000], "{} bytes", answer.len());
+                drop((from, to));
+                assert_eq!(relay.await.unwrap().0, End::UpstreamReset);
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn l02_an_acknowledged_answer_is_not_cut_by_the_reset_behind_it() {
+        let (mut client, mut server, relay) = relay(b"", LONG).await;
+        let answer = vec![1; 2_000_000];
+        let sends = spawn_local(async move {
+            server.write_all(&answer).await.unwrap();
+            while crate::sys::unacknowledged(SockRef::from(&server).as_fd()).unwrap() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            break_off(server, b"!");
+        });
+        let (mut got, mut block) = (0, vec![0; 65_536]);
+        let end = loop {
+            match client.read(&mut block).await {
+                Ok(0) => break None,
+                Ok(read) => got += read,
+                Err(fault) => break Some(fault.kind()),
+            }
+            sleep(Duration::from_secs(20)).await;
+        };
+        assert_eq!(got, 2_000_001);
+        assert_eq!(end, Some(io::ErrorKind::ConnectionReset), "it must not look complete");
+        sends.await.unwrap();
+        assert_eq!(relay.await.unwrap(), (End::UpstreamReset, (0, 2_000_001)));
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn l02_who_does_not_take_the_last_bytes_is_waited_for_as_long_as_a_half_closed_one() {
+        let (_client, mut server, relay) = relay(b"", Duration::from_secs(60)).await;
+        let mut sent = 0;
+        while let Ok(Ok(count)) =
+            tokio::time::timeout(Duration::from_secs(1), server.write(&[1; 65_536])).await
+        {
+            sent += count;
+        }
+        let begun = Instant::now();
+        SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        let (end, (_, down)) = relay.await.unwrap();
+        assert_eq!(end, End::UpstreamReset);
+        assert!(down < sent as u64, "the client held it back");
+        let took = begun.elapsed().as_secs();
+        assert!((14..=16).contains(&took), "{took} s");
     }
 
     /// A sequence of numbers that nobody sends by chance (xorshift).

@@ -97,12 +97,12 @@ impl Wire {
 
     /// Reads once into `buffer`, without waiting; 0 is the end. Where the kernel says that nothing
     /// is left, the next wait for a byte is a wait, and not a read in vain: half of the reads of a
-    /// connection that sends small messages.
+    /// connection that sends small messages; see [`Token::emptied`].
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Read> {
         self.tried(Side::Read, || {
             let received = sys::receive(self.socket.as_fd(), buffer)?;
             if received.bytes > 0 && received.left == Some(0) {
-                self.token.exhausted(Side::Read);
+                self.token.emptied();
             }
             Ok(Read { bytes: received.bytes, last_follows: received.left == Some(1) })
         })
@@ -134,6 +134,12 @@ impl Wire {
     /// Has the kernel send what it kept for more that did not come.
     pub(super) fn push(&self) -> io::Result<()> {
         SockRef::from(&self.socket).set_tcp_nodelay(true)
+    }
+
+    /// Bytes that were sent and that the peer's kernel has not acknowledged; a FIN counts as one.
+    pub(super) fn unacknowledged(&self) -> usize {
+        // Of a socket that cannot be asked nothing is known to have arrived.
+        sys::unacknowledged(self.socket.as_fd()).unwrap_or(usize::MAX)
     }
 
     /// The first byte, left where it is, without waiting; `None` where the client has closed.

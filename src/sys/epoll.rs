@@ -28,6 +28,8 @@ pub struct Event {
     pub readable: bool,
     /// There is room to write.
     pub writable: bool,
+    /// The peer has closed its side, or the connection has ended.
+    pub ended: bool,
     /// The connection failed.
     pub failed: bool,
 }
@@ -131,6 +133,7 @@ impl Events {
                 token: event.u64,
                 readable: has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR),
                 writable: has(libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR),
+                ended: has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR),
                 failed: has(libc::EPOLLERR),
             }
         })
@@ -163,7 +166,7 @@ mod tests {
         let mut server = listener.accept().unwrap().0;
         let epoll = Epoll::new().unwrap();
         epoll.add(server.as_fd(), 7).unwrap();
-        let open = Event { token: 7, readable: false, writable: true, failed: false };
+        let open = Event { token: 7, readable: false, writable: true, ended: false, failed: false };
         assert_eq!(of(&epoll), [open]);
         assert!(of(&epoll).is_empty(), "nothing has changed");
         client.write_all(b"x").unwrap();
@@ -172,7 +175,8 @@ mod tests {
         socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(client);
         assert!(server.read(&mut [0]).is_err());
-        assert_eq!(of(&epoll).iter().map(|event| event.token).collect::<Vec<_>>(), [7]);
+        let told = of(&epoll);
+        assert!(matches!(told[..], [Event { token: 7, ended: true, .. }]), "{told:?}");
         drop(server);
         assert!(of(&epoll).is_empty());
     }

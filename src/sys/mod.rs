@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use pipe::Pipe;
-pub use receive::{Received, first_byte, receive, tell_left};
+pub use receive::{Received, first_byte, receive, tell_left, unacknowledged};
 pub use socket::accept;
 
 /// Gives memory that was freed back to the system: after a load, of which most is freed at once.

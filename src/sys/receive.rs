@@ -57,6 +57,21 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> 
     Ok(Received { bytes, left })
 }
 
+/// Bytes that were sent and that the peer's kernel has not acknowledged (SIOCOUTQ, tcp(7)); a FIN
+/// counts as one.
+///
+/// # Errors
+/// The socket is none of TCP, or listens.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one integer, for which `count` is the place.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    usize::try_from(count).map_err(io::Error::other)
+}
+
 /// The first byte that can be read, left where it is, without waiting; `None` at the end.
 ///
 /// # Errors
@@ -101,6 +116,28 @@ mod tests {
         assert_eq!(all, Received { bytes: 6, left: Some(0) });
         let nothing = receive(server.as_fd(), &mut buffer).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_the_peer_has_acknowledged_is_told_though_nobody_read_it() {
+        let (mut client, server) = pair();
+        // More than the peer's kernel takes while nobody reads there.
+        client.set_nonblocking(true).unwrap();
+        let block = [0; 65_536];
+        while client.write(&block).is_ok() {}
+        assert!(unacknowledged(client.as_fd()).unwrap() > 0);
+        server.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 1_000_000];
+        let mut rounds = 0;
+        while unacknowledged(client.as_fd()).unwrap() > 0 {
+            drop(receive(server.as_fd(), &mut buffer));
+            rounds += 1;
+            assert!(rounds < 10_000_000, "never acknowledged");
+        }
+        let (mut small, peer) = pair();
+        small.write_all(b"x").unwrap();
+        peer.peek(&mut [0]).unwrap();
+        assert_eq!(unacknowledged(small.as_fd()).unwrap(), 0, "acknowledged, and not yet read");
     }
 
     #[test]
