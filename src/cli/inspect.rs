@@ -33,7 +33,7 @@ pub(super) struct Inspect {
 }
 
 /// Exit status: 0 every flow would be forwarded, 1 some flow would be refused, 2 a file could not
-/// be read.
+/// be read, or some of what it holds.
 pub(super) fn inspect(arguments: Inspect, out: &mut impl Write) -> io::Result<Exit> {
     let at = arguments.at.unwrap_or_else(Timestamp::now);
     let policy = match load(arguments.file.noted(), at) {
@@ -57,7 +57,7 @@ pub(super) fn inspect(arguments: Inspect, out: &mut impl Write) -> io::Result<Ex
                 written = write(&flow, verdict, arguments.json, out);
             }
         });
-        if let Err(fault) = inspected {
+        for fault in inspected.err().into_iter().flat_map(|faults| faults.0) {
             let cause = std::error::Error::source(&fault).map(|cause| format!(": {cause}"));
             exit = complain(format_args!("{fault}{}", cause.unwrap_or_default()));
         }

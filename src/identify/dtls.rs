@@ -59,7 +59,14 @@ fn record<'a>(datagram: &mut Reader<'a>) -> Option<(u8, Reader<'a>)> {
     if !known || !(20..=26).contains(&kind) {
         return None;
     }
-    let [epoch_high, epoch_low, ..] = datagram.array::<8>()?; // and a sequence number
+    let [epoch_high, epoch_low, number_high, number, ..] = datagram.array::<8>()?;
+    // That version alone is also what DNS, LLMNR and NetBIOS questions begin with (RFC 1035 §4.1.1):
+    // id 0x1401 to 0x1a01, no flags. No DTLS of it has heartbeats, nor 2^32 records, which is what
+    // the count of their questions says.
+    let is_dns = kind > 23 || [epoch_high, number_high, number] != [0; 3];
+    if major == 1 && is_dns {
+        return None;
+    }
     let len = datagram.u16()?;
     let payload = datagram.view(len)?;
     // Handshake records of later epochs are encrypted.

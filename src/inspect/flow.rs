@@ -55,7 +55,7 @@ pub struct Flow {
     /// The version of the first long-header packet.
     pub quic_version: Option<String>,
     /// The first flight holds all that the gateway needs: a whole hello or request head, or
-    /// another protocol.
+    /// another protocol. Not where no byte of the client is in the file.
     pub complete: bool,
     /// Why it could not be read to its end.
     pub fault: Option<Fault>,
@@ -100,12 +100,23 @@ impl Flow {
             return Self::new(file, Transport::Tcp, &Identity::NOTHING);
         };
         let mut flow = Self::new(file, Transport::Tcp, &identity);
+        flow.complete &= !seen.is_empty();
         if flow.fault.is_some() {
             each_name(seen, |name| flow.names.push(name));
         }
         let connect = identity.http.is_some_and(|head| head.method == b"CONNECT");
         if flow.proto == Protocol::Other || connect {
             flow.follow_upgrade(seen);
+        }
+        flow
+    }
+
+    /// The flow of what is known of one client's bytes. `lacks`: it sent others behind them.
+    pub(super) fn of_client(file: &str, seen: &[u8], lacks: bool) -> Self {
+        let mut flow = Self::of_stream(file, seen);
+        if lacks && matches!(identify(seen, false), Step::NeedMore(_)) {
+            flow.complete = false;
+            flow.fault.get_or_insert(Fault::Incomplete);
         }
         flow
     }
@@ -185,6 +196,9 @@ pub(super) struct Datagrams {
     quic: QuicReader,
     dtls: DtlsReader,
     count: usize,
+    /// One of them was not empty.
+    sent: bool,
+    cut: bool,
 }
 
 /// Datagrams of one flow that are looked at. A hello of 64 KiB takes about 55.
@@ -195,9 +209,11 @@ const DATAGRAMS_MAX: usize = 128;
 const OTHERS_MAX: usize = 16;
 
 impl Datagrams {
-    /// Whether the flow needs no more of them.
-    pub(super) fn push(&mut self, datagram: &[u8]) -> bool {
+    /// Whether the flow needs no more of them. `cut`: the capture lacks the end of this one.
+    pub(super) fn push(&mut self, datagram: &[u8], cut: bool) -> bool {
         self.count += 1;
+        self.sent |= !datagram.is_empty();
+        self.cut |= cut;
         if self.proto.is_none() {
             self.proto = Some(udp_protocol(datagram)).filter(|proto| *proto != Protocol::Other);
         }
@@ -207,6 +223,11 @@ impl Datagrams {
             None => self.count >= OTHERS_MAX,
         };
         done || self.count >= DATAGRAMS_MAX
+    }
+
+    /// Whether a datagram was cut short by the capture.
+    pub(super) const fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// Memory held, in bytes.
@@ -230,6 +251,14 @@ impl Datagrams {
             flow.quic_version = self.quic.version().map(|version| version.to_string());
             // Without a fault and without a hello: a version that is not read.
             flow.complete = identity.tls_version != 0;
+        }
+        // A datagram that was cut may have begun anything, and cannot be decrypted.
+        let is_read = identity.tls_version != 0 && identity.fault.is_none();
+        if !self.sent || self.cut && !is_read {
+            flow.complete = false;
+        }
+        if self.cut && !is_read {
+            flow.fault.get_or_insert(Fault::Incomplete);
         }
         flow
     }

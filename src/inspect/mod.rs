@@ -4,16 +4,21 @@
 
 mod capture;
 mod flow;
+mod fragments;
+mod ip;
 mod packet;
 mod raw;
 mod stream;
 mod track;
+mod unread;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 pub use flow::{Flow, Upgraded, ascii_json};
+pub use unread::Unread;
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +31,8 @@ pub enum Form {
     Datagrams,
 }
 
-/// Why a file could not be read to its end. The flows that were found before it have been given
-/// out.
+/// Why a file could not be read to its end, or not in all its parts. The flows that were found have
+/// been given out.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectFault {
     /// It could not be opened or read.
@@ -58,29 +63,60 @@ pub enum InspectFault {
         /// What is wrong.
         what: &'static str,
     },
-    /// Packets of a link type that is not read; those of other interfaces were.
-    #[error(
-        "{file}: link type {link_type} is not read (Ethernet, Linux cooked 1 and 2, raw IP, PPP, \
-         BSD loopback are); capture on another interface"
-    )]
-    LinkType {
+    /// The file was read, and some of what it holds is in no flow.
+    #[error("{file}: not read: {kinds}")]
+    NotRead {
         /// The file.
         file: String,
-        /// Number of the link type (the tcpdump.org registry).
-        link_type: i32,
+        /// What, and how many of each.
+        kinds: Kinds,
     },
+}
+
+/// How many there are of each kind that was not read; not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kinds(pub Vec<(Unread, u64)>);
+
+impl fmt::Display for Kinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (kind, count)) in self.0.iter().enumerate() {
+            write!(f, "{}{kind} ({count})", if at == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that speaks against taking the flows of a file for all that it holds; not empty.
+#[derive(Debug)]
+pub struct InspectFaults(pub Vec<InspectFault>);
+
+impl fmt::Display for InspectFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, fault) in self.0.iter().enumerate() {
+            write!(f, "{}{fault}", if at == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for InspectFaults {}
+
+impl From<InspectFault> for InspectFaults {
+    fn from(fault: InspectFault) -> Self {
+        Self(vec![fault])
+    }
 }
 
 /// Reads a file and gives each flow to `each`, as soon as it is known or the file ends. Memory is
 /// bounded whatever the size of the file.
 ///
 /// # Errors
-/// An [`InspectFault`], after the flows that could be read.
+/// Each [`InspectFault`], after the flows that could be read.
 pub fn inspect_file(
     path: &Path,
     form: Form,
     mut each: impl FnMut(Flow),
-) -> Result<(), InspectFault> {
+) -> Result<(), InspectFaults> {
     let name = path.display().to_string();
     let source = |source| InspectFault::Read { file: name.clone(), source };
     let mut file = File::open(path).map_err(source)?;
@@ -92,6 +128,6 @@ pub fn inspect_file(
             each(Flow::of_stream(&name, &bytes));
             Ok(())
         }
-        Form::Datagrams => raw::inspect_datagrams(&name, file, &mut each),
+        Form::Datagrams => Ok(raw::inspect_datagrams(&name, file, &mut each)?),
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn inspect_datagrams(
         }
         offset += 2 + datagram.len() as u64;
         // The rest is not read where nothing can come of it.
-        if flow.push(&datagram) {
+        if flow.push(&datagram, false) {
             break Ok(());
         }
     };
