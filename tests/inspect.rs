@@ -102,13 +102,12 @@ fn fault(end: Result<(), Vec<InspectFault>>) -> InspectFault {
 /// What of a capture is not read, with its flows.
 fn unread(bytes: &[u8]) -> (Vec<Flow>, Vec<(Unread, u64)>) {
     let (flows, end) = inspect(bytes, Form::Auto);
-    match end {
-        Ok(()) => (flows, Vec::new()),
-        Err(_) => match fault(end) {
-            InspectFault::NotRead { kinds, .. } => (flows, kinds.0),
-            other => panic!("{other}"),
-        },
+    if end.is_ok() {
+        return (flows, Vec::new());
     }
+    let fault = fault(end);
+    let InspectFault::NotRead { kinds, .. } = fault else { panic!("{fault}") };
+    (flows, kinds.0)
 }
 
 fn names(bytes: &[u8]) -> Vec<Option<String>> {
