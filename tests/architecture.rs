@@ -106,3 +106,48 @@ fn the_pure_modules_do_no_input_or_output() {
         }
     }
 }
+
+/// The rooms of `control/data`, each of which uses only those before it.
+const DATA_ROOMS: &[&str] = &[
+    "model",
+    "providers",
+    "formats",
+    "facts",
+    "embedded",
+    "load",
+    "coverage",
+    "diff",
+    "list",
+    "verify",
+    "trust",
+    "rebuild",
+];
+
+#[test]
+fn the_rooms_of_the_data_use_only_those_before_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/control/data");
+    let place = |room: &str| DATA_ROOMS.iter().position(|known| *known == room);
+    let mut arrows = 0;
+    for path in sources(&root) {
+        let below = path.strip_prefix(&root).expect("a file of the room").with_extension("");
+        let mut parts = below.iter().map(|part| part.to_str().expect("UTF-8"));
+        let room = parts.next().expect("a room");
+        if room == "mod" {
+            continue;
+        }
+        let own = place(room).unwrap_or_else(|| panic!("{room} has no place in the order"));
+        // What `super` is: the room's own folder, or all of them.
+        let up = if below.components().count() == 1 { "super::" } else { "super::super::" };
+        let text = fs::read_to_string(&path).expect("a source file");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in code.lines().map(str::trim).filter(|line| line.starts_with("use ")) {
+            let named = line.split_once("crate::control::data::").or_else(|| line.split_once(up));
+            let Some((_, rest)) = named else { continue };
+            for other in rest.split(['{', ',', ':', ' ', ';', '}']).filter_map(place) {
+                arrows += 1;
+                assert!(other <= own, "{}: {room} uses {}", path.display(), DATA_ROOMS[other]);
+            }
+        }
+    }
+    assert!(arrows > 30, "{arrows}");
+}

@@ -6,8 +6,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Ranges;
-use super::table::{Extent, Kind, Label, Table, grouped};
+use super::coverage::{Extent, Label, grouped};
+use super::model::{Kind, Ranges, Table};
 
 /// The difference between two tables of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

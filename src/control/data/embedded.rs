@@ -1,8 +1,9 @@
 //! The tables in the binary, so that a gateway without a file can judge. `config/README.md` says
 //! how they are made, `config/NOTICE` from whose work.
 
-use super::pack::{self, Body};
-use super::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, source};
+use super::formats::file;
+use super::formats::sgt::{self, Body};
+use super::model::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo};
 
 const COUNTRY: &[u8] = include_bytes!("../../../config/tables/country.sgt");
 const REGISTRANT: &[u8] = include_bytes!("../../../config/tables/registrant.sgt");
@@ -57,7 +58,7 @@ fn country(name: &str, table: &[u8]) -> Result<CountryTable, DataFault> {
 
 fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
     let fault = |what| DataFault { source: name.to_owned(), row: None, what };
-    let (header, body) = pack::read(table).map_err(fault)?;
+    let (header, body) = sgt::read(table).map_err(fault)?;
     let info = SourceInfo {
         name: header.name,
         origin: None,
@@ -65,7 +66,7 @@ fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
         dated_by_file: false,
         rows: header.rows,
         licence: Some(header.licence),
-        digest: source::digest(table),
+        digest: file::digest(table),
         files: Vec::new(),
     };
     Ok((info, body))

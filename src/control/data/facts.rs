@@ -5,10 +5,9 @@ use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 
-use super::text::{Separator, as_number, fields, lines};
-use super::{Facts, OperatorFact, RegionFact, RegionPlace};
+use super::formats::text::{Separator, as_number, begins, fields, lines};
+use super::model::{Facts, OperatorFact, RegionFact, RegionPlace};
 use crate::policy::{Country, CountrySet};
 
 const OPERATORS: &str = include_str!("../../../config/facts/operators.csv");
@@ -69,11 +68,6 @@ fn since_of(text: &str) -> Option<Timestamp> {
     begins(Date::new(year, month.ok()?, day.ok()?).ok()?)
 }
 
-/// The first instant of a day, in UTC.
-pub(super) fn begins(day: Date) -> Option<Timestamp> {
-    day.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-}
-
 /// The operator id of a name (POLICY.md §3): up to ` / ` or ` (`, lower case, one `-` for each run
 /// of other characters.
 #[must_use]
@@ -82,52 +76,6 @@ pub fn operator_id(name: &str) -> String {
     let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
-}
-
-/// Provider key, the name of its operator in `operators.csv`, and the words that stand for it in
-/// file names.
-const PROVIDERS: [(&str, &str, &[&str]); 27] = [
-    ("alibaba", "Alibaba Cloud (US/international)", &["alibaba", "aliyun"]),
-    ("aws", "Amazon / AWS", &["aws", "amazon"]),
-    ("aws-short", "Amazon / AWS", &[]),
-    ("azure", "Microsoft / Azure", &["azure", "microsoft", "servicetags"]),
-    ("backblaze", "Backblaze", &["backblaze"]),
-    ("cloudflare", "Cloudflare", &["cloudflare"]),
-    ("digitalocean", "DigitalOcean", &["digitalocean"]),
-    ("exoscale", "Exoscale (Akenes)", &["exoscale"]),
-    ("fastly", "Fastly", &["fastly"]),
-    ("flexible-engine", "Orange", &[]),
-    ("gcp", "Google / Google Cloud", &["gcp", "google", "goog"]),
-    ("hetzner", "Hetzner", &["hetzner"]),
-    ("huawei", "Huawei International (Huawei Cloud)", &["huawei"]),
-    ("ibm", "IBM / IBM Cloud (SoftLayer)", &["ibm", "softlayer"]),
-    ("infomaniak", "Infomaniak", &["infomaniak"]),
-    ("ionos", "IONOS / STRATO (United Internet)", &["ionos"]),
-    ("linode", "Linode (Akamai)", &["linode"]),
-    ("oci", "Oracle / OCI", &["oci", "oracle"]),
-    ("otc", "T-Systems / Open Telekom Cloud", &["otc"]),
-    ("outscale", "3DS Outscale (Dassault Systemes)", &["outscale"]),
-    ("ovh", "OVHcloud", &["ovh", "ovhcloud"]),
-    ("scaleway", "Scaleway (Iliad)", &["scaleway"]),
-    ("tencent", "Tencent Cloud (international)", &["tencent"]),
-    ("upcloud", "UpCloud", &["upcloud"]),
-    ("vultr", "Vultr (The Constant Company)", &["vultr"]),
-    ("wasabi", "Wasabi", &["wasabi"]),
-    ("yandex", "Yandex Cloud", &["yandex"]),
-];
-
-/// The name in `operators.csv` of the operator that a provider key stands for; `None` where the
-/// key is not known or the operator has no AS number of its own there.
-#[must_use]
-pub fn provider_operator(provider: &str) -> Option<&'static str> {
-    PROVIDERS.iter().find(|known| known.0 == provider).map(|known| known.1)
-}
-
-/// The provider that a file name names with a whole word.
-pub(super) fn provider_of_words(name: &str) -> Option<&'static str> {
-    let name = name.to_ascii_lowercase();
-    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
-    words.find_map(|word| PROVIDERS.iter().find(|known| known.2.contains(&word)).map(|k| k.0))
 }
 
 fn operators() -> Vec<OperatorFact> {
@@ -177,6 +125,7 @@ fn text(field: Cow<'static, [u8]>) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::data::providers::{PROVIDERS, provider_operator};
 
     fn at(text: &str) -> Option<Timestamp> {
         Some(text.parse().unwrap())

@@ -5,8 +5,11 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::table;
-use super::{DataFault, SourceInfo, embedded, facts, source};
+use super::formats::file;
+use super::formats::text::begins;
+use super::load::load_all;
+use super::model::{DataFault, SourceInfo};
+use super::{embedded, facts};
 use crate::control::config::Data;
 use crate::control::progress::Silent;
 
@@ -59,7 +62,7 @@ pub fn list(settings: &Data) -> Vec<Listing> {
 }
 
 fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
-    let (pack, tables) = table::load_all(settings, &Silent);
+    let (pack, tables) = load_all(settings, &Silent);
     let pack = pack.map(|info| listing("pack", info, now));
     let named = tables
         .into_iter()
@@ -78,7 +81,7 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
             }
             _ => content.lines().count().saturating_sub(1),
         };
-        let as_of = facts::AS_OF.parse().ok().and_then(facts::begins);
+        let as_of = facts::AS_OF.parse().ok().and_then(begins);
         let info = SourceInfo {
             name: format!("built-in:{name}"),
             origin: None,
@@ -86,7 +89,7 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
             dated_by_file: false,
             rows: rows as u64,
             licence: Some("MIT OR Apache-2.0".to_owned()),
-            digest: source::digest(content.as_bytes()),
+            digest: file::digest(content.as_bytes()),
             files: Vec::new(),
         };
         listing("facts", Ok(info), now)

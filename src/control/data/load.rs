@@ -3,18 +3,16 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use jiff::civil::Date;
 
-use super::pack::{self, Body};
-use super::ranges::BadRow;
-use super::source::{self, Content};
-use super::table::{Table, load_all};
-use super::{
-    AsnTable, CountryTable, DataFault, Mark, ProviderTable, Ranges, SourceInfo, Sources, country,
-    facts, mmdb, provider,
+use super::embedded;
+use super::formats::file::{self, Content};
+use super::formats::sgt::{self, Body};
+use super::formats::{SGT_MAGIC, answering, country, mmdb, provider, sgp};
+use super::model::{
+    AsnTable, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Table, shown_path,
 };
-use crate::control::config::{CountryField, Data};
-use crate::control::progress::Silent;
+use crate::control::config::{CountryField, Data, Source};
+use crate::control::progress::{Progress, Silent, reading};
 
 /// Loads every source of `[data]`, in order. A source that is named twice in one list counts once.
 ///
@@ -54,7 +52,7 @@ pub fn load_country(path: &Path) -> Result<CountryTable, DataFault> {
 /// # Errors
 /// As for [`load_country`].
 pub fn load_country_by(path: &Path, field: CountryField) -> Result<CountryTable, DataFault> {
-    country_from(path, &source::read(path)?, field)
+    country_from(path, &file::read(path)?, field)
 }
 
 /// As [`load_country_by`], of bytes that were read already; `path` names them, and what lies beside
@@ -64,7 +62,7 @@ pub(super) fn country_from(
     content: &Content,
     field: CountryField,
 ) -> Result<CountryTable, DataFault> {
-    if content.bytes.starts_with(pack::MAGIC) {
+    if content.bytes.starts_with(SGT_MAGIC) {
         return match packed(path, content)? {
             (info, Body::Country(ranges)) => {
                 Ok(CountryTable { info, ranges: answering(path, ranges, "country")? })
@@ -74,7 +72,7 @@ pub(super) fn country_from(
     }
     if mmdb::is_mmdb(&content.bytes) {
         let read = mmdb::countries(&content.bytes, field);
-        let read = read.map_err(|what| source::whole(path, what))?;
+        let read = read.map_err(|what| DataFault::whole(path, what))?;
         let ranges = answering(path, read.ranges, field.label())?;
         let mut info = info(path, content, read.rows, read.as_of, None);
         info.licence = read.licence.map(str::to_owned);
@@ -86,8 +84,9 @@ pub(super) fn country_from(
         }
         return Ok(CountryTable { info, ranges });
     }
-    let read = text(path, content)
-        .and_then(|text| country::countries(text, path).map_err(|bad| at_row(path, bad)))?;
+    let read = text(path, content).and_then(|text| {
+        country::countries(text, path).map_err(|bad| DataFault::at_row(path, bad))
+    })?;
     let ranges = answering(path, read.ranges, "country")?;
     let mut info = info(path, content, read.rows, read.as_of, None);
     info.files.extend(read.beside);
@@ -99,12 +98,12 @@ pub(super) fn country_from(
 /// # Errors
 /// As for [`load_country`].
 pub fn load_asn(path: &Path) -> Result<AsnTable, DataFault> {
-    asn_from(path, &source::read(path)?)
+    asn_from(path, &file::read(path)?)
 }
 
 /// As [`load_asn`], of bytes that were read already.
 pub(super) fn asn_from(path: &Path, content: &Content) -> Result<AsnTable, DataFault> {
-    if content.bytes.starts_with(pack::MAGIC) {
+    if content.bytes.starts_with(SGT_MAGIC) {
         return match packed(path, content)? {
             (info, Body::Asn(ranges)) => {
                 Ok(AsnTable { info, ranges: answering(path, ranges, "AS number")? })
@@ -113,11 +112,12 @@ pub(super) fn asn_from(path: &Path, content: &Content) -> Result<AsnTable, DataF
         };
     }
     let (ranges, rows, as_of, licence) = if mmdb::is_mmdb(&content.bytes) {
-        let read = mmdb::as_numbers(&content.bytes).map_err(|what| source::whole(path, what))?;
+        let read = mmdb::as_numbers(&content.bytes).map_err(|what| DataFault::whole(path, what))?;
         (read.ranges, read.rows, read.as_of, read.licence)
     } else {
-        let read = text(path, content)
-            .and_then(|text| country::as_numbers(text).map_err(|bad| at_row(path, bad)))?;
+        let read = text(path, content).and_then(|text| {
+            country::as_numbers(text).map_err(|bad| DataFault::at_row(path, bad))
+        })?;
         (read.ranges, read.rows, read.as_of, None)
     };
     let ranges = answering(path, ranges, "AS number")?;
@@ -131,22 +131,22 @@ pub(super) fn asn_from(path: &Path, content: &Content) -> Result<AsnTable, DataF
 /// # Errors
 /// As for [`load_country`].
 pub fn load_provider(path: &Path) -> Result<ProviderTable, DataFault> {
-    provider_from(path, &source::read(path)?)
+    provider_from(path, &file::read(path)?)
 }
 
 /// As [`load_provider`], of bytes that were read already.
 pub(super) fn provider_from(path: &Path, content: &Content) -> Result<ProviderTable, DataFault> {
-    if content.bytes.starts_with(pack::MAGIC) {
+    if content.bytes.starts_with(SGT_MAGIC) {
         return match packed(path, content)? {
             (info, Body::Provider(rows)) => {
-                provider::check(&rows).map_err(|bad| at_row(path, bad))?;
+                provider::check(&rows).map_err(|bad| DataFault::at_row(path, bad))?;
                 Ok(ProviderTable { info, rows })
             }
             (_, other) => Err(wrong_kind(path, &other, "provider")),
         };
     }
     let bytes = text(path, content)?;
-    let read = provider::read(bytes, path).map_err(|bad| at_row(path, bad))?;
+    let read = provider::read(bytes, path).map_err(|bad| DataFault::at_row(path, bad))?;
     let info = info(path, content, read.count, read.as_of, read.name);
     Ok(ProviderTable { info, rows: read.rows })
 }
@@ -157,41 +157,22 @@ fn text<'a>(path: &Path, content: &'a Content) -> Result<&'a [u8], DataFault> {
     let what = match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; write it as UTF-8",
         [b'P', b'K', 3, 4, ..] => "is a zip archive; unpack it and name the table in it",
-        _ if bytes.contains(&0) => source::FORMLESS,
+        _ if bytes.contains(&0) => file::FORMLESS,
         _ => return Ok(bytes),
     };
-    Err(source::whole(path, what.to_owned()))
+    Err(DataFault::whole(path, what.to_owned()))
 }
 
 fn packed(path: &Path, content: &Content) -> Result<(SourceInfo, Body), DataFault> {
-    let (header, body) = pack::read(&content.bytes).map_err(|what| source::whole(path, what))?;
-    let licence = Some(source::name_of(Path::new(&header.licence))).filter(|text| !text.is_empty());
+    let (header, body) = sgt::read(&content.bytes).map_err(|what| DataFault::whole(path, what))?;
+    let licence = Some(shown_path(Path::new(&header.licence))).filter(|text| !text.is_empty());
     let base = info(path, content, header.rows, header.as_of, None);
     Ok((SourceInfo { licence, ..base }, body))
 }
 
 fn wrong_kind(path: &Path, body: &Body, wanted: &str) -> DataFault {
     let what = format!("is a table of kind {}, and one of kind {wanted} is needed", body.kind());
-    source::whole(path, what)
-}
-
-/// A table that answers nothing is a mistake, not a table.
-pub(super) fn answering<V>(
-    path: &Path,
-    ranges: Ranges<V>,
-    what: &str,
-) -> Result<Ranges<V>, DataFault> {
-    if ranges.is_empty() {
-        return Err(source::whole(
-            path,
-            format!("names no {what} in any row; is it another table?"),
-        ));
-    }
-    Ok(ranges)
-}
-
-pub(super) fn at_row(path: &Path, (row, what): BadRow) -> DataFault {
-    DataFault { row: Some(row).filter(|&row| row > 0), ..source::whole(path, what) }
+    DataFault::whole(path, what)
 }
 
 fn info(
@@ -203,7 +184,7 @@ fn info(
 ) -> SourceInfo {
     let file = || {
         let name = path.file_name().unwrap_or(path.as_os_str());
-        source::name_of(Path::new(name))
+        shown_path(Path::new(name))
     };
     SourceInfo {
         name: name.map_or_else(file, str::to_owned),
@@ -213,15 +194,131 @@ fn info(
         rows,
         licence: None,
         digest: content.digest.clone(),
-        files: vec![Mark::new(path, content)],
+        files: vec![content.mark(path)],
     }
 }
 
-/// The first instant of a day written as eight digits, `20260924`.
-pub(super) fn day(digits: &[u8]) -> Option<Timestamp> {
-    let text = str::from_utf8(digits).ok().filter(|t| t.len() == 8 && t.is_ascii())?;
-    let number: u32 = text.parse().ok()?;
-    let year = i16::try_from(number / 10_000).ok()?;
-    let month = i8::try_from(number / 100 % 100).ok()?;
-    facts::begins(Date::new(year, month, i8::try_from(number % 100).ok()?).ok()?)
+impl Table {
+    /// Loads one entry of a list of `[data]`; `field` counts in mmdb files of countries.
+    ///
+    /// # Errors
+    /// As the loader of its kind.
+    pub fn load(kind: Kind, source: &Source, field: CountryField) -> Result<Self, DataFault> {
+        match (kind, source) {
+            (Kind::Country, Source::Embedded) => embedded::embedded_country().map(Self::Country),
+            (Kind::Country, Source::File(path)) => load_country_by(path, field).map(Self::Country),
+            (Kind::Asn, Source::Embedded) => embedded::embedded_asn().map(Self::Asn),
+            (Kind::Asn, Source::File(path)) => load_asn(path).map(Self::Asn),
+            (Kind::Providers, Source::Embedded) => {
+                embedded::embedded_providers().map(Self::Providers)
+            }
+            (Kind::Providers, Source::File(path)) => load_provider(path).map(Self::Providers),
+        }
+    }
+
+    /// As [`Table::load`], of a file whose bytes were read already.
+    pub(super) fn from(
+        kind: Kind,
+        path: &Path,
+        content: &Content,
+        field: CountryField,
+    ) -> Result<Self, DataFault> {
+        match kind {
+            Kind::Country => country_from(path, content, field).map(Self::Country),
+            Kind::Asn => asn_from(path, content).map(Self::Asn),
+            Kind::Providers => provider_from(path, content).map(Self::Providers),
+        }
+    }
+
+    /// Loads a file whose kind nobody says: the first kind that it can be, in the order of
+    /// [`Kind::ALL`].
+    ///
+    /// # Errors
+    /// Where it can be none, what speaks against each.
+    pub fn guess(path: &Path) -> Result<Self, DataFault> {
+        let content = file::read(path)?;
+        let mut against = Vec::new();
+        for kind in Kind::ALL {
+            match Self::from(kind, path, &content, CountryField::Country) {
+                Ok(table) => return Ok(table),
+                Err(fault) => against.push((kind, fault)),
+            }
+        }
+        // What is wrong with the file itself is the same whatever it is read as.
+        let same = against.windows(2).all(|pair| match pair {
+            [a, b] => a.1.what == b.1.what && a.1.row == b.1.row,
+            _ => true,
+        });
+        let first = against.first().map(|(_, fault)| (fault.source.clone(), fault.row));
+        let (source, row) = first.unwrap_or_default();
+        let said = |(kind, fault): &(Kind, DataFault)| {
+            let row = fault.row.map_or_else(String::new, |row| format!("row {row}: "));
+            format!("as {}, {row}{}", kind.label(), fault.what)
+        };
+        if same {
+            let what = against.into_iter().next().map(|(_, fault)| fault.what);
+            return Err(DataFault { source, row, what: what.unwrap_or_default() });
+        }
+        let said: Vec<_> = against.iter().map(said).collect();
+        let what = format!("is no table of any kind ({}); say --kind", said.join("; "));
+        Err(DataFault { source, row: None, what })
+    }
+}
+
+/// A table of `[data]` by its kind, or why it is refused.
+pub(super) type Loaded = (Kind, Result<Table, DataFault>);
+
+/// Everything that `[data]` names, loaded: the pack as a source, where there is one, and every
+/// table by its kind, each kind best first. The tables of the pack stand before those of the lists;
+/// a list that is empty, as it is where a pack is named and the list is not written, is filled with
+/// the table in the program where the pack has none of its kind.
+pub(super) fn load_all(
+    settings: &Data,
+    progress: &dyn Progress,
+) -> (Option<Result<SourceInfo, DataFault>>, Vec<Loaded>) {
+    let bundle = settings
+        .pack
+        .as_ref()
+        .map(|path| reading(progress, path, || sgp::read(path, settings.pack_key.as_ref())));
+    let (info, packed) = match bundle {
+        None => (None, Vec::new()),
+        Some(Err(fault)) => (Some(Err(fault)), Vec::new()),
+        Some(Ok(bundle)) => (Some(Ok(bundle.info)), bundle.tables),
+    };
+    let mut tables: Vec<_> = packed.into_iter().map(|table| (table.kind(), Ok(table))).collect();
+    let missing: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|&kind| {
+            let named = entries(settings).any(|entry| entry.0 == kind);
+            !named && !tables.iter().any(|table| table.0 == kind)
+        })
+        .collect();
+    let embedded = missing.iter().map(|&kind| (kind, &Source::Embedded));
+    for (kind, source) in entries(settings).chain(embedded) {
+        let load = || Table::load(kind, source, settings.country_field);
+        let table = match source {
+            Source::Embedded => load(),
+            Source::File(path) => reading(progress, path, load),
+        };
+        tables.push((kind, table));
+    }
+    // Stable: within a kind the order stays.
+    tables.sort_by_key(|table| table.0);
+    (info, tables)
+}
+
+/// The entries of the lists of `[data]`, each once, in order.
+fn entries(settings: &Data) -> impl Iterator<Item = (Kind, &Source)> {
+    let lists = [
+        (Kind::Country, &settings.country),
+        (Kind::Asn, &settings.asn),
+        (Kind::Providers, &settings.providers),
+    ];
+    lists.into_iter().flat_map(|(kind, list)| {
+        let first = |at: usize, source: &Source| !list.iter().take(at).any(|other| other == source);
+        list.iter()
+            .enumerate()
+            .filter(move |&(at, source)| first(at, source))
+            .map(move |(_, source)| (kind, source))
+    })
 }

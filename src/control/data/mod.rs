@@ -1,239 +1,36 @@
 //! The data behind a verdict: where an address is, whose it is, and since when that is known.
+//!
+//! [`load`](fn@load) reads what `[data]` names: each file by the reader of its form (`formats`), into
+//! tables (`model`); `trust` says whether a table may follow the one before it.
 
-mod bundle;
-mod country;
+mod coverage;
 mod diff;
 mod embedded;
 mod facts;
-mod imprint;
+mod formats;
 mod list;
 mod load;
-mod memory;
-mod mmdb;
-mod pack;
-mod provider;
-mod ranges;
+mod model;
+mod providers;
 mod rebuild;
-mod source;
-mod table;
-mod text;
+mod trust;
 mod verify;
-mod weigh;
 
-use std::fmt;
-use std::path::PathBuf;
-
-use ipnet::IpNet;
-use jiff::Timestamp;
-
-pub use bundle::{SigningKey, build_pack};
+pub use coverage::{Extent, Label, coverage, grouped};
 pub use diff::{Change, Diff, Move, diff};
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
-pub use facts::{ZoneRow, operator_id, provider_operator, zone_rows};
-pub use imprint::{Imprint, Mark};
+pub use facts::{ZoneRow, operator_id, zone_rows};
+pub use formats::provider::UNNAMED_PROVIDER;
+pub use formats::sgp::{SigningKey, build_pack};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
-pub use memory::Memory;
-pub use provider::UNNAMED_PROVIDER;
-#[cfg(test)]
-use provider::provider_order;
+pub use model::{
+    AsnTable, CountryTable, DataFault, Facts, Kind, Mark, OperatorFact, ProviderRow, ProviderTable,
+    Ranges, RegionFact, RegionPlace, SourceInfo, Sources, Table, Whereabouts,
+};
+pub use providers::provider_operator;
 pub use rebuild::rebuild;
-pub use table::{Extent, Kind, Label, Table, coverage, grouped};
+pub use trust::fingerprint::Imprint;
+pub use trust::last_good::Memory;
+pub use trust::vet::{digest_of, leave_out, weigh};
 pub use verify::{Coverage, Share, Verified, verify, verify_files};
-pub use weigh::{digest_of, leave_out, weigh};
-
-use crate::policy::{Country, CountrySet};
-
-/// Sorted, disjoint, inclusive ranges, each with a value; IPv4 and IPv6 apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ranges<V> {
-    /// `(first, last, value)`, both ends inside.
-    pub v4: Vec<(u32, u32, V)>,
-    /// `(first, last, value)`, both ends inside.
-    pub v6: Vec<(u128, u128, V)>,
-}
-
-/// What a country table says of a range. A range whose code is no country is left out: it is no
-/// answer, and the next table is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whereabouts {
-    /// There.
-    Country(Country),
-    /// Announced from many places.
-    Anycast,
-}
-
-/// Where a table came from.
-#[derive(Debug, Clone)]
-pub struct SourceInfo {
-    /// Short name for records and `explain`: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`.
-    pub name: String,
-    /// The file that it came from, of a table in a pack with the table's name below it; `None`: it
-    /// is in the program.
-    pub origin: Option<PathBuf>,
-    /// Date of the content, else of the file.
-    pub as_of: Option<Timestamp>,
-    /// Whether `as_of` is when the file was last written, since its content tells no date: whoever
-    /// copies the file without its time makes it young.
-    pub dated_by_file: bool,
-    /// Rows read.
-    pub rows: u64,
-    /// Licence, where known.
-    pub licence: Option<String>,
-    /// SHA-256 of the bytes read, hex.
-    pub digest: String,
-    /// Every file that it was read from, as it was then; a table in a pack has none of its own.
-    pub files: Vec<Mark>,
-}
-
-/// A country table.
-#[derive(Debug, Clone)]
-pub struct CountryTable {
-    /// Where it came from.
-    pub info: SourceInfo,
-    /// What it says.
-    pub ranges: Ranges<Whereabouts>,
-}
-
-/// An AS table.
-#[derive(Debug, Clone)]
-pub struct AsnTable {
-    /// Where it came from.
-    pub info: SourceInfo,
-    /// AS number of each range; 0 (unrouted) is left out.
-    pub ranges: Ranges<u32>,
-}
-
-/// The published ranges of one or more cloud providers.
-#[derive(Debug, Clone)]
-pub struct ProviderTable {
-    /// Where it came from.
-    pub info: SourceInfo,
-    /// Every row; prefixes may nest and repeat.
-    pub rows: Vec<ProviderRow>,
-}
-
-/// One row of a provider's file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProviderRow {
-    /// The prefix, host bits clear.
-    pub net: IpNet,
-    /// Provider key of `cloud-regions.csv`: `aws`, `azure`, `gcp`, `oci` ...
-    pub provider: String,
-    /// Region key as published (AWS: `network_border_group`); empty where none is published.
-    pub region: String,
-    /// The row is of a service or scope that is announced from many places.
-    pub anycast: bool,
-    /// The country that the file itself names (geofeeds); outranks the region's.
-    pub country: Option<Country>,
-}
-
-/// Everything that was loaded for one policy.
-#[derive(Debug, Clone, Default)]
-pub struct Sources {
-    /// The pack, where there is one; its tables are among the others.
-    pub pack: Option<SourceInfo>,
-    /// Country tables, best first.
-    pub countries: Vec<CountryTable>,
-    /// AS tables, best first.
-    pub asns: Vec<AsnTable>,
-    /// Provider tables; the longest prefix over all of them wins.
-    pub providers: Vec<ProviderTable>,
-}
-
-impl SourceInfo {
-    /// The files that were read with it and that nothing names.
-    pub fn beside(&self) -> impl Iterator<Item = &Mark> {
-        self.files.iter().filter(|mark| mark.is_beside())
-    }
-}
-
-impl Sources {
-    /// Where each came from: the pack, then the tables in their order.
-    pub fn infos(&self) -> impl Iterator<Item = &SourceInfo> {
-        self.pack.iter().chain(self.tables())
-    }
-
-    /// Where each table came from.
-    pub fn tables(&self) -> impl Iterator<Item = &SourceInfo> {
-        let countries = self.countries.iter().map(|table| &table.info);
-        let asns = self.asns.iter().map(|table| &table.info);
-        countries.chain(asns).chain(self.providers.iter().map(|table| &table.info))
-    }
-}
-
-/// The facts that are not by address: our own, from `config/facts`, built in.
-#[derive(Debug)]
-pub struct Facts {
-    /// Operators by AS number.
-    pub operators: Vec<OperatorFact>,
-    /// Regions of each provider.
-    pub regions: Vec<RegionFact>,
-}
-
-/// A row of `operators.csv`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OperatorFact {
-    /// The AS number.
-    pub asn: u32,
-    /// The name as written.
-    pub name: String,
-    /// The operator id (POLICY.md §3).
-    pub id: String,
-    /// Legal home, and the home of the holding entity where it differs.
-    pub homes: CountrySet,
-    /// The owner is in doubt.
-    pub uncertain: bool,
-}
-
-/// A row of `cloud-regions.csv`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegionFact {
-    /// Provider key.
-    pub provider: String,
-    /// Region key.
-    pub region: String,
-    /// Where it is.
-    pub place: RegionPlace,
-}
-
-/// Where a region is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RegionPlace {
-    /// In one country.
-    Country(Country),
-    /// In several states of the Union (`EU` in the file).
-    Union,
-    /// Announced from many places (`ZZ`, kind `anycast`).
-    Anycast,
-    /// In several countries that the file does not name (`ZZ`, kind `multiregion`).
-    Several,
-}
-
-/// Why a source was refused: the file, the row where there is one, and what is wrong.
-#[derive(Debug)]
-pub struct DataFault {
-    /// The source's name or path.
-    pub source: String,
-    /// Row or line, from 1.
-    pub row: Option<u64>,
-    /// What is wrong, and what to do.
-    pub what: String,
-}
-
-impl fmt::Display for DataFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.row {
-            Some(row) => write!(f, "{}: row {row}: {}", self.source, self.what),
-            None => write!(f, "{}: {}", self.source, self.what),
-        }
-    }
-}
-
-impl std::error::Error for DataFault {}
-
-impl<V> Default for Ranges<V> {
-    fn default() -> Self {
-        Self { v4: Vec::new(), v6: Vec::new() }
-    }
-}

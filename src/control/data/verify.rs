@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::coverage::{Extent, Label, coverage, grouped};
 use super::list::{Listing, listing};
-use super::table::{Extent, Kind, Label, Table, coverage, grouped, load_all};
-use super::{DataFault, SourceInfo};
+use super::load::load_all;
+use super::model::{DataFault, Kind, SourceInfo, Table};
 use crate::control::config::{CountryField, Data, Source};
 use crate::control::progress::{self, Progress};
 

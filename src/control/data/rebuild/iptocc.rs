@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::ranges::Builder;
-use super::super::{Ranges, Whereabouts};
+use super::super::formats::ranges::Builder;
+use super::super::model::{Ranges, Whereabouts};
 use crate::policy::Country;
 
 const BUCKETS: usize = 1 << 16;

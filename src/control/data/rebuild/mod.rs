@@ -12,10 +12,12 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::pack::{self, Body, Header};
-use super::ranges::{BadRow, Builder};
-use super::text::{self, Separator};
-use super::{DataFault, Facts, Ranges, SourceInfo, Whereabouts, load, source};
+use super::formats::file;
+use super::formats::ranges::Builder;
+use super::formats::sgt::{self, Body, Header};
+use super::formats::text::{self, Separator};
+use super::load;
+use super::model::{BadRow, DataFault, Facts, Ranges, SourceInfo, Whereabouts};
 
 /// Reads the unpacked packages in the folder `from` and writes `country.sgt`, `registrant.sgt`,
 /// `asn.sgt` and `cloud.sgt` into `out`. Nothing is written before everything was read.
@@ -33,14 +35,14 @@ pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
     let mut written = Vec::new();
     for (file, header, body) in tables {
         let path = out.join(file);
-        let table = pack::write(&header, &body).map_err(|what| source::whole(&path, what))?;
+        let table = sgt::write(&header, &body).map_err(|what| DataFault::whole(&path, what))?;
         written.push((path, header, table));
     }
     written
         .into_iter()
         .map(|(path, header, table)| {
             fs::write(&path, &table)
-                .map_err(|error| source::whole(&path, format!("cannot be written: {error}")))?;
+                .map_err(|error| DataFault::whole(&path, format!("cannot be written: {error}")))?;
             Ok(SourceInfo {
                 name: header.name,
                 origin: Some(path),
@@ -48,7 +50,7 @@ pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
                 dated_by_file: false,
                 rows: header.rows,
                 licence: Some(header.licence),
-                digest: source::digest(&table),
+                digest: file::digest(&table),
                 files: Vec::new(),
             })
         })
@@ -79,11 +81,11 @@ fn networks(package: &Path) -> Result<Made, DataFault> {
     let mut builder = Builder::new();
     for file in ["asn-ipv4.csv", "asn-ipv6.csv"] {
         let path = package.join(file);
-        let content = source::read(&path)?;
+        let content = file::read(&path)?;
         listed_rows(&content.bytes, &listed, &mut builder)
-            .map_err(|bad| load::at_row(&path, bad))?;
+            .map_err(|bad| DataFault::at_row(&path, bad))?;
     }
-    let ranges = builder.finish().map_err(|bad| load::at_row(package, bad))?;
+    let ranges = builder.finish().map_err(|bad| DataFault::at_row(package, bad))?;
     let about = Package::read(package)?;
     let header = Header {
         name: "embedded:asn".to_owned(),
@@ -114,10 +116,10 @@ fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> 
 fn registrant(package: &Path) -> Result<Made, DataFault> {
     let part = |file: &str| {
         let path = package.join("src/data").join(file);
-        source::read(&path).map(|content| (path, content.bytes))
+        file::read(&path).map(|content| (path, content.bytes))
     };
     let (v4, v6) = (part("v4.bin")?, part("v6.bin")?);
-    let ranges = iptocc::ranges(&v4.1, &v6.1).map_err(|what| source::whole(&v4.0, what))?;
+    let ranges = iptocc::ranges(&v4.1, &v6.1).map_err(|what| DataFault::whole(&v4.0, what))?;
     let about = Crate::read(package)?;
     let header = Header {
         name: "embedded:registrant".to_owned(),
@@ -144,11 +146,11 @@ impl Package {
             version: String,
         }
         let path = package.join("package.json");
-        let json: Json = serde_json::from_slice(&source::read(&path)?.bytes)
-            .map_err(|error| source::whole(&path, error.to_string()))?;
+        let json: Json = serde_json::from_slice(&file::read(&path)?.bytes)
+            .map_err(|error| DataFault::whole(&path, error.to_string()))?;
         // The third part of the version is the date and the hour: 2.3.2026061719.
         let date = json.version.split('.').nth(2).and_then(|part| part.get(..8));
-        let date = date.and_then(|digits| load::day(digits.as_bytes()));
+        let date = date.and_then(|digits| text::day(digits.as_bytes()));
         Ok(Self { source: format!("npm {} {}", json.name, json.version), date })
     }
 }
@@ -168,10 +170,10 @@ impl Crate {
             version: String,
         }
         let path = package.join("Cargo.toml");
-        let text = String::from_utf8(source::read(&path)?.bytes);
-        let text = text.map_err(|error| source::whole(&path, error.to_string()))?;
+        let text = String::from_utf8(file::read(&path)?.bytes);
+        let text = text.map_err(|error| DataFault::whole(&path, error.to_string()))?;
         let manifest: Manifest =
-            toml::from_str(&text).map_err(|error| source::whole(&path, error.to_string()))?;
+            toml::from_str(&text).map_err(|error| DataFault::whole(&path, error.to_string()))?;
         Ok(format!("crate {} {}", manifest.package.name, manifest.package.version))
     }
 }

@@ -32,11 +32,9 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{ProviderRow, Ranges, Whereabouts};
+use super::SGT_MAGIC as MAGIC;
+use crate::control::data::model::{ProviderRow, Ranges, Whereabouts};
 use crate::policy::Country;
-
-/// The first bytes of every table in this form.
-pub(super) const MAGIC: &[u8; 4] = b"SGT1";
 
 const DIGEST_AT: usize = 4;
 const HEADER_AT: usize = 36;
@@ -46,31 +44,31 @@ const MAX_PAYLOAD: u32 = 128 << 20;
 
 /// What a table says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
-    /// Short name, as in [`super::SourceInfo::name`].
-    pub(super) name: String,
+pub(in crate::control::data) struct Header {
+    /// Short name, as in [`crate::control::data::SourceInfo::name`].
+    pub(in crate::control::data) name: String,
     /// Date of the content, where the source tells it.
-    pub(super) as_of: Option<Timestamp>,
+    pub(in crate::control::data) as_of: Option<Timestamp>,
     /// Rows of the table.
-    pub(super) rows: u64,
+    pub(in crate::control::data) rows: u64,
     /// The packages it was made from.
-    pub(super) source: String,
+    pub(in crate::control::data) source: String,
     /// Their licences.
-    pub(super) licence: String,
+    pub(in crate::control::data) licence: String,
 }
 
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Body {
+pub(in crate::control::data) enum Body {
     Country(Ranges<Whereabouts>),
     Asn(Ranges<u32>),
-    /// Sorted as [`super::provider_order`] sorts.
+    /// Sorted as [`super::provider::provider_order`] sorts.
     Provider(Vec<ProviderRow>),
 }
 
 impl Body {
     /// The name of the kind, for messages.
-    pub(super) const fn kind(&self) -> &'static str {
+    pub(in crate::control::data) const fn kind(&self) -> &'static str {
         match self {
             Self::Country(_) => "country",
             Self::Asn(_) => "AS",
@@ -83,7 +81,7 @@ impl Body {
 ///
 /// # Errors
 /// What is too long for its field.
-pub(super) fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
+pub(in crate::control::data) fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
     let mut payload = Vec::new();
     let kind = match body {
         Body::Country(ranges) => {
@@ -127,7 +125,7 @@ pub(super) fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// What is wrong with it; a table is sound to the last bit or refused.
-pub(super) fn read(table: &[u8]) -> Result<(Header, Body), String> {
+pub(in crate::control::data) fn read(table: &[u8]) -> Result<(Header, Body), String> {
     let digest = table.get(DIGEST_AT..HEADER_AT).filter(|_| table.starts_with(MAGIC));
     let digest = digest.ok_or("is no schengate table, or was cut short")?;
     let rest = table.get(HEADER_AT..).unwrap_or_default();
@@ -609,7 +607,7 @@ mod tests {
                     }
                 })
                 .collect();
-            rows.sort_unstable_by(super::super::provider_order);
+            rows.sort_unstable_by(crate::control::data::formats::provider::provider_order);
             let body = Body::Provider(rows);
             prop_assert_eq!(read(&write(&header(), &body).unwrap()).unwrap(), (header(), body));
         }

@@ -10,10 +10,10 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use super::facts::provider_of_words;
-use super::ranges::{BadRow, MAX_ROWS};
+use super::ranges::MAX_ROWS;
 use super::text::{self, Separator, fields, lines, prefix};
-use super::{ProviderRow, source};
+use crate::control::data::model::{BadRow, ProviderRow, shown};
+use crate::control::data::providers::provider_of_words;
 use crate::policy::Country;
 
 /// The services of AWS that are announced from many places, whatever region their rows name.
@@ -29,16 +29,16 @@ pub const UNNAMED_PROVIDER: &str = "geofeed";
 
 /// Rows, how many there were before doubles were dropped, and what the content says of its date.
 #[derive(Debug)]
-pub(super) struct Read {
-    pub(super) rows: Vec<ProviderRow>,
-    pub(super) count: u64,
-    pub(super) as_of: Option<Timestamp>,
+pub(in crate::control::data) struct Read {
+    pub(in crate::control::data) rows: Vec<ProviderRow>,
+    pub(in crate::control::data) count: u64,
+    pub(in crate::control::data) as_of: Option<Timestamp>,
     /// A name for `explain` that is better than the file's.
-    pub(super) name: Option<&'static str>,
+    pub(in crate::control::data) name: Option<&'static str>,
 }
 
 /// Reads a provider's file.
-pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
+pub(in crate::control::data) fn read(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
     let mut read =
         if bytes.trim_ascii_start().starts_with(b"{") { json(bytes)? } else { plain(bytes, path)? };
     check(&read.rows)?;
@@ -49,7 +49,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
 
 /// Refuses a table that answers nothing, one that is too large, and keys that could not stand in a
 /// record as they are.
-pub(super) fn check(rows: &[ProviderRow]) -> Result<(), BadRow> {
+pub(in crate::control::data) fn check(rows: &[ProviderRow]) -> Result<(), BadRow> {
     if rows.is_empty() {
         return Err((0, "names no prefix; an empty table answers nothing".to_owned()));
     }
@@ -59,7 +59,7 @@ pub(super) fn check(rows: &[ProviderRow]) -> Result<(), BadRow> {
     let sound = |key: &str| key.len() <= 64 && key.escape_debug().eq(key.chars());
     match rows.iter().find(|row| !sound(&row.provider) || !sound(&row.region)) {
         Some(row) => {
-            let region = source::shown(row.region.as_bytes());
+            let region = shown(row.region.as_bytes());
             Err((0, format!("{}: {region} is no key of a region", row.net)))
         }
         None => Ok(()),
@@ -67,7 +67,7 @@ pub(super) fn check(rows: &[ProviderRow]) -> Result<(), BadRow> {
 }
 
 /// By address, then the shorter prefix, then the rest.
-pub(super) fn provider_order(a: &ProviderRow, b: &ProviderRow) -> Ordering {
+pub(in crate::control::data) fn provider_order(a: &ProviderRow, b: &ProviderRow) -> Ordering {
     let key = |row: &ProviderRow| (row.net.addr(), row.net.prefix_len());
     let rest = |row: &ProviderRow| (row.anycast, row.country);
     key(a)
@@ -80,7 +80,7 @@ pub(super) fn provider_order(a: &ProviderRow, b: &ProviderRow) -> Ordering {
 /// Sorts, and drops doubles and what says less than its surroundings: Azure lists most prefixes
 /// once for a region and again, often as smaller pieces, for services "everywhere". As the longest
 /// prefix wins, such a piece would hide the region that it lies in.
-pub(super) fn settle(rows: &mut Vec<ProviderRow>) {
+pub(in crate::control::data) fn settle(rows: &mut Vec<ProviderRow>) {
     let regional: HashSet<(IpNet, String)> = rows
         .iter()
         .filter(|row| !row.region.is_empty())
@@ -251,13 +251,13 @@ fn service_tags(tags: &[Tag]) -> Result<Read, BadRow> {
 }
 
 /// Front Door is the service of Azure whose addresses are announced from every edge.
-pub(super) fn is_front_door(tag: &str) -> bool {
+pub(in crate::control::data) fn is_front_door(tag: &str) -> bool {
     const FRONT_DOOR: &str = "azurefrontdoor.";
     tag.get(..FRONT_DOOR.len()).is_some_and(|head| head.eq_ignore_ascii_case(FRONT_DOOR))
 }
 
 /// Whether an AWS service is one of those that are announced from many places.
-pub(super) fn is_aws_anycast(service: &str) -> bool {
+pub(in crate::control::data) fn is_aws_anycast(service: &str) -> bool {
     AWS_ANYCAST.contains(&service)
 }
 
@@ -341,7 +341,7 @@ fn named_row(
 ) -> Result<ProviderRow, BadRow> {
     let word = |field: &[u8]| {
         let text = str::from_utf8(field).map(str::to_owned);
-        text.map_err(|_| (row, format!("{} is no key", source::shown(field))))
+        text.map_err(|_| (row, format!("{} is no key", shown(field))))
     };
     let (provider, region) = (word(provider)?, word(region)?);
     if provider.is_empty() {

@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::memory::Memory;
-use super::source::{self, Content};
-use super::table::{Kind, Table};
-use super::{DataFault, SourceInfo, Sources, bundle};
+use super::last_good::Memory;
 use crate::control::config::{Data, Source};
+use crate::control::data::formats::file::{self, Content};
+use crate::control::data::formats::sgp;
+use crate::control::data::model::{
+    AsnTable, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Table, shown_path,
+};
 use crate::policy::CountrySet;
 
 /// Takes out of `[data]` the files that an update is to bring and that cannot be read as they are,
@@ -43,9 +45,9 @@ pub fn weigh(
     permitted: CountrySet,
 ) -> Result<SourceInfo, Vec<DataFault>> {
     let one = |fault| vec![fault];
-    let content = source::read(fetched).map_err(|fault| {
+    let content = file::read(fetched).map_err(|fault| {
         // The reader names what it was given; the file is known by where it would go.
-        one(DataFault { source: source::name_of(file), ..fault })
+        one(DataFault { source: shown_path(file), ..fault })
     })?;
     let new = sources(settings, file, &content).map_err(one)?;
     let mut faults = Vec::new();
@@ -60,17 +62,17 @@ pub fn weigh(
         return Err(faults);
     }
     let first = new.pack.into_iter().chain(infos(new.countries, new.asns, new.providers)).next();
-    first.ok_or_else(|| one(source::whole(file, "is named by no list of [data]".to_owned())))
+    first.ok_or_else(|| one(DataFault::whole(file, "is named by no list of [data]".to_owned())))
 }
 
 /// SHA-256 of the file there, hex; `None` where there is none to be read.
 #[must_use]
 pub fn digest_of(file: &Path) -> Option<String> {
-    source::read(file).ok().map(|content| content.digest)
+    file::read(file).ok().map(|content| content.digest)
 }
 
 fn read(settings: &Data, file: &Path) -> Result<Sources, DataFault> {
-    sources(settings, file, &source::read(file)?)
+    sources(settings, file, &file::read(file)?)
 }
 
 /// A file as each of what `[data]` names it as.
@@ -78,7 +80,7 @@ fn sources(settings: &Data, file: &Path, content: &Content) -> Result<Sources, D
     let mut sources = Sources::default();
     let mut tables = Vec::new();
     if settings.pack.as_deref() == Some(file) {
-        let bundle = bundle::read_from(file, content, settings.pack_key.as_ref())?;
+        let bundle = sgp::read_from(file, content, settings.pack_key.as_ref())?;
         sources.pack = Some(bundle.info);
         tables.extend(bundle.tables);
     }
@@ -102,9 +104,9 @@ fn sources(settings: &Data, file: &Path, content: &Content) -> Result<Sources, D
 }
 
 fn infos(
-    countries: Vec<super::CountryTable>,
-    asns: Vec<super::AsnTable>,
-    providers: Vec<super::ProviderTable>,
+    countries: Vec<CountryTable>,
+    asns: Vec<AsnTable>,
+    providers: Vec<ProviderTable>,
 ) -> impl Iterator<Item = SourceInfo> {
     let countries = countries.into_iter().map(|table| table.info);
     let asns = asns.into_iter().map(|table| table.info);

@@ -10,7 +10,8 @@ use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{DataFault, bundle, mmdb, pack};
+use super::{SGP_MAGIC, SGT_MAGIC, mmdb};
+use crate::control::data::model::{DataFault, Mark};
 
 /// The largest file that is read, before and after gzip: 1 GiB. Nothing is mapped: a file that
 /// shrinks under a mapping ends the process.
@@ -22,23 +23,31 @@ const INFLATES_MAX: u64 = 64;
 const INFLATED_MIN_BYTES: u64 = 16 << 20;
 
 /// A file's content and origin.
-pub(super) struct Content {
+pub(in crate::control::data) struct Content {
     /// The bytes, gunzipped.
-    pub(super) bytes: Vec<u8>,
+    pub(in crate::control::data) bytes: Vec<u8>,
     /// When the file was last written.
-    pub(super) modified: Option<Timestamp>,
+    pub(in crate::control::data) modified: Option<Timestamp>,
     /// SHA-256 of the bytes on disk, hex.
-    pub(super) digest: String,
+    pub(in crate::control::data) digest: String,
+}
+
+impl Content {
+    /// What the file at `path` was when this was read of it.
+    pub(in crate::control::data) fn mark(&self, path: &Path) -> Mark {
+        let (digest, modified) = (self.digest.clone(), self.modified);
+        Mark { path: path.to_owned(), digest, modified, beside: None }
+    }
 }
 
 /// Reads the regular file at `path`; a gzip member is recognised by its magic and unpacked.
-pub(super) fn read(path: &Path) -> Result<Content, DataFault> {
+pub(in crate::control::data) fn read(path: &Path) -> Result<Content, DataFault> {
     read_up_to(path, MAX_BYTES)
 }
 
 /// As [`read`], with another limit.
-pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> {
-    let fault = |what: String| whole(path, what);
+pub(in crate::control::data) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> {
+    let fault = |what: String| DataFault::whole(path, what);
     let (file, about) = open(path).map_err(|error| fault(format!("cannot be opened: {error}")))?;
     if !about.is_file() {
         return Err(fault("is no regular file; name a file that holds a table".to_owned()));
@@ -75,7 +84,7 @@ pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> 
 
 /// The digest and the time of the file that [`read`] would read, at no cost in memory; `None` where
 /// it would not.
-pub(super) fn glance(path: &Path) -> Option<(String, Option<Timestamp>)> {
+pub(in crate::control::data) fn stat_digest(path: &Path) -> Option<(String, Option<Timestamp>)> {
     let (file, about) = open(path).ok().filter(|(_, about)| about.is_file())?;
     let mut digest = Sha256::new();
     let mut piece = vec![0; 64 << 10];
@@ -103,7 +112,8 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
 }
 
 /// Where no reader would know what to do with it.
-pub(super) const FORMLESS: &str = "is in no known form (no mmdb marker, no text); fetch it again";
+pub(in crate::control::data) const FORMLESS: &str =
+    "is in no known form (no mmdb marker, no text); fetch it again";
 
 /// Whether the head of the file is neither text nor packed, and its end no mmdb's: then it is not
 /// worth the memory that reading it takes (a disk that ran full leaves gigabytes of zeros).
@@ -113,7 +123,7 @@ fn is_formless(file: &File, length: u64) -> io::Result<bool> {
     let head = head.get(..read).unwrap_or_default();
     // Packed, or something that is better called by its name: UTF-16, a zip archive.
     let known: [&[u8]; 6] =
-        [&[0x1f, 0x8b], pack::MAGIC, bundle::MAGIC, &[0xff, 0xfe], &[0xfe, 0xff], b"PK\x03\x04"];
+        [&[0x1f, 0x8b], SGT_MAGIC, SGP_MAGIC, &[0xff, 0xfe], &[0xfe, 0xff], b"PK\x03\x04"];
     if !head.contains(&0) || known.iter().any(|magic| head.starts_with(magic)) {
         return Ok(false);
     }
@@ -132,25 +142,8 @@ fn drain(from: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(u64::try_from(bytes.len()).is_ok_and(|len| len <= limit).then_some(bytes))
 }
 
-/// A fault of a file as a whole.
-pub(super) fn whole(path: &Path, what: String) -> DataFault {
-    DataFault { source: name_of(path), row: None, what }
-}
-
-/// The path as it may stand in a message: control characters escaped.
-pub(super) fn name_of(path: &Path) -> String {
-    path.to_string_lossy().escape_debug().to_string()
-}
-
-/// Bytes of a file as they may stand in a message: quoted, escaped, cut after 40.
-pub(super) fn shown(bytes: &[u8]) -> impl fmt::Display {
-    let cut = bytes.get(..40);
-    let text = String::from_utf8_lossy(cut.unwrap_or(bytes)).escape_debug().to_string();
-    format!("\"{text}\"{}", if cut.is_some_and(|c| c.len() < bytes.len()) { " ..." } else { "" })
-}
-
 /// SHA-256, in lower-case hexadecimal.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(in crate::control::data) fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
@@ -201,12 +194,5 @@ mod tests {
         gzip.write_all(&vec![0; 17 << 20]).unwrap();
         std::fs::write(file.path(), gzip.finish().unwrap()).unwrap();
         assert!(why(file.path(), MAX_BYTES).contains("unpacks to more than 16777216"));
-    }
-
-    #[test]
-    fn control_bytes_never_reach_a_message() {
-        assert_eq!(shown(b"a\x1b[31m\n").to_string(), "\"a\\u{1b}[31m\\n\"");
-        assert_eq!(name_of(Path::new("/tables/a\nb.csv")), "/tables/a\\nb.csv");
-        assert!(shown(&[b'x'; 99]).to_string().len() < 50);
     }
 }

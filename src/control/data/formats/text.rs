@@ -4,14 +4,16 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
-use super::ranges::BadRow;
-use super::source::shown;
+use crate::control::data::model::{BadRow, shown};
 use crate::policy::Country;
 
 /// The lines that hold something, with their numbers from 1: no empty ones, no `#` comments, no
 /// byte order mark, no carriage return at the end.
-pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+pub(in crate::control::data) fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let numbered = (1_u64..).zip(text.split(|&byte| byte == b'\n'));
     numbered
@@ -21,7 +23,7 @@ pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
 
 /// How the fields of a line are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Separator {
+pub(in crate::control::data) enum Separator {
     /// RFC 4180, quotes and all.
     Comma,
     /// Tabs; a quote is a quote.
@@ -30,7 +32,7 @@ pub(super) enum Separator {
 
 impl Separator {
     /// Tabs where the line has one: no address, code or AS number does.
-    pub(super) fn of(line: &[u8]) -> Self {
+    pub(in crate::control::data) fn of(line: &[u8]) -> Self {
         if line.contains(&b'\t') { Self::Tab } else { Self::Comma }
     }
 }
@@ -39,7 +41,7 @@ impl Separator {
 ///
 /// # Errors
 /// A quote that does not end, or that ends inside a field.
-pub(super) fn fields<'a>(
+pub(in crate::control::data) fn fields<'a>(
     line: &'a [u8],
     separator: Separator,
     into: &mut Vec<Cow<'a, [u8]>>,
@@ -91,7 +93,7 @@ fn unquote(mut text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 }
 
 /// An address: dotted, with colons, or one decimal number (IPv4 where it fits 32 bits).
-pub(super) fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
+pub(in crate::control::data) fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
     let bad = || (row, format!("{} is no address", shown(field)));
     let text = str::from_utf8(field).map_err(|_| bad())?;
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -105,7 +107,7 @@ pub(super) fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
 }
 
 /// A prefix without host bits, or a single address.
-pub(super) fn prefix(row: u64, field: &[u8]) -> Result<IpNet, BadRow> {
+pub(in crate::control::data) fn prefix(row: u64, field: &[u8]) -> Result<IpNet, BadRow> {
     let bad = |why: &str| (row, format!("{} {why}", shown(field)));
     let text = str::from_utf8(field).map_err(|_| bad("is no prefix"))?;
     let net = match text.parse::<IpNet>() {
@@ -121,7 +123,7 @@ pub(super) fn prefix(row: u64, field: &[u8]) -> Result<IpNet, BadRow> {
 
 /// A country code. `None` is a code that is no country: no answer. A longer text is a fault, since
 /// then the column is another one.
-pub(super) fn country(row: u64, field: &[u8]) -> Result<Option<Country>, BadRow> {
+pub(in crate::control::data) fn country(row: u64, field: &[u8]) -> Result<Option<Country>, BadRow> {
     match field {
         [_, _] => Ok(str::from_utf8(field).ok().and_then(Country::from_code)),
         [] | [_] => Ok(None),
@@ -136,7 +138,7 @@ pub(super) fn country(row: u64, field: &[u8]) -> Result<Option<Country>, BadRow>
 }
 
 /// An AS number, with or without `AS` in front. `None` is AS 0 or nothing: unrouted.
-pub(super) fn as_number(row: u64, field: &[u8]) -> Result<Option<u32>, BadRow> {
+pub(in crate::control::data) fn as_number(row: u64, field: &[u8]) -> Result<Option<u32>, BadRow> {
     let digits = match field {
         [b'A' | b'a', b'S' | b's', digits @ ..] => digits,
         digits => digits,
@@ -151,7 +153,7 @@ pub(super) fn as_number(row: u64, field: &[u8]) -> Result<Option<u32>, BadRow> {
 }
 
 /// The columns that a header names, lower case; `None` where the line is no header.
-pub(super) fn header(fields: &[Cow<'_, [u8]>]) -> Option<Vec<String>> {
+pub(in crate::control::data) fn header(fields: &[Cow<'_, [u8]>]) -> Option<Vec<String>> {
     let names: Vec<String> =
         fields.iter().map(|f| String::from_utf8_lossy(f).to_ascii_lowercase()).collect();
     const FIRST: [&str; 9] = [
@@ -166,6 +168,20 @@ pub(super) fn header(fields: &[Cow<'_, [u8]>]) -> Option<Vec<String>> {
         "range_start",
     ];
     names.first().is_some_and(|name| FIRST.contains(&name.as_str())).then_some(names)
+}
+
+/// The first instant of a day, in UTC.
+pub(in crate::control::data) fn begins(day: Date) -> Option<Timestamp> {
+    day.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+/// The first instant of a day written as eight digits, `20260924`.
+pub(in crate::control::data) fn day(digits: &[u8]) -> Option<Timestamp> {
+    let text = str::from_utf8(digits).ok().filter(|t| t.len() == 8 && t.is_ascii())?;
+    let number: u32 = text.parse().ok()?;
+    let year = i16::try_from(number / 10_000).ok()?;
+    let month = i8::try_from(number / 100 % 100).ok()?;
+    begins(Date::new(year, month, i8::try_from(number % 100).ok()?).ok()?)
 }
 
 #[cfg(test)]

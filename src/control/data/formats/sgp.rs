@@ -8,7 +8,7 @@
 //!  69  32  SHA-256 of what follows
 //! 101   8  date of the build, seconds since 1970, little endian
 //! 109   2  number of tables, little endian
-//!          each table: 4 bytes of length, and the table as `.sgt` (see `pack`)
+//!          each table: 4 bytes of length, and the table as `.sgt` (see `sgt`)
 //! ```
 //! A reader that holds a key takes nothing else than what this key signed: the byte at 4 is not
 //! under the signature, and so decides nothing but which fault is told.
@@ -25,15 +25,13 @@ use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
-use super::load::{self, at_row};
-use super::pack::{self, Body, Header};
-use super::source::Content;
-use super::table::Table;
-use super::{AsnTable, CountryTable, DataFault, Mark, ProviderTable, SourceInfo, provider, source};
+use super::file::{self, Content};
+use super::sgt::{self, Body, Header};
+use super::{SGP_MAGIC as MAGIC, answering, provider};
 use crate::control::config::PackKey;
-
-/// The first bytes of every pack.
-pub(super) const MAGIC: &[u8; 4] = b"SGP1";
+use crate::control::data::model::{
+    AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, Table, shown_path,
+};
 
 /// What is signed before the content, so that a signature by the same key over something else is
 /// none over a pack.
@@ -48,54 +46,57 @@ const CUT: &str = "holds tables that do not fit their lengths, although its dige
 
 /// A pack and its tables.
 #[derive(Debug)]
-pub(super) struct Bundle {
+pub(in crate::control::data) struct Bundle {
     /// The pack as a source: its name, the date of its build, the rows of all of its tables.
-    pub(super) info: SourceInfo,
-    pub(super) tables: Vec<Table>,
+    pub(in crate::control::data) info: SourceInfo,
+    pub(in crate::control::data) tables: Vec<Table>,
 }
 
 /// Reads the pack at `path`; with a key only one that this key signed.
 ///
 /// # Errors
 /// What is wrong with it, or why it is not to be trusted.
-pub(super) fn read(path: &Path, key: Option<&PackKey>) -> Result<Bundle, DataFault> {
-    read_from(path, &source::read(path)?, key)
+pub(in crate::control::data) fn read(
+    path: &Path,
+    key: Option<&PackKey>,
+) -> Result<Bundle, DataFault> {
+    read_from(path, &file::read(path)?, key)
 }
 
 /// As [`read`], of bytes that were read already; `path` names them.
-pub(super) fn read_from(
+pub(in crate::control::data) fn read_from(
     path: &Path,
     content: &Content,
     key: Option<&PackKey>,
 ) -> Result<Bundle, DataFault> {
-    let fault = |what: &str| source::whole(path, what.to_owned());
+    let fault = |what: &str| DataFault::whole(path, what.to_owned());
     let signed = authentic(&content.bytes, key).map_err(fault)?;
     let (date, parts) = parts(signed).map_err(fault)?;
     let mut tables = Vec::new();
     for part in parts {
-        let (header, body) = pack::read(part).map_err(|what| {
-            source::whole(path, format!("table {} of it {what}", tables.len() + 1))
+        let (header, body) = sgt::read(part).map_err(|what| {
+            DataFault::whole(path, format!("table {} of it {what}", tables.len() + 1))
         })?;
         tables.push(table(path, part, header, body)?);
     }
     let file = path.file_name().unwrap_or(path.as_os_str());
     let info = SourceInfo {
-        name: source::name_of(Path::new(file)),
+        name: shown_path(Path::new(file)),
         origin: Some(path.to_owned()),
         as_of: Some(date),
         dated_by_file: false,
         rows: tables.iter().map(|table| table.info().rows).sum(),
         licence: None,
         digest: content.digest.clone(),
-        files: vec![Mark::new(path, content)],
+        files: vec![content.mark(path)],
     };
     Ok(Bundle { info, tables })
 }
 
 fn table(path: &Path, part: &[u8], header: Header, body: Body) -> Result<Table, DataFault> {
-    let safe = |text: &str| source::name_of(Path::new(text));
+    let safe = |text: &str| shown_path(Path::new(text));
     let file = path.file_name().unwrap_or(path.as_os_str());
-    let name = format!("{}:{}", source::name_of(Path::new(file)), safe(&header.name));
+    let name = format!("{}:{}", shown_path(Path::new(file)), safe(&header.name));
     let info = SourceInfo {
         name,
         origin: Some(path.join(&header.name)),
@@ -103,20 +104,20 @@ fn table(path: &Path, part: &[u8], header: Header, body: Body) -> Result<Table, 
         dated_by_file: false,
         rows: header.rows,
         licence: Some(safe(&header.licence)).filter(|text| !text.is_empty()),
-        digest: source::digest(part),
+        digest: file::digest(part),
         files: Vec::new(),
     };
     Ok(match body {
         Body::Country(ranges) => {
-            let ranges = load::answering(path, ranges, "country")?;
+            let ranges = answering(path, ranges, "country")?;
             Table::Country(CountryTable { info, ranges })
         }
         Body::Asn(ranges) => {
-            let ranges = load::answering(path, ranges, "AS number")?;
+            let ranges = answering(path, ranges, "AS number")?;
             Table::Asn(AsnTable { info, ranges })
         }
         Body::Provider(rows) => {
-            provider::check(&rows).map_err(|bad| at_row(path, bad))?;
+            provider::check(&rows).map_err(|bad| DataFault::at_row(path, bad))?;
             Table::Providers(ProviderTable { info, rows })
         }
     })
@@ -177,7 +178,7 @@ pub fn build_pack(
     key: Option<&SigningKey>,
     out: &Path,
 ) -> Result<SourceInfo, DataFault> {
-    let fault = |what: String| source::whole(out, what);
+    let fault = |what: String| DataFault::whole(out, what);
     let count = u16::try_from(tables.len()).map_err(|_| fault("has too many tables".to_owned()))?;
     let mut names = Vec::new();
     let mut content = date.as_second().to_le_bytes().to_vec();
@@ -201,8 +202,8 @@ pub fn build_pack(
     new.push(".new");
     let written = fs::write(&new, &pack).and_then(|()| fs::rename(&new, out));
     written.map_err(|error| fault(format!("cannot be written: {error}")))?;
-    let name = source::name_of(Path::new(out.file_name().unwrap_or(out.as_os_str())));
-    let (as_of, licence, digest) = (Some(date), None, source::digest(&pack));
+    let name = shown_path(Path::new(out.file_name().unwrap_or(out.as_os_str())));
+    let (as_of, licence, digest) = (Some(date), None, file::digest(&pack));
     let (origin, dated_by_file, files) = (Some(out.to_owned()), false, Vec::new());
     Ok(SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest, files })
 }
@@ -225,7 +226,7 @@ fn serialise(table: Table, rows: &mut u64, names: &mut Vec<String>) -> Result<Ve
     let licence = info.licence.unwrap_or_default();
     let source = format!("sha256 {}", info.digest);
     let header = Header { name: info.name, as_of: info.as_of, rows: info.rows, source, licence };
-    pack::write(&header, &body)
+    sgt::write(&header, &body)
 }
 
 /// The private half of a site's key.
@@ -263,8 +264,8 @@ impl SigningKey {
     /// # Errors
     /// Why it cannot be read; never what it holds.
     pub fn read(path: &Path) -> Result<Self, DataFault> {
-        let fault = |what: String| source::whole(path, what);
-        let content = source::read_up_to(path, 16 << 10)?;
+        let fault = |what: String| DataFault::whole(path, what);
+        let content = file::read_up_to(path, 16 << 10)?;
         let no_pem = || fault(format!("is no private key in PEM (no line {PEM_HEAD})"));
         let text = String::from_utf8(content.bytes).map_err(|_| no_pem())?;
         let (_, inner) = text.split_once(PEM_HEAD).ok_or_else(no_pem)?;

@@ -1,153 +1,17 @@
-//! One table of any kind, and how much of the address space it gives to whom.
+//! How much of the address space a table gives to whom.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use super::{
-    AsnTable, CountryTable, DataFault, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace,
-    SourceInfo, Whereabouts, bundle, embedded, load,
-    source::{self, Content},
+use super::model::{
+    CountryTable, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace, Table, Whereabouts,
 };
-use crate::control::config::{CountryField, Data, Source};
-use crate::control::progress::{Progress, reading};
 use crate::policy::{AddressBits, Country, nest};
 
-/// What a table is asked for: the three lists of `[data]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Where an address is.
-    Country,
-    /// Whose network it is in, by AS number.
-    Asn,
-    /// Ranges that a provider publishes.
-    Providers,
-}
-
-impl Kind {
-    /// Every kind, in the order in which a file of unknown kind is tried.
-    pub const ALL: [Self; 3] = [Self::Country, Self::Asn, Self::Providers];
-
-    /// The key of the list in `[data]`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Country => "country",
-            Self::Asn => "asn",
-            Self::Providers => "providers",
-        }
-    }
-}
-
-impl Serialize for Kind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.label())
-    }
-}
-
-/// A loaded table.
-#[derive(Debug, Clone)]
-pub enum Table {
-    /// Where an address is.
-    Country(CountryTable),
-    /// Whose network it is in.
-    Asn(AsnTable),
-    /// Ranges that a provider publishes.
-    Providers(ProviderTable),
-}
-
 impl Table {
-    /// Loads one entry of a list of `[data]`; `field` counts in mmdb files of countries.
-    ///
-    /// # Errors
-    /// As the loader of its kind.
-    pub fn load(kind: Kind, source: &Source, field: CountryField) -> Result<Self, DataFault> {
-        match (kind, source) {
-            (Kind::Country, Source::Embedded) => embedded::embedded_country().map(Self::Country),
-            (Kind::Country, Source::File(path)) => {
-                load::load_country_by(path, field).map(Self::Country)
-            }
-            (Kind::Asn, Source::Embedded) => embedded::embedded_asn().map(Self::Asn),
-            (Kind::Asn, Source::File(path)) => load::load_asn(path).map(Self::Asn),
-            (Kind::Providers, Source::Embedded) => {
-                embedded::embedded_providers().map(Self::Providers)
-            }
-            (Kind::Providers, Source::File(path)) => load::load_provider(path).map(Self::Providers),
-        }
-    }
-
-    /// As [`Table::load`], of a file whose bytes were read already.
-    pub(super) fn from(
-        kind: Kind,
-        path: &Path,
-        content: &Content,
-        field: CountryField,
-    ) -> Result<Self, DataFault> {
-        match kind {
-            Kind::Country => load::country_from(path, content, field).map(Self::Country),
-            Kind::Asn => load::asn_from(path, content).map(Self::Asn),
-            Kind::Providers => load::provider_from(path, content).map(Self::Providers),
-        }
-    }
-
-    /// Loads a file whose kind nobody says: the first kind that it can be, in the order of
-    /// [`Kind::ALL`].
-    ///
-    /// # Errors
-    /// Where it can be none, what speaks against each.
-    pub fn guess(path: &Path) -> Result<Self, DataFault> {
-        let content = source::read(path)?;
-        let mut against = Vec::new();
-        for kind in Kind::ALL {
-            match Self::from(kind, path, &content, CountryField::Country) {
-                Ok(table) => return Ok(table),
-                Err(fault) => against.push((kind, fault)),
-            }
-        }
-        // What is wrong with the file itself is the same whatever it is read as.
-        let same = against.windows(2).all(|pair| match pair {
-            [a, b] => a.1.what == b.1.what && a.1.row == b.1.row,
-            _ => true,
-        });
-        let first = against.first().map(|(_, fault)| (fault.source.clone(), fault.row));
-        let (source, row) = first.unwrap_or_default();
-        let said = |(kind, fault): &(Kind, DataFault)| {
-            let row = fault.row.map_or_else(String::new, |row| format!("row {row}: "));
-            format!("as {}, {row}{}", kind.label(), fault.what)
-        };
-        if same {
-            let what = against.into_iter().next().map(|(_, fault)| fault.what);
-            return Err(DataFault { source, row, what: what.unwrap_or_default() });
-        }
-        let said: Vec<_> = against.iter().map(said).collect();
-        let what = format!("is no table of any kind ({}); say --kind", said.join("; "));
-        Err(DataFault { source, row: None, what })
-    }
-
-    /// Its kind.
-    #[must_use]
-    pub const fn kind(&self) -> Kind {
-        match self {
-            Self::Country(_) => Kind::Country,
-            Self::Asn(_) => Kind::Asn,
-            Self::Providers(_) => Kind::Providers,
-        }
-    }
-
-    /// Where it came from.
-    #[must_use]
-    pub const fn info(&self) -> &SourceInfo {
-        match self {
-            Self::Country(table) => &table.info,
-            Self::Asn(table) => &table.info,
-            Self::Providers(table) => &table.info,
-        }
-    }
-
     /// What it says of each address.
     #[must_use]
     pub fn labels(&self) -> Ranges<Label> {
@@ -157,64 +21,6 @@ impl Table {
             Self::Providers(table) => table.labels(),
         }
     }
-}
-
-/// A table of `[data]` by its kind, or why it is refused.
-pub(super) type Loaded = (Kind, Result<Table, DataFault>);
-
-/// Everything that `[data]` names, loaded: the pack as a source, where there is one, and every
-/// table by its kind, each kind best first. The tables of the pack stand before those of the lists;
-/// a list that is empty, as it is where a pack is named and the list is not written, is filled with
-/// the table in the program where the pack has none of its kind.
-pub(super) fn load_all(
-    settings: &Data,
-    progress: &dyn Progress,
-) -> (Option<Result<SourceInfo, DataFault>>, Vec<Loaded>) {
-    let bundle = settings
-        .pack
-        .as_ref()
-        .map(|path| reading(progress, path, || bundle::read(path, settings.pack_key.as_ref())));
-    let (info, packed) = match bundle {
-        None => (None, Vec::new()),
-        Some(Err(fault)) => (Some(Err(fault)), Vec::new()),
-        Some(Ok(bundle)) => (Some(Ok(bundle.info)), bundle.tables),
-    };
-    let mut tables: Vec<_> = packed.into_iter().map(|table| (table.kind(), Ok(table))).collect();
-    let missing: Vec<Kind> = Kind::ALL
-        .into_iter()
-        .filter(|&kind| {
-            let named = entries(settings).any(|entry| entry.0 == kind);
-            !named && !tables.iter().any(|table| table.0 == kind)
-        })
-        .collect();
-    let embedded = missing.iter().map(|&kind| (kind, &Source::Embedded));
-    for (kind, source) in entries(settings).chain(embedded) {
-        let load = || Table::load(kind, source, settings.country_field);
-        let table = match source {
-            Source::Embedded => load(),
-            Source::File(path) => reading(progress, path, load),
-        };
-        tables.push((kind, table));
-    }
-    // Stable: within a kind the order stays.
-    tables.sort_by_key(|table| table.0);
-    (info, tables)
-}
-
-/// The entries of the lists of `[data]`, each once, in order.
-fn entries(settings: &Data) -> impl Iterator<Item = (Kind, &Source)> {
-    let lists = [
-        (Kind::Country, &settings.country),
-        (Kind::Asn, &settings.asn),
-        (Kind::Providers, &settings.providers),
-    ];
-    lists.into_iter().flat_map(|(kind, list)| {
-        let first = |at: usize, source: &Source| !list.iter().take(at).any(|other| other == source);
-        list.iter()
-            .enumerate()
-            .filter(move |&(at, source)| first(at, source))
-            .map(move |(_, source)| (kind, source))
-    })
 }
 
 /// What a table says of an address, whatever the kind of the table.
@@ -421,6 +227,7 @@ pub fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::data::model::SourceInfo;
 
     fn row(net: &str, region: &str, anycast: bool, country: &str) -> ProviderRow {
         ProviderRow {

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::Ranges;
+use crate::control::data::model::{BadRow, Ranges};
 
 /// The most rows a table may have. The largest known free table has 0.7 million, a full city table
 /// five; the limit bounds memory, not use.
-pub(super) const MAX_ROWS: usize = 16 << 20;
+pub(in crate::control::data) const MAX_ROWS: usize = 16 << 20;
 
 /// A row as read: first address, last address, row number in its file, and the value, where the row
 /// has one.
@@ -14,26 +14,23 @@ type Rows<T, V> = Vec<(T, T, u64, Option<V>)>;
 
 /// Collects the rows of one table. Rows without a value (no country, AS 0) still take part in the
 /// check for overlaps, and are left out of the result.
-pub(super) struct Builder<V> {
+pub(in crate::control::data) struct Builder<V> {
     v4: Rows<u32, V>,
     v6: Rows<u128, V>,
 }
 
-/// A row that cannot stand, and why.
-pub(super) type BadRow = (u64, String);
-
 impl<V: Copy + PartialEq> Builder<V> {
-    pub(super) const fn new() -> Self {
+    pub(in crate::control::data) const fn new() -> Self {
         Self { v4: Vec::new(), v6: Vec::new() }
     }
 
     /// Rows taken so far.
-    pub(super) const fn len(&self) -> usize {
+    pub(in crate::control::data) const fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
     /// Adds a row. IPv4-mapped ends (`::ffff:0:0/96`) are the IPv4 addresses.
-    pub(super) fn push(
+    pub(in crate::control::data) fn push(
         &mut self,
         row: u64,
         first: IpAddr,
@@ -63,7 +60,7 @@ impl<V: Copy + PartialEq> Builder<V> {
 
     /// Sorts, refuses overlaps, drops rows without a value and joins neighbours of one value.
     /// A row that is there twice with one value is there once.
-    pub(super) fn finish(self) -> Result<Ranges<V>, BadRow> {
+    pub(in crate::control::data) fn finish(self) -> Result<Ranges<V>, BadRow> {
         Ok(Ranges {
             v4: settle(self.v4, |last| last.checked_add(1), |at| IpAddr::V4(at.into()))?,
             v6: settle(self.v6, |last| last.checked_add(1), |at| IpAddr::V6(at.into()))?,

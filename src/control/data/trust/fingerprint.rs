@@ -2,54 +2,11 @@
 //!
 //! By content and never by name, size or time alone: a change that is missed is a wrong verdict.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use jiff::Timestamp;
-
-use super::{SourceInfo, Sources, country, source};
 use crate::control::config::{CountryField, Data, PackKey, Source};
-
-/// One file as it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    path: PathBuf,
-    /// SHA-256 of the bytes on disk, hex.
-    digest: String,
-    /// When it was last written: the date of a table whose content has none.
-    modified: Option<Timestamp>,
-    /// The table that it was found beside; no setting names it.
-    beside: Option<PathBuf>,
-}
-
-impl Mark {
-    pub(super) fn new(path: &Path, content: &source::Content) -> Self {
-        let (digest, modified) = (content.digest.clone(), content.modified);
-        Self { path: path.to_owned(), digest, modified, beside: None }
-    }
-
-    pub(super) fn beside(self, table: &Path) -> Self {
-        Self { beside: Some(table.to_owned()), ..self }
-    }
-
-    pub(super) const fn is_beside(&self) -> bool {
-        self.beside.is_some()
-    }
-
-    /// SHA-256 of the bytes on disk, hex.
-    #[must_use]
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// Whether a load would read the same bytes with the same date.
-    fn holds(&self) -> bool {
-        let found = self.beside.as_deref().map(country::file_of_locations);
-        let here = found.is_none_or(|found| found.as_ref() == Ok(&self.path));
-        let now = || source::glance(&self.path);
-        here && now()
-            .is_some_and(|(digest, modified)| digest == self.digest && modified == self.modified)
-    }
-}
+use crate::control::data::formats::{country, file};
+use crate::control::data::model::{Mark, SourceInfo, Sources};
 
 /// Everything that the tables of one load hung on.
 #[derive(Debug)]
@@ -104,6 +61,15 @@ impl Imprint {
     /// one that cannot be read holds nothing, and the load will say why.
     #[must_use]
     pub fn holds(&self, settings: &Data) -> bool {
-        Asked::of(settings) == self.asked && self.files.iter().all(Mark::holds)
+        Asked::of(settings) == self.asked && self.files.iter().all(holds)
     }
+}
+
+/// Whether a load would read the same bytes with the same date.
+fn holds(file: &Mark) -> bool {
+    let found = file.beside.as_deref().map(country::file_of_locations);
+    let here = found.is_none_or(|found| found.as_ref() == Ok(&file.path));
+    let now = || file::stat_digest(&file.path);
+    here && now()
+        .is_some_and(|(digest, modified)| digest == file.digest && modified == file.modified)
 }

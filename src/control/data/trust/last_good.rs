@@ -14,9 +14,12 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::table::{Extent, Kind, Label, coverage};
-use super::{CountryTable, DataFault, ProviderTable, SourceInfo, Sources, Whereabouts, source};
 use crate::control::config::Data;
+use crate::control::data::coverage::{Extent, Label, coverage};
+use crate::control::data::formats::file;
+use crate::control::data::model::{
+    CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Whereabouts,
+};
 use crate::policy::{Country, CountrySet};
 
 /// The file in `[data] directory`.
@@ -60,14 +63,14 @@ mod instant {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::control::data) fn serialize<S: Serializer>(
         instant: &Option<Timestamp>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         instant.map(|instant| instant.to_string()).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::control::data) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Timestamp>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
@@ -103,7 +106,7 @@ impl Memory {
     pub fn read(directory: &Path) -> Result<Self, DataFault> {
         let path = directory.join(FILE);
         let help = "remove it to take the tables as they are";
-        let content = match source::read_up_to(&path, FILE_MAX_BYTES) {
+        let content = match file::read_up_to(&path, FILE_MAX_BYTES) {
             Ok(content) => content,
             Err(_) if fs::File::open(&path).is_err_and(|error| is_none_of_ours(&error)) => {
                 return Ok(Self::default());
@@ -115,7 +118,7 @@ impl Memory {
         serde_json::from_slice(&content.bytes).map_err(|error| {
             let row = u64::try_from(error.line()).ok().filter(|&line| line > 0);
             let what = format!("is no record of the tables in use ({error}); {help}");
-            DataFault { row, ..source::whole(&path, what) }
+            DataFault { row, ..DataFault::whole(&path, what) }
         })
     }
 
@@ -188,7 +191,7 @@ impl Memory {
                     "is of {now}, older than the one in use ({before}); fetch a newer one, or \
                      start with --allow-older"
                 );
-                faults.push(source::whole(path, what));
+                faults.push(DataFault::whole(path, what));
             }
             let now = counts(&said);
             let lost = losses(&old.countries, &now, permitted, settings.max_loss);
@@ -203,7 +206,7 @@ impl Memory {
                     settings.max_loss,
                     shown.join(", "),
                 );
-                faults.push(source::whole(path, what));
+                faults.push(DataFault::whole(path, what));
             }
         }
         faults
@@ -307,9 +310,9 @@ fn losses(
 
 #[cfg(test)]
 mod tests {
-    use super::super::load;
     use super::*;
     use crate::control::config::Source;
+    use crate::control::data::load;
 
     fn settings(path: &Path) -> Data {
         Data {

@@ -7,24 +7,27 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::load::day;
-use super::ranges::{BadRow, Builder};
-use super::text::{self, Separator, as_number, fields, lines, prefix};
-use super::{Mark, Ranges, Whereabouts, source};
+use super::file;
+use super::ranges::Builder;
+use super::text::{self, Separator, as_number, day, fields, lines, prefix};
+use crate::control::data::model::{BadRow, Mark, Ranges, Whereabouts, shown, shown_path};
 use crate::policy::Country;
 
 /// A table, its rows and the date in its content.
-pub(super) struct Read<V> {
-    pub(super) ranges: Ranges<V>,
-    pub(super) rows: u64,
-    pub(super) as_of: Option<Timestamp>,
+pub(in crate::control::data) struct Read<V> {
+    pub(in crate::control::data) ranges: Ranges<V>,
+    pub(in crate::control::data) rows: u64,
+    pub(in crate::control::data) as_of: Option<Timestamp>,
     /// The file beside it that it was read with.
-    pub(super) beside: Option<Mark>,
+    pub(in crate::control::data) beside: Option<Mark>,
 }
 
 /// Reads a country table: CSV or TSV of ranges (ip-location-db, DB-IP, iptoasn, IP2Location, Tor),
 /// CSV of prefixes with a header (IPinfo, MaxMind), or RIR statistics.
-pub(super) fn countries(bytes: &[u8], path: &Path) -> Result<Read<Whereabouts>, BadRow> {
+pub(in crate::control::data) fn countries(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<Read<Whereabouts>, BadRow> {
     let (row, first) = first_line(bytes)?;
     if first.contains(&b'|') {
         return statistics(bytes);
@@ -52,7 +55,7 @@ pub(super) fn countries(bytes: &[u8], path: &Path) -> Result<Read<Whereabouts>, 
 }
 
 /// Reads an AS table: `start,end,number,...` by comma or tab, or prefixes with a header.
-pub(super) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, BadRow> {
+pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, BadRow> {
     let (row, first) = first_line(bytes)?;
     let separator = Separator::of(first);
     let mut columns = Vec::new();
@@ -194,7 +197,7 @@ fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>
             Some(id) => match places.get(id) {
                 Some(&place) => Ok(place.map(Whereabouts::Country)),
                 None => {
-                    let id = source::shown(id);
+                    let id = shown(id);
                     Err((row, format!("geoname {id} is not in the file of locations")))
                 }
             },
@@ -207,7 +210,7 @@ fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>
 type Places = HashMap<Vec<u8>, Option<Country>>;
 
 /// The one `...-Locations-en.csv` beside `path`.
-pub(super) fn file_of_locations(path: &Path) -> Result<PathBuf, String> {
+pub(in crate::control::data) fn file_of_locations(path: &Path) -> Result<PathBuf, String> {
     let missing = "names countries by geoname: put the one matching ...-Locations-en.csv beside it";
     let folder =
         path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
@@ -224,12 +227,12 @@ pub(super) fn file_of_locations(path: &Path) -> Result<PathBuf, String> {
 /// Geoname to country, by the file of locations beside `path`.
 fn locations(path: &Path) -> Result<(Places, Mark), String> {
     let file = file_of_locations(path)?;
-    let content = source::read(&file).map_err(|fault| fault.to_string())?;
+    let content = file::read(&file).map_err(|fault| fault.to_string())?;
     let mut columns = Vec::new();
     let mut places = HashMap::new();
     let mut at = None;
     for (row, line) in lines(&content.bytes) {
-        let bad = |what: String| format!("{}: row {row}: {what}", source::name_of(&file));
+        let bad = |what: String| format!("{}: row {row}: {what}", shown_path(&file));
         fields(line, Separator::Comma, &mut columns).map_err(bad)?;
         let position = |name: &[u8]| columns.iter().position(|c| c.as_ref() == name);
         let Some((id, code)) = at else {
@@ -243,7 +246,7 @@ fn locations(path: &Path) -> Result<(Places, Mark), String> {
         let code = text::country(row, code).map_err(|(_, what)| bad(what))?;
         places.insert(id.to_vec(), code);
     }
-    Ok((places, Mark::new(&file, &content).beside(path)))
+    Ok((places, content.mark(&file).beside(path)))
 }
 
 /// RIR statistics, delegated or delegated-extended: where the holder is registered. Several files
@@ -282,7 +285,7 @@ fn statistics(bytes: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
         }
     }
     if let Some((kind, off)) = counted.iter().find(|(_, off)| **off != 0) {
-        let kind = source::shown(kind);
+        let kind = shown(kind);
         return Err((last_row, format!("{} rows of {kind} are missing; fetch it again", off)));
     }
     Ok(Read { rows, ..done(builder, as_of)? })
@@ -309,13 +312,13 @@ fn delegated(
             let net = net.filter(|net| net.trunc() == *net);
             net.map(ends).ok_or_else(|| (row, "is no IPv6 prefix".to_owned()))
         }
-        _ => Err((row, format!("{} is no {}", source::shown(start), source::shown(kind)))),
+        _ => Err((row, format!("{} is no {}", shown(start), shown(kind)))),
     }
 }
 
 fn number<N: std::str::FromStr>(row: u64, field: &[u8]) -> Result<N, BadRow> {
     let number = str::from_utf8(field).ok().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| (row, format!("{} is no number", source::shown(field))))
+    number.ok_or_else(|| (row, format!("{} is no number", shown(field))))
 }
 
 #[cfg(test)]

@@ -17,31 +17,31 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::ranges::Builder;
-use super::{Ranges, Whereabouts};
 use crate::control::config::CountryField;
+use crate::control::data::model::{Ranges, Whereabouts};
 use crate::policy::Country;
 
 /// How far before the end of a file its marker stands at most.
-pub(super) const MARKER_WITHIN: u64 = 128 << 10;
+pub(in crate::control::data) const MARKER_WITHIN: u64 = 128 << 10;
 
 /// What precedes the metadata.
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
 /// Whether the bytes are in this form.
-pub(super) fn is_mmdb(bytes: &[u8]) -> bool {
+pub(in crate::control::data) fn is_mmdb(bytes: &[u8]) -> bool {
     let tail = bytes.get(bytes.len().saturating_sub(MARKER_WITHIN as usize)..).unwrap_or_default();
     tail.windows(MARKER.len()).any(|window| window == MARKER)
 }
 
 /// A table and what its metadata says.
 #[derive(Debug)]
-pub(super) struct Read<V> {
-    pub(super) ranges: Ranges<V>,
+pub(in crate::control::data) struct Read<V> {
+    pub(in crate::control::data) ranges: Ranges<V>,
     /// Networks that hold a record.
-    pub(super) rows: u64,
-    pub(super) as_of: Option<Timestamp>,
+    pub(in crate::control::data) rows: u64,
+    pub(in crate::control::data) as_of: Option<Timestamp>,
     /// Under which licence its publisher gives it, where the type of the file tells.
-    pub(super) licence: Option<&'static str>,
+    pub(in crate::control::data) licence: Option<&'static str>,
 }
 
 /// As the publishers of these types say; of any other nobody knows.
@@ -57,7 +57,10 @@ fn licence(database_type: &str) -> Option<&'static str> {
 /// Reads countries: `country.iso_code`, `country_code` or a two-letter `country`, in that order, or
 /// where it is asked for `registered_country.iso_code` and nothing else; one is never taken for the
 /// other. `traits.is_anycast` is an answer of its own.
-pub(super) fn countries(bytes: &[u8], field: CountryField) -> Result<Read<Whereabouts>, String> {
+pub(in crate::control::data) fn countries(
+    bytes: &[u8],
+    field: CountryField,
+) -> Result<Read<Whereabouts>, String> {
     read(bytes, |record: &Record<'_>| {
         if record.traits.as_ref().is_some_and(|traits| traits.is_anycast) {
             return Ok(Some(Whereabouts::Anycast));
@@ -79,7 +82,7 @@ pub(super) fn countries(bytes: &[u8], field: CountryField) -> Result<Read<Wherea
 }
 
 /// Reads AS numbers: `autonomous_system_number`, the same in `traits`, or `asn` as `AS15169`.
-pub(super) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, String> {
+pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, String> {
     read(bytes, |record: &Record<'_>| {
         let nested = record.traits.as_ref().and_then(|traits| traits.autonomous_system_number);
         let number = record.autonomous_system_number.or(nested);

@@ -1,0 +1,36 @@
+//! The forms in which tables come, each with the one reader that knows it: bytes in, rows or a fault
+//! out.
+
+pub(super) mod country;
+pub(super) mod file;
+pub(super) mod mmdb;
+pub(super) mod provider;
+pub(super) mod ranges;
+pub(super) mod sgp;
+pub(super) mod sgt;
+pub(super) mod text;
+
+use std::path::Path;
+
+use super::model::{DataFault, Ranges};
+
+/// The first bytes of a table in the compact form.
+pub(super) const SGT_MAGIC: &[u8; 4] = b"SGT1";
+
+/// The first bytes of a pack.
+pub(super) const SGP_MAGIC: &[u8; 4] = b"SGP1";
+
+/// A table that answers nothing is a mistake, not a table.
+pub(super) fn answering<V>(
+    path: &Path,
+    ranges: Ranges<V>,
+    what: &str,
+) -> Result<Ranges<V>, DataFault> {
+    if ranges.is_empty() {
+        return Err(DataFault::whole(
+            path,
+            format!("names no {what} in any row; is it another table?"),
+        ));
+    }
+    Ok(ranges)
+}

@@ -1,0 +1,336 @@
+//! What the tables say, and where they came from: plain data.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::policy::{Country, CountrySet};
+
+/// Sorted, disjoint, inclusive ranges, each with a value; IPv4 and IPv6 apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranges<V> {
+    /// `(first, last, value)`, both ends inside.
+    pub v4: Vec<(u32, u32, V)>,
+    /// `(first, last, value)`, both ends inside.
+    pub v6: Vec<(u128, u128, V)>,
+}
+
+/// What a country table says of a range. A range whose code is no country is left out: it is no
+/// answer, and the next table is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// There.
+    Country(Country),
+    /// Announced from many places.
+    Anycast,
+}
+
+/// Where a table came from.
+#[derive(Debug, Clone)]
+pub struct SourceInfo {
+    /// Short name for records and `explain`: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`.
+    pub name: String,
+    /// The file that it came from, of a table in a pack with the table's name below it; `None`: it
+    /// is in the program.
+    pub origin: Option<PathBuf>,
+    /// Date of the content, else of the file.
+    pub as_of: Option<Timestamp>,
+    /// Whether `as_of` is when the file was last written, since its content tells no date: whoever
+    /// copies the file without its time makes it young.
+    pub dated_by_file: bool,
+    /// Rows read.
+    pub rows: u64,
+    /// Licence, where known.
+    pub licence: Option<String>,
+    /// SHA-256 of the bytes read, hex.
+    pub digest: String,
+    /// Every file that it was read from, as it was then; a table in a pack has none of its own.
+    pub files: Vec<Mark>,
+}
+
+/// A country table.
+#[derive(Debug, Clone)]
+pub struct CountryTable {
+    /// Where it came from.
+    pub info: SourceInfo,
+    /// What it says.
+    pub ranges: Ranges<Whereabouts>,
+}
+
+/// An AS table.
+#[derive(Debug, Clone)]
+pub struct AsnTable {
+    /// Where it came from.
+    pub info: SourceInfo,
+    /// AS number of each range; 0 (unrouted) is left out.
+    pub ranges: Ranges<u32>,
+}
+
+/// The published ranges of one or more cloud providers.
+#[derive(Debug, Clone)]
+pub struct ProviderTable {
+    /// Where it came from.
+    pub info: SourceInfo,
+    /// Every row; prefixes may nest and repeat.
+    pub rows: Vec<ProviderRow>,
+}
+
+/// One row of a provider's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderRow {
+    /// The prefix, host bits clear.
+    pub net: IpNet,
+    /// Provider key of `cloud-regions.csv`: `aws`, `azure`, `gcp`, `oci` ...
+    pub provider: String,
+    /// Region key as published (AWS: `network_border_group`); empty where none is published.
+    pub region: String,
+    /// The row is of a service or scope that is announced from many places.
+    pub anycast: bool,
+    /// The country that the file itself names (geofeeds); outranks the region's.
+    pub country: Option<Country>,
+}
+
+/// Everything that was loaded for one policy.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The pack, where there is one; its tables are among the others.
+    pub pack: Option<SourceInfo>,
+    /// Country tables, best first.
+    pub countries: Vec<CountryTable>,
+    /// AS tables, best first.
+    pub asns: Vec<AsnTable>,
+    /// Provider tables; the longest prefix over all of them wins.
+    pub providers: Vec<ProviderTable>,
+}
+
+impl SourceInfo {
+    /// The files that were read with it and that nothing names.
+    pub fn beside(&self) -> impl Iterator<Item = &Mark> {
+        self.files.iter().filter(|mark| mark.is_beside())
+    }
+}
+
+impl Sources {
+    /// Where each came from: the pack, then the tables in their order.
+    pub fn infos(&self) -> impl Iterator<Item = &SourceInfo> {
+        self.pack.iter().chain(self.tables())
+    }
+
+    /// Where each table came from.
+    pub fn tables(&self) -> impl Iterator<Item = &SourceInfo> {
+        let countries = self.countries.iter().map(|table| &table.info);
+        let asns = self.asns.iter().map(|table| &table.info);
+        countries.chain(asns).chain(self.providers.iter().map(|table| &table.info))
+    }
+}
+
+/// The facts that are not by address: our own, from `config/facts`, built in.
+#[derive(Debug)]
+pub struct Facts {
+    /// Operators by AS number.
+    pub operators: Vec<OperatorFact>,
+    /// Regions of each provider.
+    pub regions: Vec<RegionFact>,
+}
+
+/// A row of `operators.csv`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorFact {
+    /// The AS number.
+    pub asn: u32,
+    /// The name as written.
+    pub name: String,
+    /// The operator id (POLICY.md §3).
+    pub id: String,
+    /// Legal home, and the home of the holding entity where it differs.
+    pub homes: CountrySet,
+    /// The owner is in doubt.
+    pub uncertain: bool,
+}
+
+/// A row of `cloud-regions.csv`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionFact {
+    /// Provider key.
+    pub provider: String,
+    /// Region key.
+    pub region: String,
+    /// Where it is.
+    pub place: RegionPlace,
+}
+
+/// Where a region is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegionPlace {
+    /// In one country.
+    Country(Country),
+    /// In several states of the Union (`EU` in the file).
+    Union,
+    /// Announced from many places (`ZZ`, kind `anycast`).
+    Anycast,
+    /// In several countries that the file does not name (`ZZ`, kind `multiregion`).
+    Several,
+}
+
+/// Why a source was refused: the file, the row where there is one, and what is wrong.
+#[derive(Debug)]
+pub struct DataFault {
+    /// The source's name or path.
+    pub source: String,
+    /// Row or line, from 1.
+    pub row: Option<u64>,
+    /// What is wrong, and what to do.
+    pub what: String,
+}
+
+impl DataFault {
+    /// A fault of a file as a whole.
+    pub(super) fn whole(path: &Path, what: String) -> Self {
+        Self { source: shown_path(path), row: None, what }
+    }
+
+    /// A fault of one row of a file; row 0 is the file as a whole.
+    pub(super) fn at_row(path: &Path, (row, what): BadRow) -> Self {
+        Self { row: Some(row).filter(|&row| row > 0), ..Self::whole(path, what) }
+    }
+}
+
+/// The row that cannot stand, from 1, and why; 0: the table as a whole.
+pub(super) type BadRow = (u64, String);
+
+/// The path as it may stand in a message: control characters escaped.
+pub(super) fn shown_path(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
+}
+
+/// Bytes of a file as they may stand in a message: quoted, escaped, cut after 40.
+pub(super) fn shown(bytes: &[u8]) -> impl fmt::Display {
+    let cut = bytes.get(..40);
+    let text = String::from_utf8_lossy(cut.unwrap_or(bytes)).escape_debug().to_string();
+    format!("\"{text}\"{}", if cut.is_some_and(|c| c.len() < bytes.len()) { " ..." } else { "" })
+}
+
+impl fmt::Display for DataFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.row {
+            Some(row) => write!(f, "{}: row {row}: {}", self.source, self.what),
+            None => write!(f, "{}: {}", self.source, self.what),
+        }
+    }
+}
+
+impl std::error::Error for DataFault {}
+
+impl<V> Default for Ranges<V> {
+    fn default() -> Self {
+        Self { v4: Vec::new(), v6: Vec::new() }
+    }
+}
+
+/// What a table is asked for: the three lists of `[data]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Where an address is.
+    Country,
+    /// Whose network it is in, by AS number.
+    Asn,
+    /// Ranges that a provider publishes.
+    Providers,
+}
+
+impl Kind {
+    /// Every kind, in the order in which a file of unknown kind is tried.
+    pub const ALL: [Self; 3] = [Self::Country, Self::Asn, Self::Providers];
+
+    /// The key of the list in `[data]`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Country => "country",
+            Self::Asn => "asn",
+            Self::Providers => "providers",
+        }
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
+    }
+}
+
+/// A loaded table.
+#[derive(Debug, Clone)]
+pub enum Table {
+    /// Where an address is.
+    Country(CountryTable),
+    /// Whose network it is in.
+    Asn(AsnTable),
+    /// Ranges that a provider publishes.
+    Providers(ProviderTable),
+}
+
+impl Table {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Country(_) => Kind::Country,
+            Self::Asn(_) => Kind::Asn,
+            Self::Providers(_) => Kind::Providers,
+        }
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub const fn info(&self) -> &SourceInfo {
+        match self {
+            Self::Country(table) => &table.info,
+            Self::Asn(table) => &table.info,
+            Self::Providers(table) => &table.info,
+        }
+    }
+}
+
+/// One file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub(super) path: PathBuf,
+    /// SHA-256 of the bytes on disk, hex.
+    pub(super) digest: String,
+    /// When it was last written: the date of a table whose content has none.
+    pub(super) modified: Option<Timestamp>,
+    /// The table that it was found beside; no setting names it.
+    pub(super) beside: Option<PathBuf>,
+}
+
+impl Mark {
+    pub(super) fn beside(self, table: &Path) -> Self {
+        Self { beside: Some(table.to_owned()), ..self }
+    }
+
+    pub(super) const fn is_beside(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// SHA-256 of the bytes on disk, hex.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_bytes_never_reach_a_message() {
+        assert_eq!(shown(b"a\x1b[31m\n").to_string(), "\"a\\u{1b}[31m\\n\"");
+        assert_eq!(shown_path(Path::new("/tables/a\nb.csv")), "/tables/a\\nb.csv");
+        assert!(shown(&[b'x'; 99]).to_string().len() < 50);
+    }
+}
