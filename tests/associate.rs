@@ -174,6 +174,42 @@ fn p13_an_address_is_opened_by_the_name_in_the_hello_as_on_a_transparent_listene
 }
 
 #[test]
+fn l09_an_association_over_a_link_local_address_and_addresses_as_names() {
+    let Some(lab) = lab::lab("l09") else { return };
+    let policy = format!(
+        "schema = 1\n[policy]\nmode = \"enforce\"\npermit = [\"FR\"]\n{}[[listen]]\nmode = \"proxy\"\n\
+         address = \"[::]:3128\"\n[admin]\naddress = \"{}\"\n",
+        lab::places(),
+        lab::ADMIN,
+    );
+    let _world = lab.world.helper("world");
+    let _gateway = lab.start_gateway(&policy);
+    let mut client = lab.client.helper("client");
+    let show = "ip -6 -o address show dev lan0 scope link | sed 's/.*inet6 //; s,/.*,,'";
+    let link_local = lab::wait_until("a link-local address", || {
+        Some(lab.gateway.shell(show).unwrap().trim().to_owned()).filter(|ip| !ip.is_empty())
+    });
+    let zone = lab.client.shell("ip -o link show eth0 | cut -d: -f1");
+    let zone = zone.unwrap();
+    let proxies = [
+        format!("[{link_local}%{}]:3128", zone.trim()),
+        PROXY.to_owned(),
+        at(lab::GATEWAY[1], 3128),
+    ];
+    for proxy in proxies {
+        for ip in PERMITTED {
+            let sent = to_name(ip, 9000, b"ping");
+            let back = lab::wait_until("the way over the link is there", || {
+                let said = client.ask(&json!({"do": "associate", "to": proxy,
+                    "datagrams": [hex(&sent)], "patience_ms": 700}));
+                said["answers"].is_array().then(|| answers(&said))
+            });
+            assert_eq!(back, [to_address(&at(ip, 9000), b"ping")], "{proxy} {ip}");
+        }
+    }
+}
+
+#[test]
 fn p13_no_query_leaves_for_a_name_that_a_rule_refuses() {
     let lines = row("p13 no query", Expect::Blocked, 2, |scene| {
         let before = scene.asked().len();

@@ -6,6 +6,7 @@ mod lab;
 
 use std::io::Write;
 
+use flights::dtls_hello;
 use lab::role::{self, hex};
 use lab::{Gateway, Helper, Lab, PERMITTED, REFUSED, at, lab};
 use rustls::quic::Version;
@@ -373,26 +374,6 @@ fn q12_other_udp_is_refused_where_a_name_is_needed_and_dtls_is_judged_by_its_own
         scene.passes(ip, 9000, &[dtls_hello("allowed.example")], "DTLS");
         scene.is_held_back(ip, 9000, &[dtls_hello("other.example")], "DTLS, another name");
     }
-}
-
-/// The hello that rustls sends over TCP, in a DTLS 1.2 record, with the cookie that DTLS adds.
-fn dtls_hello(name: &str) -> Vec<u8> {
-    let tls = flights::tls_hello(name, &[]);
-    // Record header, message header; version and random; session id.
-    let body = &tls[9..];
-    let id_end = 35 + usize::from(body[34]);
-    let mut hello = body[..id_end].to_vec();
-    hello[..2].copy_from_slice(&[0xfe, 0xfd]);
-    hello.push(0);
-    hello.extend(&body[id_end..]);
-    let length = u32::try_from(hello.len()).unwrap().to_be_bytes();
-    let mut message = vec![1, length[1], length[2], length[3], 0, 0, 0, 0, 0];
-    message.extend([length[1], length[2], length[3]]);
-    message.extend(hello);
-    let mut record = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0];
-    record.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
-    record.extend(message);
-    record
 }
 
 #[test]

@@ -87,8 +87,17 @@ pub enum Dropped {
     Fragment,
     /// No SOCKS5 datagram, or one whose destination is no host and port.
     Malformed,
-    /// To an association, from another than its client.
+    /// To an association, from another than its client; or to a client, from another than the
+    /// destination that was permitted.
     Stranger,
+    /// No local port is free (net.ipv4.ip_local_port_range).
+    NoPort,
+    /// The client has a quarter of the local ports.
+    ClientPorts,
+    /// Longer than a packet on the way to its destination; its client was told.
+    TooBig,
+    /// More answers of the gateway's own in a second than one network of clients is sent.
+    NetworkLimit,
 }
 
 /// What became of a question to the gateway's own name server.
@@ -119,7 +128,7 @@ pub(super) const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreacha
 pub(super) const LIMIT: [&str; 5] =
     ["connections", "first-flight", "admin", "descriptors", "client"];
 pub(super) const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
-pub(super) const DROPPED: [&str; 12] = [
+pub(super) const DROPPED: [&str; 16] = [
     "table-full",
     "client-limit",
     "held",
@@ -132,4 +141,8 @@ pub(super) const DROPPED: [&str; 12] = [
     "fragment",
     "malformed",
     "stranger",
+    "no-port",
+    "client-ports",
+    "too-big",
+    "network-limit",
 ];

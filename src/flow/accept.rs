@@ -64,9 +64,15 @@ impl Door {
         self.max_connections
     }
 
-    /// The door of the UDP socket beside a listener.
+    /// The door of the UDP socket beside a listener, under limits of its own that are the same.
     pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
-        Self { address, taken: Arc::default(), clients: None, ..self.clone() }
+        let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
+        Self { address, taken: Arc::default(), clients, ..self.clone() }
+    }
+
+    /// What each client has at once, where it has a limit of its own.
+    pub(super) fn clients(&self) -> Option<Arc<Clients>> {
+        self.clients.clone()
     }
 }
 

@@ -30,6 +30,12 @@ impl Clients {
         Self { most: most.get(), hasher: RandomState::new(), parts }
     }
 
+    /// The same limit for other things, none of which is taken.
+    pub(super) fn anew(&self) -> Self {
+        let parts = std::array::from_fn(|_| Mutex::default());
+        Self { most: self.most, hasher: RandomState::new(), parts }
+    }
+
     /// Counts one more connection of `client`; `None` where it has as many as it may.
     pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
         // A listener on `[::]` has its IPv4 clients as mapped addresses, all of one /64.

@@ -61,6 +61,7 @@ struct Post {
     dns: Option<(dns::Opened, Dns, NameService)>,
     /// UDP flows of SOCKS5 clients at once.
     associated: usize,
+    ports: Arc<udp::Ports>,
     orders: UnboundedReceiver<Order>,
     /// Which of the processors that the process may use the worker keeps to.
     processor: Option<usize>,
@@ -140,6 +141,7 @@ impl DataPlane {
             listeners.push((Way::Dns, opened.address));
             name_server = Some((opened, dns, settings.names));
         }
+        let ports = udp::Ports::new();
         // Workers that are already running end when their orders are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
         for (number, (listeners, datagrams)) in posts.into_iter().zip(mailrooms).enumerate() {
@@ -152,6 +154,7 @@ impl DataPlane {
                 names: Arc::clone(&names),
                 dns: name_server.take(),
                 associated: udp::associated_max(count),
+                ports: Arc::clone(&ports),
                 orders: received,
                 processor: settings.affinity.then_some(number),
             };
@@ -229,14 +232,13 @@ fn open_datagrams(datagrams: Datagrams, tcp: &Door, workers: usize) -> io::Resul
         )
     })?;
     let share = sockets.len();
-    sockets
-        .into_iter()
-        .map(|socket| {
-            let door = tcp.for_datagrams(socket.local_addr()?);
-            let flows = udp::flows_max(&door, share);
-            Ok(Mailroom { socket, door, flows })
-        })
-        .collect()
+    let Some(first) = sockets.first() else { return Ok(Vec::new()) };
+    // One for all workers: what it counts is over all of them.
+    let door = tcp.for_datagrams(first.local_addr()?);
+    udp::say_what_is_missing(&door);
+    let flows = udp::flows_max(&door, share);
+    let room = |socket| Mailroom { socket, door: door.clone(), flows };
+    Ok(sockets.into_iter().map(room).collect())
 }
 
 /// A worker's life.
@@ -258,6 +260,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             names,
             dns,
             associated,
+            ports,
             mut orders,
             processor,
         } = post;
@@ -276,6 +279,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             names,
             registry: Rc::clone(&registry),
             associated,
+            ports,
             stopping,
         });
         let mut accepting = JoinSet::new();

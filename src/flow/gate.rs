@@ -34,6 +34,8 @@ pub(super) struct Gate {
     pub(super) registry: Rc<Registry>,
     /// The UDP flows of the worker's SOCKS5 clients.
     pub(super) associated: Rc<udp::Table>,
+    /// The outer ports of UDP clients, over all workers.
+    pub(super) ports: Arc<udp::Ports>,
     /// True from the moment at which no new requests are wanted.
     pub(super) stopping: watch::Sender<bool>,
 }

@@ -39,6 +39,7 @@ impl Rig {
             names: book.names(),
             registry: Rc::new(Registry::default()),
             associated: udp::Table::new(udp::Limits::of(16)),
+            ports: udp::Ports::new(),
             stopping: watch::Sender::new(false),
         };
         Self { gate: Rc::new(gate), shelf, account, kept }

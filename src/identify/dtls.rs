@@ -54,8 +54,9 @@ pub fn is_hello(datagram: &[u8]) -> bool {
 /// Content type and payload of the next record.
 fn record<'a>(datagram: &mut Reader<'a>) -> Option<(u8, Reader<'a>)> {
     let [kind, major, minor] = datagram.array()?;
-    // 0x0100 is what OpenSSL sent before RFC 4347 was out, and some VPN clients still do.
-    let known = matches!((major, minor), (0xfe, 0xfc | 0xfd | 0xff)) || (major, minor) == (1, 0);
+    // Servers look at the first byte of the version of a first record alone. 0x0100 is what OpenSSL
+    // sent before RFC 4347 was out, and some VPN clients still do.
+    let known = major == 0xfe || (major, minor) == (1, 0);
     if !known || !(20..=26).contains(&kind) {
         return None;
     }

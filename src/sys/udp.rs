@@ -4,8 +4,9 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::{mem, ptr, slice};
+use std::{fs, mem, ptr, slice};
 
 /// The longest UDP payload, and the most bytes of one run of datagrams.
 pub const RUN_MAX: usize = 65_535;
@@ -71,6 +72,140 @@ pub fn want_origin(socket: &impl AsFd, v6: bool) -> io::Result<()> {
 /// As setsockopt(2); a kernel before 5.0 knows no such option.
 pub fn want_runs(socket: &impl AsFd) -> io::Result<()> {
     set(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Has every datagram of a socket leave in one piece, or not at all (`EMSGSIZE`): IPv4 with "don't
+/// fragment" set, either family without regard to what routers said of the path, which is for the
+/// sender to know (IP_PMTUDISC_PROBE; RFC 9000 §14).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn keep_whole(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    cut(socket.as_fd(), v6, libc::IP_PMTUDISC_PROBE)
+}
+
+fn cut(socket: BorrowedFd<'_>, v6: bool, how: c_int) -> io::Result<()> {
+    // The values are the same for both families.
+    if v6 {
+        set(socket, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, how)
+    } else {
+        set(socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, how)
+    }
+}
+
+/// Sends one datagram of a connected socket in fragments, where it is longer than a packet may be.
+///
+/// # Errors
+/// As setsockopt(2) and sendmsg(2).
+pub fn send_in_pieces(socket: &impl AsFd, v6: bool, datagram: &[u8]) -> io::Result<()> {
+    let socket = socket.as_fd();
+    cut(socket, v6, libc::IP_PMTUDISC_DONT)?;
+    let sent = send_once(socket, datagram, None, None, None);
+    cut(socket, v6, libc::IP_PMTUDISC_PROBE)?;
+    sent
+}
+
+/// The longest packet, headers included, on the path of a connected socket, in bytes.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn mtu(socket: &impl AsFd, v6: bool) -> io::Result<usize> {
+    let (level, name) =
+        if v6 { (libc::SOL_IPV6, libc::IPV6_MTU) } else { (libc::SOL_IP, libc::IP_MTU) };
+    let mut value: c_int = 0;
+    let mut length = socklen(size_of::<c_int>())?;
+    // SAFETY: `value` and `length` describe one integer; the descriptor is borrowed.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 {
+        usize::try_from(value).map_err(io::Error::other)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Keeps what ICMP says of a socket's datagrams for [`told`].
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn want_errors(socket: &impl AsFd, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, 1)
+    } else {
+        set(socket.as_fd(), libc::SOL_IP, libc::IP_RECVERR, 1)
+    }
+}
+
+/// What ICMP said of a datagram that a socket sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The type of the message, of the socket's family; `None` where it was no ICMP.
+    pub kind: Option<u8>,
+    /// Its code.
+    pub code: u8,
+    /// The MTU, in a "packet too big".
+    pub mtu: u32,
+    /// Bytes of the datagram that the message held.
+    pub quoted: usize,
+}
+
+/// Takes the next of what ICMP said (IP_RECVERR), without waiting.
+///
+/// # Errors
+/// As recvmsg(2); `WouldBlock` where nothing was said.
+pub fn told(socket: &impl AsFd) -> io::Result<Told> {
+    let mut quoted = [0_u8; 2048];
+    // SAFETY: plain data for which zeros are a value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    let mut control = Control([0; CONTROL]);
+    let mut vector = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL as _;
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the header points to a vector, a buffer and a control buffer that outlive the call,
+    // with their lengths.
+    let read = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+    let Ok(quoted) = usize::try_from(read) else { return Err(io::Error::last_os_error()) };
+    let mut told = Told { kind: None, code: 0, mtu: 0, quoted };
+    // SAFETY: the kernel filled in the header, whose control buffer is still there.
+    unsafe {
+        each_control(&header, |level, kind, data| {
+            let ours = (level, kind) == (libc::SOL_IP, libc::IP_RECVERR)
+                || (level, kind) == (libc::SOL_IPV6, libc::IPV6_RECVERR);
+            // struct sock_extended_err: errno (4), origin, type, code, padding, info (4).
+            if ours
+                && let Some([_, _, _, _, origin, kind, code, _, info @ ..]) =
+                    data.first_chunk::<12>()
+            {
+                let icmp = [libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(origin);
+                told.kind = icmp.then_some(*kind);
+                told.code = *code;
+                told.mtu = u32::from_ne_bytes(*info);
+            }
+        });
+    }
+    Ok(told)
+}
+
+/// The ports that the kernel hands out (net.ipv4.ip_local_port_range, for both families); its own
+/// default where that cannot be read.
+#[must_use]
+pub fn local_ports() -> RangeInclusive<u16> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) if first <= last => first..=last,
+        _ => 32_768..=60_999,
+    }
 }
 
 fn set(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {

@@ -148,3 +148,40 @@ pub fn initial_to(
         .expect("a sample of the right length");
     packet
 }
+
+/// The hello that rustls sends over TCP, in a DTLS 1.2 record, with the cookie that DTLS adds.
+pub fn dtls_hello(name: &str) -> Vec<u8> {
+    dtls_fragments(name, 1).remove(0)
+}
+
+/// The same in as many records, each in a datagram of its own.
+pub fn dtls_fragments(name: &str, count: usize) -> Vec<Vec<u8>> {
+    let tls = tls_hello(name, &[]);
+    // Record header, message header; version and random; session id.
+    let body = &tls[9..];
+    let id_end = 35 + usize::from(body[34]);
+    let mut hello = body[..id_end].to_vec();
+    hello[..2].copy_from_slice(&[0xfe, 0xfd]);
+    hello.push(0);
+    hello.extend(&body[id_end..]);
+    let u24 = |number: usize| {
+        let [_, bytes @ ..] = u32::try_from(number).expect("small").to_be_bytes();
+        bytes
+    };
+    let step = hello.len().div_ceil(count);
+    let parts = hello.chunks(step).enumerate();
+    let record = |(n, part): (usize, &[u8])| {
+        // Type, length, sequence, where the fragment begins, its length (RFC 6347 §4.2.2).
+        let mut message = vec![1];
+        message.extend(u24(hello.len()));
+        message.extend([0, 0]);
+        message.extend([u24(n * step), u24(part.len())].concat());
+        message.extend(part);
+        let mut record = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0];
+        record.push(u8::try_from(n).expect("few"));
+        record.extend(u16::try_from(message.len()).expect("a datagram").to_be_bytes());
+        record.extend(message);
+        record
+    };
+    parts.map(record).collect()
+}

@@ -33,6 +33,8 @@ pub(crate) const EXCHANGE: u16 = 9000;
 pub(crate) const BANNER: u16 = 25;
 /// Ports on which the world counts datagrams and sends them back.
 pub(crate) const UDP: [u16; 2] = [443, 9000];
+/// A datagram to which the world answers with whom it sees, as STUN does.
+pub(crate) const WHO: &[u8] = b"who";
 /// Port on which the world greets with one byte and then stays silent.
 pub(crate) const SILENCE: u16 = 9001;
 /// What the world's web servers say.
@@ -164,7 +166,10 @@ fn world() {
                 let mut buffer = [0; 65_536];
                 while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                     note(&ledger, &at, 1, length);
-                    drop(socket.send_to(&buffer[..length], from));
+                    let seen = from.to_string().into_bytes();
+                    let whole = buffer[..length] == *WHO;
+                    let reply = if whole { &seen[..] } else { &buffer[..length] };
+                    drop(socket.send_to(reply, from));
                 }
             });
         }
@@ -376,6 +381,7 @@ fn ask_client(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<V
             None => Err(io::ErrorKind::NotConnected.into()),
         },
         Some("flood") => flood(to, question),
+        Some("many") => many(to, question),
         Some("associate") => associate(to, question),
         _ => panic!("the client does not understand {question}"),
     }
@@ -508,16 +514,43 @@ fn talk(socket: &UdpSocket, to: SocketAddr, question: &Value) -> io::Result<Valu
 fn associate(to: SocketAddr, question: &Value) -> io::Result<Value> {
     let mut control = connect(to, question)?;
     control.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
-    let mut reply = [0; 12];
+    let mut reply = [0; 6];
     control.read_exact(&mut reply)?;
-    assert_eq!(reply[..6], [5, 0, 5, 0, 0, 1]);
-    let [a, b, c, d] = reply[6..10] else { unreachable!() };
-    let relay = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([reply[10], reply[11]])));
+    assert_eq!(reply[..5], [5, 0, 5, 0, 0]);
+    let mut at = vec![0; if reply[5] == 1 { 4 + 2 } else { 16 + 2 }];
+    control.read_exact(&mut at)?;
+    // The address of the control connection, zone included, and the port that it told.
+    let mut relay = to;
+    let (ip, port) = at.split_last_chunk().unwrap();
+    relay.set_port(u16::from_be_bytes(*port));
+    let own = match to.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    assert_eq!(ip, own);
     let said = talk(&UdpSocket::bind(any(relay))?, relay, question)?;
     let Some(strange) = question["strange"].as_array() else { return Ok(said) };
     let ask = json!({"datagrams": strange, "patience_ms": 1, "pause_ms": 100});
     let other = talk(&UdpSocket::bind(any(relay))?, relay, &ask)?;
     Ok(json!({"answers": said["answers"], "end": said["end"], "strange": other["answers"]}))
+}
+
+/// Sends one datagram from each of `count` ports; how many were answered.
+fn many(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let count = question["count"].as_u64().unwrap();
+    let open = |_| -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(any(to))?;
+        socket.connect(to)?;
+        socket.send(b"one of many")?;
+        thread::sleep(Duration::from_millis(1));
+        Ok(socket)
+    };
+    let sockets = (0..count).map(open).collect::<io::Result<Vec<_>>>()?;
+    let answered = sockets.iter().filter(|socket| {
+        drop(socket.set_read_timeout(Some(patience(question))));
+        socket.recv(&mut [0; 64]).is_ok()
+    });
+    Ok(json!(answered.count()))
 }
 
 /// Sends one datagram again and again, each time from another address of 198.18.0.0/15.

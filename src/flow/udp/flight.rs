@@ -142,6 +142,11 @@ impl Flight {
         self.known = Some(self.known());
     }
 
+    /// Bytes of the first datagram that is held.
+    pub(super) fn first_length(&self) -> usize {
+        self.held.first().map_or(0, |held| held.bytes().len())
+    }
+
     /// What is held, in order, to be forwarded.
     pub(super) fn take(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)

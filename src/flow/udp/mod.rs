@@ -7,6 +7,7 @@
 
 mod associate;
 mod flight;
+mod ports;
 mod refuse;
 mod relay;
 mod table;
@@ -30,10 +31,11 @@ use super::settings::Datagrams;
 use crate::account::{Accept, Dropped};
 use crate::sys::udp::{self, Mailbox};
 use associate::Association;
-use refuse::Icmp;
+use refuse::Own;
 use table::{Delivered, Key};
 
 pub(super) use associate::{Near, Pin, serve as associate};
+pub(super) use ports::Ports;
 pub(super) use relay::send_from;
 pub(super) use table::{Limits, Table};
 
@@ -55,7 +57,7 @@ struct Desk {
 /// Where datagrams come in, and how their clients are answered.
 enum Front {
     /// A transparent listener.
-    Listener { socket: Rc<UdpSocket>, icmp: Icmp },
+    Listener { socket: Rc<UdpSocket>, own: Own },
     /// The relay socket of one SOCKS5 client.
     Association(Rc<Association>),
 }
@@ -114,6 +116,19 @@ pub(super) fn associated_max(workers: usize) -> usize {
     (udp::descriptor_limit() / 8 / workers.max(1)).max(1)
 }
 
+/// Says once, at the start, what a listener cannot do without a capability.
+pub(super) fn say_what_is_missing(door: &Door) {
+    let own = Own::open();
+    if !own.can_tell(door.address.is_ipv6()) {
+        tracing::info!(listener = %door.address, "without CAP_NET_RAW, UDP clients are not told by ICMP \
+            what was refused or did not arrive, and what is too long leaves in fragments");
+    }
+    if door.keep_source && !own.can_tell(door.address.is_ipv6()) {
+        tracing::warn!(listener = %door.address, "keep_source needs CAP_NET_RAW for UDP: without it \
+            permitted datagrams are dropped");
+    }
+}
+
 /// Takes datagrams until the listener breaks; to stop it, drop the future.
 pub(super) async fn run(
     listener: UdpSocket,
@@ -122,11 +137,12 @@ pub(super) async fn run(
     flows: usize,
 ) -> io::Error {
     let listener = Rc::new(listener);
+    let clients = door.clients();
     let desk = Rc::new(Desk {
         gate,
         door,
-        table: Table::new(Limits::of(flows)),
-        front: Front::Listener { socket: Rc::clone(&listener), icmp: Icmp::open() },
+        table: Table::with_clients(Limits::of(flows), clients),
+        front: Front::Listener { socket: Rc::clone(&listener), own: Own::open() },
     });
     let mut mailbox = Mailbox::default();
     loop {

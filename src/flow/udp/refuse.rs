@@ -1,8 +1,16 @@
-//! What a refused UDP client sees (POLICY.md §4): CONNECTION_CLOSE for QUIC that was read, else ICMP
-//! "administratively prohibited". Never more bytes than the client sent in a QUIC Initial.
+//! What the gateway sends to UDP clients of its own: to a refused one (POLICY.md §4) CONNECTION_CLOSE
+//! for QUIC that was read, else ICMP "administratively prohibited"; to a permitted one what ICMP said
+//! of its datagrams on their way (RFC 5508 §4).
+//!
+//! Whoever forges a source address has the gateway send there, where no rule of the firewall dropped
+//! the datagram before (`fib saddr . iif oif missing drop`); the gateway itself cannot know. So: one
+//! answer for one datagram at most, four for a flow, nothing to a flow that is permitted but what came
+//! from its destination; never more bytes than the client sent in a QUIC Initial, and an ICMP error of
+//! 56 bytes (IPv6: 96) else; so many in a second for one network, and for all of a worker.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +22,7 @@ use super::table::Key;
 use super::{Desk, Front};
 use crate::account::Dropped;
 use crate::identify::quic::Initial;
-use crate::sys::udp;
+use crate::sys::udp::{self, Told};
 
 /// How long a refused flow keeps its place.
 pub(super) const REFUSED_FOR: Duration = Duration::from_secs(3);
@@ -28,41 +36,102 @@ pub(super) const ANSWERS_MAX: u32 = 4;
 /// about raw sockets.
 const ICMP_MAX: u64 = 1000;
 
+/// Answers of either kind a second that one network of clients is sent: an IPv4 /24, an IPv6 /56.
+const NETWORK_MAX: u64 = 200;
+
+/// Counts of networks; networks that fall on one share it.
+const NETWORKS: usize = 4096;
+
 /// Protocol number of UDP.
 const UDP: u8 = 17;
 
-/// Raw sockets for ICMP errors; `None` without CAP_NET_RAW.
+/// Raw sockets for ICMP errors, `None` without CAP_NET_RAW; and how much was sent lately.
 #[derive(Debug)]
-pub(super) struct Icmp {
+pub(super) struct Own {
     v4: Option<Socket>,
     v6: Option<Socket>,
-    limit: Limit,
+    begun: Instant,
+    icmp: Limit,
+    networks: Box<[Limit]>,
+    /// Keyed anew in each process: nobody can choose networks that share a count.
+    hasher: RandomState,
 }
 
-/// How many were sent in the second at hand.
-#[derive(Debug)]
-struct Limit {
-    begun: Instant,
-    /// The second since then in the upper half, the count in the lower.
-    spent: AtomicU64,
-}
+/// How many were sent in the second at hand: the second in the upper half, the count in the lower.
+#[derive(Debug, Default)]
+struct Limit(AtomicU64);
 
 impl Limit {
-    fn new() -> Self {
-        Self { begun: Instant::now(), spent: AtomicU64::new(0) }
-    }
-
-    /// Takes one from what the second (since the beginning) still allows.
-    fn allows(&self, second: u64) -> bool {
+    /// Takes one of `most` from what the second (since the beginning) still allows.
+    fn allows(&self, second: u64, most: u64) -> bool {
         let next = |spent: u64| match spent >> 32 == second {
-            true => ((spent & u64::from(u32::MAX)) < ICMP_MAX).then_some(spent + 1),
+            true => ((spent & u64::from(u32::MAX)) < most).then_some(spent + 1),
             false => Some(second << 32 | 1),
         };
-        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
-impl Icmp {
+/// An ICMP error about a client's datagram, in the terms of its family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Error {
+    kind: u8,
+    code: u8,
+    /// The four bytes behind the checksum.
+    more: u32,
+}
+
+/// Type "destination unreachable" (RFC 792; RFC 4443 §3.1).
+const UNREACHABLE: [u8; 2] = [3, 1];
+/// Type "packet too big" (RFC 4443 §3.2); of IPv4 it is a code of "unreachable" (RFC 1191 §4).
+const TOO_BIG: u8 = 2;
+const FRAGMENTATION_NEEDED: u8 = 4;
+
+impl Error {
+    const fn unreachable(key: Key, codes: [u8; 2]) -> Self {
+        let v6 = key.client.is_ipv6() as usize;
+        Self { kind: UNREACHABLE[v6], code: codes[v6], more: 0 }
+    }
+
+    /// Communication administratively prohibited (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+    pub(super) const fn prohibited(key: Key) -> Self {
+        Self::unreachable(key, [13, 1])
+    }
+
+    /// No route to the destination.
+    pub(super) const fn no_route(key: Key) -> Self {
+        Self::unreachable(key, [0, 0])
+    }
+
+    /// What fits is a packet of `mtu` bytes.
+    pub(super) fn too_big(key: Key, mtu: usize) -> Self {
+        let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+        if key.client.is_ipv6() {
+            Self { kind: TOO_BIG, code: 0, more: mtu }
+        } else {
+            // Two unused bytes, then the MTU of the next hop.
+            let mtu = mtu.min(u16::MAX.into());
+            Self { kind: UNREACHABLE[0], code: FRAGMENTATION_NEEDED, more: mtu }
+        }
+    }
+
+    /// What the client is told of what the gateway was told: "unreachable" and "too big", and nothing
+    /// where the families of its two sides are not the same.
+    pub(super) fn of(told: Told, key: Key) -> Option<Self> {
+        let kind = told.kind?;
+        let v6 = key.client.is_ipv6();
+        if key.to.is_ipv6() != v6 {
+            return None;
+        }
+        let big = if v6 { kind == TOO_BIG } else { (kind, told.code) == (3, FRAGMENTATION_NEEDED) };
+        if big {
+            return usize::try_from(told.mtu).ok().map(|mtu| Self::too_big(key, mtu));
+        }
+        (kind == UNREACHABLE[usize::from(v6)]).then_some(Self { kind, code: told.code, more: 0 })
+    }
+}
+
+impl Own {
     pub(super) fn open() -> Self {
         let raw = |domain, protocol| {
             let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(protocol)).ok()?;
@@ -70,16 +139,41 @@ impl Icmp {
             socket.set_recv_buffer_size(1).ok();
             Some(socket)
         };
-        let v4 = raw(Domain::IPV4, Protocol::ICMPV4);
-        Self { v4, v6: raw(Domain::IPV6, Protocol::ICMPV6), limit: Limit::new() }
+        Self {
+            v4: raw(Domain::IPV4, Protocol::ICMPV4),
+            v6: raw(Domain::IPV6, Protocol::ICMPV6),
+            begun: Instant::now(),
+            icmp: Limit::default(),
+            networks: std::iter::repeat_with(Limit::default).take(NETWORKS).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
-    /// Tells a client that a datagram of `length` bytes was not forwarded.
-    fn prohibited(&self, key: Key, length: usize) -> io::Result<()> {
+    /// Whether clients of a family can be told.
+    pub(super) const fn can_tell(&self, v6: bool) -> bool {
+        if v6 { self.v6.is_some() } else { self.v4.is_some() }
+    }
+
+    /// Whether the network of `client` may be sent one more answer in this second.
+    fn network_allows(&self, client: IpAddr, second: u64) -> bool {
+        let network = match client.to_canonical() {
+            IpAddr::V4(ip) => ip.to_bits() as u64 >> 8,
+            IpAddr::V6(ip) => (ip.to_bits() >> 72) as u64 | 1 << 63,
+        };
+        let place = self.hasher.hash_one(network) as usize % NETWORKS;
+        self.networks.get(place).is_some_and(|limit| limit.allows(second, NETWORK_MAX))
+    }
+
+    /// Tells a client what became of its datagram of `length` bytes.
+    fn tell(&self, key: Key, error: Error, length: usize) -> io::Result<()> {
         let none = || io::Error::from(io::ErrorKind::PermissionDenied);
         let (socket, message) = match (key.client, key.to) {
-            (SocketAddr::V4(client), SocketAddr::V4(to)) => (&self.v4, v4(client, to, length)),
-            (SocketAddr::V6(client), SocketAddr::V6(to)) => (&self.v6, v6(client, to, length)),
+            (SocketAddr::V4(client), SocketAddr::V4(to)) => {
+                (&self.v4, v4(error, client, to, length))
+            }
+            (SocketAddr::V6(client), SocketAddr::V6(to)) => {
+                (&self.v6, v6(error, client, to, length))
+            }
             (SocketAddr::V4(_), SocketAddr::V6(_)) | (SocketAddr::V6(_), SocketAddr::V4(_)) => {
                 return Err(none());
             }
@@ -87,6 +181,36 @@ impl Icmp {
         let mut client = key.client;
         client.set_port(0);
         socket.as_ref().ok_or_else(none)?.send_to(&message, &client.into()).map(drop)
+    }
+}
+
+/// Whether the client of a flow can be told by ICMP.
+pub(super) fn can_tell(desk: &Desk, key: Key) -> bool {
+    match &desk.front {
+        Front::Listener { own, .. } => own.can_tell(key.client.is_ipv6()),
+        Front::Association(_) => false,
+    }
+}
+
+/// Tells the client of a transparent flow by ICMP what became of its datagram of `length` bytes;
+/// SOCKS5 has no word for it.
+pub(super) fn tell(desk: &Desk, key: Key, error: Error, length: usize) {
+    let Front::Listener { own, .. } = &desk.front else { return };
+    let metrics = desk.gate.account.metrics();
+    let second = own.begun.elapsed().as_secs();
+    if !own.network_allows(key.client.ip(), second) {
+        metrics.dropped(Dropped::NetworkLimit);
+    } else {
+        own_error(own, desk, key, error, length, second);
+    }
+}
+
+fn own_error(own: &Own, desk: &Desk, key: Key, error: Error, length: usize, second: u64) {
+    let metrics = desk.gate.account.metrics();
+    if !own.icmp.allows(second, ICMP_MAX) {
+        metrics.dropped(Dropped::IcmpLimit);
+    } else if own.tell(key, error, length).is_err() {
+        metrics.dropped(Dropped::NoIcmp);
     }
 }
 
@@ -98,19 +222,19 @@ pub(super) fn answer(desk: &Desk, key: Key, refused: Option<Initial>, length: us
     let metrics = desk.gate.account.metrics();
     let closed = refused.and_then(|initial| initial.refusal());
     match &desk.front {
-        Front::Listener { socket, icmp } => {
+        Front::Listener { socket, own } => {
+            let second = own.begun.elapsed().as_secs();
+            if !own.network_allows(key.client.ip(), second) {
+                return metrics.dropped(Dropped::NetworkLimit);
+            }
             if let Some(close) = closed
                 && say(socket, key, &close).is_ok()
             {
                 return;
             }
-            if !icmp.limit.allows(icmp.limit.begun.elapsed().as_secs()) {
-                metrics.dropped(Dropped::IcmpLimit);
-            } else if icmp.prohibited(key, length).is_err() {
-                metrics.dropped(Dropped::NoIcmp);
-            }
+            own_error(own, desk, key, Error::prohibited(key), length, second);
         }
-        // SOCKS5 has no word for it; a client that speaks QUIC is told in QUIC.
+        // The client is who holds the control connection: its address is no forged one.
         Front::Association(association) => {
             if closed.is_some_and(|close| association.refuse(key, &close).is_err()) {
                 metrics.dropped(Dropped::Unsent);
@@ -127,9 +251,8 @@ fn say(listener: &UdpSocket, key: Key, datagram: &[u8]) -> io::Result<()> {
     udp::send(&answer_from(key)?, datagram, datagram.len(), None, None)
 }
 
-/// Destination unreachable, communication administratively prohibited (RFC 792, RFC 1812 §5.2.7.1),
-/// about a datagram whose headers are made up from what is known of it.
-fn v4(client: SocketAddrV4, to: SocketAddrV4, length: usize) -> Vec<u8> {
+/// An ICMP error about a datagram whose headers are made up from what is known of it.
+fn v4(error: Error, client: SocketAddrV4, to: SocketAddrV4, length: usize) -> Vec<u8> {
     let total = u16::try_from(20 + 8 + length).unwrap_or(u16::MAX);
     let mut header = vec![0x45, 0];
     header.extend(total.to_be_bytes());
@@ -137,7 +260,8 @@ fn v4(client: SocketAddrV4, to: SocketAddrV4, length: usize) -> Vec<u8> {
     header.extend([*client.ip(), *to.ip()].iter().flat_map(Ipv4Addr::octets));
     let sum = checksum(&header);
     header.splice(10..12, sum.to_be_bytes());
-    let mut message = vec![3, 13, 0, 0, 0, 0, 0, 0];
+    let mut message = vec![error.kind, error.code, 0, 0];
+    message.extend(error.more.to_be_bytes());
     message.extend(header);
     message.extend(udp_header(client.port(), to.port(), length));
     let sum = checksum(&message);
@@ -145,11 +269,12 @@ fn v4(client: SocketAddrV4, to: SocketAddrV4, length: usize) -> Vec<u8> {
     message
 }
 
-/// Destination unreachable, communication administratively prohibited (RFC 4443 §3.1). The kernel
-/// fills in the checksum of a raw ICMPv6 socket (RFC 3542 §3.1).
-fn v6(client: SocketAddrV6, to: SocketAddrV6, length: usize) -> Vec<u8> {
+/// The same of IPv6. The kernel fills in the checksum of a raw ICMPv6 socket (RFC 3542 §3.1).
+fn v6(error: Error, client: SocketAddrV6, to: SocketAddrV6, length: usize) -> Vec<u8> {
     let payload = u16::try_from(8 + length).unwrap_or(u16::MAX);
-    let mut message = vec![1, 1, 0, 0, 0, 0, 0, 0, 0x60, 0, 0, 0];
+    let mut message = vec![error.kind, error.code, 0, 0];
+    message.extend(error.more.to_be_bytes());
+    message.extend([0x60, 0, 0, 0]);
     message.extend(payload.to_be_bytes());
     message.extend([UDP, 64]);
     message.extend([*client.ip(), *to.ip()].iter().flat_map(Ipv6Addr::octets));
@@ -178,19 +303,58 @@ fn checksum(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
+    fn key(client: &str, to: &str) -> Key {
+        Key::transparent(client.parse().unwrap(), to.parse().unwrap())
+    }
+
     #[test]
-    fn a_second_has_so_many_icmp_errors_and_the_next_as_many_again() {
-        let limit = Limit::new();
+    fn a_second_has_so_many_answers_and_the_next_as_many_again() {
+        let limit = Limit::default();
         for second in [0, 1, 7] {
-            let sent = (0..ICMP_MAX * 2).filter(|_| limit.allows(second)).count() as u64;
+            let sent = (0..ICMP_MAX * 2).filter(|_| limit.allows(second, ICMP_MAX)).count() as u64;
             assert_eq!(sent, ICMP_MAX);
         }
     }
 
     #[test]
+    fn w04_a_network_of_clients_is_sent_so_many_answers_a_second_and_another_has_its_own() {
+        let own = Own::open();
+        for (network, other) in [("192.0.2", "198.51.100.1"), ("2001:db8:1:0:", "2001:db8:2::1")] {
+            let nth = |n: u64| match network.contains(':') {
+                true => format!("{network}{n:x}::1").parse().unwrap(),
+                false => format!("{network}.{}", n % 256).parse().unwrap(),
+            };
+            for second in [0, 1] {
+                let sent =
+                    (0..NETWORK_MAX * 2).filter(|&n| own.network_allows(nth(n % 256), second));
+                assert_eq!(sent.count() as u64, NETWORK_MAX, "{network}");
+            }
+            assert!(own.network_allows(other.parse().unwrap(), 1));
+        }
+    }
+
+    #[test]
+    fn l08_what_icmp_said_is_said_again_in_the_terms_of_the_client() {
+        let told = |kind, code, mtu| Told { kind: Some(kind), code, mtu, quoted: 8 };
+        let v4 = key("192.0.2.2:4000", "203.0.113.7:443");
+        let v6 = key("[2001:db8:1::2]:4000", "[2001:db8:bad::7]:443");
+        let mixed = key("192.0.2.2:4000", "[2001:db8:bad::7]:443");
+        let error = |kind, code, more| Some(Error { kind, code, more });
+        assert_eq!(Error::of(told(3, 3, 0), v4), error(3, 3, 0), "port unreachable");
+        assert_eq!(Error::of(told(3, 4, 1280), v4), error(3, 4, 1280));
+        assert_eq!(Error::of(told(11, 0, 0), v4), None, "the client set no hop limit here");
+        assert_eq!(Error::of(told(1, 4, 0), v6), error(1, 4, 0), "port unreachable");
+        assert_eq!(Error::of(told(2, 0, 1280), v6), error(2, 0, 1280));
+        assert_eq!(Error::of(told(3, 0, 0), v6), None, "time exceeded");
+        assert_eq!(Error::of(told(1, 4, 0), mixed), None);
+        assert_eq!(Error::of(Told { kind: None, ..told(3, 3, 0) }, v4), None, "the kernel's own");
+    }
+
+    #[test]
     fn icmp_errors_name_the_datagram_that_was_refused() {
-        let message =
-            v4("192.0.2.2:40000".parse().unwrap(), "203.0.113.7:443".parse().unwrap(), 1200);
+        let prohibited = Error { kind: 3, code: 13, more: 0 };
+        let (client, to) = ("192.0.2.2:40000".parse().unwrap(), "203.0.113.7:443".parse().unwrap());
+        let message = v4(prohibited, client, to, 1200);
         assert_eq!(message.len(), 8 + 20 + 8);
         assert_eq!(message[..2], [3, 13]);
         let inner = etherparse::Ipv4Header::from_slice(&message[8..]).unwrap().0;
@@ -202,6 +366,7 @@ mod tests {
         assert_eq!((udp.source_port, udp.destination_port, udp.length), (40000, 443, 1208));
         assert_eq!(checksum(&message), 0, "a whole message sums up to nothing");
         let message = v6(
+            Error { kind: 1, code: 1, more: 0 },
             "[2001:db8:1::2]:40000".parse().unwrap(),
             "[2001:db8:bad::7]:443".parse().unwrap(),
             9,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::coop::consume_budget;
@@ -14,12 +14,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::associate::Association;
 use super::flight::{Flight, Pass};
+use super::ports::{Port, Unopened, datagrams};
+use super::refuse::{self, Error};
 use super::table::{Held, Key, Place};
 use super::{Desk, Front};
 use crate::account::{Bytes, Dropped, End};
+use crate::flow::origin::canonical;
 use crate::policy::Permit;
 use crate::sys::udp::{self, RUN_MAX, Run};
-use crate::sys::unreserved;
 
 /// Time without a datagram after which a flow ends whose client has not yet answered the
 /// destination's answer: what Linux's own connection tracking allows (nf_conntrack_udp_timeout).
@@ -33,10 +35,6 @@ const STOPPING_IDLE: Duration = Duration::from_secs(1);
 
 /// Runs that are taken from one socket before the other has its turn.
 const TURN: usize = 16;
-
-/// Send and receive buffers of a flow's sockets, in bytes, as far as net.core.wmem_max and rmem_max
-/// allow: a burst waits in the kernel while the worker serves others.
-const SOCKET_BUFFER: usize = 1024 * 1024;
 
 thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; RUN_MAX]);
@@ -56,8 +54,12 @@ pub(super) enum Ended {
 pub(super) struct Pipe {
     /// Connected to the permitted destination.
     far: UdpSocket,
+    /// In the form in which the kernel tells who sent a datagram.
+    destination: SocketAddr,
     near: Near,
     key: Key,
+    /// Given back when `far` is closed.
+    _port: Port,
 }
 
 /// How the client is answered: always from the address that it sent to.
@@ -76,8 +78,8 @@ enum Near {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     /// To the destination.
-    #[error("no socket to the destination")]
-    Far(#[source] io::Error),
+    #[error("nothing can be sent to the destination")]
+    Far(#[source] Unopened),
     /// To the client.
     #[error(
         "no socket that sends from the destination's address; give the gateway CAP_NET_RAW, or \
@@ -88,9 +90,13 @@ pub(super) enum Fault {
 
 impl Pipe {
     /// Opens both sides for a permitted destination.
-    pub(super) fn open(permit: &Permit, key: Key, front: &Front) -> Result<Self, Fault> {
-        let far = dial(permit.destination()).map_err(Fault::Far)?;
-        let near = match front {
+    pub(super) fn open(permit: &Permit, key: Key, desk: &Desk) -> Result<Self, Fault> {
+        let destination = permit.destination();
+        let keep = desk.door.keep_source && matches!(desk.front, Front::Listener { .. });
+        let dialled = desk.gate.ports.dial(key.client, keep, destination);
+        let (far, port) = dialled.map_err(Fault::Far)?;
+        let far = finish(far).map_err(|fault| Fault::Far(Unopened::Failed(fault)))?;
+        let near = match &desk.front {
             Front::Listener { socket, .. } => match answer_from(key) {
                 Ok(own) => Near::Own(own),
                 Err(fault) => match socket.local_addr() {
@@ -101,12 +107,11 @@ impl Pipe {
             // A client that gave an address is answered from that one; one that gave a name learns
             // which address it was.
             Front::Association(association) => {
-                let from =
-                    if association.name_of(key).is_some() { permit.destination() } else { key.to };
+                let from = if association.name_of(key).is_some() { destination } else { key.to };
                 Near::Association(Rc::clone(association), from)
             }
         };
-        Ok(Self { far, near, key })
+        Ok(Self { far, destination: canonical(destination), near, key, _port: port })
     }
 
     /// Relays until nothing moves for the idle time, or the client begins anew.
@@ -135,7 +140,7 @@ impl Pipe {
             let idle = shuttle.idle(last_words);
             let due = shuttle.moved.get() + idle;
             let ended = tokio::select! {
-                _ = self.far.readable() => shuttle.take_from_far(),
+                _ = self.far.ready(Interest::READABLE.add(Interest::ERROR)) => shuttle.take_from_far(),
                 () = self.near_readable() => shuttle.take_from_near(place, flight),
                 held = place.next() => shuttle.letter(place, flight, held),
                 () = sleep_until(due) => {
@@ -183,22 +188,40 @@ impl Shuttle<'_> {
         }
     }
 
-    /// Takes what the destination sent.
+    /// Takes what the destination sent, and what was said of the datagrams to it.
     fn take_from_far(&self) -> Option<Ended> {
         for _ in 0..TURN {
+            match self.pipe.far.try_io(Interest::ERROR, || udp::told(&self.pipe.far)) {
+                Ok(told) => {
+                    if let Some(error) = Error::of(told, self.pipe.key) {
+                        self.tell(error, told.quoted);
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        for _ in 0..TURN {
             let taken: io::Result<_> = SHARED.with_borrow_mut(|buffer| {
-                let run = take(&self.pipe.far, buffer)?;
-                self.down(buffer.get(..run.len).unwrap_or_default(), run.segment);
+                match take_only(&self.pipe.far, self.pipe.destination, buffer)? {
+                    Some(run) => self.down(buffer.get(..run.len).unwrap_or_default(), run.segment),
+                    None => self.desk.gate.account.metrics().dropped(Dropped::Stranger),
+                }
                 Ok(())
             });
             match taken {
                 Ok(()) => {}
-                // An ICMP error of the destination, or of a router: it may pass.
+                // An ICMP error of the destination, or of a router: the client was told of it, or is
+                // with what waits behind it, and it may pass.
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => {}
                 Err(_) => return None,
             }
         }
         None
+    }
+
+    /// Tells the client what became of a datagram of its own (RFC 5508 §4).
+    fn tell(&self, error: Error, length: usize) {
+        refuse::tell(self.desk, self.pipe.key, error, length);
     }
 
     /// Takes what the client sent on its own socket.
@@ -277,16 +300,43 @@ impl Shuttle<'_> {
 
     fn up(&self, run: &[u8], segment: usize) {
         self.moved.set(Instant::now());
-        let send = || udp::send(&self.pipe.far, run, segment, None, None);
-        // The error of an earlier datagram, brought by ICMP, stands in the way of the next one once.
-        let sent = send().or_else(|e| {
-            let told = [io::ErrorKind::ConnectionRefused, io::ErrorKind::HostUnreachable];
-            if told.contains(&e.kind()) { send() } else { Err(e) }
-        });
-        match sent {
+        match send(&self.pipe.far, run, segment) {
             Ok(()) => self.bytes.up(run.len()),
+            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
+                run.chunks(segment.max(1)).for_each(|datagram| self.up_one(datagram));
+            }
             Err(_) => self.desk.gate.account.metrics().dropped(Dropped::Unsent),
         }
+    }
+
+    /// Sends one datagram of a run in which some are longer than the far side's packets may be.
+    fn up_one(&self, datagram: &[u8]) {
+        let sent = match send(&self.pipe.far, datagram, datagram.len()) {
+            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(datagram),
+            sent => sent.map(|()| true),
+        };
+        match sent {
+            Ok(true) => self.bytes.up(datagram.len()),
+            Ok(false) => self.desk.gate.account.metrics().dropped(Dropped::TooBig),
+            Err(_) => self.desk.gate.account.metrics().dropped(Dropped::Unsent),
+        }
+    }
+
+    /// Whether the datagram went, in fragments: where it came in fragments itself, or its sender
+    /// cannot be told what fits. Else the client is told, as by a router.
+    fn too_big(&self, datagram: &[u8]) -> io::Result<bool> {
+        let Pipe { far, near, key, .. } = self.pipe;
+        let v6 = self.pipe.destination.is_ipv6();
+        let headers = if v6 { 40 + 8 } else { 20 + 8 };
+        let came_whole = match near {
+            Near::Own(own) => datagram.len() + headers <= udp::mtu(own, v6)?,
+            Near::Listener(_) | Near::Association(..) => false,
+        };
+        if came_whole && refuse::can_tell(self.desk, *key) {
+            self.tell(Error::too_big(*key, udp::mtu(far, v6)?), datagram.len());
+            return Ok(false);
+        }
+        udp::send_in_pieces(far, v6, datagram).map(|()| true)
     }
 
     fn down(&self, run: &[u8], segment: usize) {
@@ -322,20 +372,26 @@ pub(in crate::flow) fn send_from(
     udp::send(listener, run, segment, Some(to), Some(from.ip()))
 }
 
+/// Takes one run of the permitted destination; `None` where it is another's. Between bind and connect
+/// a socket takes what anybody sends to its port.
+fn take_only(far: &UdpSocket, from: SocketAddr, buffer: &mut [u8]) -> io::Result<Option<Run>> {
+    take(far, buffer).map(|run| Some(run).filter(|run| run.from.map(canonical) == Some(from)))
+}
+
 fn take(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Run> {
     socket.try_io(Interest::READABLE, || udp::receive(socket, buffer))
 }
 
-/// A socket that is connected to the permitted destination, and to nothing else.
-fn dial(destination: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = open(destination)?;
-    socket.connect(&destination.into())?;
-    finish(socket)
+/// Sends on a connected socket. What ICMP said of an earlier datagram stands in the way of the next
+/// one once.
+fn send(socket: &UdpSocket, run: &[u8], segment: usize) -> io::Result<()> {
+    let send = || udp::send(socket, run, segment, None, None);
+    send().or_else(|e| if e.kind() == io::ErrorKind::WouldBlock { Err(e) } else { send() })
 }
 
 /// A transparent socket with the destination's address and port, connected to the client.
 pub(super) fn answer_from(key: Key) -> io::Result<UdpSocket> {
-    let socket = open(key.to)?;
+    let socket = datagrams(key.to)?;
     socket.set_reuse_address(true)?;
     // One flag in the kernel, whichever of the two options sets it; each asks its own family.
     if key.to.is_ipv6() {
@@ -348,18 +404,34 @@ pub(super) fn answer_from(key: Key) -> io::Result<UdpSocket> {
     finish(socket)
 }
 
-fn open(address: SocketAddr) -> io::Result<Socket> {
-    let kind = Type::DGRAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
-    let socket = unreserved(socket)?;
-    // As much as the host's limits allow; less is slower, and no fault.
-    socket.set_recv_buffer_size(SOCKET_BUFFER).ok();
-    socket.set_send_buffer_size(SOCKET_BUFFER).ok();
-    Ok(socket)
-}
-
 fn finish(socket: Socket) -> io::Result<UdpSocket> {
     // A kernel without it hands over one datagram at a time.
     udp::want_runs(&socket).ok();
     UdpSocket::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket as StdSocket;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn l08_what_came_before_the_connect_from_another_is_no_answer() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (permitted, stranger) = (StdSocket::bind(any).unwrap(), StdSocket::bind(any).unwrap());
+        let far = datagrams(any).unwrap();
+        far.bind(&any.into()).unwrap();
+        let at = far.local_addr().unwrap().as_socket().unwrap();
+        stranger.send_to(b"a stranger's", at).unwrap();
+        let destination = permitted.local_addr().unwrap();
+        far.connect(&destination.into()).unwrap();
+        permitted.send_to(b"an answer", at).unwrap();
+        let far = finish(far).unwrap();
+        let mut buffer = vec![0; RUN_MAX];
+        far.readable().await.unwrap();
+        assert!(take_only(&far, destination, &mut buffer).unwrap().is_none());
+        let run = take_only(&far, destination, &mut buffer).unwrap().unwrap();
+        assert_eq!(&buffer[..run.len], b"an answer");
+    }
 }

@@ -8,10 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use crate::account::{Dropped, network};
+use crate::flow::clients::{self, Clients};
 
 /// Datagrams that wait for one flow, and their bytes: a first flight over eight Initials with early
 /// data behind it fits.
@@ -49,7 +51,7 @@ pub(in crate::flow) struct Limits {
     pub(super) flows: usize,
     /// Of these, young.
     pub(super) young: usize,
-    /// For one client: an IPv4 address, or a /64.
+    /// For one client of this worker: an IPv4 address, or a /64.
     pub(super) client: usize,
 }
 
@@ -64,6 +66,8 @@ impl Limits {
 #[derive(Debug)]
 pub(in crate::flow) struct Table {
     limits: Limits,
+    /// Where each client has a limit over all workers.
+    shared: Option<Arc<Clients>>,
     flows: RefCell<HashMap<Key, Rc<Entry>>>,
     clients: RefCell<HashMap<IpAddr, usize>>,
     /// In the order in which they came; entries that have grown up or ended are stale.
@@ -87,6 +91,8 @@ struct Entry {
     displaced: Cell<bool>,
     arrived: Notify,
     given_way: Notify,
+    /// Among the flows of its client over all workers.
+    shared: RefCell<Option<clients::Place>>,
 }
 
 /// A flow's place in the table, given up when dropped.
@@ -131,8 +137,14 @@ pub(super) enum Delivered {
 impl Table {
     /// An empty table.
     pub(in crate::flow) fn new(limits: Limits) -> Rc<Self> {
+        Self::with_clients(limits, None)
+    }
+
+    /// An empty table, whose clients have a limit over all workers as well.
+    pub(super) fn with_clients(limits: Limits, shared: Option<Arc<Clients>>) -> Rc<Self> {
         Rc::new(Self {
             limits,
+            shared,
             flows: RefCell::default(),
             clients: RefCell::default(),
             young: RefCell::default(),
@@ -165,6 +177,13 @@ impl Table {
         if self.clients.borrow().get(&client).is_some_and(|&n| n >= self.limits.client) {
             return Delivered::Dropped(Dropped::ClientLimit);
         }
+        let shared = match &self.shared {
+            Some(shared) => match shared.take(client) {
+                place @ Some(_) => place,
+                None => return Delivered::Dropped(Dropped::ClientLimit),
+            },
+            None => None,
+        };
         if self.young_count.get() >= self.limits.young
             || self.flows.borrow().len() >= self.limits.flows
         {
@@ -184,6 +203,7 @@ impl Table {
             displaced: Cell::new(false),
             arrived: Notify::new(),
             given_way: Notify::new(),
+            shared: RefCell::new(shared),
         });
         entry.takes(datagram);
         self.charge(&entry, datagram.len());
@@ -266,6 +286,7 @@ impl Table {
             }
         }
         entry.waiting.borrow_mut().clear();
+        drop(entry.shared.take());
         // Its task frees the rest when it has its turn, before the next batch of datagrams.
         self.held.set(self.held.get().saturating_sub(entry.charged.replace(0)));
     }
@@ -442,6 +463,22 @@ mod tests {
         let one: IpAddr = "2001:db8::1".parse().unwrap();
         let two: IpAddr = "2001:db8::ffff:1".parse().unwrap();
         assert_eq!(network(one), network(two));
+    }
+
+    #[test]
+    fn h09_a_client_has_no_more_flows_over_all_workers_than_its_limit() {
+        let shared = Arc::new(Clients::new(2.try_into().unwrap()));
+        let workers =
+            [(); 2].map(|()| Table::with_clients(Limits::of(100), Some(Arc::clone(&shared))));
+        let first = begin(&workers[0], key(1, 1));
+        let _second = begin(&workers[1], key(1, 2));
+        for table in &workers {
+            let over = table.deliver(key(1, 3), b"x");
+            assert!(matches!(over, Delivered::Dropped(Dropped::ClientLimit)), "{over:?}");
+        }
+        begin(&workers[1], key(2, 1));
+        drop(first);
+        begin(&workers[1], key(1, 3));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The walk of one UDP flow: read, decide, relay or refuse, account.
 
+use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::flight::{Flight, Need, may_carry_a_name};
-use super::refuse::{self, REFUSED_FOR};
+use super::ports::Unopened;
+use super::refuse::{self, Error, REFUSED_FOR};
 use super::relay::{Ended, Fault, Pipe};
 use super::table::{Held, Place};
 use super::{Desk, Front, Key};
@@ -68,16 +70,9 @@ async fn walk(
         Err(Stop::Ended(end)) => return end,
     };
     record.forwarding();
-    let pipe = match Pipe::open(&permit, place.key(), &desk.front) {
+    let pipe = match Pipe::open(&permit, place.key(), desk) {
         Ok(pipe) => pipe,
-        Err(fault) => {
-            if let Fault::Near(_) = fault {
-                record.metrics().dropped(Dropped::NoReplyPath);
-            }
-            let fault = &fault as &dyn std::error::Error;
-            tracing::warn!(fault, listener = %desk.door.address, "a permitted UDP flow is dropped");
-            return End::ConnectFailed;
-        }
+        Err(fault) => return unopened(&fault, place, desk, &flight, record),
     };
     let bytes = Rc::new(record.bytes().clone());
     match pipe.run(place, &mut flight, desk, &bytes).await {
@@ -87,6 +82,34 @@ async fn walk(
             End::Restarted
         }
     }
+}
+
+/// Says why a permitted flow goes nowhere: to the client, who may then try another address, and in
+/// the log.
+fn unopened(fault: &Fault, place: &Place, desk: &Desk, flight: &Flight, record: &Record) -> End {
+    let (dropped, end) = match fault {
+        Fault::Near(_) => (Dropped::NoReplyPath, End::ConnectFailed),
+        Fault::Far(Unopened::Share) => (Dropped::ClientPorts, End::ConnectFailed),
+        Fault::Far(Unopened::Exhausted) => (Dropped::NoPort, End::ConnectFailed),
+        Fault::Far(Unopened::Failed(e)) if is_unreachable(e) => {
+            refuse::tell(desk, place.key(), Error::no_route(place.key()), flight.first_length());
+            (Dropped::Unsent, End::ConnectUnreachable)
+        }
+        Fault::Far(Unopened::Failed(_)) => (Dropped::Unsent, End::ConnectFailed),
+    };
+    record.metrics().dropped(dropped);
+    let ours = matches!(dropped, Dropped::NoReplyPath | Dropped::NoPort)
+        || (dropped, end) == (Dropped::Unsent, End::ConnectFailed);
+    // What a client brings about by itself fills no log; it is counted, and in the record.
+    if ours {
+        let fault = fault as &dyn std::error::Error;
+        tracing::warn!(fault, listener = %desk.door.address, "a permitted UDP flow is dropped");
+    }
+    end
+}
+
+fn is_unreachable(fault: &io::Error) -> bool {
+    [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable].contains(&fault.kind())
 }
 
 async fn judge(
@@ -101,6 +124,11 @@ async fn judge(
     // Whatever becomes of the flow, the datagram that began it is not met again.
     let first = place.next().await;
     match &desk.front {
+        Front::Listener { .. } if gate.ports.is_own(client, to) => {
+            flight.first(first);
+            flight.settle(gate.registry.turn());
+            return Err(gate::refused(Verdict::looped(to), record));
+        }
         Front::Listener { .. } => match origin::is_own(to, desk.door.address) {
             Ok(false) => {}
             Ok(true) => {
@@ -191,7 +219,8 @@ async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
     let refused = flight.initial();
     let nameless = !flight.is_settled() && flight.identity().name.is_none();
     let until = Instant::now() + REFUSED_FOR;
-    let mut length = flight.take().first().map_or(0, |held| held.bytes().len());
+    let mut length = flight.first_length();
+    drop(flight.take());
     drop(flight);
     for answered in 0_u32.. {
         if answered < refuse::ANSWERS_MAX {
