@@ -2,7 +2,8 @@
 //! not change is not made anew.
 
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -16,8 +17,12 @@ use schengate::policy::{Claim, Policy, Question, Transport};
 use serde_json::json;
 use tempfile::TempDir;
 
+#[path = "support/gateway.rs"]
+mod gateway;
 #[path = "support/mmdb.rs"]
 mod mmdb;
+
+use gateway::Gateway;
 
 const POLICY: &str = "schema = 1
 [policy]
@@ -439,4 +444,86 @@ fn a_region_that_no_table_knows_is_refused_whether_the_tables_are_read_or_kept()
         assert_eq!(kept, fresh(&world.policy()));
         assert_eq!(kept.is_ok(), known, "{region}");
     }
+}
+
+/// A policy that refuses the names of a list, and one that does not look at its files by itself.
+fn listed(folder: &Path) -> [String; 2] {
+    let names: String = (0..40).map(|n| format!("h{n}.example\n")).collect();
+    fs::write(folder.join("list.txt"), names).unwrap();
+    [true, false].map(|watch| {
+        let text = format!(
+            "schema = 1\n[policy]\npermit = ['*']\nwatch = {watch}\n\
+             [admin]\naddress = '127.0.0.1:0'\n[[listen]]\nmode = 'proxy'\n\
+             address = '127.0.0.1:0'\n[names]\nresolvers = ['127.0.0.1:9']\n\
+             [[rule]]\nname = 'list'\naction = 'block'\nhost_file = 'list.txt'\n"
+        );
+        let path = folder.join(format!("{watch}.toml"));
+        fs::write(&path, text).unwrap();
+        path.into_os_string().into_string().unwrap()
+    })
+}
+
+/// Whether the gateway refuses a name: 451; else it looks for it in vain.
+fn is_refused(gateway: &Gateway, name: &str) -> bool {
+    let mut client = TcpStream::connect(&gateway.proxy).unwrap();
+    client.set_read_timeout(Some(gateway::PATIENCE)).unwrap();
+    write!(client, "CONNECT {name}:443 HTTP/1.1\r\nHost: {name}:443\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    client.read_exact(&mut head).unwrap();
+    head == *b"HTTP/1.1 451"
+}
+
+/// What a list lacks that was written in part is not open, however long its writer pauses.
+#[test]
+fn h06_a_half_written_list_opens_nothing_until_somebody_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let [policy, _] = listed(dir.path());
+    let mut gateway = Gateway::start(&["--config", &policy]);
+    let list = dir.path().join("list.txt");
+    let whole = fs::read_to_string(&list).unwrap();
+    let half = &whole[..whole.len() / 2];
+    assert!(is_refused(&gateway, "h39.example"));
+    // Written in its place and closed; then by a rename, of a download that was cut.
+    for rename in [false, true] {
+        if rename {
+            fs::write(dir.path().join("new"), half.replace("h1.", "x1.")).unwrap();
+            let new = fs::File::options().append(true).open(dir.path().join("new")).unwrap();
+            new.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            fs::rename(dir.path().join("new"), &list).unwrap();
+        } else {
+            fs::write(&list, half).unwrap();
+        }
+        gateway.until("a file behind the policy changes");
+        let held = gateway.until("the changed policy is held back");
+        assert!(held.contains("WARN") && held.contains("of 40 names of rule `list`"), "{held}");
+        assert!(is_refused(&gateway, "h39.example"), "rename: {rename}");
+    }
+    // The rest of it comes.
+    fs::write(&list, whole.replace("h39.example", "h38.example\nmore.example")).unwrap();
+    gateway.until("policy reloaded");
+    assert!(is_refused(&gateway, "more.example") && !is_refused(&gateway, "h39.example"));
+    // A signal is a word.
+    fs::write(&list, half).unwrap();
+    gateway.signal("HUP");
+    gateway.until("policy reloaded");
+    assert!(is_refused(&gateway, "h0.example") && !is_refused(&gateway, "more.example"));
+}
+
+#[test]
+fn h06_without_watch_nothing_but_a_signal_takes_files_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let [watching, deaf] = listed(dir.path());
+    let mut other = Gateway::start(&["--config", &watching]);
+    let mut gateway = Gateway::start(&["--config", &deaf]);
+    let mut names = fs::read_to_string(dir.path().join("list.txt")).unwrap();
+    names += "more.example\n";
+    fs::write(dir.path().join("list.txt"), names).unwrap();
+    // The other one is the clock.
+    other.until("policy reloaded");
+    let said = gateway.said();
+    assert!(!said.iter().any(|line| line.contains("a file behind")), "{said:?}");
+    assert!(is_refused(&other, "more.example") && !is_refused(&gateway, "more.example"));
+    gateway.signal("HUP");
+    gateway.until("policy reloaded");
+    assert!(is_refused(&gateway, "more.example"));
 }

@@ -1,19 +1,20 @@
 //! Whether data can be trusted, from the outside: what the commands say of tables, and which tables
 //! they refuse.
 
+#[path = "support/gateway.rs"]
+mod gateway;
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
+use std::process::{Command, Output};
 
 use jiff::Timestamp;
 use schengate::control::config;
+
+use gateway::{Gateway, PATIENCE};
 
 fn schengate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_schengate")).args(arguments).output().unwrap()
@@ -142,90 +143,6 @@ fn table(folder: &Path, addresses: u8, day: &str) {
     let at: Timestamp = format!("{day}T00:00:00Z").parse().unwrap();
     fs::File::options().append(true).open(&new).unwrap().set_modified(at.into()).unwrap();
     fs::rename(new, folder.join("t.csv")).unwrap();
-}
-
-/// A running gateway, ended with the test.
-struct Gateway {
-    child: Child,
-    /// Lines of the log, read on a thread of their own, so that no test waits for one without end.
-    log: Receiver<String>,
-    admin: String,
-    proxy: String,
-}
-
-/// How long a line of the log may be in coming, before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-impl Gateway {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_schengate"))
-            .arg("run")
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (lines, log) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || {
-            // Ends with the process, or with the test.
-            for line in stderr.lines().map_while(Result::ok) {
-                if lines.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut gateway = Self { child, log, admin: String::new(), proxy: String::new() };
-        let line = gateway.until("admin pages");
-        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
-        gateway.admin = told["fields"]["address"].as_str().unwrap().to_owned();
-        let line = gateway.until("listening");
-        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
-        gateway.proxy = told["fields"]["address"].as_str().unwrap().to_owned();
-        gateway
-    }
-
-    /// The next line of the log that holds `part`.
-    fn until(&mut self, part: &str) -> String {
-        let mut seen = String::new();
-        loop {
-            match self.log.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(part) => return line,
-                Ok(line) => {
-                    seen.push_str(&line);
-                    seen.push('\n');
-                }
-                Err(end) => panic!("no {part:?} ({end}) in\n{seen}"),
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
-    }
-
-    /// A page of the admin listener, with its head.
-    fn page(&self, path: &str) -> String {
-        let mut page = TcpStream::connect(&self.admin).unwrap();
-        page.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(page, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        page.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn metric(&self, name: &str) -> String {
-        let text = self.page("/metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 #[test]

@@ -49,6 +49,10 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
                 let faults: Vec<_> = faults.0.iter().map(policy_fault).collect();
                 serde_json::json!({ "ok": false, "faults": faults, "lints": [] })
             }
+            // A load that was asked for has none.
+            Err(LoadFault::Loss(lost)) => {
+                serde_json::json!({ "ok": false, "faults": lost, "lints": [] })
+            }
             Err(LoadFault::Data(faults)) => {
                 let faults: Vec<_> =
                     TableFault::all(path, faults).iter().map(TableFault::json).collect();
@@ -81,6 +85,7 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
             )?;
         }
         Err(LoadFault::Policy(faults)) => eprintln!("{faults}"),
+        Err(fault @ LoadFault::Loss(_)) => eprintln!("{fault}"),
         Err(LoadFault::Data(faults)) => {
             for fault in TableFault::all(path, &faults) {
                 eprintln!("{fault}");

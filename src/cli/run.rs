@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,7 +20,7 @@ use crate::control::config::{self, Config, ListenMode};
 use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
 use crate::control::reload::{Built, Governor, Hastened};
-use crate::control::watch::Watch;
+use crate::control::watch::{Seen, Watch};
 use crate::flow::{DataPlane, Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
 
 /// Arguments of `run`.
@@ -77,8 +77,8 @@ struct Service {
     /// What stands in the kernel, where a listener is captured for.
     fence: Option<Fence>,
     building: Option<Building>,
-    /// Whether a reload was asked for while one was built.
-    again: bool,
+    /// What asked for a reload while one was built.
+    again: Option<Asked>,
     /// Tables that are known to be older than `[data] max_age`.
     stale: BTreeSet<String>,
     runtime: tokio::runtime::Runtime,
@@ -99,8 +99,26 @@ enum Made {
 /// Why there is no next policy.
 struct NotBuilt {
     said: String,
-    /// Whether a table is at fault, and not the file.
-    by_data: bool,
+    cause: Cause,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Policy,
+    /// A table is at fault, and not the file.
+    Data,
+    /// Nobody asked for it, and it lacks much of what is refused now.
+    Loss,
+    /// Nobody asked for it, and a file changed while it was read.
+    Unfinished,
+}
+
+/// Who asked for a reload.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    /// Nobody: a file behind the policy changed.
+    Watch,
+    Signal,
 }
 
 struct Signals {
@@ -129,7 +147,7 @@ impl Service {
         }
         let mut inherited = Inherited::take().map_err(text)?;
         let path = arguments.file.config.as_deref();
-        let mut watch = Watch::before();
+        let mut watch = Watch::before(Instant::now());
         let (governor, lints) = Governor::start(path, arguments.allow_older, Timestamp::now())
             .map_err(|fault| fault.to_string())?;
         lints.iter().for_each(|lint| eprintln!("{lint}"));
@@ -153,7 +171,7 @@ impl Service {
         for (way, address) in plane.listeners() {
             info!(mode = way.label(), %address, "listening");
         }
-        watch.follow(governor.config());
+        watch.follow(governor.config(), Instant::now());
         let fence = Fence::start(governor.config(), account.clone()).map_err(text)?;
         if let Some(fence) = &fence {
             let wanted = Wanted::new(governor.config(), Arc::clone(governor.current()));
@@ -174,7 +192,7 @@ impl Service {
             watch,
             fence,
             building: None,
-            again: false,
+            again: None,
             stale: BTreeSet::new(),
             runtime,
         })
@@ -189,7 +207,7 @@ impl Service {
             let lapses = self.governor.lapses();
             let event = next_event(&mut self.signals, &mut self.building, lapses);
             match self.runtime.block_on(event) {
-                Event::Reload => self.reload(),
+                Event::Reload => self.reload(Asked::Signal),
                 Event::Made(made) => self.made(made),
                 Event::Stop => break,
                 Event::Tick => self.tick(),
@@ -209,27 +227,40 @@ impl Service {
     }
 
     /// Begins to build the next policy aside; one build at a time.
-    fn reload(&mut self) {
+    fn reload(&mut self, asked: Asked) {
         if self.building.is_some() {
-            self.again = true;
+            self.again = self.again.max(Some(asked));
             return;
         }
         notify::reloading();
-        self.watch.begin();
+        let read = self.watch.begin();
         let work = self.governor.work();
+        let work = match asked {
+            Asked::Signal => work,
+            Asked::Watch => work.guarded(&self.governor),
+        };
         let keeper = self.fence.as_ref().map(|fence| Arc::clone(fence.keeper()));
         let begun = self.begin(move || {
             let built = work.build(Timestamp::now()).map_err(|fault| NotBuilt {
                 said: fault.to_string(),
-                by_data: matches!(fault, LoadFault::Data(_)),
+                cause: match fault {
+                    LoadFault::Policy(_) => Cause::Policy,
+                    LoadFault::Data(_) => Cause::Data,
+                    LoadFault::Loss(_) => Cause::Loss,
+                },
             });
+            // What was read in the middle of a write is of no state of the files.
+            let is_one_state = asked == Asked::Signal || read.holds();
+            let unfinished =
+                || NotBuilt { said: "a file changed again".into(), cause: Cause::Unfinished };
+            let built = if is_one_state { built } else { Err(unfinished()) };
             let built = built.and_then(|built| {
                 // The kernel first: where its sets cannot be changed, the policy is not either.
                 let wanted = Wanted::new(built.config(), Arc::clone(built.policy()));
                 match keeper.map(|keeper| keeper.take_up(wanted)) {
                     Some(Err(fault)) => Err(NotBuilt {
                         said: format!("the kernel short cut: {fault}"),
-                        by_data: false,
+                        cause: Cause::Policy,
                     }),
                     Some(Ok(_)) | None => Ok(Box::new(built)),
                 }
@@ -238,7 +269,7 @@ impl Service {
         });
         if let Err(error) = begun {
             let said = format!("no thread to build the policy: {error}");
-            self.built(Err(NotBuilt { said, by_data: false }));
+            self.built(Err(NotBuilt { said, cause: Cause::Policy }));
         }
     }
 
@@ -269,11 +300,11 @@ impl Service {
             }
             Made::Nothing => {
                 let said = "the thread that built the policy ended before it was done".to_owned();
-                self.built(Err(NotBuilt { said, by_data: false }));
+                self.built(Err(NotBuilt { said, cause: Cause::Policy }));
             }
         }
-        if std::mem::take(&mut self.again) {
-            self.reload();
+        if let Some(asked) = self.again.take() {
+            self.reload(asked);
         } else if let Some(haste) = self.governor.haste().filter(|_| !is_lost) {
             let build = move || Made::Hastened(Box::new(haste.build(Timestamp::now())));
             if let Err(fault) = self.begin(build) {
@@ -297,22 +328,34 @@ impl Service {
                 self.account.metrics().policy_reload(true);
                 self.publish(Some(&before));
                 self.remember();
-                self.watch.follow(self.governor.config());
+                self.watch.follow(self.governor.config(), Instant::now());
                 self.health.fact("Last reload", format!("taken up at {}", Timestamp::now()));
                 self.plane.rejudge();
                 info!(version = self.governor.current().version(), "policy reloaded");
             }
-            Err(NotBuilt { said, by_data }) => {
+            Err(NotBuilt { said, cause: Cause::Unfinished }) => {
+                info!(what = %said, "not taken up yet");
+            }
+            Err(NotBuilt { said, cause }) => {
                 self.account.metrics().policy_reload(false);
-                if by_data {
+                if cause == Cause::Data {
                     self.account.metrics().data_refused();
                 }
-                error!(
-                    version = before,
-                    fault = %said,
-                    cause = if by_data { "data" } else { "policy" },
-                    "the policy does not load; the one in force stays"
-                );
+                if cause == Cause::Loss {
+                    warn!(
+                        version = before,
+                        fault = %said,
+                        cause = "loss",
+                        "the changed policy is held back; the one in force stays"
+                    );
+                } else {
+                    error!(
+                        version = before,
+                        fault = %said,
+                        cause = if cause == Cause::Data { "data" } else { "policy" },
+                        "the policy does not load; the one in force stays"
+                    );
+                }
                 let refused = format!("REFUSED at {}, see the log", Timestamp::now());
                 self.health.fact("Last reload", refused);
             }
@@ -335,9 +378,17 @@ impl Service {
             info!("a date in the policy has passed: judged anew");
         }
         self.ages();
-        if self.watch.changed() {
-            info!("a file behind the policy changed");
-            self.reload();
+        if self.governor.config().policy.watch {
+            match self.watch.look(Instant::now()) {
+                Seen::Nothing => {}
+                Seen::Changing => {
+                    info!("a file behind the policy changes: taken up once it is whole")
+                }
+                Seen::Changed => {
+                    info!("a file behind the policy changed");
+                    self.reload(Asked::Watch);
+                }
+            }
         }
         if notify::watchdog_interval().is_some() && self.plane.beat(BEAT_LIMIT) {
             notify::alive();

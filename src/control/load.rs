@@ -44,12 +44,22 @@ pub enum LoadFault {
     Policy(Faults),
     /// Faults of tables.
     Data(Vec<DataFault>),
+    /// Nobody told the gateway to take up what lacks much of what the policy in force refuses: how
+    /// much of what. Only of a load that was not asked for.
+    Loss(Vec<String>),
 }
 
 impl fmt::Display for LoadFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Policy(faults) => faults.fmt(f),
+            Self::Loss(lost) => write!(
+                f,
+                "lacks more than [data] max_loss of what is refused now: {}; look at it with \
+                 `schengate check`, and if it is meant so, take it up with SIGHUP \
+                 (`systemctl reload schengate`)",
+                lost.join(", ")
+            ),
             Self::Data(faults) => {
                 for (at, fault) in faults.iter().enumerate() {
                     write!(f, "{}{fault}", if at == 0 { "" } else { "\n" })?;

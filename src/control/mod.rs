@@ -7,6 +7,7 @@ pub mod compile;
 pub mod config;
 pub mod data;
 pub mod load;
+pub mod loss;
 pub mod notify;
 pub mod progress;
 pub mod reload;

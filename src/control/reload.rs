@@ -17,6 +17,7 @@ use super::compile::{Compiler, Drawn};
 use super::config::{Config, Lint};
 use super::data::Memory;
 use super::load::{Against, LoadFault, LoadedPolicy, load_against};
+use super::loss::losses;
 use crate::policy::{Live, Policy};
 use crate::sys;
 
@@ -33,6 +34,8 @@ pub struct Governor {
 /// The next policy, yet to be built.
 #[derive(Debug, Clone)]
 pub struct Work {
+    /// What is in force, where that is not to be given up for what lacks much of it.
+    guarded: Option<Arc<Compiler>>,
     path: Option<PathBuf>,
     memory: Memory,
     drawn: Arc<Drawn>,
@@ -72,6 +75,13 @@ pub struct Built {
 }
 
 impl Work {
+    /// As a reload that nobody asked for: what lacks much of what the policy in force refuses is not
+    /// taken up ([`losses`]).
+    #[must_use]
+    pub fn guarded(self, governor: &Governor) -> Self {
+        Self { guarded: Some(Arc::clone(&governor.compiler)), ..self }
+    }
+
     /// Loads the file and the tables anew, compares them with those in use, and compiles them. May
     /// take a second and more: nothing that others wait for is held meanwhile.
     ///
@@ -80,6 +90,11 @@ impl Work {
     pub fn build(self, now: Timestamp) -> Result<Built, LoadFault> {
         let loaded =
             load_against(self.path.as_deref(), now, Against::InUse(&self.memory, &self.drawn))?;
+        let before = self.guarded.as_ref();
+        let lost = before.map(|old| losses(old.config(), loaded.compiler.config()));
+        if let Some(lost) = lost.filter(|lost| !lost.is_empty()) {
+            return Err(LoadFault::Loss(lost));
+        }
         let current = Arc::new(loaded.compiler.policy_at(now));
         let next = loaded.compiler.successor(now).map(Arc::new);
         // What was read is dropped by now, and most of it stood in the heap.
@@ -170,6 +185,7 @@ impl Governor {
     #[must_use]
     pub fn work(&self) -> Work {
         Work {
+            guarded: None,
             path: self.path.clone(),
             memory: self.memory.clone(),
             drawn: Arc::clone(self.compiler.drawn()),

@@ -8,6 +8,7 @@ mod pipe;
 mod receive;
 mod socket;
 pub mod udp;
+mod writers;
 
 use std::ffi::c_int;
 use std::io;
@@ -21,6 +22,7 @@ pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left, unacknowledged};
 pub use socket::accept;
+pub use writers::Writers;
 
 /// Gives memory that was freed back to the system: after a load, of which most is freed at once.
 pub fn trim_heap() {

@@ -147,6 +147,8 @@ fn read(text: &str, file: String, path: Option<&Path>, now: Timestamp) -> Result
 pub struct Config {
     /// The file it came from; `None` is the built-in default.
     pub path: Option<PathBuf>,
+    /// Lines of the file that are neither empty nor a comment.
+    pub lines: usize,
     /// The host files that its rules name.
     pub host_files: Vec<PathBuf>,
     /// `[policy]`, complete.
@@ -188,6 +190,8 @@ pub struct Defaults {
     pub on: Causes,
     /// How long a live connection that is no longer permitted may go on. Default 0 s.
     pub grace: Duration,
+    /// Whether a file behind the policy that changes is taken up without a signal.
+    pub watch: bool,
     /// A line for the person who was refused: whom to ask.
     pub contact: Option<String>,
 }

@@ -77,6 +77,13 @@ impl<'t> Reader<'t> {
         Self { file, base, faults: Vec::new(), host_files: Vec::new(), text, lines }
     }
 
+    /// Lines of the text that are neither empty nor a comment.
+    pub(super) fn lines_that_say(&self) -> usize {
+        let says =
+            |line: &&str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
+        self.text.lines().filter(says).count()
+    }
+
     /// The faults in the order of the text, those of other files behind them; never empty, so that
     /// whatever was left out without a word is refused as well.
     pub(super) fn into_faults(self) -> Faults {

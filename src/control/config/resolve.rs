@@ -113,6 +113,7 @@ pub(super) fn config(
         permit_law: None,
         on: Causes::DEFAULT,
         grace: Duration::ZERO,
+        watch: true,
         contact: None,
     });
     let group_tables = reader.tables(root, "group");
@@ -141,6 +142,7 @@ pub(super) fn config(
     };
     let config = Config {
         path: path.map(Path::to_owned),
+        lines: reader.lines_that_say(),
         host_files: std::mem::take(&mut reader.host_files),
         policy: policy?,
         groups: groups?,
@@ -198,7 +200,7 @@ fn policy(
         reader.fault_at(0, "policy", wrong);
     }
     let table = table?;
-    reader.only(table, &["mode", "permit", "permit_law", "on", "grace", "contact"]);
+    reader.only(table, &["mode", "permit", "permit_law", "on", "grace", "watch", "contact"]);
     let mode = or(table, "mode", Mode::Enforce, |item| reader.word(item, &MODES));
     let permit = reader.required(table, "permit", PERMIT_HELP);
     let permit = permit.and_then(|item| zones::zone_list(reader, &item, names));
@@ -207,6 +209,7 @@ fn policy(
     let grace = or(table, "grace", Duration::ZERO, |item| {
         time::duration(reader, item, Duration::ZERO, None)
     });
+    let watch = or(table, "watch", true, |item| reader.boolean(item));
     let contact = optional(table, "contact", |item| reader.line(item));
     Some(Defaults {
         mode: mode?,
@@ -214,6 +217,7 @@ fn policy(
         permit_law: permit_law?,
         on: on?,
         grace: grace?,
+        watch: watch?,
         contact: contact?,
     })
 }
