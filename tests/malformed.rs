@@ -249,3 +249,13 @@ fn of_names_that_contradict_each_other_a_block_rule_matches_on_either() {
     let verdict = policy.decide(&ask("10.7.0.1", here, Protocol::Tls, Claim::Malformed(&names)));
     assert_eq!((verdict.action(), verdict.reason()), (Action::Block, Reason::Law));
 }
+
+#[test]
+fn what_may_still_become_http_is_taken_for_the_strictest_that_it_may_be() {
+    let http = "[[rule]]\nname = \"no\"\nprotocol = [\"http\"]\naction = \"block\"\n";
+    let policy = compile(&format!("{HEAD}{http}"));
+    let of = |protocol, claim| policy.decide(&ask("10.7.0.1", "213.186.33.5:80", protocol, claim));
+    let doubt = of(Protocol::Other, Claim::Malformed(&[]));
+    assert_eq!((doubt.action(), doubt.reason()), (Action::Block, Reason::Rule));
+    assert_eq!(of(Protocol::Other, Claim::Unread).action(), Action::Allow, "surely another one");
+}

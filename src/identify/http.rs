@@ -32,7 +32,8 @@ const METHODS: [&[u8]; 17] = [
     b"REPORT",
 ];
 
-/// The longest method that is waited for. IANA's longest is `UPDATEREDIRECTREF`.
+/// Bytes of a method that is looked at byte by byte, so that another protocol is told at once. IANA's
+/// longest is `UPDATEREDIRECTREF`; of a longer one the end of the line is waited for.
 const METHOD_MAX: usize = 32;
 
 /// How the request target is written (RFC 9112 §3.2).
@@ -87,17 +88,25 @@ pub(super) enum Found<'a> {
 }
 
 /// Reads `seen`, all that the client has sent from byte 0.
+///
+/// HTTP is what some common server answers as HTTP, whatever the RFC says of it; the rest of its rules
+/// make faults. Servers skip any number of empty lines and blanks in front (nginx, Node, Apache;
+/// waitress, `http.server`), take methods of any length and letter case, blanks of every kind between
+/// the words, and requests without a version. So a first line is one of HTTP where
+///
+/// - some word but the first begins with `HTTP/`, in any case;
+/// - the last begins with `ICE/` or `RTSP/` (llhttp of Node), and the target is no `rtsp:` address or a
+///   Host follows;
+/// - it has no version, and is GET with a target, or any method with a path or an absolute target.
+///
+/// Every other first line is of another protocol, as soon as it has ended; so is a first word with a
+/// byte that is not printable, or that begins as XML, JSON and HL7 do, and, where the first word is no
+/// method of HTTP, a line with a control byte. `EHLO x`, `USER x`, `a1 LOGIN x`,
+/// `SSH-2.0-x` are none of HTTP (waitress alone would answer some of them).
 pub(super) fn read(seen: &[u8]) -> Found<'_> {
-    let start = seen.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let (_, request) = seen.split_at_checked(start).unwrap_or((&[], seen));
+    let start = seen.iter().take_while(|&&byte| is_blank(byte) || is_end(byte)).count();
+    let (before, request) = seen.split_at_checked(start).unwrap_or((&[], seen));
     let request = request.get(..HEAD_MAX).unwrap_or(request);
-    if start > 16 {
-        return Found::Other;
-    }
-    if request.starts_with(PREFACE) || PREFACE.starts_with(request) && request.len() > 4 {
-        return read_preface(request, start);
-    }
-    let Some(sure) = sure(request) else { return Found::Other };
     let mut head = Head {
         method: &[],
         target: &[],
@@ -108,24 +117,38 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
         len: start,
         fault: (start > 0).then_some(Fault::LeadingLine),
     };
+    if before.iter().any(|&byte| !is_end(byte)) {
+        head.fault = Some(Fault::RequestLine);
+    }
+    if request.starts_with(PREFACE) || PREFACE.starts_with(request) && request.len() > 4 {
+        return read_preface(request, start, head.fault);
+    }
+    let Some(sure) = sure(request) else { return Found::Other };
+    let too_large = Head { fault: Some(Fault::TooLarge), ..head };
+    if start >= HEAD_MAX {
+        return Found::Head(too_large);
+    }
+    // Control bytes are in no line of text: behind what is no method of HTTP, they tell another
+    // protocol.
+    let is_text = |&byte: &u8| is_blank(byte) || is_end(byte) || !byte.is_ascii_control();
+    if !sure && !request.iter().take_while(|&&byte| byte != b'\n').all(is_text) {
+        return Found::Other;
+    }
     let mut lines = Lines { rest: request };
     let Some(first) = lines.next() else {
-        return match (sure, request.len() >= HEAD_MAX) {
-            (true, true) => Found::Head(Head { fault: Some(Fault::TooLarge), ..head }),
-            (false, true) => Found::Other,
-            (sure, false) => {
-                // Behind the method, nothing but the end of the line tells HTTP from the others.
-                let in_method = request.iter().all(|&byte| is_token(byte));
-                let missing = if in_method {
-                    Missing::UntilLength(seen.len() + 1)
-                } else {
-                    Missing::Line(start + HEAD_MAX)
-                };
-                Found::Part { sure: sure.then_some(head), missing }
-            }
+        if request.len() >= HEAD_MAX {
+            return Found::Head(too_large);
+        }
+        // Behind the method, nothing but the end of the line tells HTTP from the others.
+        let in_method = request.len() <= METHOD_MAX && !request.iter().any(|&b| is_blank(b));
+        let missing = if in_method {
+            Missing::UntilLength(seen.len() + 1)
+        } else {
+            Missing::Line(start + HEAD_MAX)
         };
+        return Found::Part { sure: sure.then_some(head), missing };
     };
-    let Some(version) = head.read_request_line(first, sure) else { return Found::Other };
+    let Some(version) = head.read_request_line(first) else { return Found::Other };
     let mut fields = Fields::default();
     let whole = loop {
         match lines.next() {
@@ -144,6 +167,9 @@ pub(super) fn read(seen: &[u8]) -> Found<'_> {
             return Found::Part { sure: Some(head), missing };
         }
         head.blame(Fault::TooLarge);
+    }
+    if version == Version::Streaming && fields.hosts == 0 {
+        return Found::Other;
     }
     head.conclude(version, &fields);
     Found::Head(head)
@@ -177,7 +203,7 @@ pub(super) fn each_name(seen: &[u8], mut see: impl FnMut(HostName)) {
     }
 }
 
-fn read_preface(request: &[u8], start: usize) -> Found<'_> {
+fn read_preface(request: &[u8], start: usize, fault: Option<Fault>) -> Found<'_> {
     let head = Head {
         method: b"PRI",
         target: b"*",
@@ -186,7 +212,7 @@ fn read_preface(request: &[u8], start: usize) -> Found<'_> {
         authority: None,
         upgrade: false,
         len: start + request.len().min(PREFACE.len()),
-        fault: (start > 0).then_some(Fault::LeadingLine),
+        fault,
     };
     if request.len() < PREFACE.len() {
         let missing = Missing::UntilLength(start + request.len() + 1);
@@ -198,16 +224,30 @@ fn read_preface(request: &[u8], start: usize) -> Found<'_> {
 /// Whether the bytes begin a request line: `None` where they do not, else whether nothing but HTTP
 /// begins so.
 fn sure(request: &[u8]) -> Option<bool> {
-    let end = request.iter().position(|&byte| !is_token(byte));
-    let method = request.get(..end.unwrap_or(request.len()))?;
-    if method.len() > METHOD_MAX {
+    let is_inside = |byte: u8| !is_blank(byte) && !is_end(byte);
+    let end = request.iter().position(|&byte| !is_inside(byte)).unwrap_or(request.len());
+    let method = request.get(..end)?;
+    let printable = method.iter().all(u8::is_ascii_graphic);
+    // HL7 version 2, whose lines end in CR alone: a message, a file or a batch (MSH, FHS, BHS).
+    let hl7 = matches!(method, [b'M', b'S', b'H', b'|', ..] | [b'F' | b'B', b'H', b'S', b'|', ..]);
+    if !printable || hl7 || matches!(method, [b'<' | b'{' | b'[' | b'"', ..]) {
         return None;
     }
-    match end.and_then(|end| request.get(end)) {
-        None => Some(false),
-        Some(b' ' | b'\t') if !method.is_empty() => Some(METHODS.contains(&method)),
-        Some(_) => None,
-    }
+    Some(end < request.len() && METHODS.contains(&method))
+}
+
+/// What some server takes for a blank: Python's `str.split` for all of these.
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | 0x1c..=0x1f | 0x85 | 0xa0)
+}
+
+/// What some server takes for the end of a line.
+const fn is_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+fn begins(word: &[u8], with: &[u8]) -> bool {
+    word.get(..with.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(with))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,6 +256,8 @@ enum Version {
     Zero9,
     One0,
     One1,
+    /// RTSP to an address of its own: HTTP where it has a Host, which RTSP knows not.
+    Streaming,
     Unknown,
 }
 
@@ -248,29 +290,37 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// `None` where the line is of another protocol that begins with a method and a target (SIP,
-    /// RTSP, or with `sure` not set, any line of text).
-    fn read_request_line(&mut self, line: Line<'a>, sure: bool) -> Option<Version> {
-        let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-        let mut words = line.text.split(blank).filter(|word| !word.is_empty());
+    /// `None` where the line is of another protocol, as [`read`] says.
+    fn read_request_line(&mut self, line: Line<'a>) -> Option<Version> {
+        let is_gap = |byte: &u8| is_blank(*byte) || is_end(*byte);
+        let mut words = line.text.split(is_gap).filter(|word| !word.is_empty());
         self.method = words.next()?;
+        let versioned = words.clone().any(|word| begins(word, b"HTTP/"));
+        self.target = words.next()?;
         let last = words.next_back();
-        self.target = words.next().or(last).unwrap_or_default();
-        let strict = line.text.iter().filter(|byte| blank(byte)).count();
+        let gaps = line.text.iter().filter(|byte| is_gap(byte)).count();
         let version = match last {
             Some(b"HTTP/1.1") => Version::One1,
             Some(b"HTTP/1.0") => Version::One0,
-            Some([b'H', b'T', b'T', b'P', b'/', ..]) => Version::Unknown,
-            // A target in the form of a path, and no version: HTTP/0.9 knows GET alone.
-            _ if sure && self.method == b"GET" && matches!(self.target, [b'/', ..]) => {
+            _ if versioned => Version::Unknown,
+            Some(last) if begins(last, b"RTSP/") && begins(self.target, b"rtsp") => {
+                Version::Streaming
+            }
+            Some(last) if begins(last, b"RTSP/") || begins(last, b"ICE/") => Version::Unknown,
+            _ if self.method == b"GET" => Version::Zero9,
+            _ if self.method.iter().all(|b| b.is_ascii_alphabetic() || b"-_".contains(b))
+                && (matches!(self.target, [b'/', ..])
+                    || absolute_authority(self.target).is_some()) =>
+            {
                 Version::Zero9
             }
             _ => return None,
         };
+        let strict = gaps == 2 && line.text.iter().filter(|&&byte| byte == b' ').count() == 2;
+        let is_method = self.method.iter().all(|&byte| is_token(byte));
         self.blame_if(line.bare, Fault::BareLf);
-        self.blame_if(matches!(version, Version::Zero9 | Version::Unknown), Fault::HttpVersion);
-        self.blame_if(strict != 2 || words.next().is_some(), Fault::RequestLine);
-        self.blame_if(line.text.contains(&b'\t'), Fault::RequestLine);
+        self.blame_if(!matches!(version, Version::One0 | Version::One1), Fault::HttpVersion);
+        self.blame_if(!strict || !is_method || words.next().is_some(), Fault::RequestLine);
         self.blame_if(line.text.iter().any(|&byte| is_control(byte)), Fault::ControlByte);
         self.form = match self.target {
             _ if self.method == b"CONNECT" => Form::Authority,
@@ -368,7 +418,9 @@ fn agree(target: &Authority, host: &Authority, default_port: Option<u16>) -> boo
     same_host && (ports.1.is_none() || ports.0 == ports.1)
 }
 
-/// The authority of `http://authority/...`, unparsed; `None` where the target has another form.
+/// The authority of `http://authority/...`, unparsed; `None` where the target has another form. It
+/// goes up to where RFC 3986 §3.2 ends it. Whoever ends it at a backslash as well (WHATWG) reads
+/// another: with one in it, it is none that can be read.
 fn absolute_authority(target: &[u8]) -> Option<&[u8]> {
     let scheme = target.iter().position(|&byte| byte == b':')?;
     let (name, rest) = target.split_at_checked(scheme)?;
@@ -377,7 +429,7 @@ fn absolute_authority(target: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let rest = rest.strip_prefix(b"://")?;
-    let end = rest.iter().position(|byte| b"/?#\\".contains(byte)).unwrap_or(rest.len());
+    let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
     rest.get(..end)
 }
 
@@ -512,7 +564,11 @@ mod tests {
             ),
             (
                 "GET http://b.example\\@a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n".into(),
-                Fault::HostDisagrees,
+                Fault::UserInfo,
+            ),
+            (
+                "GET http://b.example\\.a.example/ HTTP/1.1\r\nHost: b.example\r\n\r\n".into(),
+                Fault::Authority,
             ),
             ("CONNECT a.example HTTP/1.1\r\nHost: a.example\r\n\r\n".into(), Fault::Port),
             (
@@ -533,7 +589,11 @@ mod tests {
             let Step::Done(identity) = identify(&head[..end], true) else { panic!("at {end}") };
             assert!(identity.name.is_none());
             let half = (Protocol::Http, Some(Fault::Incomplete));
-            let expected = if end < 5 { (Protocol::Other, None) } else { half };
+            let expected = match end {
+                0 => (Protocol::Other, None),
+                1..5 => (Protocol::Other, Some(Fault::Incomplete)),
+                _ => half,
+            };
             assert_eq!((identity.protocol, identity.fault), expected, "at {end}");
         }
         assert_eq!(done(&[&head[..], b"abc"].concat()).http.map(|head| head.len), Some(head.len()));
@@ -542,11 +602,24 @@ mod tests {
     #[test]
     fn other_protocols_of_text_are_told_at_the_first_byte_that_rules_http_out() {
         for text in [
-            "SSH-2.0-x\r",
+            "SSH-2.0-x\r\n",
             "EHLO client.example\r\n",
+            "EHLO [192.0.2.1]\r\n",
+            "HELO client\r\n",
+            "USER anonymous\r\n",
+            "a1 LOGIN me secret\r\n",
+            "NICK me\r\n",
+            "get key\r\n",
+            "QUIT\n",
+            "@RSYNCD: 31.0\n",
             "OPTIONS sip:host.example SIP/2.0\r\n",
-            "DESCRIBE rtsp://host.example/ RTSP/1.0\r\n",
-            "GET key\r\n",
+            "DESCRIBE rtsp://host.example/ RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+            "0032git-upload-pack /x\0",
+            "CONNECT\n",
+            "#! /bin/sh\n",
+            "0\x1d\x02",
+            "~ \x07",
+            "\x0bMSH|",
             "<stream",
             "{",
             "\r\n\r\n\0",
@@ -557,7 +630,70 @@ mod tests {
                 assert!(matches!(identify(before, false), Step::NeedMore(_)), "{text:?}");
             }
         }
-        assert_eq!(done(&[b'A'; METHOD_MAX + 1]).protocol, Protocol::Other);
+    }
+
+    #[test]
+    fn w09_whatever_some_server_takes_for_http_is_http() {
+        let host = "Host: a.example\r\n\r\n";
+        let long = "M".repeat(200);
+        for first in [
+            &format!("{}GET / HTTP/1.1\r\n", "\r\n".repeat(9)),
+            &format!("{}GET / HTTP/1.1\r\n", "\n".repeat(4_000)),
+            " GET / HTTP/1.1\r\n",
+            "\t \x0b\x1cGET / HTTP/1.1\r\n",
+            &format!("{long} / HTTP/1.1\r\n"),
+            "get / HTTP/1.1\r\n",
+            "G(T / HTTP/1.1\r\n",
+            "GET\t/\tHTTP/1.1\r\n",
+            "ODD\x0b/\x0bHTTP/1.1\r\n",
+            "ODD / http/1.1\r\n",
+            "ODD / HTTP/1.1 x\r\n",
+            "ODD / HTTP/1.1\rX: y\r\n",
+            "ODD / HTTP/11\r\n",
+            "ODD / HTTP/3.0\r\n",
+            "GET / ICE/1.0\r\n",
+            "SOURCE x ICE/1.0\r\n",
+            "GET / RTSP/1.0\r\n",
+            "OPTIONS * RTSP/1.0\r\n",
+            "OPTIONS rtsp://b.example/ RTSP/1.0\r\n",
+            "GET /\n",
+            "GET x\r\n",
+            "ODD /x\r\n",
+            "ODD http://b.example/\r\n",
+            "GET /HTTP/1.1\r\n",
+        ] {
+            let head = format!("{first}{host}");
+            let Step::Done(identity) = identify(head.as_bytes(), false) else {
+                panic!("{first:?} is not whole")
+            };
+            assert_eq!(identity.protocol, Protocol::Http, "{first:?}");
+            let plain = first.starts_with("get /") || first.starts_with(&long);
+            assert_eq!(identity.fault.is_none(), plain, "{first:?}: {:?}", identity.fault);
+            // However much of it has come, a pause makes it no other protocol.
+            for end in 1..head.len() {
+                let Step::Done(half) = identify(&head.as_bytes()[..end], true) else { panic!() };
+                let same = half.protocol == Protocol::Http || half.protocol == Protocol::Other;
+                let same = same && half.fault.is_some();
+                let zero9 = !first.contains("1.") && first.len() <= end;
+                assert!(same || zero9, "{first:?} up to {end}: {:?}", half.protocol);
+            }
+        }
+    }
+
+    #[test]
+    fn every_name_of_a_head_that_contradicts_itself_is_told() {
+        for head in [
+            "GET http://B.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example\r\nHost : b.example.:80\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a.example\n Host: b.example\n\n",
+            "GET http://a.example\\@b.example/ HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example, b.example\r\n\r\n",
+            "CONNECT b.example:443 HTTP/1.1\r\nHost: a.example\r\n",
+        ] {
+            let mut names = Vec::new();
+            each_name(head.as_bytes(), |name| names.push(name.to_string()));
+            assert!(names.iter().any(|name| name == "b.example"), "{head:?}: {names:?}");
+        }
     }
 
     #[test]
@@ -575,6 +711,13 @@ mod tests {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_MAX));
         assert_eq!(fault(&head), Some(Fault::TooLarge));
         assert!(matches!(identify(&head.as_bytes()[..HEAD_MAX - 1], false), Step::NeedMore(_)));
+        for endless in [vec![b'x'; HEAD_MAX], vec![b'\n'; HEAD_MAX + 1]] {
+            let Step::Done(identity) = identify(&endless, false) else { panic!() };
+            assert_eq!(
+                (identity.protocol, identity.fault),
+                (Protocol::Http, Some(Fault::TooLarge))
+            );
+        }
         let line = format!("GET /{}", "x".repeat(HEAD_MAX));
         assert_eq!(fault(&line), Some(Fault::TooLarge));
     }

@@ -111,7 +111,8 @@ pub enum Step<'a> {
 /// `seen` is all that the client has sent, from byte 0; on [`Step::NeedMore`] call again with more.
 /// `ended`: no more will come (end of stream, or of the time allowed); then the answer is always
 /// [`Step::Done`], and half a hello or request head is TLS or HTTP with [`Fault::Incomplete`] and no
-/// name. A malformed hello is TLS with its fault, never another protocol. Looks at no more than
+/// name. So is what may begin one, be it a single byte, save that its protocol is not known: `Other`
+/// with that fault, which judgement takes for the strictest that it may be. A malformed hello is TLS with its fault, never another protocol. Looks at no more than
 /// about 128 KiB, and allocates nothing. A stream that is looked at again and again is better told
 /// by [`identify_further`].
 #[must_use]
@@ -137,8 +138,10 @@ pub fn identify_further<'a>(seen: &'a [u8], ended: bool, progress: &mut Progress
         tls::Found::Part { missing, .. } if !ended => {
             Step::NeedMore(Missing::UntilLength(seen.len() + missing))
         }
+        tls::Found::Part { .. } if seen.is_empty() => Step::Done(Identity::NOTHING),
         tls::Found::Part { sure: true, .. } => Step::Done(half(Protocol::Tls)),
-        tls::Found::Part { sure: false, .. } => Step::Done(Identity::NOTHING),
+        // What may still become one, or not, is no protocol, and no whole flight either.
+        tls::Found::Part { sure: false, .. } => Step::Done(half(Protocol::Other)),
         tls::Found::Other => match http::read(seen) {
             http::Found::Head(head) => Step::Done(from_head(head)),
             http::Found::Part { missing, .. } if !ended => Step::NeedMore(missing),
@@ -146,9 +149,8 @@ pub fn identify_further<'a>(seen: &'a [u8], ended: bool, progress: &mut Progress
                 let head = http::Head { fault: head.fault.or(Some(Fault::Incomplete)), ..head };
                 Step::Done(from_head(head))
             }
-            http::Found::Part { sure: None, .. } | http::Found::Other => {
-                Step::Done(Identity::NOTHING)
-            }
+            http::Found::Part { sure: None, .. } => Step::Done(half(Protocol::Other)),
+            http::Found::Other => Step::Done(Identity::NOTHING),
         },
     }
 }

@@ -116,16 +116,15 @@ impl<'a> Records<'a> {
     /// wrong in its first bytes is a fault as soon as these are there.
     #[inline]
     fn next(&mut self) -> Result<Option<Record<'a>>, Fault> {
-        let Some((&[kind, major, _, high, low], rest)) =
-            self.rest.split_first_chunk::<RECORD_HEADER>()
+        let Some((&[kind, _, _, high, low], rest)) = self.rest.split_first_chunk::<RECORD_HEADER>()
         else {
             return match *self.rest {
-                [] | [HANDSHAKE] | [HANDSHAKE, 3, ..] => Ok(None),
+                [] | [HANDSHAKE, ..] => Ok(None),
                 _ => Err(Fault::RecordType),
             };
         };
-        // Any minor version: servers ignore it (RFC 8446 §5.1), so this reader must.
-        if kind != HANDSHAKE || major != 3 {
+        // Any version: servers ignore it (RFC 8446 §5.1), so this reader must.
+        if kind != HANDSHAKE {
             return Err(Fault::RecordType);
         }
         let len = usize::from(u16::from_be_bytes([high, low]));

@@ -20,6 +20,10 @@ pub use super::second::{SecondHello, Watch};
 /// post-quantum key share; the largest that OpenSSL accepts is 128 KiB, by default.
 pub const HELLO_MAX: usize = 64 * 1024;
 
+/// The longest record that some server takes: the limit of TLS 1.2, before decryption (RFC 5246
+/// §6.2.3).
+const CIPHERTEXT_MAX: u16 = (1 << 14) + 2048;
+
 const ALERT: u8 = 21;
 const CHANGE_CIPHER_SPEC: u8 = 20;
 /// Content type of handshake records, in TLS and DTLS.
@@ -74,16 +78,23 @@ impl Found {
 pub(super) fn read<'a>(seen: &'a [u8], walked: &mut Walked, hello: &mut Hello<'a>) -> Found {
     match *seen {
         [] => Found::MAYBE,
-        [HANDSHAKE, ref rest @ ..] => match rest {
-            [] => Found::MAYBE,
-            [3, ..] => read_records(seen, walked, hello),
-            _ => Found::Other,
-        },
-        // A server that skips a warning alert or an early CCS reads the hello behind it. Before
-        // application data no server does.
+        // Whatever version stands behind it: servers must ignore it (RFC 8446 §5.1), and some do.
+        // A length that no server takes, or no hello behind it, tells another protocol where the
+        // version is none either.
+        [HANDSHAKE, 0..=2 | 4.., _, high, low, ref payload @ ..]
+            if !(1..=CIPHERTEXT_MAX).contains(&u16::from_be_bytes([high, low]))
+                || payload.first().is_some_and(|&kind| kind != CLIENT_HELLO) =>
+        {
+            Found::Other
+        }
+        [HANDSHAKE, ..] => read_records(seen, walked, hello),
+        // A server that skips a warning alert or an early CCS reads the hello behind it, crypto/tls
+        // of Go where the version is below 0x1000. Before application data no server does.
         [CHANGE_CIPHER_SPEC | ALERT, ref rest @ ..] => match rest {
-            [] | [3] | [3, 0..=4] | [3, 0..=4, 0..=0x40] => Found::MAYBE,
-            [3, 0..=4, 0..=0x40, ..] => Found::Fault(Fault::RecordType),
+            [] | [0..=0x0f] | [0..=0x0f, _] | [0..=0x0f, _, 0] => Found::MAYBE,
+            [3, 0..=4, 0..=0x40, ..] | [0..=0x0f, _, 0, 1 | 2, ..] => {
+                Found::Fault(Fault::RecordType)
+            }
             _ => Found::Other,
         },
         [0x80..=0xff, ..] => read_sslv2(seen),
@@ -495,7 +506,7 @@ pub(crate) mod tests {
                 assert!(matches!(identify(part, false), Step::NeedMore(_)), "at {end}");
                 let Step::Done(identity) = identify(part, true) else { panic!("at {end}") };
                 let tls = (Protocol::Tls, Some(Fault::Incomplete));
-                let expected = if end < 2 { (Protocol::Other, None) } else { tls };
+                let expected = if end == 0 { (Protocol::Other, None) } else { tls };
                 assert_eq!((identity.protocol, identity.fault), expected, "at {end}");
                 assert!(identity.name.is_none());
             }
@@ -503,12 +514,43 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_record_version_is_tls() {
-        let mut hello = hello(b"host.example");
-        for minor in 0..=u8::MAX {
-            hello[2] = minor;
-            assert_eq!(name(&hello), "host.example");
+    fn w02_every_record_version_is_tls() {
+        let message = message(&extension(SERVER_NAME, &server_name(b"host.example")));
+        for major in 0..=u8::MAX {
+            for minor in 0..=u8::MAX {
+                let mut hello = record(&message);
+                hello[1..3].copy_from_slice(&[major, minor]);
+                assert_eq!(name(&hello), "host.example");
+                let mut later = records(&message, 40);
+                later[46..48].copy_from_slice(&[major, minor]);
+                assert_eq!(name(&later), "host.example", "of the second record");
+            }
         }
+        assert_eq!(fault(&[ALERT, 0, 0, 0, 2, 1, 0]), Fault::RecordType, "which Go skips");
+    }
+
+    #[test]
+    fn every_name_of_a_hello_that_contradicts_itself_is_told() {
+        let two = |a: &[u8], b: &[u8]| {
+            let entry = |name: &[u8]| [&[0][..], &u16(name.len()), name].concat();
+            let list = [entry(a), entry(b)].concat();
+            extension(SERVER_NAME, &[&u16(list.len())[..], &list].concat())
+        };
+        let of = |name: &[u8]| extension(SERVER_NAME, &server_name(name));
+        let twice = message(&[of(b"a.example"), of(b"B.example.")].concat());
+        let entries = message(&two(b"a.example", b"b.example"));
+        let ends = message(&[of(b"a.example"), of(b"b.example"), extension(0, &[0])].concat());
+        for message in [twice, entries, ends] {
+            for flight in [record(&message), records(&message, 3)] {
+                let mut names = Vec::new();
+                super::super::each_name(&flight, |name| names.push(name.to_string()));
+                assert_eq!(names, ["a.example", "b.example"]);
+            }
+        }
+        let whole = record(&message(&[of(b"a.example"), of(b"b.example")].concat()));
+        let mut names = Vec::new();
+        super::super::each_name(&whole[..whole.len() - 1], |name| names.push(name.to_string()));
+        assert_eq!(names, ["a.example"], "as far as it has come");
     }
 
     #[test]
@@ -638,7 +680,16 @@ pub(crate) mod tests {
 
     #[test]
     fn other_bytes_are_told_at_the_first_that_rules_tls_out() {
-        for other in [&[22, 2][..], &[0x17, 3], &[0x80, 0, 2], &[0], &[0x15, 3, 9]] {
+        for other in [
+            &[22, 0, 0x84, 0xaa, 8][..],
+            &[22, 2, 0, 0, 0],
+            &[22, 0, 0x84, 0, 9, 8],
+            &[0x17, 3],
+            &[0x80, 0, 2],
+            &[0],
+            &[0x15, 3, 9, 7],
+            &[0x14, 0x10],
+        ] {
             assert_eq!(done(other).protocol, Protocol::Other, "{other:?}");
         }
     }

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 
 use super::address::{Target, canonical, target};
 use super::axes::weigh;
-use super::compile::{carrier, class_facts};
+use super::compile::{carrier, carriers_of, class_facts};
 use super::rule_set::{self, Named, SetId, Term};
 use super::{
     Action, Binding, Claim, ClientClass, Ech, GroupId, GroupState, Mode, NameEntry, Policy,
     Question, Reason, RuleId, Standing, Verdict,
 };
-use crate::identify::HostName;
+use crate::identify::{HostName, Protocol};
 
 /// One step of a judgement, as it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,10 @@ impl Enforced {
     const fn by(action: Action, reason: Reason) -> Self {
         Self { action, reason, rule: None }
     }
+
+    fn or_stricter(self, other: Self) -> Self {
+        if other.action > self.action { other } else { self }
+    }
 }
 
 /// What the sets are looked up by, gathered once for a question.
@@ -125,6 +129,18 @@ impl Policy {
         let by_protocol =
             self.carriers.get(transport).and_then(|row| row.get(carrier(question.protocol)));
         let enforced = match (by_protocol, name) {
+            // What may still become a protocol that carries a name is the strictest that it may be.
+            (Some(_), Claim::Malformed(names)) if question.protocol == Protocol::Other => {
+                let either = |&protocol: &Protocol| {
+                    Some(self.carriers.get(transport)?.get(carrier(protocol))?).copied()
+                };
+                let mut carriers = carriers_of(question.transport).iter().rev().filter_map(either);
+                let other = carriers.next().unwrap_or(self.nothing);
+                let first = self.malformed(&subject, names, other, trace);
+                carriers.fold(first, |strictest, carrier| {
+                    strictest.or_stricter(self.malformed(&subject, names, carrier, &mut ()))
+                })
+            }
             (Some(&carrier), Claim::Malformed(names)) => {
                 self.malformed(&subject, names, carrier, trace)
             }
@@ -154,9 +170,7 @@ impl Policy {
             let name = NameEntry { operator, ..subject.name };
             let of = Subject { name, ..*subject };
             let enforced = self.rules_then_axes(&of, claim, carrier, cause, &mut ());
-            if enforced.action > strictest.action {
-                strictest = enforced;
-            }
+            strictest = strictest.or_stricter(enforced);
         }
         strictest
     }
