@@ -6,13 +6,16 @@
 //!  policy                    snapshot: tables, rules              │ counters
 //!                               │ one load a connection           │
 //!  flow       accept ─ origin ─ peek ─ identify ─ decide ─ forward │ refuse ─ account
+//!                               │ names
+//!  egress                    what the gateway asks of its own
 //! ```
-//! `flow` (data plane) and `control` never use each other; both use `policy` and `account`.
+//! `flow` (data plane) and `control` never use each other; both use `policy`, `account` and `egress`.
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
 pub mod account;
 pub mod cli;
 pub mod control;
+pub mod egress;
 pub mod flow;
 pub mod identify;
 pub mod inspect;

@@ -10,9 +10,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("policy", &["identify", "sys"]),
     ("sys", &[]),
     ("account", &["identify", "policy", "sys"]),
-    ("flow", &["identify", "policy", "account", "sys"]),
+    // What the gateway asks of its own, for whoever has it asked.
+    ("egress", &["identify", "policy", "account", "sys"]),
+    ("flow", &["identify", "policy", "account", "sys", "egress"]),
     ("inspect", &["identify", "policy"]),
-    ("control", &["identify", "policy", "account", "sys"]),
+    ("control", &["identify", "policy", "account", "sys", "egress"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -81,8 +81,12 @@ struct Scene<'lab> {
 
 impl<'lab> Scene<'lab> {
     fn start(lab: &'lab Lab, dns: &str, more: &str) -> Self {
+        Self::under(lab, &policy(dns, more))
+    }
+
+    fn under(lab: &'lab Lab, policy: &str) -> Self {
         let world = lab.world.helper("world");
-        let gateway = lab.start_gateway(&policy(dns, more));
+        let gateway = lab.start_gateway(policy);
         gateway.capture();
         Self { gateway, world, client: lab.client.helper("client") }
     }
@@ -167,7 +171,7 @@ fn what_a_client_was_told_ties_the_name_to_the_address() {
         scene.world.ask(&json!("forget"));
     }
     assert_eq!(scene.queries("forwarded"), 4.0);
-    assert_eq!(scene.gateway.count("mode=\"dns\""), 0.0, "no refusal");
+    assert_eq!(scene.gateway.count("mode=\"dns\",verdict=\"block\""), 0.0, "no refusal");
     let unknown = scene.ask("nobody.example.", RecordType::A).unwrap();
     assert_eq!(unknown.response_code(), ResponseCode::NXDomain);
 }
@@ -290,4 +294,200 @@ fn what_is_no_question_is_dropped_and_what_fails_is_said() {
         "patience_ms": 300});
     scene.client.ask(&ask);
     assert!(scene.queries("limited") > 0.0);
+}
+
+/// One client may have five new names of a domain asked about in a minute.
+fn five_names(more: &str) -> String {
+    let names = "[names]\nnew_names_per_domain = 5\n";
+    policy("", &format!("{SERVER_HERE}{more}")).replace("[names]\n", names)
+}
+
+#[test]
+fn w07_questions_whose_answers_carry_anything_never_leave() {
+    let Some(lab) = lab("w07 types") else { return };
+    let mut scene = Scene::start(&lab, "", SERVER_HERE);
+    for kind in [RecordType::TXT, RecordType::NULL, RecordType::Unknown(65400), RecordType::ANY] {
+        let answer = scene.ask("secret.permitted.example.", kind).unwrap();
+        assert_eq!(answer.response_code(), ResponseCode::Refused, "{kind}");
+        let (code, words) = extended(&answer).unwrap();
+        assert_eq!(code, 18);
+        assert!(words.starts_with("guard: ") && words.contains("event "), "{words}");
+    }
+    assert_eq!(scene.asked(), Vec::<String>::new());
+    assert_eq!((scene.queries("unsupported"), scene.refused("guard")), (4.0, 1.0));
+    for kind in [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::MX] {
+        let answer = scene.ask("permitted.example.", kind).unwrap();
+        assert_eq!(answer.response_code(), ResponseCode::NoError, "{kind}");
+    }
+    // What was asked is in the record, each question once.
+    let lines = scene.gateway.stop();
+    let told = |event: &str, reason: &str| -> Vec<u64> {
+        let of = lines.iter().filter(|it| it["event"] == event && it["reason"] == reason);
+        of.map(|it| it["queries"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(told("refused", "guard"), [1, 3], "{lines:?}");
+    assert_eq!(told("asked", "permitted"), [4], "{lines:?}");
+    let asked = lines.iter().find(|it| it["event"] == "asked").unwrap();
+    assert_eq!((&asked["host"], &asked["listener"]), (&"permitted.example".into(), &"dns".into()));
+    assert_eq!(asked["destination"], "198.51.100.53:53");
+    assert_eq!((&asked["verdict"], &asked["end"]), (&"allow".into(), &"done".into()));
+    drop(scene);
+    // Who wants them says so.
+    let types = "types = [\"A\", \"txt\", \"TYPE65400\"]";
+    let mut scene = Scene::start(&lab, types, SERVER_HERE);
+    for (kind, code) in [
+        (RecordType::TXT, ResponseCode::NoError),
+        (RecordType::Unknown(65400), ResponseCode::NoError),
+        (RecordType::AAAA, ResponseCode::Refused),
+    ] {
+        assert_eq!(scene.ask("permitted.example.", kind).unwrap().response_code(), code, "{kind}");
+    }
+}
+
+#[test]
+fn w07_new_names_are_bounded_in_every_way_in() {
+    const EXPLICIT: &str = "192.0.2.1:3128";
+    let Some(lab) = lab("w07 names") else { return };
+    let more = format!(
+        "
+[[rule]]
+name = \"whose names would leak\"
+host = [\"*.dns-leak.example\", \"*.connect-leak.example\", \"*.socks-leak.example\", \"*.tls-leak.example\"]
+action = \"allow\"
+reason = \"the name decides in these tests\"
+
+[[listen]]
+mode = \"proxy\"
+address = \"{EXPLICIT}\"
+"
+    );
+    let mut scene = Scene::under(&lab, &five_names(&more));
+    let name = |n: usize, way: &str| format!("n{n}.{way}-leak.example");
+    let asked_about = |scene: &mut Scene<'_>, way: &str| {
+        let mut asked = scene.asked();
+        asked.retain(|asked| asked.contains(way));
+        asked.sort();
+        asked.dedup();
+        asked
+    };
+    let five = |way: &str| (0..5).map(|n| name(n, way)).collect::<Vec<_>>();
+
+    for n in 0..9 {
+        let answer = scene.ask(&name(n, "dns"), RecordType::A).unwrap();
+        let code = if n < 5 { ResponseCode::NoError } else { ResponseCode::Refused };
+        assert_eq!(answer.response_code(), code, "{n}");
+        if n >= 5 {
+            let (code, words) = extended(&answer).unwrap();
+            assert_eq!(code, 18);
+            assert!(words.starts_with("overload: "), "{words}");
+        }
+    }
+    assert_eq!(asked_about(&mut scene, "dns-leak"), five("dns"));
+    // One that is known is asked about as before.
+    let known = scene.ask(&name(2, "dns"), RecordType::AAAA).unwrap();
+    assert_eq!(known.response_code(), ResponseCode::NoError);
+
+    for n in 0..9 {
+        let request =
+            format!("CONNECT {0}:443 HTTP/1.1\r\nHost: {0}:443\r\n\r\n", name(n, "connect"));
+        let ask =
+            json!({"do": "send", "to": EXPLICIT, "hex": hex(request.as_bytes()), "enough": 12});
+        let said = unhex(scene.client.ask(&ask)["received"].as_str().unwrap());
+        let passed = said.starts_with(b"HTTP/1.1 200");
+        assert_eq!(passed, n < 5, "{}", String::from_utf8_lossy(&said));
+    }
+    assert_eq!(asked_about(&mut scene, "connect-leak"), five("connect"));
+
+    for n in 0..9 {
+        let host = name(n, "socks");
+        let length = u8::try_from(host.len()).unwrap();
+        let request = [&[5, 1, 0, 3, length][..], host.as_bytes(), &443_u16.to_be_bytes()].concat();
+        let ask = json!({"do": "send", "to": EXPLICIT, "hex": "050100", "enough": 2,
+            "then": hex(&request), "patience_ms": 1_000});
+        let said = unhex(scene.client.ask(&ask)["received"].as_str().unwrap());
+        let reply = said.get(3).copied();
+        assert_eq!(reply == Some(0), n < 5, "{said:?}");
+    }
+    assert_eq!(asked_about(&mut scene, "socks-leak"), five("socks"));
+
+    for n in 0..9 {
+        let hello = tls_hello(&name(n, "tls"));
+        let ask = json!({"do": "send", "to": at(REFUSED[0], 443), "hex": hex(&hello), "enough": 1,
+            "patience_ms": 500});
+        scene.client.ask(&ask);
+    }
+    assert_eq!(asked_about(&mut scene, "tls-leak"), five("tls"));
+
+    let lines = scene.gateway.stop();
+    for (way, listener) in
+        [("dns", "dns"), ("connect", "proxy"), ("socks", "proxy"), ("tls", "tproxy")]
+    {
+        let domain = format!(".{way}-leak.example");
+        let refused: u64 = lines
+            .iter()
+            .filter(|it| it["host"].as_str().is_some_and(|host| host.ends_with(&domain)))
+            .filter(|it| it["event"] == "refused" && it["listener"] == listener)
+            .inspect(|it| assert_eq!(it["reason"], "overload", "{it}"))
+            .map(|it| it["queries"].as_u64().unwrap_or(1))
+            .sum();
+        assert_eq!(refused, 4, "{way}");
+    }
+}
+
+#[test]
+fn l05_a_live_connection_stays_bound_as_it_was_dialled() {
+    let Some(lab) = lab("l05") else { return };
+    let rule = |action: &str| {
+        format!(
+            "
+[[rule]]
+name = \"by name\"
+host = [\"*.turn.example\", \"turn.example\"]
+action = \"{action}\"
+reason = \"the name decides in these tests\"
+"
+        )
+    };
+    // No answer holds longer than it says itself, which is not at all.
+    let policy = |action: &str, words: &str| {
+        let more = format!("{SERVER_HERE}{}", rule(action));
+        policy("", &more)
+            .replace("[names]\n", "[names]\nremember = \"0s\"\n")
+            .replace("reason = \"x\"", words)
+    };
+    let mut scene = Scene::under(&lab, &policy("allow", "reason = \"x\""));
+    let hello = tls_hello("turn.example");
+    let open = |scene: &mut Scene<'_>| {
+        let ask = json!({"do": "crowd", "count": 1, "to": at(REFUSED[0], 443), "hex": hex(&hello),
+            "patience_ms": 2_000});
+        scene.client.ask(&ask)
+    };
+    open(&mut scene);
+    lab::wait_until("it is let through", || {
+        let opened = scene.gateway.records();
+        opened.iter().any(|it| it["event"] == "open" && it["name_bound"] == true).then_some(())
+    });
+    // The name has other addresses by now. Nothing changed for the connection.
+    scene.gateway.reload(&policy("allow", "reason = \"y\""));
+    scene.gateway.reload(&policy("allow", "reason = \"x\""));
+    let ended =
+        |scene: &Scene<'_>| scene.gateway.records().into_iter().find(|it| it["event"] == "close");
+    // Another connection to the address is none of the name's now, which also shows that time passed.
+    open(&mut scene);
+    lab::wait_until("the second one is refused", || {
+        let refused = scene.gateway.records();
+        refused
+            .iter()
+            .any(|it| it["reason"] == "mismatch" && it["event"] == "refused")
+            .then_some(())
+    });
+    assert_eq!(ended(&scene), None);
+    // The rule changed.
+    scene.gateway.reload(&policy("block", "reason = \"x\""));
+    let line = lab::wait_until("it ends", || ended(&scene));
+    assert_eq!(
+        (&line["end"], &line["reason"]),
+        (&"policy-change".into(), &"rule".into()),
+        "{line}"
+    );
 }

@@ -46,6 +46,8 @@ pub enum Limit {
     Descriptors,
     /// `max_connections_per_client` of a listener.
     Client,
+    /// New names that one client may have asked about (`[names] new_names`).
+    Names,
 }
 
 /// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
@@ -113,9 +115,9 @@ pub enum DnsQuery {
     Failed,
     /// No question; not answered.
     Malformed,
-    /// Of a kind that is not forwarded.
+    /// Of a kind or type that is not forwarded.
     Unsupported,
-    /// Its client asks too often; not answered.
+    /// Its client asks too often, which is not answered, or about too many new names.
     Limited,
     /// Too many questions or clients at once; not answered.
     Busy,
@@ -125,8 +127,8 @@ pub(super) const DNS: [&str; 8] =
     ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
 pub(super) const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 pub(super) const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
-pub(super) const LIMIT: [&str; 5] =
-    ["connections", "first-flight", "admin", "descriptors", "client"];
+pub(super) const LIMIT: [&str; 6] =
+    ["connections", "first-flight", "admin", "descriptors", "client", "names"];
 pub(super) const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
 pub(super) const DROPPED: [&str; 16] = [
     "table-full",

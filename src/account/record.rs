@@ -30,6 +30,8 @@ pub struct Record {
     bytes: Arc<Bytes>,
     was_opened: bool,
     finished: bool,
+    /// Questions that this one record stands for; 0 where it is of a connection.
+    queries: u32,
 }
 
 impl Record {
@@ -49,6 +51,7 @@ impl Record {
             bytes: Arc::default(),
             was_opened: false,
             finished: false,
+            queries: 0,
         }
     }
 
@@ -90,6 +93,12 @@ impl Record {
     /// The hello inside an explicit tunnel named another host than the tunnel's.
     pub fn heard_inside(&mut self, name: HostName) {
         self.sni_inside = Some(Box::new(name));
+    }
+
+    /// The record is of so many questions about names, the first of which came `since`.
+    pub fn stands_for(&mut self, queries: u32, since: Instant) {
+        self.queries = queries;
+        self.opened = since;
     }
 
     /// What was judged last.
@@ -157,8 +166,10 @@ impl Record {
         if self.judged.is_none() {
             self.metrics().unjudged(self.way);
         }
+        let is_refused = end == End::Refused;
         let event = match (self.was_opened, self.judged.is_some()) {
             (true, _) => "close",
+            (false, true) if self.queries > 0 && !is_refused => "asked",
             (false, true) => "refused",
             (false, false) => "unjudged",
         };
@@ -201,6 +212,7 @@ impl Record {
             line.number(key!("bytes_down"), Some(bytes_down));
             line.number(key!("duration_ms"), Some(duration));
             line.label(key!("end"), end.map(End::label));
+            line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
             line.end();
         });
         if !written {

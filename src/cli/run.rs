@@ -509,12 +509,12 @@ fn name_service(config: &Config) -> Result<NameService, String> {
         None
     };
     let resolvers = names.resolvers.iter().map(resolver).collect();
-    Ok(NameService { resolvers, tls, remember: names.remember })
+    Ok(NameService { resolvers, tls, remember: names.remember, limit: names.limit })
 }
 
 fn name_server(dns: &config::Dns) -> Dns {
-    let &config::Dns { listen, nxdomain, filter, strip_ech, rate } = dns;
-    Dns { listen, nxdomain, filter, strip_ech, rate }
+    let &config::Dns { listen, nxdomain, filter, strip_ech, rate, ref types } = dns;
+    Dns { listen, nxdomain, filter, strip_ech, rate, types: types.clone() }
 }
 
 fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {

@@ -212,7 +212,8 @@ impl Governor {
         let resolving = |config: &Config| {
             let names = &config.names;
             let dns = config.dns.clone();
-            (names.resolvers.clone(), names.resolver_ca.clone(), names.remember, dns)
+            let fixed = (names.remember, names.limit);
+            (names.resolvers.clone(), names.resolver_ca.clone(), fixed, dns)
         };
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::settings::{NameService, Resolver};
+use crate::egress::{Allowance, OverLimit};
 use crate::identify::HostName;
 
 /// The longest that an answer ties a name to an address, whatever its TTL: who owns the name says
@@ -49,6 +50,9 @@ pub(super) enum Unresolved {
     /// The resolver did not answer, or not in time, or there is none.
     #[error("the resolver did not answer")]
     NoAnswer,
+    /// Nobody was asked.
+    #[error("{}", OverLimit)]
+    OverLimit,
 }
 
 type Answered = Result<Addresses, Unresolved>;
@@ -71,6 +75,7 @@ pub(super) trait Resolve {
 pub(super) struct Names {
     resolver: Box<dyn Resolve>,
     memory: Memory,
+    allowance: Arc<Allowance>,
 }
 
 /// What was answered lately, and what is being asked.
@@ -93,28 +98,57 @@ struct Remembered {
 }
 
 impl Names {
-    /// A resolver and a memory.
-    pub(super) fn new(resolver: Box<dyn Resolve>, memory: Memory) -> Self {
-        Self { resolver, memory }
+    /// A resolver and a memory, and how much each client may have asked.
+    pub(super) fn new(
+        resolver: Box<dyn Resolve>,
+        memory: Memory,
+        allowance: Arc<Allowance>,
+    ) -> Self {
+        Self { resolver, memory, allowance }
+    }
+
+    /// How much each client may have asked.
+    pub(super) fn allowance(&self) -> &Allowance {
+        &self.allowance
     }
 
     /// Whether `address` is among the name's own. Unknown is no.
-    pub(super) async fn is_bound(&self, name: &HostName, address: IpAddr) -> bool {
+    ///
+    /// # Errors
+    /// Somebody would have to be asked, and the client has had that done too often.
+    pub(super) async fn is_bound(
+        &self,
+        name: &HostName,
+        address: IpAddr,
+        client: IpAddr,
+    ) -> Result<bool, OverLimit> {
         if let Some(known) = self.memory.knows(name, address) {
-            return known;
+            return Ok(known);
         }
-        match self.resolve(name).await {
-            Ok(addresses) => addresses.contains(&address) || self.memory.holds(name, address),
+        match self.resolve(name, client).await {
+            Ok(addresses) => Ok(addresses.contains(&address) || self.memory.holds(name, address)),
             // An answer of before may still hold, though the resolver is down now.
-            Err(_) => self.memory.holds(name, address),
+            Err(Unresolved::NoAddress | Unresolved::NoAnswer) => {
+                Ok(self.memory.holds(name, address))
+            }
+            Err(Unresolved::OverLimit) => Err(OverLimit),
         }
     }
 
-    /// The name's addresses, in canonical form, as the resolver gives them now.
-    pub(super) async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Unresolved> {
+    /// The name's addresses, in canonical form, as the resolver gives them now. Whoever waits for a
+    /// query that another client's request has begun takes nothing out of its own allowance.
+    pub(super) async fn resolve(
+        &self,
+        name: &HostName,
+        client: IpAddr,
+    ) -> Result<Vec<IpAddr>, Unresolved> {
         loop {
             match self.memory.turn(name) {
-                Turn::Mine(flight) => return self.ask(name, flight).await.map(|a| a.addresses),
+                Turn::Mine(flight) => {
+                    let taken = self.allowance.take(client, name);
+                    taken.map_err(|OverLimit| Unresolved::OverLimit)?;
+                    return self.ask(name, flight).await.map(|a| a.addresses);
+                }
                 Turn::Wait(mut answer) => {
                     // Whoever asked may have been cut off before the answer came.
                     if let Ok(answered) = answer.wait_for(Option::is_some).await
@@ -227,7 +261,7 @@ impl Memory {
         };
         let wait = match answer {
             Err(Unresolved::NoAnswer) => ASKED_AGAIN_WHEN_DOWN,
-            Ok(_) | Err(Unresolved::NoAddress) => ASKED_AGAIN,
+            Ok(_) | Err(Unresolved::NoAddress | Unresolved::OverLimit) => ASKED_AGAIN,
         };
         self.add(name, found, ttl, Some(wait));
     }
@@ -339,6 +373,7 @@ pub(super) mod book {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::egress::NamesLimit;
 
     #[derive(Clone, Default)]
     pub(crate) struct Book {
@@ -362,7 +397,14 @@ pub(super) mod book {
         }
 
         pub(crate) fn names(&self) -> Names {
-            Names::new(Box::new(self.clone()), Memory::new(Duration::from_secs(600)))
+            self.names_within(usize::MAX)
+        }
+
+        /// The same, for clients that may have so many names of one domain asked about.
+        pub(crate) fn names_within(&self, below_parent: usize) -> Names {
+            let limit = NamesLimit { below_parent, in_all: usize::MAX };
+            let memory = Memory::new(Duration::from_secs(600));
+            Names::new(Box::new(self.clone()), memory, Arc::new(Allowance::new(limit)))
         }
     }
 
@@ -391,18 +433,26 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn client() -> IpAddr {
+        ip("192.0.2.1")
+    }
+
+    async fn bound(names: &Names, of: &str, address: &str) -> bool {
+        names.is_bound(&name(of), ip(address), client()).await.unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_binds_for_ten_minutes_whatever_its_ttl() {
         let book = Book::default().entry("a.example", &["198.51.100.1"]);
         let names = book.names();
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(bound(&names, "a.example", "198.51.100.1").await);
         let book = book.entry("a.example", &["198.51.100.2"]);
         tokio::time::advance(Duration::from_secs(599)).await;
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(bound(&names, "a.example", "198.51.100.1").await);
         assert_eq!(book.queries(), 1);
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.2")).await);
+        assert!(!bound(&names, "a.example", "198.51.100.1").await);
+        assert!(bound(&names, "a.example", "198.51.100.2").await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -410,11 +460,11 @@ mod tests {
         let book = Book::default().entry("a.example", &["198.51.100.1"]);
         let names = book.names();
         for _ in 0..5 {
-            assert!(!names.is_bound(&name("a.example"), ip("203.0.113.1")).await);
+            assert!(!bound(&names, "a.example", "203.0.113.1").await);
         }
         assert_eq!(book.queries(), 1);
         tokio::time::advance(ASKED_AGAIN).await;
-        assert!(!names.is_bound(&name("a.example"), ip("203.0.113.1")).await);
+        assert!(!bound(&names, "a.example", "203.0.113.1").await);
         assert_eq!(book.queries(), 2);
     }
 
@@ -426,9 +476,9 @@ mod tests {
                 Box::pin(std::future::pending())
             }
         }
-        let names = Names::new(Box::new(Never), Memory::new(Duration::ZERO));
+        let names = Names::new(Box::new(Never), Memory::new(Duration::ZERO), Arc::default());
         let begun = Instant::now();
-        assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(!bound(&names, "a.example", "198.51.100.1").await);
         assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
     }
 
@@ -436,13 +486,13 @@ mod tests {
     async fn an_answer_of_before_holds_while_the_resolver_is_down() {
         let book = Book::default().entry("a.example", &["198.51.100.1"]);
         let names = book.names();
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(bound(&names, "a.example", "198.51.100.1").await);
         book.forget("a.example");
         tokio::time::advance(Duration::from_secs(500)).await;
-        assert!(!names.is_bound(&name("a.example"), ip("203.0.113.1")).await, "no answer");
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(!bound(&names, "a.example", "203.0.113.1").await, "no answer");
+        assert!(bound(&names, "a.example", "198.51.100.1").await);
         tokio::time::advance(Duration::from_secs(101)).await;
-        assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(!bound(&names, "a.example", "198.51.100.1").await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -450,12 +500,12 @@ mod tests {
         let book = Book::default();
         let names = book.names();
         for _ in 0..5 {
-            assert!(!names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+            assert!(!bound(&names, "a.example", "198.51.100.1").await);
         }
         assert_eq!(book.queries(), 1);
         tokio::time::advance(ASKED_AGAIN_WHEN_DOWN).await;
         let book = book.entry("a.example", &["198.51.100.1"]);
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(bound(&names, "a.example", "198.51.100.1").await);
         assert_eq!(book.queries(), 2);
     }
 
@@ -464,15 +514,15 @@ mod tests {
         let book = Book::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
         let names = book.names();
         names.tell(&name("a.example"), &[ip("198.51.100.7")], Duration::from_secs(60));
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.7")).await);
+        assert!(bound(&names, "a.example", "198.51.100.7").await);
         assert_eq!(book.queries(), 0);
         // Of its IPv6 addresses the client was told nothing: that is no answer about them.
-        assert!(names.is_bound(&name("a.example"), ip("2001:db8::1")).await);
+        assert!(bound(&names, "a.example", "2001:db8::1").await);
         assert_eq!(book.queries(), 1);
         names.tell(&name("b.example"), &[ip("::ffff:198.51.100.8")], Duration::ZERO);
-        assert!(names.is_bound(&name("b.example"), ip("198.51.100.8")).await);
+        assert!(bound(&names, "b.example", "198.51.100.8").await);
         tokio::time::advance(Duration::from_secs(601)).await;
-        assert!(!names.is_bound(&name("b.example"), ip("198.51.100.8")).await);
+        assert!(!bound(&names, "b.example", "198.51.100.8").await);
     }
 
     /// Answers when it is told to.
@@ -494,9 +544,10 @@ mod tests {
         let slow = Slow::default();
         let slow = Slow(slow.0, slow.1.entry("a.example", &["198.51.100.1"]));
         let memory = Memory::new(Duration::from_secs(600));
-        let workers = [(); 2].map(|()| Names::new(Box::new(slow.clone()), memory.clone()));
+        let workers =
+            [(); 2].map(|()| Names::new(Box::new(slow.clone()), memory.clone(), Arc::default()));
         let name = name("a.example");
-        let ask = |worker: usize| workers[worker].resolve(&name);
+        let ask = |worker: usize| workers[worker].resolve(&name, client());
         let answer = async {
             tokio::task::yield_now().await;
             slow.0.notify_waiters();
@@ -512,10 +563,10 @@ mod tests {
     async fn one_who_waits_for_a_query_that_is_given_up_asks_anew() {
         let slow = Slow::default();
         let slow = Slow(slow.0, slow.1.entry("a.example", &["198.51.100.1"]));
-        let names = Names::new(Box::new(slow.clone()), Memory::new(Duration::ZERO));
+        let names = Names::new(Box::new(slow.clone()), Memory::new(Duration::ZERO), Arc::default());
         let name = name("a.example");
-        let mut first = Box::pin(names.resolve(&name));
-        let mut second = Box::pin(names.resolve(&name));
+        let mut first = Box::pin(names.resolve(&name, client()));
+        let mut second = Box::pin(names.resolve(&name, client()));
         for waiting in [&mut first, &mut second] {
             assert!(timeout(Duration::ZERO, waiting).await.is_err());
         }
@@ -542,7 +593,7 @@ mod tests {
     #[tokio::test]
     async fn a_mapped_answer_is_its_ipv4() {
         let names = Book::default().entry("a.example", &["::ffff:198.51.100.1"]).names();
-        assert!(names.is_bound(&name("a.example"), ip("198.51.100.1")).await);
+        assert!(bound(&names, "a.example", "198.51.100.1").await);
     }
 
     #[tokio::test]
@@ -653,10 +704,11 @@ pub(super) mod tests_tls {
                 resolvers: vec![Resolver { at, tls }],
                 tls: Some(client(roots)),
                 remember: Duration::ZERO,
+                limit: Default::default(),
             };
             let resolver = Box::new(SystemResolver::new(&service));
-            let names = Names::new(resolver, Memory::new(Duration::ZERO));
-            let answer = names.resolve(&asked).await;
+            let names = Names::new(resolver, Memory::new(Duration::ZERO), Arc::default());
+            let answer = names.resolve(&asked, "192.0.2.1".parse().unwrap()).await;
             let wanted = vec!["198.51.100.1".parse().unwrap()];
             let wanted = if believed { Ok(wanted) } else { Err(Unresolved::NoAnswer) };
             assert_eq!(answer, wanted, "{named}");

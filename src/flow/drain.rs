@@ -25,6 +25,7 @@ use super::registry::Registry;
 use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
 use super::udp;
 use crate::account::{Account, End, Way};
+use crate::egress::Allowance;
 use crate::policy::Live;
 use crate::sys;
 
@@ -86,8 +87,12 @@ impl DataPlane {
     /// started. Nothing is left running.
     pub fn start(settings: Settings, live: Arc<Live>, account: Account) -> io::Result<Self> {
         let memory = Memory::new(settings.names.remember);
+        let allowance = Arc::new(Allowance::new(settings.names.limit));
         let service = settings.names.clone();
-        let names = move || Names::new(Box::new(SystemResolver::new(&service)), memory.clone());
+        let names = move || {
+            let resolver = Box::new(SystemResolver::new(&service));
+            Names::new(resolver, memory.clone(), Arc::clone(&allowance))
+        };
         Self::launch(settings, live, account, Arc::new(names))
     }
 

@@ -153,7 +153,10 @@ impl Gate {
         match answer.verdict.permit() {
             Ok(permit) => {
                 let to = permit.destination();
+                // What was seen to belong to the name stays so while the connection lives: a name
+                // that turns over its addresses takes none away from who is connected to one.
                 asked.tie = match asked.tie {
+                    Tie::Said | Tie::SaidAndDialled if answer.bound == Some(true) => Tie::Resolved,
                     Tie::Said if asked.destination == to => Tie::SaidAndDialled,
                     Tie::Said => Tie::Resolved,
                     tie @ (Tie::SaidAndDialled | Tie::Resolved) => tie,

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bind::Names;
-use crate::account::{Facts, Grounds, Judged, Metrics};
+use super::bind::{Names, Unresolved};
+use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
+use crate::egress::OverLimit;
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
 use crate::policy::{
     Action, Binding, Claim, GroupId, Lapsed, Live, Outlook, Policy, Question, RuleId, Transport,
@@ -23,6 +24,8 @@ pub(super) trait Judge {
     fn decide_name(&self, question: &Question<'_>) -> Option<Verdict>;
     /// As [`Policy::refuses_name`].
     fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict>;
+    /// As [`Policy::asks_here`].
+    fn asks_here(&self, question: &Question<'_>) -> Verdict;
     /// As [`Policy::refuses_address`].
     fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict>;
     /// As [`Policy::on_mismatch`].
@@ -55,6 +58,9 @@ impl Judge for Policy {
     }
     fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
         Self::refuses_name(self, question)
+    }
+    fn asks_here(&self, question: &Question<'_>) -> Verdict {
+        Self::asks_here(self, question)
     }
     fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
         Self::refuses_address(self, question)
@@ -107,7 +113,8 @@ pub(super) enum Tie {
     Said,
     /// The client says so, of an address that is already dialled.
     SaidAndDialled,
-    /// The gateway resolved the name to this address.
+    /// The gateway resolved the name to this address, for whoever it has taken on so: a connection
+    /// stays bound as it was dialled, whatever the name has become since.
     Resolved,
 }
 
@@ -263,12 +270,19 @@ pub(super) async fn settle(
     match timed(metrics, || weigh(policy, asked)) {
         Weighed::Settled(answer) => answer,
         Weighed::Open { claimed, bound, name } => {
-            if policy.binding() == Binding::Redial && asked.tie == Tie::Said {
-                redialled(policy, asked, names, &name).await.unwrap_or(claimed)
-            } else if names.is_bound(&name, asked.destination.ip()).await {
-                bound
+            let answered = if policy.binding() == Binding::Redial && asked.tie == Tie::Said {
+                redialled(policy, asked, names, &name).await
             } else {
-                claimed
+                let is_bound = names.is_bound(&name, asked.destination.ip(), asked.client).await;
+                is_bound.map(|is_bound| is_bound.then_some(bound))
+            };
+            match answered {
+                Ok(answer) => answer.unwrap_or(claimed),
+                // Nobody was asked. What is let pass without the name needs no answer.
+                Err(OverLimit) if claimed.verdict.action() == Action::Block => {
+                    over_limit(asked, metrics)
+                }
+                Err(OverLimit) => claimed,
             }
         }
     }
@@ -319,7 +333,7 @@ pub(super) fn name_refused(
     name: &HostName,
     metrics: &Metrics,
 ) -> Option<(Asked, Answer)> {
-    let asked = Asked::looked_up(client, Ipv6Addr::UNSPECIFIED.into(), Some(name));
+    let asked = question_about(client, Some(name));
     let verdict = timed(metrics, || policy.refuses_name(&asked.question(Claim::Bound(name))))?;
     Some((asked, Answer { verdict, bound: None }))
 }
@@ -390,14 +404,36 @@ async fn redialled(
     asked: &Asked,
     names: &Names,
     name: &HostName,
-) -> Option<Answer> {
-    let addresses = names.resolve(name).await.ok()?;
-    addresses.into_iter().find_map(|address| {
+) -> Result<Option<Answer>, OverLimit> {
+    let addresses = match names.resolve(name, asked.client).await {
+        Ok(addresses) => addresses,
+        Err(Unresolved::OverLimit) => return Err(OverLimit),
+        Err(Unresolved::NoAddress | Unresolved::NoAnswer) => return Ok(None),
+    };
+    Ok(addresses.into_iter().find_map(|address| {
         let destination = SocketAddr::new(address, asked.destination.port());
         let there = Asked { destination, ..asked.clone() };
         let verdict = policy.decide(&there.question(Claim::Bound(name)));
         (verdict.action() != Action::Block).then_some(Answer { verdict, bound: Some(true) })
-    })
+    }))
+}
+
+/// The refusal of a client that has had as many names asked about as it may.
+pub(super) fn over_limit(asked: &Asked, metrics: &Metrics) -> Answer {
+    metrics.limit_hit(Limit::Names);
+    Answer { verdict: *Verdict::overload(asked.destination).verdict(), bound: None }
+}
+
+/// A question about a name to the gateway's own name server, as [`name_refused`] judges it.
+pub(super) fn question_about(client: IpAddr, name: Option<&HostName>) -> Asked {
+    Asked::looked_up(client, Ipv6Addr::UNSPECIFIED.into(), name)
+}
+
+/// What is noted of such a question that goes to a name server of this host.
+pub(super) fn asked_here(policy: &dyn Judge, asked: &Asked, server: SocketAddr) -> Answer {
+    let asked = Asked { destination: server, ..asked.clone() };
+    let claim = asked.name.as_ref().map_or(Claim::Unread, |(name, _)| Claim::Bound(name));
+    Answer { verdict: policy.asks_here(&asked.question(claim)), bound: None }
 }
 
 fn timed<T>(metrics: &Metrics, answer: impl FnOnce() -> T) -> T {
@@ -485,6 +521,10 @@ pub(super) mod fake {
         }
         fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
             self.decide_name(question)
+        }
+        fn asks_here(&self, question: &Question<'_>) -> Verdict {
+            let given = Verdict::given(Action::Allow, Reason::Permitted, question.destination);
+            self.refuses_name(question).unwrap_or(given)
         }
         fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
             Some(self.decide(question)).filter(blocks)
@@ -585,6 +625,34 @@ mod tests {
         assert_eq!((elsewhere.verdict.reason(), elsewhere.bound), (Reason::Mismatch, Some(false)));
         let down = answer(&policy, &asked(Tie::Said), &Book::default()).await;
         assert_eq!(down.verdict.action(), Action::Block, "no resolver binds nothing");
+    }
+
+    #[tokio::test]
+    async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
+        let names: Vec<_> = (0..5).map(|n| format!("n{n}.pacs.example")).collect();
+        let add = |book: Book, name: &String| book.entry(name, &["198.51.100.7"]);
+        let book = names.iter().fold(Book::default(), add);
+        let policy = by_name((Action::Block, Reason::Mismatch));
+        let mut redial = by_name((Action::Block, Reason::Outside));
+        redial.binding = Binding::Redial;
+        let lenient = by_name((Action::Log, Reason::Mismatch));
+        let known = book.names_within(3);
+        let metrics = Metrics::register();
+        let ask = async |policy: &Fake, name: &String| {
+            let name = Some((HostName::parse(name.as_bytes()).unwrap(), NameSource::Sni));
+            settle(policy, &Asked { name, ..asked(Tie::Said) }, &known, &metrics).await.verdict
+        };
+        for name in &names[..3] {
+            assert_eq!(ask(&policy, name).await.reason(), Reason::Rule);
+        }
+        for policy in [&policy, &redial] {
+            let verdict = ask(policy, &names[3]).await;
+            assert_eq!((verdict.action(), verdict.reason()), (Action::Block, Reason::Overload));
+        }
+        let verdict = ask(&lenient, &names[4]).await;
+        assert_eq!((verdict.action(), verdict.reason()), (Action::Log, Reason::Mismatch));
+        assert_eq!(book.queries(), 3);
+        assert_eq!(ask(&policy, &names[0]).await.reason(), Reason::Rule, "one of before");
     }
 
     #[tokio::test]

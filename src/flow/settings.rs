@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use crate::account::Way;
+use crate::egress::NamesLimit;
 use crate::identify::HostName;
 
 /// Everything that is fixed for the life of a data plane.
@@ -34,6 +35,8 @@ pub struct NameService {
     pub tls: Option<Arc<ClientConfig>>,
     /// How long an answer holds, where its TTL is shorter.
     pub remember: Duration,
+    /// How many names one client may have asked about.
+    pub limit: NamesLimit,
 }
 
 /// The gateway as a name server: it asks the resolvers of [`NameService`].
@@ -49,6 +52,8 @@ pub struct Dns {
     pub strip_ech: bool,
     /// Questions a second that one client may ask.
     pub rate: u32,
+    /// Types of records that may be asked for (RFC 1035 §3.2.2).
+    pub types: Vec<u16>,
 }
 
 /// One name server.

@@ -504,8 +504,12 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         starttls: false,
         udp: None,
     };
-    let names =
-        NameService { resolvers: Vec::new(), tls: None, remember: Duration::from_secs(600) };
+    let names = NameService {
+        resolvers: Vec::new(),
+        tls: None,
+        remember: Duration::from_secs(600),
+        limit: Default::default(),
+    };
     let workers = NonZeroUsize::new(2).unwrap();
     let settings =
         Settings { listeners: vec![listener], workers, affinity: true, names, dns: None };

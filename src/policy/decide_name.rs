@@ -54,6 +54,28 @@ impl Policy {
         })
     }
 
+    /// What is noted of a question about a name that [`Policy::refuses_name`] lets pass, to a name
+    /// server of this host (the destination): it is no destination that could be refused, and what
+    /// that server asks of others is judged there.
+    #[must_use]
+    pub fn asks_here(&self, question: &Question<'_>) -> Verdict {
+        if let Some(refused) = self.refuses_name(question) {
+            return refused;
+        }
+        let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
+        let group = self.client_classes.get(class as usize).map_or(0, |client| client.group);
+        let mode = self.groups.get(group as usize).map_or(Mode::Enforce, |group| group.mode);
+        Verdict {
+            action: Action::Allow,
+            reason: Reason::Permitted,
+            rule: None,
+            would: None,
+            group: GroupId(group),
+            mode,
+            destination: question.destination,
+        }
+    }
+
     /// As [`Policy::decide_name`], where that refuses the name on every port and over every protocol:
     /// what a name server, which hears of neither, may refuse.
     #[must_use]

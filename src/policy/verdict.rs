@@ -376,6 +376,13 @@ impl Verdict {
         Denial(Self { reason: Reason::Loop, ..overload })
     }
 
+    /// The refusal of a question that is never passed on, whatever the policy says about its name: its
+    /// type is none of those that may leave.
+    pub const fn guarded(destination: SocketAddr) -> Denial {
+        let Denial(overload) = Self::overload(destination);
+        Denial(Self { reason: Reason::Guard, ..overload })
+    }
+
     /// A verdict out of nowhere, for tests of what is done with one.
     #[cfg(test)]
     pub(crate) const fn given(action: Action, reason: Reason, destination: SocketAddr) -> Self {

@@ -225,6 +225,21 @@ impl Gateway<'_> {
         wait_until("the policy is loaded", || (self.count(done) > before).then_some(()));
     }
 
+    /// Has the process end in order, and gives the lines of its record.
+    pub(crate) fn stop(&mut self) -> Vec<Value> {
+        let hangup = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(hangup.unwrap().success());
+        self.child.wait().unwrap();
+        self.records()
+    }
+
+    /// The lines of its record so far.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["event"].is_string()).collect()
+    }
+
     /// Ends the process as the kernel does when memory runs out.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

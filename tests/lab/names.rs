@@ -45,7 +45,7 @@ impl NameServer {
         }
         let (question, kind) = (query.get(12..at + 5)?, query[at + 2]);
         let name = labels.join(".");
-        let answer = self.answer(&name);
+        let answer = self.answer(&name, kind);
         let name_is_service = matches!(answer, Answer::Service);
         self.asked.push(name);
         let mut id = [query[0], query[1]];
@@ -82,7 +82,7 @@ impl NameServer {
         Some([header, question.to_vec(), records.concat()].concat())
     }
 
-    fn answer(&mut self, name: &str) -> Answer {
+    fn answer(&mut self, name: &str, kind: u8) -> Answer {
         let [p4, p6] = PERMITTED;
         let [r4, r6] = REFUSED;
         match name {
@@ -93,6 +93,13 @@ impl NameServer {
             "rebind.example" => {
                 self.turns += 1;
                 let address = if self.turns <= 2 { p4 } else { r4 };
+                let addresses = vec![address.parse().unwrap()];
+                Answer::Found { aliases: Vec::new(), addresses, ttl: 0 }
+            }
+            // One address when it is asked about first, another one from then on.
+            "turn.example" => {
+                self.turns += usize::from(kind == 1);
+                let address = if self.turns <= 1 { r4 } else { p4 };
                 let addresses = vec![address.parse().unwrap()];
                 Answer::Found { aliases: Vec::new(), addresses, ttl: 0 }
             }
@@ -126,6 +133,8 @@ impl NameServer {
             "lie.example" => Answer::OtherId(vec![p4.parse().unwrap()]),
             "silent.example" => Answer::Silence,
             "service.example" => Answer::Service,
+            // What a client wants to say to the owner of the domain.
+            _ if name.ends_with("-leak.example") => found(&[r4, r6]),
             _ => Answer::Code(3),
         }
     }

@@ -40,6 +40,7 @@ use self::reader::{Reader, Table};
 pub(super) use self::update::unfit;
 pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
+use crate::egress::NamesLimit;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
 
@@ -386,6 +387,9 @@ pub struct Names {
     /// How long an answer ties a name to its addresses, where its TTL is shorter. Default 10 min,
     /// 0 s to a day.
     pub remember: Duration,
+    /// `new_names` and `new_names_per_domain`: different names that one client may have asked about
+    /// in a minute, in all and below one domain. Default 6,000 and 300; 1 to 1,000,000.
+    pub limit: NamesLimit,
 }
 
 /// One of `[names] resolvers`: `address:port`, or `tls://address:port#name`.
@@ -419,7 +423,14 @@ pub struct Dns {
     pub strip_ech: bool,
     /// Questions a second that one client may ask, 1 to 100,000. Default 100.
     pub rate: u32,
+    /// Types of records that may be asked for, in ascending order. Default [`DNS_TYPES`].
+    pub types: Vec<u16>,
 }
+
+/// The types that are forwarded where `[dns] types` is not written: what browsers, mail and directory
+/// clients need. TXT and NULL, whose answers carry what one likes, are not among them.
+pub const DNS_TYPES: [&str; 10] =
+    ["A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "SVCB"];
 
 /// `[[listen]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

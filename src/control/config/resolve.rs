@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
+use hickory_resolver::proto::rr::RecordType;
 use ipnet::IpNet;
 
 use super::error::{UnknownRegion, Wrong};
 use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
-    Admin, Capture, Causes, Config, CountryField, Data, Defaults, Dns, Group, Listen, ListenMode,
-    Names, Shortcut, Source, Until, ZoneList, listen, net, rules, share, time, update, zones,
+    Admin, Capture, Causes, Config, CountryField, DNS_TYPES, Data, Defaults, Dns, Group, Listen,
+    ListenMode, Names, Shortcut, Source, Until, ZoneList, listen, net, rules, share, time, update,
+    zones,
 };
+use crate::egress::NamesLimit;
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
 const SECTIONS: [&str; 13] = [
@@ -363,9 +367,21 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
         resolvers: Vec::new(),
         resolver_ca: None,
         remember: ten_minutes,
+        limit: NamesLimit::default(),
     };
     let Some(table) = table else { return Some(default) };
-    reader.only(table, &["binding", "ech", "resolvers", "resolver_ca", "remember"]);
+    reader.only(
+        table,
+        &[
+            "binding",
+            "ech",
+            "resolvers",
+            "resolver_ca",
+            "remember",
+            "new_names",
+            "new_names_per_domain",
+        ],
+    );
     let bindings =
         [("verify", Binding::Verify), ("redial", Binding::Redial), ("trust", Binding::Trust)];
     let hellos = [("claim", Ech::Claim), ("unread", Ech::Unread), ("block", Ech::Block)];
@@ -389,7 +405,13 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
     let remember = or(table, "remember", default.remember, |item| {
         time::duration(reader, item, Duration::ZERO, Some(day))
     });
+    let mut most = |key, default| {
+        or(table, key, default, |item| usize::try_from(reader.number(item, 1..1_000_001)?).ok())
+    };
+    let in_all = most("new_names", default.limit.in_all);
+    let below_parent = most("new_names_per_domain", default.limit.below_parent);
     Some(Names {
+        limit: NamesLimit { in_all: in_all?, below_parent: below_parent? },
         binding: binding?,
         ech: ech?,
         resolvers: resolvers?,
@@ -404,7 +426,7 @@ fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Opti
         return Some(None);
     }
     let table = reader.table(root, "dns")?;
-    reader.only(&table, &["listen", "refuse", "filter", "strip_ech", "rate"]);
+    reader.only(&table, &["listen", "refuse", "filter", "strip_ech", "rate", "types"]);
     let help = "write where clients ask: listen = \"192.0.2.1:53\"";
     let item = reader.required(&table, "listen", help)?;
     let listen = net::socket(reader, &item);
@@ -431,13 +453,39 @@ fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Opti
     let filter = or(&table, "filter", true, |item| reader.boolean(item));
     let strip_ech = or(&table, "strip_ech", false, |item| reader.boolean(item));
     let rate = or(&table, "rate", 100, |item| u32::try_from(reader.number(item, 1..100_001)?).ok());
+    let defaults = DNS_TYPES.iter().filter_map(|name| record_type(name).ok()).collect();
+    let types = or(&table, "types", defaults, |item| {
+        let help = "write types = [\"A\", \"AAAA\", \"HTTPS\"]";
+        reader.parsed_list(item, help, record_type)
+    });
+    let types = types.map(|mut types| {
+        types.sort_unstable();
+        types.dedup();
+        types
+    });
     Some(Some(Dns {
         listen: listen?,
         nxdomain: nxdomain?,
         filter: filter?,
         strip_ech: strip_ech?,
         rate: rate?,
+        types: types?,
     }))
+}
+
+/// The type of a record by its name, or as `TYPE` and its number (RFC 3597 §5).
+fn record_type(text: &str) -> Result<u16, Wrong> {
+    let upper = text.to_ascii_uppercase();
+    let by_number = upper.strip_prefix("TYPE").and_then(|number| number.parse().ok());
+    let code = by_number.or_else(|| RecordType::from_str(&upper).ok().map(u16::from));
+    let help = "write a type as \"TXT\", or by its number as \"TYPE16\"";
+    let code = code.ok_or_else(|| Wrong::new(format!("{text:?} is no type of record"), help))?;
+    match RecordType::from(code) {
+        RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG => {
+            Err(Wrong::new(format!("{text} is never forwarded"), "take it out"))
+        }
+        _ => Ok(code),
+    }
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {

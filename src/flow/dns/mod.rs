@@ -6,10 +6,12 @@
 //! client whose question it would get.
 
 mod clients;
+mod ledger;
 mod message;
 mod upstream;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
 use std::rc::Rc;
@@ -33,6 +35,7 @@ use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{Action, Transport, Verdict};
 use crate::sys::udp::{self, Mailbox};
 use clients::{Clients, Places};
+use ledger::Ledger;
 use message::{Asking, BLOCKED, PROHIBITED, Sifted, Unread, sift};
 
 /// Queries that wait for a name server at once.
@@ -78,6 +81,13 @@ pub(super) fn open(at: SocketAddr) -> io::Result<Opened> {
     Ok(Opened { udp, tcp: tcp.into(), address })
 }
 
+/// A question that was passed on, where some name server may have it.
+struct Forwarded {
+    /// The verdict on the server that was asked last; [`None`] where none was.
+    asked: Option<Judged>,
+    answer: Result<Message, (Message, DnsQuery)>,
+}
+
 /// What all queries share.
 struct Desk {
     gate: Rc<Gate>,
@@ -86,6 +96,7 @@ struct Desk {
     clients: Clients,
     in_flight: Places,
     streams: Places,
+    ledger: Ledger,
     /// The name server that answered last, which is asked first.
     preferred: Cell<usize>,
 }
@@ -98,6 +109,7 @@ pub(super) async fn run(opened: Opened, dns: Dns, names: NameService, gate: Rc<G
         (Err(fault), _) | (_, Err(fault)) => return fault,
     };
     let desk = Rc::new(Desk {
+        ledger: Ledger::new(gate.account.clone()),
         gate,
         clients: Clients::new(dns.rate),
         dns,
@@ -109,6 +121,7 @@ pub(super) async fn run(opened: Opened, dns: Dns, names: NameService, gate: Rc<G
     tokio::select! {
         fault = over_udp(Rc::new(udp), &desk) => fault,
         fault = over_tcp(tcp, &desk) => fault,
+        never = desk.write_down() => match never {},
     }
 }
 
@@ -169,6 +182,14 @@ async fn over_tcp(listener: TcpListener, desk: &Rc<Desk>) -> io::Error {
 }
 
 impl Desk {
+    /// Writes the record of the questions, for ever.
+    async fn write_down(&self) -> Infallible {
+        loop {
+            sleep(ledger::PERIOD).await;
+            self.ledger.write_all();
+        }
+    }
+
     fn may_ask(&self, client: SocketAddr) -> bool {
         let may = self.clients.may_ask(client.ip());
         if !may {
@@ -235,13 +256,54 @@ impl Desk {
         if let Some(refused) = self.refused_by_name(asking, client) {
             return refused;
         }
-        let message = match self.forwarded(asking, client).await {
-            Ok(message) => message,
-            Err(missed) => return missed,
+        if let Some(refused) = self.withheld(asking, client) {
+            return refused;
+        }
+        let Forwarded { asked, answer } = self.forwarded(asking, client).await;
+        let settled = match answer {
+            // Another policy may have come while the name server was asked.
+            Ok(message) => match self.refused_by_name(asking, client) {
+                Some(refused) => refused,
+                None => self.sifted(asking, client, asking.passed_on(message)),
+            },
+            Err(missed) => missed,
         };
-        // Another policy may have come while the name server was asked.
-        self.refused_by_name(asking, client)
-            .unwrap_or_else(|| self.sifted(asking, client, asking.passed_on(message)))
+        // What was refused in the end has a record of its own.
+        if let Some(judged) = asked.filter(|_| settled.1 != DnsQuery::Refused) {
+            let end = if settled.1 == DnsQuery::Failed { End::DnsError } else { End::Done };
+            self.ledger.asked(client, judged, end);
+        }
+        settled
+    }
+
+    /// The refusal of a question that is not passed on, whatever the policy says about its name: the
+    /// type is not among those that may leave, or its client has asked about too many names.
+    fn withheld(&self, asking: &Asking, client: SocketAddr) -> Option<(Message, DnsQuery)> {
+        let asked = judge::question_about(client.ip(), asking.name.as_ref());
+        let metrics = self.gate.account.metrics();
+        let kind = asking.kind();
+        let (answer, why, result) = if !self.dns.types.contains(&kind.into()) {
+            let verdict = *Verdict::guarded(asked.destination).verdict();
+            let why = format!("questions of type {kind} are not forwarded ([dns] types)");
+            (Answer { verdict, bound: None }, why, DnsQuery::Unsupported)
+        } else {
+            let name = asking.name.as_ref()?;
+            let taken = self.gate.names.allowance().take(client.ip(), name);
+            let why = taken.err()?.to_string();
+            (judge::over_limit(&asked, metrics), why, DnsQuery::Limited)
+        };
+        let (judged, contact) = match self.gate.policies.load(now_ms()) {
+            Ok(policy) => (answer.judged(&*policy, &asked), policy.contact().map(str::to_owned)),
+            Err(_) => (Judged::without_policy(answer.verdict), None),
+        };
+        let reason = answer.verdict.reason().label();
+        let event = self.ledger.refused(client, judged);
+        let mut words = format!("{reason}: {why} event {event}");
+        if let Some(contact) = contact {
+            words.push_str("; ");
+            words.push_str(&contact);
+        }
+        Some((asking.explained(ResponseCode::Refused, PROHIBITED, &words), result))
     }
 
     /// The refusal of a name that no address, port or protocol can save.
@@ -260,54 +322,65 @@ impl Desk {
     }
 
     /// Asks the name servers that may have the client's question, until one answers.
-    async fn forwarded(
-        &self,
-        asking: &Asking,
-        client: SocketAddr,
-    ) -> Result<Message, (Message, DnsQuery)> {
+    async fn forwarded(&self, asking: &Asking, client: SocketAddr) -> Forwarded {
         let servers = &self.names.resolvers;
         let first = self.preferred.get();
         let order = (0..servers.len()).map(|n| (first + n) % servers.len().max(1));
         let mut refused = None;
-        let mut asked = 0;
+        let mut asked = None;
+        let mut tries = 0;
         for at in order {
             let Some(&server) = servers.get(at) else { continue };
-            let words = self.refused_server(server, client, refused.is_none());
-            if let Some(words) = words {
-                refused.get_or_insert(words);
-                continue;
-            }
-            if asked == ASKED_MAX {
+            let judged = match self.may_have(asking, server, client, refused.is_none()) {
+                Ok(judged) => judged,
+                Err(words) => {
+                    refused.get_or_insert(words);
+                    continue;
+                }
+            };
+            if tries == ASKED_MAX {
                 break;
             }
-            asked += 1;
+            tries += 1;
+            asked = Some(judged);
             match upstream::ask(asking, server, self.names.tls.as_ref()).await {
                 Ok(message) => {
                     self.preferred.set(at);
-                    return Ok(message);
+                    return Forwarded { asked, answer: Ok(message) };
                 }
                 Err(fault) => tracing::debug!(%fault, server = %server.at, "no answer"),
             }
         }
-        Err(match refused {
-            Some(words) if asked == 0 => {
+        let answer = Err(match refused {
+            Some(words) if asked.is_none() => {
                 let reply = asking.explained(ResponseCode::Refused, PROHIBITED, &words);
                 (reply, DnsQuery::Refused)
             }
             Some(_) | None => (asking.reply(ResponseCode::ServFail), DnsQuery::Failed),
-        })
+        });
+        Forwarded { asked, answer }
     }
 
-    /// Whether the policy refuses that the client's question goes to a name server, and why; with a
-    /// record of it where that is wanted.
-    fn refused_server(&self, server: Resolver, client: SocketAddr, record: bool) -> Option<String> {
+    /// The verdict by which a name server may have the client's question.
+    ///
+    /// # Errors
+    /// The policy refuses that, and this is why; with a record of it where that is wanted.
+    fn may_have(
+        &self,
+        asking: &Asking,
+        server: Resolver,
+        client: SocketAddr,
+        record: bool,
+    ) -> Result<Judged, String> {
+        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+            return Err(self.record_overload(client));
+        };
+        let question = judge::question_about(client.ip(), asking.name.as_ref());
         // The host itself is no destination: where a name server here asks on, it asks as a client.
         if server.at.ip().is_loopback() {
-            return None;
+            let answer = judge::asked_here(&*policy, &question, server.at);
+            return Ok(answer.judged(&*policy, &question));
         }
-        let Ok(policy) = self.gate.policies.load(now_ms()) else {
-            return Some(self.record_overload(client));
-        };
         // Who configured the server tied its name to its address. One without a name is none whose
         // name could not be read: it is judged as one that no rule knows (RFC 2606 §2).
         let nameless = || HostName::parse(b"nameserver.invalid").ok();
@@ -315,24 +388,26 @@ impl Desk {
         let asked = Asked { name, tie: Tie::Resolved, ..Asked::unread(client.ip(), server.at) };
         let all = match server.tls {
             Some(_) => vec![Asked { protocol: Protocol::Tls, ..asked }],
-            None => vec![asked.clone(), asked.over(Transport::Udp)],
+            None => vec![asked.clone().over(Transport::Udp), asked],
         };
         let metrics = self.gate.account.metrics();
-        let judged = all.into_iter().map(|asked| {
-            let answer = judge::settle_at_once(&*policy, &asked, metrics);
-            let name = asked.name.filter(|_| server.tls.is_some());
-            (Asked { name, ..asked }, answer)
-        });
-        for (asked, answer) in judged {
-            match answer {
-                Some(answer) if answer.verdict.action() != Action::Block => {}
-                Some(answer) if record => {
-                    return Some(self.record(&*policy, &asked, answer, client));
+        let mut permitted = None;
+        for asked in all {
+            match judge::settle_at_once(&*policy, &asked, metrics) {
+                Some(answer) if answer.verdict.action() != Action::Block => {
+                    let of_name = Asked { name: question.name, ..asked };
+                    let judged = || Judged { bound: None, ..answer.judged(&*policy, &of_name) };
+                    permitted.get_or_insert_with(judged);
                 }
-                Some(_) | None => return Some(String::new()),
+                Some(answer) if record => {
+                    let name = asked.name.filter(|_| server.tls.is_some());
+                    let asked = Asked { name, ..asked };
+                    return Err(self.record(&*policy, &asked, answer, client));
+                }
+                Some(_) | None => return Err(String::new()),
             }
         }
-        None
+        permitted.ok_or_else(String::new)
     }
 
     /// The answer without what the policy does not permit to be told.

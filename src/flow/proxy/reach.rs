@@ -12,9 +12,10 @@ use super::At;
 use super::authority::Target;
 use crate::account::{End, Judged, Record};
 use crate::flow::accept::Door;
+use crate::flow::bind::Unresolved;
 use crate::flow::forward::{DialFault, dial};
 use crate::flow::gate::{Gate, Stop, refused};
-use crate::flow::judge::{Asked, Tie, now_ms, refused_by_name, settle_at_once};
+use crate::flow::judge::{Asked, Tie, now_ms, over_limit, refused_by_name, settle_at_once};
 use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
 use crate::identify::{Host, NameSource, Protocol};
@@ -155,7 +156,15 @@ async fn resolved(
         return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
     }
     let Some((name, _)) = &asked.name else { return Err(Missed::Unresolved) };
-    gate.names.resolve(name).await.map_err(|_| Missed::Unresolved)
+    match gate.names.resolve(name, asked.client).await {
+        Ok(addresses) => Ok(addresses),
+        Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(Missed::Unresolved),
+        Err(Unresolved::OverLimit) => {
+            let answer = over_limit(asked, record.metrics());
+            let noted = gate.note(&*policy, asked.clone(), answer, seat, record);
+            noted.map(|_| Vec::new()).map_err(Missed::Stopped)
+        }
+    }
 }
 
 /// An address that may be dialled.
