@@ -48,3 +48,27 @@ fn a_resolver_that_cannot_be_asked_is_a_fault_with_its_place() {
     one_fault("remember = '2d'", ["names.remember", "out of bounds"]);
     one_fault("resolver = ['192.0.2.53:53']", ["names.resolver: unknown key", "`resolvers`"]);
 }
+
+#[test]
+fn how_many_names_may_be_asked_about_and_which_types() {
+    let limit = |text: &str| {
+        let limit = names(text).unwrap().limit;
+        (limit.in_all, limit.below_parent)
+    };
+    assert_eq!(limit("binding = 'verify'"), (6_000, 300));
+    assert_eq!(limit("new_names = 20\nnew_names_per_domain = 7"), (20, 7));
+    one_fault("new_names = 0", ["names.new_names", "0"]);
+    let dns = |types: &str| {
+        let resolvers = "resolvers = ['192.0.2.53:53']\n[dns]\nlisten = '192.0.2.1:53'";
+        format!("{resolvers}\n{types}")
+    };
+    let types = |text: &str| {
+        let read = parse(&format!("{HEAD}{}", dns(text)), None).unwrap();
+        read.config.dns.unwrap().types
+    };
+    assert_eq!(types(""), [1, 2, 5, 6, 12, 15, 28, 33, 64, 65]);
+    assert_eq!(types("types = ['TXT', 'a', 'TYPE65400', 'A']"), [1, 16, 65400]);
+    one_fault(&dns("types = ['TEXT']"), ["no type of record", "TYPE16"]);
+    one_fault(&dns("types = ['AXFR']"), ["dns.types", "never forwarded"]);
+    one_fault(&dns("types = []"), ["dns.types", "empty"]);
+}

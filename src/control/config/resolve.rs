@@ -480,12 +480,11 @@ fn record_type(text: &str) -> Result<u16, Wrong> {
     let code = by_number.or_else(|| RecordType::from_str(&upper).ok().map(u16::from));
     let help = "write a type as \"TXT\", or by its number as \"TYPE16\"";
     let code = code.ok_or_else(|| Wrong::new(format!("{text:?} is no type of record"), help))?;
-    match RecordType::from(code) {
-        RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG => {
-            Err(Wrong::new(format!("{text} is never forwarded"), "take it out"))
-        }
-        _ => Ok(code),
+    let never = [RecordType::AXFR, RecordType::IXFR, RecordType::OPT, RecordType::TSIG];
+    if never.contains(&RecordType::from(code)) {
+        return Err(Wrong::new(format!("{text} is never forwarded"), "take it out"));
     }
+    Ok(code)
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
