@@ -366,6 +366,24 @@ fn h3(lab: &Lab, ip: &str, name: &str, options: &[&str]) -> (String, String) {
 }
 
 #[test]
+fn l10_an_http_3_client_goes_on_in_the_version_that_its_server_prefers() {
+    if !has_h3() {
+        return;
+    }
+    let Some(lab) = lab("HTTP/3 versions") else { return };
+    let _servers = REFUSED.map(|ip| h3_server(&lab, ip, &["--preferred-versions=v2draft"]));
+    let scene = Scene::start(&lab, NAME_RULE);
+    for ip in REFUSED {
+        let options = ["-v", "v1", "--other-versions=v2draft,v1"];
+        let (page, told) = h3(&lab, ip, "allowed.example", &options);
+        assert_eq!(page, GREETING, "{ip}: {told}");
+        assert!(told.contains("negotiated version is 0x709a50c4"), "{ip}: {told}");
+    }
+    let unread = "schengate_udp_dropped_total{cause=\"unread\"}";
+    assert_eq!(scene.gateway.count(unread), 0.0, "no datagram of the other version is dropped");
+}
+
+#[test]
 fn an_http_3_client_is_judged_by_its_name_with_retry_and_in_either_version() {
     if !has_h3() {
         return;

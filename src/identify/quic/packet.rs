@@ -72,7 +72,8 @@ impl Version {
 
     /// Whether a server may go over from one to the other without a new connection (RFC 9369 §4.1).
     pub(super) fn is_compatible(self, other: Self) -> bool {
-        self != other && [self, other].iter().all(|version| [Self::V1, Self::V2].contains(version))
+        let these = [Self::V1, Self::V2, Self(V2_DRAFT)];
+        self != other && [self, other].iter().all(|version| these.contains(version))
     }
 
     /// Versions that are QUIC beyond doubt, though most of them are not read.
