@@ -82,7 +82,7 @@ fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
     };
     let Some(fences) = Fences::new(&config.listen, config.capture.shortcut) else {
         // Nothing was looked at: a timer that runs this must not take it for "intact".
-        let help = match file.config {
+        let help = match file.taken() {
             Some(_) => "a captured one has mode = \"tproxy\" or \"redirect\"",
             None => "name the policy that the gateway runs with: --config FILE",
         };

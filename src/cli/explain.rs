@@ -491,6 +491,8 @@ impl<'a> Answer<'a> {
             self.policy.group_name(verdict.group()),
             self.policy.version()
         )?;
+        let file = self.compiler.config().path.as_deref();
+        writeln!(out, "file         {}", super::said(file))?;
         writeln!(out, "law          {}", self.law())?;
         if self.compiler.config().capture.shortcut != Shortcut::Off {
             match self.path() {

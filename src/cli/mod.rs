@@ -6,6 +6,7 @@ mod check;
 mod data;
 mod explain;
 mod inspect;
+mod journal;
 mod progress;
 mod run;
 mod zones;
@@ -53,22 +54,49 @@ enum Command {
     Man,
 }
 
+/// Where the policy of the installed service is.
+const INSTALLED: &str = "/etc/schengate/policy.toml";
+
 /// Where the policy file is.
 #[derive(Debug, clap::Args)]
 struct PolicyFile {
-    /// Policy file; without it: an explicit proxy on 127.0.0.1:3128 that observes, embedded tables
+    /// Policy file; without it: /etc/schengate/policy.toml where there is one, else the built-in
+    /// policy, which only observes
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl PolicyFile {
-    /// The path; where there is none, says by which policy the answer is given.
+    /// The path of the policy by which the answer is given, `None` for the built-in one. Where it was
+    /// not named, says on stderr which it is.
     fn noted(&self) -> Option<&Path> {
+        let taken = self.taken();
         if self.config.is_none() {
-            eprintln!("note: no --config: the built-in policy, which only observes");
+            eprintln!("note: no --config: {}", said(taken));
         }
-        self.config.as_deref()
+        taken
     }
+
+    /// The same, unsaid. One that is there and cannot be read is taken, and a fault: nothing else may
+    /// answer in its place.
+    fn taken(&self) -> Option<&Path> {
+        let installed = Path::new(INSTALLED);
+        let is_there = || match std::fs::metadata(installed) {
+            Ok(_) => true,
+            Err(error) => {
+                !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+        };
+        self.config.as_deref().or_else(|| is_there().then_some(installed))
+    }
+}
+
+/// A policy in words.
+fn said(path: Option<&Path>) -> String {
+    path.map_or_else(
+        || "the built-in policy, which only observes".to_owned(),
+        |path| format!("the policy {}", path.display()),
+    )
 }
 
 /// How a command ended.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Exit, PolicyFile, complain};
+use super::journal::Leveled;
+use super::{Exit, complain};
 use crate::account::{Account, Way};
 use crate::control::admin::{self, Health};
 use crate::control::anchors;
@@ -26,8 +28,9 @@ use crate::flow::{DataPlane, Datagrams, Dns, Listener, NameService, Resolver, Se
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
-    #[command(flatten)]
-    file: PolicyFile,
+    /// Policy file; without it: an explicit proxy on 127.0.0.1:3128 that observes, embedded tables
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Worker threads; without it one for each core
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -59,6 +62,7 @@ pub(super) fn run(arguments: Run) -> Exit {
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .json()
+        .map_event_format(Leveled::on_stderr)
         .init();
     crate::sys::keep_large_blocks_apart();
     match Service::start(&arguments) {
@@ -146,7 +150,7 @@ impl Service {
             warn!(%fault, "the limit of descriptors stays as it is");
         }
         let mut inherited = Inherited::take().map_err(text)?;
-        let path = arguments.file.config.as_deref();
+        let path = arguments.config.as_deref();
         let mut watch = Watch::before(Instant::now());
         let (governor, lints) = Governor::start(path, arguments.allow_older, Timestamp::now())
             .map_err(|fault| fault.to_string())?;

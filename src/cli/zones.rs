@@ -67,7 +67,7 @@ enum Command {
 pub(super) fn zones(arguments: &ZonesCommand, out: &mut impl Write) -> io::Result<Exit> {
     let (Command::List { file, .. } | Command::Show { file, .. } | Command::Diff { file, .. }) =
         &arguments.command;
-    let loaded = match config::load(file.config.as_deref()) {
+    let loaded = match config::load(file.noted()) {
         Ok(loaded) => loaded,
         Err(faults) => return Ok(complain(faults)),
     };
