@@ -85,6 +85,8 @@ pub enum End {
     ConnectUnreachable,
     /// The connect failed on this host.
     ConnectFailed,
+    /// What the destination said is no answer to the request.
+    BadAnswer,
     /// The name of an explicit request could not be resolved.
     DnsError,
     /// An explicit request that is none.
@@ -123,6 +125,7 @@ impl End {
             Self::ConnectTimedOut => "connect-timed-out",
             Self::ConnectUnreachable => "connect-unreachable",
             Self::ConnectFailed => "connect-failed",
+            Self::BadAnswer => "bad-answer",
             Self::DnsError => "dns-error",
             Self::BadRequest => "bad-request",
             Self::NoOrigin => "no-origin",

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::accept::{Accepted, Door, Slot};
 use super::gate;
+use super::http;
 use super::peek::Seen;
 use super::refuse;
 use super::relay;
@@ -19,6 +20,7 @@ use super::second::Follower;
 use super::starttls::{self, Dialogue};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
 use crate::account::{Connect, End, Limit, Metrics, Record};
+use crate::identify::{Step, identify};
 use crate::policy::Permit;
 use crate::sys;
 
@@ -68,16 +70,27 @@ const HANDSHAKE: u8 = 22;
 
 /// A client and its destination.
 pub(super) struct Joined {
-    client: Wire,
-    upstream: Wire,
+    pub(super) client: Wire,
+    pub(super) upstream: Wire,
     /// What was read, and is to be replayed.
-    first: Box<[u8]>,
-    door: Rc<Door>,
+    pub(super) first: Box<[u8]>,
+    pub(super) door: Rc<Door>,
     /// Held as long as the connection.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
 }
 
 impl Joined {
+    /// Whether what was read begins with a request that can be answered by itself.
+    pub(super) fn is_request(&self) -> bool {
+        if matches!(*self.first, [] | [HANDSHAKE, ..]) {
+            return false;
+        }
+        match identify(&self.first, true) {
+            Step::Done(identity) => http::request(&identity).is_some(),
+            Step::NeedMore(_) => false,
+        }
+    }
+
     /// Replays what was read, relays until the end, and closes the record.
     pub(super) fn relay(self, mut record: Record, seat: Seat) -> impl Future<Output = ()> {
         let Self { client, upstream, first, door, slot } = self;
@@ -197,6 +210,18 @@ pub(super) async fn dial(
     metrics: &Metrics,
 ) -> Result<Wire, DialFault> {
     Connecting::begin(permit, how, source, metrics)?.done(metrics).await
+}
+
+/// Dials another destination for a client that has one already.
+pub(super) async fn dial_behind(
+    permit: &Permit,
+    door: &Door,
+    record: &mut Record,
+) -> Result<Wire, End> {
+    let source = door.keep_source.then(|| record.client().ip());
+    let how = Dialling { speaks: true, ..door.dialling };
+    record.forwarding();
+    dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
 }
 
 /// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].

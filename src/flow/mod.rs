@@ -41,6 +41,7 @@ mod dns;
 mod drain;
 mod forward;
 mod gate;
+mod http;
 mod judge;
 mod origin;
 mod peek;
@@ -98,7 +99,8 @@ fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future<Output = (
     }
 }
 
-/// Judges and dials; [`None`] where the connection ended with that, and its record is closed.
+/// Judges and dials; [`None`] where the connection ended with that, and its record is closed, or was
+/// served request by request.
 async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)> {
     let mut record = gate.account.open(client.peer, client.door.way);
     let seat = Seat::take(&gate, client.door.lifetime);
@@ -109,6 +111,10 @@ async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)
         walked = walk => walked,
     };
     match walked {
+        Ok(joined) if joined.is_request() => {
+            Box::pin(proxy::captured(joined, record, seat)).await;
+            None
+        }
         Ok(joined) => Some((joined, record, seat)),
         Err(end) => {
             gate::close(record, &seat, end);

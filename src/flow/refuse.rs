@@ -7,10 +7,11 @@ use tokio::time::timeout;
 
 use super::close::{self, Bounds};
 use super::gate::Refusal;
+use super::http::{Client, Held};
 use super::wire::Wire;
 use crate::account::{End, Record};
 use crate::identify::Protocol;
-use crate::policy::Denial;
+use crate::policy::{Denial, Reason};
 
 /// A fatal `access_denied` alert (49) in a plaintext record of version 3.3 (RFC 8446 §5.1, §6.2).
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
@@ -56,16 +57,28 @@ impl Notice {
         }
     }
 
+    /// Whether it is for want of room, and another try may fare better.
+    fn is_overload(&self) -> bool {
+        self.reason == Reason::Overload.label()
+    }
+
+    /// Status and title: of an overload one that clients try again after (RFC 9110 §15.6.4).
+    fn status(&self) -> Status {
+        if self.is_overload() { OVERLOAD } else { LEGAL }
+    }
+
     /// The value of the `Proxy-Status` field (RFC 9209).
-    pub(super) fn proxy_status(&self) -> String {
+    fn proxy_status(&self) -> String {
         let rule = self.rule.as_ref().map_or_else(String::new, |rule| format!("; rule={rule}"));
         let details =
             format!("reason={}; place={}{rule}; event={}", self.reason, self.place, self.event);
-        format!("schengate; error=http_request_denied; details={}", sf_string(&details))
+        let error =
+            if self.is_overload() { "connection_limit_reached" } else { "http_request_denied" };
+        format!("schengate; error={error}; details={}", sf_string(&details))
     }
 
     /// Body and media type: HTML for those who ask for it, else problem+json (RFC 9457).
-    pub(super) fn body(&self, accept: &[u8]) -> (&'static str, String) {
+    fn body(&self, accept: &[u8]) -> (&'static str, String) {
         if accept.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html")) {
             ("text/html; charset=utf-8", self.html())
         } else {
@@ -74,10 +87,11 @@ impl Notice {
     }
 
     fn json(&self) -> String {
+        let Status(status, title) = self.status();
         let problem = serde_json::json!({
             "type": "about:blank",
-            "title": "Unavailable For Legal Reasons",
-            "status": 451,
+            "title": title,
+            "status": status,
             "detail": self.sentence,
             "reason": self.reason,
             "place": self.place,
@@ -113,18 +127,58 @@ impl Notice {
         )
     }
 
-    /// A whole HTTP/1.1 answer to the request whose first bytes are `request`.
-    fn response(&self, request: &[u8]) -> String {
+    /// A whole HTTP/1.1 answer to the request whose head is `request`.
+    pub(super) fn response(&self, request: &[u8]) -> Vec<u8> {
         let (media_type, body) = self.body(header(request, b"accept").unwrap_or_default());
-        let head = format!(
-            "HTTP/1.1 451 Unavailable For Legal Reasons\r\nProxy-Status: {}\r\n\
-             Content-Type: {media_type}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-             Connection: close\r\n\r\n",
-            self.proxy_status(),
-            body.len()
-        );
-        if request.starts_with(b"HEAD ") { head } else { head + &body }
+        let more = if self.is_overload() { "Retry-After: 5\r\n" } else { "" };
+        let status = self.status();
+        answer(status, &self.proxy_status(), media_type, more, &body, request)
     }
+}
+
+/// A status and its title.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Status(pub(super) u16, pub(super) &'static str);
+
+pub(super) const BAD_REQUEST: Status = Status(400, "Bad Request");
+pub(super) const BAD_GATEWAY: Status = Status(502, "Bad Gateway");
+pub(super) const TIMEOUT: Status = Status(504, "Gateway Timeout");
+const LEGAL: Status = Status(451, "Unavailable For Legal Reasons");
+const OVERLOAD: Status = Status(503, "Service Unavailable");
+
+/// A whole answer of the gateway's own to a request that it could not serve: an error type of RFC
+/// 9209, and what happened in words.
+pub(super) fn problem(status: Status, error: &str, what: &str, request: &[u8]) -> Vec<u8> {
+    let Status(code, title) = status;
+    let proxy_status = format!("schengate; error={error}; details={}", sf_string(what));
+    let problem = serde_json::json!({
+        "type": "about:blank",
+        "title": title,
+        "status": code,
+        "detail": what,
+    });
+    let body = format!("{problem}\n");
+    answer(status, &proxy_status, "application/problem+json", "", &body, request)
+}
+
+/// An answer after which the connection closes, so that whatever was sent behind the request is not
+/// taken for another one. `more`: whole field lines.
+fn answer(
+    status: Status,
+    proxy_status: &str,
+    media_type: &str,
+    more: &str,
+    body: &str,
+    request: &[u8],
+) -> Vec<u8> {
+    let Status(code, title) = status;
+    let head = format!(
+        "HTTP/1.1 {code} {title}\r\nProxy-Status: {proxy_status}\r\nContent-Type: {media_type}\r\n\
+         Content-Length: {}\r\nCache-Control: no-store\r\n{more}Connection: close\r\n\r\n",
+        body.len()
+    );
+    let head = if request.starts_with(b"HEAD ") { head } else { head + body };
+    head.into_bytes()
 }
 
 /// Refuses a client, of which `seen` was read, in the way of the protocol that it speaks.
@@ -138,7 +192,8 @@ pub(super) async fn run(client: Wire, seen: &[u8], refusal: Refusal, silent: boo
         Protocol::Tls => say(client, &ACCESS_DENIED).await,
         // HTTP/2 with prior knowledge: an HTTP/1 answer would be noise to it.
         Protocol::Http if !seen.starts_with(b"PRI ") => {
-            say(client, notice.response(seen).as_bytes()).await;
+            let client = Client::new(client, Held::default());
+            client.last(&notice.response(seen)).await;
         }
         Protocol::Http | Protocol::Quic | Protocol::Dtls | Protocol::Other => drop(client),
     }
@@ -209,7 +264,6 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::policy::Reason;
 
     fn notice() -> Notice {
         Notice {
@@ -285,7 +339,7 @@ mod tests {
     #[test]
     fn a_browser_gets_a_page_without_markup_of_others() {
         let request = b"GET / HTTP/1.1\r\nACCEPT:  text/HTML,*/*\r\n\r\naccept: none";
-        let answer = notice().response(request);
+        let answer = String::from_utf8(notice().response(request)).unwrap();
         assert!(answer.contains("Content-Type: text/html"), "{answer}");
         assert!(answer.contains("no &lt;&quot;clouds&quot;&gt;"), "{answer}");
         assert!(!answer.contains("<script"), "{answer}");
@@ -294,6 +348,16 @@ mod tests {
     #[test]
     fn head_gets_the_length_and_no_body() {
         let answer = notice().response(b"HEAD / HTTP/1.1\r\n\r\n");
-        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(answer.ends_with(b"\r\n\r\n"), "{}", answer.escape_ascii());
+    }
+
+    #[test]
+    fn an_overload_is_503_and_says_when_to_try_again() {
+        let notice = Notice { reason: Reason::Overload.label(), ..notice() };
+        let answer = String::from_utf8(notice.response(b"GET / HTTP/1.1\r\n\r\n")).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+        assert!(answer.contains("\r\nRetry-After: "), "{answer}");
+        assert!(answer.contains("error=connection_limit_reached"), "{answer}");
+        assert!(answer.contains("\"status\":503"), "{answer}");
     }
 }

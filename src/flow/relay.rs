@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::close::{FIRST_LOOK, LAST_LOOK};
 use super::wire::{Read, Wire};
@@ -536,17 +536,6 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         LENT.set(LENT.get().saturating_sub(1));
-    }
-}
-
-/// Ends when nothing moved for `idle`. One timer, looked at when it fires and not at each byte.
-pub(super) async fn idled(moved: &Cell<Instant>, idle: Duration) {
-    loop {
-        let due = moved.get() + idle;
-        if due <= Instant::now() {
-            return;
-        }
-        sleep_until(due).await;
     }
 }
 

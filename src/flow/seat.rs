@@ -25,6 +25,11 @@ impl Seat {
         Self { gate: Rc::clone(gate), key, flow }
     }
 
+    /// What the connection shares with the others of its worker.
+    pub(super) const fn gate(&self) -> &Rc<Gate> {
+        &self.gate
+    }
+
     /// The connection has a verdict, in its record, and this is what it asked.
     pub(super) fn judged(&self, asked: &Asked, record: &Record) {
         let name = record.judgement().and_then(|judged| judged.name.clone());

@@ -326,7 +326,7 @@ async fn without_a_policy_in_force_nothing_is_forwarded() {
     let port = world.local_addr().unwrap().port();
     let request = format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example\r\n\r\n");
     explicit.write_all(request.as_bytes()).await.unwrap();
-    assert!(http(&mut explicit).await.starts_with("HTTP/1.1 451 "));
+    assert!(http(&mut explicit).await.starts_with("HTTP/1.1 503 "));
     drop((client, explicit));
     for line in rig.lines().await {
         assert_eq!(field(&line, "reason"), "overload", "{line}");

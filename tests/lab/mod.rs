@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the laboratory")]
 
+pub(crate) mod answers;
 pub(crate) mod names;
 pub(crate) mod role;
 pub(crate) mod services;
@@ -128,6 +129,17 @@ impl Lab {
         let path = self.directory.path().join(name);
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Every line of the record of the gateway that was started here, in the order of their ids.
+    pub(crate) fn record(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.directory.path().join("gateway.log")).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("{\"event\":"));
+        let lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut lines: Vec<Value> = lines.collect();
+        let number = |line: &Value| line["id"].as_str()?.rsplit('-').next()?.parse::<u64>().ok();
+        lines.sort_by_key(number);
+        lines
     }
 
     /// Lets the gateway's kernel forward, as other software does behind an administrator's back.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::names::NameServer;
-use super::{NAME_SERVER, PERMITTED, REFUSED, services, strange};
+use super::{NAME_SERVER, PERMITTED, REFUSED, answers, services, strange};
 
 /// Name of the test that is a helper process where [`VARIABLE`] says so.
 pub(crate) const TEST: &str = "a_helper_process_does_as_its_role_says";
@@ -93,6 +93,8 @@ struct Ledger {
     exchanges: Vec<Value>,
     /// Every plain request, head and body, as it came.
     requests: Vec<String>,
+    /// All that came to the servers that keep their connections.
+    kept: String,
     silent: Vec<TcpStream>,
     names: NameServer,
 }
@@ -204,6 +206,7 @@ fn world() {
             }
             Some("exchanges") => Value::Array(ledger.exchanges.clone()),
             Some("requests") => json!(ledger.requests),
+            Some("kept") => json!(std::mem::take(&mut ledger.kept)),
             _ => panic!("the world does not understand {question}"),
         }
     });
@@ -219,6 +222,18 @@ fn world_connection(port: u16, mut stream: Counted, tls: Arc<ServerConfig>) -> i
         443 => greet_over_tls(stream, tls),
         BANNER => speak_first(stream),
         services::SSH => services::ssh(&mut stream),
+        answers::PORT => {
+            let ledger = Arc::clone(&stream.ledger);
+            answers::serve(stream.stream, |came| {
+                ledger.lock().unwrap().kept.push_str(&String::from_utf8_lossy(came));
+            })
+        }
+        services::KEPT => {
+            let ledger = Arc::clone(&stream.ledger);
+            services::keep(&mut stream, |came| {
+                ledger.lock().unwrap().kept.push_str(&String::from_utf8_lossy(came));
+            })
+        }
         EXCHANGE => world_exchange(stream),
         _ => {
             services::upgrade(port, &mut stream)?;

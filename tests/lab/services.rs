@@ -10,9 +10,50 @@ pub(crate) const SSH: u16 = 22;
 pub(crate) const UPGRADES: [(&str, u16); 4] =
     [("smtp", 587), ("imap", 143), ("pop3", 110), ("postgres", 5432)];
 
+/// Where the world is a web server that answers every request of a connection.
+pub(crate) const KEPT: u16 = 8080;
+
 /// Every port of this file.
 pub(crate) fn ports() -> impl Iterator<Item = u16> {
-    UPGRADES.into_iter().map(|(_, port)| port).chain([SSH])
+    UPGRADES.into_iter().map(|(_, port)| port).chain([SSH, KEPT, super::answers::PORT])
+}
+
+/// Answers each request of a connection, whatever its Host and whatever was asked before: one that
+/// asks for another protocol or a tunnel gets it, and what follows is answered as a request again.
+/// `came` is told of each byte.
+pub(crate) fn keep(stream: &mut (impl Read + Write), came: impl Fn(&[u8])) -> io::Result<()> {
+    let mut request: Vec<u8> = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 {
+        came(&byte);
+        request.push(byte[0]);
+        let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let (head, body) = request.split_at(end + 4);
+        let head = String::from_utf8_lossy(head).to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.trim().parse().unwrap_or(0));
+        let is_whole = if head.contains("transfer-encoding: chunked") {
+            body.ends_with(b"0\r\n\r\n")
+        } else {
+            body.len() >= length
+        };
+        if !is_whole {
+            continue;
+        }
+        let greeting = super::role::GREETING;
+        if head.starts_with("connect ") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+        } else if head.contains("upgrade: ") {
+            let switch =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+            stream.write_all(switch.as_bytes())?;
+        } else {
+            let length = greeting.len();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{greeting}")?;
+        }
+        request.clear();
+    }
+    Ok(())
 }
 
 /// Says its banner, and leaves when the client has said its own.

@@ -25,8 +25,13 @@ pub(crate) fn ask(kept: &mut Vec<TcpStream>, to: SocketAddr, question: &Value) -
         "storm" => Ok(storm(to, question)),
         "keep" => keep(kept, to, question),
         "say-on" => say_on(kept, question),
+        "converse" => converse(to, question),
+        "keep-narrow" => keep_narrow(kept, to, question),
+        "upload" => upload(to, question),
         "let-go" => {
-            kept.clear();
+            for stream in kept.drain(..).filter(|_| question["reset"] == true) {
+                drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
+            }
             Ok(json!("gone"))
         }
         _ => return None,
@@ -131,6 +136,46 @@ fn keep(kept: &mut Vec<TcpStream>, to: SocketAddr, question: &Value) -> io::Resu
     Ok(json!({"kept": kept.len()}))
 }
 
+/// As [`keep`] with as little room for what comes as there can be; what `steps` wait for is heard.
+fn keep_narrow(kept: &mut Vec<TcpStream>, to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.connect(&to.into())?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(patience(question)))?;
+    for step in question["steps"].as_array().unwrap() {
+        stream.write_all(&bytes(step))?;
+        let until = unhex(step["until"].as_str().unwrap_or_default());
+        let mut heard = Vec::new();
+        while !heard.ends_with(&until) {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            heard.push(byte[0]);
+        }
+    }
+    kept.push(stream);
+    Ok(json!({"kept": kept.len()}))
+}
+
+/// Sends `hex` and `count` bytes behind it, all of them before it listens.
+fn upload(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let mut stream = connect(to, question)?;
+    stream.set_write_timeout(Some(patience(question)))?;
+    stream.write_all(&bytes(question))?;
+    let count = usize::try_from(question["count"].as_u64().unwrap()).unwrap();
+    let mut sent = 0;
+    while sent < count {
+        let part = [b'u'; 65_536];
+        match stream.write(&part[..part.len().min(count - sent)]) {
+            Ok(written) => sent += written,
+            Err(e) => return Ok(json!({"end": io_end(&e), "received": "", "sent": sent})),
+        }
+    }
+    let mut said = hear(stream, question)?;
+    said["sent"] = json!(sent);
+    Ok(said)
+}
+
 /// Says more on the connection that was kept last, and listens for a moment.
 fn say_on(kept: &mut Vec<TcpStream>, question: &Value) -> io::Result<Value> {
     let mut stream = kept.pop().ok_or(io::ErrorKind::NotConnected)?;
@@ -139,6 +184,42 @@ fn say_on(kept: &mut Vec<TcpStream>, question: &Value) -> io::Result<Value> {
         stream.shutdown(Shutdown::Write)?;
     }
     hear(stream, question)
+}
+
+/// Says one thing after the other, each once what is waited for (`until`) has come behind the last;
+/// then hears all until the end.
+fn converse(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let mut stream = connect(to, question)?;
+    let mut received = Vec::new();
+    let mut block = [0; 4096];
+    let mut hear = |stream: &mut TcpStream, until: &[u8]| loop {
+        match stream.read(&mut block) {
+            Ok(0) => return Some("end of stream".to_owned()),
+            Ok(read) => received.extend(&block[..read]),
+            Err(e) => return Some(io_end(&e)),
+        }
+        if !until.is_empty() && received.windows(until.len()).any(|part| part == until) {
+            received.drain(..);
+            return None;
+        }
+    };
+    for step in question["steps"].as_array().unwrap() {
+        if let Err(e) = stream.write_all(&bytes(step)) {
+            return Ok(json!({"end": io_end(&e), "received": ""}));
+        }
+        let until = unhex(step["until"].as_str().unwrap_or_default());
+        if until.is_empty() {
+            continue;
+        }
+        if let Some(end) = hear(&mut stream, &until) {
+            return Ok(json!({"end": end, "received": hex(&received)}));
+        }
+    }
+    if question["shut"] == true {
+        stream.shutdown(Shutdown::Write)?;
+    }
+    let end = hear(&mut stream, b"").unwrap_or_default();
+    Ok(json!({"end": end, "received": hex(&received)}))
 }
 
 /// Keeps a listening socket as a socket unit does, whatever becomes of the gateways that it starts

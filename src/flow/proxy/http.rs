@@ -1,325 +1,263 @@
-//! HTTP/1: CONNECT and absolute-form requests. Each request of a connection is judged by itself.
+//! The explicit HTTP proxy: CONNECT and absolute-form requests. Each request of a connection is judged
+//! by itself, and dialled by itself.
 
-use std::cell::Cell;
-use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
-    TRANSFER_ENCODING,
-};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::At;
 use super::authority::Target;
-use super::exchange;
 use super::reach::{self, Missed, Reached, reach};
-use super::tunnel;
+use super::tunnel::{self, either, give_up};
 use crate::account::{End, Record};
-use crate::flow::accept::{Accepted, Door, Slot};
+use crate::flow::accept::Accepted;
 use crate::flow::forward::DialFault;
-use crate::flow::gate::{self, Gate, Stop};
-use crate::flow::refuse::{self, sf_string};
+use crate::flow::gate::{self, Gate, Stop, read_until};
+use crate::flow::http::{self, Client, Done, Guest, Held, Next, Order, SCHEME, Upstream};
+use crate::flow::peek::Seen;
+use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, TIMEOUT, problem};
 use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
-use crate::identify::{NameSource, Protocol};
+use crate::identify::http::{Form, Head};
+use crate::identify::{Fault, NameSource, Progress, Protocol, Step, identify, identify_further};
 
-/// The body of an answer: the gateway's own, or the destination's.
-pub(super) type Body = Either<Full<Bytes>, Incoming>;
+/// The most fields of a request's head; more is answered with 431.
+const FIELDS_MAX: usize = 1000;
 
-/// The most bytes and fields of a request's head; more is answered with 431.
-const HEAD_MAX: usize = 64 * 1024;
-const FIELDS_MAX: usize = 128;
+/// The most time between two requests of a connection.
+const KEPT: Duration = Duration::from_secs(120);
 
-/// The least time for a request's head, the wait for the next request of a connection included.
-const HEAD_TIME: Duration = Duration::from_secs(15);
+const TIMED_OUT: Status = Status(408, "Request Timeout");
+const TOO_LARGE: Status = Status(431, "Request Header Fields Too Large");
 
-/// What the requests of one connection share.
-struct Connection {
-    gate: Rc<Gate>,
-    peer: SocketAddr,
-    door: Rc<Door>,
-    /// Held as long as the connection, or a tunnel that came of it.
-    slot: Option<Slot>,
-    requests: Cell<u64>,
-}
-
-/// A refusal on a silent listener: the connection closes without an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("refused in silence")]
-struct Silence;
+/// What the client of a CONNECT is told.
+const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// Serves one HTTP client, request by request.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let Accepted { wire, peer, door, slot } = client;
-    let head_time = door.peek_timeout.max(HEAD_TIME);
-    let (requests, connection_gate) = (Cell::new(0), Rc::clone(&gate));
-    let shared = Rc::new(Connection { gate: connection_gate, peer, door, slot, requests });
-    let answered = Rc::clone(&shared);
-    let service = service_fn(move |request| answer(request, Rc::clone(&answered)));
-    let mut served = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head_time)
-            .max_buf_size(HEAD_MAX)
-            .max_headers(FIELDS_MAX)
-            .half_close(true)
-            .serve_connection(TokioIo::new(wire), service)
-            .with_upgrades()
-    );
-    // A request has its own time, and a connection between two of them its own patience.
-    let seat = Seat::take(&gate, None);
-    let mut stopping = gate.stopping.subscribe();
-    let ended = tokio::select! {
-        biased;
-        end = seat.cut() => Err(end),
-        ended = served.as_mut() => Ok(ended),
-        _ = stopping.wait_for(|&stopping| stopping) => {
-            served.as_mut().graceful_shutdown();
-            tokio::select! {
-                end = seat.cut() => Err(end),
-                ended = served => Ok(ended),
+    let guest = Guest { gate, door, peer, slot };
+    // A request has its own time; this is the connection's.
+    let place = Seat::take(&guest.gate, guest.door.lifetime);
+    let mut client = Client::new(wire, Held::default());
+    let patience = guest.door.patience.idle.min(KEPT);
+    let mut is_first = true;
+    loop {
+        let end = match client.next(None, &place, &guest, patience).await {
+            Next::Bytes => None,
+            Next::Over => Some(End::ClientGone),
+            Next::Cut(end) => Some(end),
+        };
+        if let Some(end) = end {
+            // Each request keeps a record of its own; a connection that brought none has one as well.
+            if is_first {
+                guest.gate.account.open(guest.peer, guest.door.way).finish(end);
             }
-        }
-    };
-    let ended = match ended {
-        Ok(ended) => ended,
-        Err(end) => {
-            if shared.requests.get() == 0 {
-                gate.account.open(peer, shared.door.way).finish(end);
+            if end == End::ClientGone {
+                client.close(guest.door.patience.half_closed).await;
             }
             return;
         }
+        is_first = false;
+        match Box::pin(one(client, &place, &guest)).await {
+            Some(back) => client = back,
+            None => return,
+        }
+    }
+}
+
+/// Serves one request; gives the client back where another may follow.
+async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> {
+    let (mut record, seat) = guest.enter();
+    let mut seen = Seen::with(client.held.take());
+    let read = tokio::select! {
+        biased;
+        end = either(&seat, place) => Err(end),
+        read = read(&client.wire, &mut seen, guest) => read,
     };
-    // Each request keeps a record of its own; a connection that brought none has one as well.
-    let is_bad = ended.as_ref().is_err_and(|fault| fault.is_parse() || fault.is_timeout());
-    if shared.requests.get() == 0 || (is_bad && !ended.is_err_and(|fault| fault.is_timeout())) {
-        let end = if is_bad { End::BadRequest } else { End::ClientGone };
-        gate.account.open(peer, shared.door.way).finish(end);
+    client.held = Held::with(seen.into_bytes());
+    if let Err(end) = read {
+        gate::close(record, &seat, end);
+        return None;
     }
-}
-
-async fn answer(
-    mut request: Request<Incoming>,
-    on: Rc<Connection>,
-) -> Result<Response<Body>, Silence> {
-    on.requests.set(on.requests.get() + 1);
-    let upgrade = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
-    let record = on.gate.account.open(on.peer, on.door.way);
-    match wanted(&request) {
-        Ok(target) => Box::pin(serve_one(request, target, upgrade, record, on)).await,
-        Err(what) => {
-            record.finish(End::BadRequest);
-            dismiss(upgrade, on);
-            Ok(fault(StatusCode::BAD_REQUEST, "http_request_error", what))
+    let bytes = client.held.bytes();
+    let wanted = match identify(bytes, true) {
+        Step::Done(identity) => {
+            let head = identity.http.filter(|_| identity.protocol == Protocol::Http);
+            wanted(bytes, head.as_ref())
         }
-    }
-}
-
-/// Hyper hands the stream of a CONNECT over whatever the answer was, and does not close it. The
-/// answer must still arrive, and what the client sent behind its request is discarded.
-fn dismiss(upgrade: Option<OnUpgrade>, on: Rc<Connection>) {
-    let Some(upgrade) = upgrade else { return };
-    spawn_local(async move {
-        if let Some((wire, _)) = taken_over(upgrade).await {
-            refuse::say(wire, b"").await;
+        Step::NeedMore(_) => wanted(bytes, None),
+    };
+    let (target, order) = match wanted {
+        Ok(wanted) => wanted,
+        Err((status, what)) => {
+            gate::close(record, &seat, End::BadRequest);
+            let answer = problem(status, "http_request_error", &what, bytes);
+            client.last(&answer).await;
+            return None;
         }
-        drop(on);
-    });
-}
-
-/// The stream behind an answered CONNECT, and what was read of it beyond the request.
-async fn taken_over(upgrade: OnUpgrade) -> Option<(Wire, Vec<u8>)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<Wire>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
-}
-
-async fn serve_one(
-    request: Request<Incoming>,
-    target: Target,
-    upgrade: Option<OnUpgrade>,
-    mut record: Record,
-    on: Rc<Connection>,
-) -> Result<Response<Body>, Silence> {
-    let seat = Seat::take(&on.gate, on.door.lifetime);
-    let (protocol, source) = if upgrade.is_some() {
+    };
+    let head = bytes.get(..order.length()).unwrap_or_default().to_vec();
+    client.held.used(order.length());
+    let (protocol, source) = if order.is_connect() {
         (Protocol::Tls, NameSource::Connect)
     } else {
         (Protocol::Http, NameSource::HttpHost)
     };
-    let wanted = reach::Request { target, protocol, source, has_room: on.slot.is_some() };
-    let at = At { gate: &on.gate, door: &on.door, seat: &seat };
+    let wanted = reach::Request { target, protocol, source, has_room: guest.slot.is_some() };
+    let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
     let reached = tokio::select! {
         biased;
-        end = seat.cut() => {
-            gate::close(record, &seat, end);
-            dismiss(upgrade, Rc::clone(&on));
-            return Ok(fault(StatusCode::SERVICE_UNAVAILABLE, "connection_terminated", "closing"));
-        }
-        reached = reach(&wanted, &at, &mut record) => reached,
+        end = either(&seat, place) => Err(end),
+        reached = reach(&wanted, &at, &mut record) => Ok(reached),
     };
-    let reached = match reached {
-        Ok(reached) => reached,
-        Err(missed) => {
-            let accept = request.headers().get(ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
-            let answer = missed_answer(&missed, accept, on.door.silent);
+    let Reached { upstream, asked } = match reached {
+        Ok(Ok(reached)) => reached,
+        Ok(Err(missed)) => {
             gate::close(record, &seat, missed.end());
-            dismiss(upgrade, on);
-            return answer;
+            let is_refused = matches!(missed, Missed::Stopped(_));
+            if is_refused && guest.door.silent {
+                client.close(Duration::ZERO).await;
+            } else {
+                client.last(&missed_answer(&missed, &head)).await;
+            }
+            return None;
+        }
+        Err(end) => {
+            gate::close(record, &seat, end);
+            return None;
         }
     };
-    if let Some(upgrade) = upgrade {
-        spawn_local(serve_tunnel(upgrade, reached, seat, record, on));
-        return Ok(Response::new(Either::Left(Full::default())));
+    if order.is_connect() {
+        connected(client, Reached { upstream, asked }, guest, record, seat).await;
+        return None;
     }
-    let idle = on.door.patience.idle;
-    let got = exchange::run(request, target, reached.upstream, seat, record, idle).await;
-    Ok(got.map_or_else(
-        |_| {
-            let what = "the destination did not answer the request";
-            fault(StatusCode::BAD_GATEWAY, "connection_terminated", what)
-        },
-        |response| response.map(Either::Right),
-    ))
+    let mut upstream = Upstream::new(upstream, asked.destination);
+    let answered = {
+        let last = *guest.gate.stopping.borrow();
+        let (bytes, patience) = (Arc::clone(record.bytes()), guest.door.patience);
+        let cut = either(&seat, place);
+        http::run(&mut client, &mut upstream, &order, &bytes, patience, last, cut).await
+    };
+    match answered {
+        Ok(Done::Whole { client_stays, .. }) => {
+            upstream.wire.end_in_order();
+            client.answered(record, &seat);
+            if client_stays {
+                return Some(client);
+            }
+            drop((upstream, seat));
+            client.close(guest.door.patience.half_closed).await;
+        }
+        // Nobody asked for another protocol.
+        Ok(Done::Switched { .. }) => gate::close(record, &seat, End::BadAnswer),
+        Err(broken) => {
+            drop(upstream);
+            give_up(client, broken, &order, record, seat).await;
+        }
+    }
+    None
 }
 
-async fn serve_tunnel(
-    upgrade: OnUpgrade,
-    reached: Reached,
-    seat: Seat,
-    mut record: Record,
-    on: Rc<Connection>,
-) {
-    let at = At { gate: &on.gate, door: &on.door, seat: &seat };
-    let relayed = async {
-        match taken_over(upgrade).await {
-            Some((wire, held)) => tunnel::run(wire, held, reached, &at, &mut record).await,
-            None => End::ClientReset,
-        }
-    };
-    let end = tokio::select! {
+/// Opens the tunnel of a CONNECT, and serves it.
+async fn connected(client: Client, reached: Reached, guest: &Guest, record: Record, seat: Seat) {
+    let (wire, held) = client.into_wire().await;
+    let told = tokio::select! {
         biased;
-        end = seat.cut() => end,
-        end = relayed => end,
+        end = seat.cut() => Err(end),
+        told = wire.write_all(OPEN) => told.map_err(|_| End::ClientReset),
     };
-    gate::close(record, &seat, end);
+    match told {
+        Ok(()) => tunnel::run(wire, held, reached, guest, record, seat).await,
+        Err(end) => gate::close(record, &seat, end),
+    }
 }
 
-/// Where a request goes. The target decides; a Host field that says otherwise is a fault, since the
-/// destination might follow it.
-fn wanted(request: &Request<Incoming>) -> Result<Target, &'static str> {
-    parse_target(request.method(), request.uri(), request.version(), request.headers())
-}
-
-fn parse_target(
-    method: &Method,
-    uri: &hyper::Uri,
-    version: Version,
-    headers: &HeaderMap,
-) -> Result<Target, &'static str> {
-    let is_tunnel = method == Method::CONNECT;
-    let default_port = if is_tunnel { None } else { Some(80) };
-    let authority = uri.authority().ok_or("a proxy needs the whole address of the destination")?;
-    if !is_tunnel && uri.scheme_str() != Some("http") {
-        return Err("only http addresses can be asked for; use CONNECT for the others");
-    }
-    let target = Target::parse(authority.as_str().as_bytes(), default_port).map_err(
-        |_| "the destination is no host and port, or one that could be read in two ways",
-    )?;
-    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
-        return Err("the length of the body is given twice");
-    }
-    if is_tunnel && (has_body(headers)) {
-        return Err("a CONNECT request has no body");
-    }
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) => {
-            let port = default_port.unwrap_or(target.port);
-            match Target::parse(host.as_bytes(), Some(port)) {
-                Ok(host) if host == target => Ok(target),
-                _ => Err("the Host field names another host than the request"),
+/// Reads a whole head, or as much of one as comes in time.
+async fn read(client: &Wire, seen: &mut Seen, guest: &Guest) -> Result<(), End> {
+    let deadline = Instant::now() + guest.door.peek_timeout;
+    let mut progress = Progress::default();
+    loop {
+        match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {
+            Step::Done(_) => return Ok(()),
+            Step::NeedMore(_) if seen.ended().is_some() => return Ok(()),
+            Step::NeedMore(missing) => {
+                let read = read_until(missing, seen, client, deadline).await;
+                read.map_err(|_| End::ClientReset)?;
             }
         }
-        (Some(_), Some(_)) => Err("there are two Host fields"),
-        // Older clients leave it out of a CONNECT, where the target says it all.
-        (None, _) if is_tunnel || version == Version::HTTP_10 => Ok(target),
-        (None, _) => Err("the Host field is missing"),
     }
 }
 
-fn has_body(headers: &HeaderMap) -> bool {
-    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    length || headers.contains_key(TRANSFER_ENCODING)
+/// Where a request goes, and how it goes on. The target decides; a Host field that says otherwise is a
+/// fault, since the destination might follow it.
+fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Status, String)> {
+    let bad = |what: &str| Err((BAD_REQUEST, what.to_owned()));
+    let Some(head) = head else { return bad("this is no request of HTTP/1") };
+    let is_tunnel = head.form == Form::Authority;
+    match head.fault {
+        None => {}
+        // Older clients leave it out of a CONNECT, where the target says it all.
+        Some(Fault::NoHost) if is_tunnel => {}
+        Some(fault @ Fault::TooLarge) => return Err((TOO_LARGE, fault.to_string())),
+        Some(Fault::Incomplete) => {
+            return Err((TIMED_OUT, "the head of the request did not come in time".to_owned()));
+        }
+        Some(fault) => return bad(&fault.to_string()),
+    }
+    let bytes = bytes.get(..head.len).unwrap_or_default();
+    if bytes.iter().filter(|&&byte| byte == b'\n').count() > FIELDS_MAX {
+        return Err((TOO_LARGE, "the request has too many fields".to_owned()));
+    }
+    let authority = match (head.form, head.target_authority()) {
+        (Form::Authority, Some(authority)) => authority,
+        (Form::Absolute, Some(authority)) => {
+            if !head.target.get(..SCHEME.len()).is_some_and(|s| s.eq_ignore_ascii_case(SCHEME)) {
+                return bad("only http addresses can be asked for; use CONNECT for the others");
+            }
+            let behind = head.target.get(SCHEME.len() + authority.len()..).unwrap_or_default();
+            if behind.iter().any(|byte| matches!(byte, b'#' | b'\\')) {
+                return bad("the address of the destination could be read in two ways");
+            }
+            authority
+        }
+        _ => return bad("a proxy needs the whole address of the destination"),
+    };
+    let default_port = if is_tunnel { None } else { Some(80) };
+    let Ok(target) = Target::parse(authority, default_port) else {
+        return bad("the destination is no host and port, or one that could be read in two ways");
+    };
+    if is_tunnel {
+        let order = Order::captured(bytes, head);
+        if !order.has_no_body() {
+            return bad("a CONNECT request has no body");
+        }
+        return Ok((target, order));
+    }
+    Ok((target, Order::explicit(bytes, head, &target.to_field(80))))
 }
 
-fn missed_answer(missed: &Missed, accept: &[u8], silent: bool) -> Result<Response<Body>, Silence> {
+fn missed_answer(missed: &Missed, request: &[u8]) -> Vec<u8> {
     let (status, error, what) = match missed {
-        Missed::Stopped(_) if silent => return Err(Silence),
-        Missed::Stopped(Stop::Refused(refusal)) => {
-            let notice = &refusal.notice;
-            let (media_type, body) = notice.body(accept);
-            let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
-            return Ok(whole(status, &notice.proxy_status(), media_type, body));
-        }
+        Missed::Stopped(Stop::Refused(refusal)) => return refusal.notice.response(request),
         Missed::Stopped(Stop::Ended(_)) => {
-            (StatusCode::BAD_GATEWAY, "proxy_internal_error", "the request was given up")
+            (BAD_GATEWAY, "proxy_internal_error", "the request was given up")
         }
-        Missed::Unresolved => (StatusCode::BAD_GATEWAY, "dns_error", "the name has no address"),
+        Missed::Unresolved => (BAD_GATEWAY, "dns_error", "the name has no address"),
         Missed::Undialled(DialFault::Refused) => {
-            (StatusCode::BAD_GATEWAY, "connection_refused", "the destination refused")
+            (BAD_GATEWAY, "connection_refused", "the destination refused")
         }
         Missed::Undialled(DialFault::TimedOut) => {
-            (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "the destination did not answer")
+            (TIMEOUT, "connection_timeout", "the destination did not answer")
         }
         Missed::Undialled(DialFault::Unreachable) => {
-            (StatusCode::BAD_GATEWAY, "destination_ip_unroutable", "no way to the destination")
+            (BAD_GATEWAY, "destination_ip_unroutable", "no way to the destination")
         }
         Missed::Undialled(DialFault::Failed(_)) => {
-            (StatusCode::BAD_GATEWAY, "proxy_internal_error", "the gateway could not connect")
+            (BAD_GATEWAY, "proxy_internal_error", "the gateway could not connect")
         }
     };
-    Ok(fault(status, error, what))
-}
-
-/// An answer of the gateway's own; the connection closes after it, so that whatever was sent behind
-/// the request is not taken for another one.
-fn fault(status: StatusCode, error: &str, what: &str) -> Response<Body> {
-    let proxy_status = format!("schengate; error={error}; details={}", sf_string(what));
-    let problem = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": what,
-    });
-    whole(status, &proxy_status, "application/problem+json", format!("{problem}\n"))
-}
-
-fn whole(
-    status: StatusCode,
-    proxy_status: &str,
-    media_type: &'static str,
-    body: String,
-) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::from(body)));
-    *response.status_mut() = status;
-    let fields = response.headers_mut();
-    // `sf_string` leaves printable ASCII only, which is always a field value.
-    if let Ok(value) = HeaderValue::from_str(proxy_status) {
-        fields.insert("proxy-status", value);
-    }
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    fields.insert(CONNECTION, HeaderValue::from_static("close"));
-    fields.insert("cache-control", HeaderValue::from_static("no-store"));
-    response
+    problem(status, error, what, request)
 }

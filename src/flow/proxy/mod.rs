@@ -1,7 +1,7 @@
-//! Explicit mode: HTTP CONNECT, plain HTTP/1.1 and SOCKS5 on one port, told apart by the first byte.
+//! Explicit mode: HTTP CONNECT, plain HTTP/1.1 and SOCKS5 on one port, told apart by the first byte;
+//! and what flows inside a tunnel, or behind a captured request.
 
 mod authority;
-mod exchange;
 mod http;
 pub(super) mod reach;
 mod socks;
@@ -20,6 +20,7 @@ use super::wire::Wire;
 use crate::account::End;
 
 pub(super) use authority::{Target, canonical};
+pub(super) use tunnel::captured;
 
 /// Where a request is being served.
 struct At<'a> {

@@ -9,12 +9,13 @@ use tokio::time::timeout;
 
 use super::At;
 use super::authority::{Target, canonical};
-use super::reach::{Missed, Request, reach};
+use super::reach::{Missed, Reached, Request, reach};
 use super::tunnel;
 use crate::account::{End, Record};
 use crate::flow::accept::{Accepted, Door};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate};
+use crate::flow::http::Guest;
 use crate::flow::refuse;
 use crate::flow::seat::Seat;
 use crate::flow::udp;
@@ -37,47 +38,63 @@ const ADDRESS_NOT_SUPPORTED: u8 = 8;
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
     let mut record = gate.account.open(client.peer, client.door.way);
     let seat = Seat::take(&gate, client.door.lifetime);
-    let end = tokio::select! {
+    let Accepted { wire, peer, door, slot } = client;
+    let guest = Guest { gate, door, peer, slot };
+    let walked = tokio::select! {
         biased;
-        end = seat.cut() => end,
-        end = walk(client, &gate, &seat, &mut record) => end,
+        end = seat.cut() => Walked::Ended(end),
+        walked = walk(wire, &guest, &seat, &mut record) => walked,
     };
-    gate::close(record, &seat, end);
+    match walked {
+        Walked::Opened(wire, reached) => {
+            Box::pin(tunnel::run(wire, Vec::new(), *reached, &guest, record, seat)).await;
+        }
+        Walked::Ended(end) => gate::close(record, &seat, end),
+    }
 }
 
-async fn walk(client: Accepted, gate: &Rc<Gate>, seat: &Seat, record: &mut Record) -> End {
-    let Accepted { mut wire, door, slot, .. } = client;
+/// What came of a client's request.
+enum Walked {
+    /// A tunnel.
+    Opened(Wire, Box<Reached>),
+    /// All of the connection.
+    Ended(End),
+}
+
+async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -> Walked {
+    let Guest { gate, door, slot, .. } = guest;
     let command = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
         Ok(Ok(command)) => command,
         Ok(Err(Fault::Answer(answer))) => {
             refuse::say(wire, &answer).await;
-            return End::BadRequest;
+            return Walked::Ended(End::BadRequest);
         }
-        Ok(Err(Fault::Gone)) => return End::ClientGone,
-        Err(_) => return End::Idle,
+        Ok(Err(Fault::Gone)) => return Walked::Ended(End::ClientGone),
+        Err(_) => return Walked::Ended(End::Idle),
     };
     let target = match command {
         Command::Connect(target) => target,
         Command::Associate { port } => {
             let has_room = slot.is_some();
-            return Box::pin(associate(wire, port, has_room, &door, gate, record)).await;
+            let end = Box::pin(associate(wire, port, has_room, door, gate, record)).await;
+            return Walked::Ended(end);
         }
     };
-    let at = At { gate, door: &door, seat };
+    let at = At { gate, door, seat };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
     let request = Request { target, protocol, source, has_room: slot.is_some() };
     match Box::pin(reach(&request, &at, record)).await {
         Ok(reached) => match wire.write_all(&reply(0)).await {
-            Ok(()) => tunnel::run(wire, Vec::new(), reached, &at, record).await,
-            Err(_) => End::ClientReset,
+            Ok(()) => Walked::Opened(wire, Box::new(reached)),
+            Err(_) => Walked::Ended(End::ClientReset),
         },
         Err(missed) if door.silent && matches!(missed, Missed::Stopped(_)) => {
             refuse::close(wire);
-            missed.end()
+            Walked::Ended(missed.end())
         }
         Err(missed) => {
             refuse::say(wire, &reply(code(&missed))).await;
-            missed.end()
+            Walked::Ended(missed.end())
         }
     }
 }

@@ -1,78 +1,451 @@
-//! The inside of an explicit tunnel: nothing of the client's first flight goes on before it was
-//! read, and judged with what it says.
+//! What flows over a connection whose destination was judged and dialled: of a captured client behind
+//! its first request, or inside an explicit tunnel. Nothing of a client's first flight goes on before
+//! it was read, and judged with what it says; and where the flight is a request, the next one is as
+//! well.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::At;
 use super::reach::Reached;
 use crate::account::{End, Hello, Record};
-use crate::flow::gate::{Stop, read_until, result};
-use crate::flow::judge::Asked;
+use crate::flow::forward::{self, Joined};
+use crate::flow::gate::{self, Refusal, Stop, read_until, result};
+use crate::flow::http::{self, Broken, Client, Done, Guest, Held, Next, Order, Upstream, Why};
+use crate::flow::judge::{Asked, Tie};
+use crate::flow::origin;
 use crate::flow::peek::{Ended, Seen};
-use crate::flow::refuse;
+use crate::flow::refuse::{self, BAD_GATEWAY, BAD_REQUEST, TIMEOUT, problem};
 use crate::flow::relay;
+use crate::flow::seat::Seat;
 use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
-use crate::identify::{HostName, Identity, Progress, Protocol, Step, each_name, identify_further};
+use crate::identify::http::Form;
+use crate::identify::{
+    HostName, Identity, Progress, Protocol, Step, each_name, identify, identify_further,
+};
+use crate::policy::Permit;
 
-/// Relays the tunnel to its end. `held` is what the client sent before it was told that the tunnel
-/// is open. Where the policy lets any protocol pass, the destination may speak first.
+/// Serves a tunnel to its end, and closes its record. `held` is what the client sent before it was
+/// told that the tunnel is open.
 pub(super) async fn run(
     client: Wire,
     held: Vec<u8>,
     reached: Reached,
+    guest: &Guest,
+    record: Record,
+    seat: Seat,
+) {
+    let Reached { upstream, asked } = reached;
+    let client = Client::new(client, Held::with(held));
+    let upstream = Upstream::new(upstream, asked.destination);
+    Joint { client, upstream, asked }.walk(Stage::Opened(record, seat), guest).await;
+}
+
+/// Serves a captured client, whose first bytes are a request that was judged, and permitted.
+pub(in crate::flow) async fn captured(joined: Joined, record: Record, seat: Seat) {
+    let Joined { client, upstream, first, door, slot } = joined;
+    let judged = record.judgement().map(|judged| judged.verdict.destination());
+    let (Some(to), Ok(origin)) = (judged, origin::of(&client, door.way, door.address)) else {
+        // Both were known a moment ago.
+        return gate::close(record, &seat, End::IoError);
+    };
+    let asked = Asked::unread(record.client().ip(), origin);
+    let guest = Guest { gate: Rc::clone(seat.gate()), door, peer: record.client(), slot };
+    let client = Client::new(client, Held::with(first.into()));
+    let upstream = Upstream::new(upstream, to);
+    Joint { client, upstream, asked }.walk(Stage::Judged(record, seat), &guest).await;
+}
+
+/// Both sides of a connection.
+struct Joint {
+    client: Client,
+    upstream: Upstream,
+    /// What every flight of the client asks, beside what it says itself: where it was going, or whom
+    /// its tunnel is for.
+    asked: Asked,
+}
+
+/// What comes next on a connection.
+enum Stage {
+    /// Anything: either side may speak.
+    Opened(Record, Seat),
+    /// A request that was judged, at the front of what is held.
+    Judged(Record, Seat),
+    /// What comes behind a request.
+    Between,
+}
+
+/// What an opened connection turns out to be.
+enum Turn {
+    /// A request, permitted, at the front of what was read.
+    Request,
+    /// The policy refuses it, and the client can be told.
+    Refused(Box<Refusal>),
+    /// It has ended.
+    End(End),
+}
+
+impl Joint {
+    async fn walk(self, mut stage: Stage, guest: &Guest) {
+        // Each flight has a place of its own, which the policy may end; this is the connection's.
+        let place = Seat::take(&guest.gate, guest.door.lifetime);
+        let mut joint = self;
+        loop {
+            let next = match stage {
+                Stage::Opened(record, seat) => Box::pin(joint.opened(record, seat, guest)).await,
+                Stage::Judged(record, seat) => {
+                    Box::pin(joint.requested(record, seat, &place, guest)).await
+                }
+                Stage::Between => Box::pin(joint.between(&place, guest)).await,
+            };
+            match next {
+                Some(next) => (joint, stage) = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Finds out what the connection carries, and carries it.
+    async fn opened(self, mut record: Record, seat: Seat, guest: &Guest) -> Option<(Self, Stage)> {
+        let Self { client, mut upstream, asked } = self;
+        let (wire, held) = client.into_wire().await;
+        let mut seen = Seen::with(held);
+        let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
+        let opening = opening(&wire, &mut upstream, &asked, &mut seen, &at, &mut record);
+        let turn = tokio::select! {
+            biased;
+            end = seat.cut() => Turn::End(end),
+            turn = opening => turn,
+        };
+        match turn {
+            Turn::Request => {
+                let client = Client::new(wire, Held::with(seen.into_bytes()));
+                return Some((Self { client, upstream, asked }, Stage::Judged(record, seat)));
+            }
+            Turn::Refused(refusal) => {
+                gate::close(record, &seat, End::Refused);
+                drop(upstream);
+                refuse::run(wire, seen.bytes(), *refusal, guest.door.silent).await;
+            }
+            Turn::End(end) => {
+                drop((wire, upstream));
+                gate::close(record, &seat, end);
+            }
+        }
+        None
+    }
+
+    /// Passes a request on, and its answer back.
+    async fn requested(
+        self,
+        record: Record,
+        seat: Seat,
+        place: &Seat,
+        guest: &Guest,
+    ) -> Option<(Self, Stage)> {
+        let Self { mut client, mut upstream, mut asked } = self;
+        let bytes = client.held.bytes();
+        let order = match identify(bytes, true) {
+            Step::Done(identity) => http::request(&identity)
+                .and_then(|head| Some(Order::captured(bytes.get(..head.len)?, &head))),
+            Step::NeedMore(_) => None,
+        };
+        let Some(order) = order else {
+            // What was judged as a request is one.
+            gate::close(record, &seat, End::IoError);
+            return None;
+        };
+        client.held.used(order.length());
+        let answered = {
+            let last = *guest.gate.stopping.borrow();
+            let cut = either(&seat, place);
+            let (bytes, patience) = (Arc::clone(record.bytes()), guest.door.patience);
+            http::run(&mut client, &mut upstream, &order, &bytes, patience, last, cut).await
+        };
+        match answered {
+            Ok(Done::Whole { client_stays, upstream_stays }) => {
+                client.answered(record, &seat);
+                drop(seat);
+                if client_stays && upstream_stays {
+                    return Some((Self { client, upstream, asked }, Stage::Between));
+                }
+                upstream.wire.end_in_order();
+                drop(upstream);
+                client.close(guest.door.patience.half_closed).await;
+            }
+            Ok(Done::Switched { head }) => {
+                asked = Asked {
+                    tie: Tie::SaidAndDialled,
+                    ..Asked::unread(record.client().ip(), upstream.at)
+                };
+                return switched(client, upstream, asked, &head, record, seat, guest).await;
+            }
+            Err(broken) => {
+                drop(upstream);
+                give_up(client, broken, &order, record, seat).await;
+            }
+        }
+        None
+    }
+
+    /// Reads and judges what comes behind a request.
+    async fn between(self, place: &Seat, guest: &Guest) -> Option<(Self, Stage)> {
+        let Self { mut client, mut upstream, asked } = self;
+        upstream.held.let_go();
+        let patience = guest.door.patience.idle;
+        match client.next(Some(&upstream), place, guest, patience).await {
+            Next::Bytes => {}
+            Next::Over => {
+                upstream.wire.end_in_order();
+                drop(upstream);
+                client.close(guest.door.patience.half_closed).await;
+                return None;
+            }
+            Next::Cut(_) => return None,
+        }
+        let (mut record, seat) = guest.enter();
+        record.bound_for(asked.destination);
+        let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
+        let mut seen = Seen::with(client.held.take());
+        let flight = Flight { client: &client.wire, asked: asked.clone(), waits: false };
+        let judged = tokio::select! {
+            biased;
+            end = either(&seat, place) => Err(Stop::Ended(end)),
+            judged = flight.judge(&mut seen, &at, &mut record) => judged,
+        };
+        client.held = Held::with(seen.into_bytes());
+        let passed = match judged {
+            Ok(passed) => passed,
+            Err(Stop::Refused(refusal)) => {
+                gate::close(record, &seat, End::Refused);
+                upstream.wire.end_in_order();
+                drop(upstream);
+                refused(client, *refusal, guest.door.silent).await;
+                return None;
+            }
+            Err(Stop::Ended(end)) => {
+                gate::close(record, &seat, end);
+                return None;
+            }
+        };
+        if let Some(permit) = passed.permit.filter(|permit| permit.destination() != upstream.at) {
+            match forward::dial_behind(&permit, &guest.door, &mut record).await {
+                Ok(wire) => {
+                    upstream.wire.end_in_order();
+                    upstream = Upstream::new(wire, permit.destination());
+                }
+                Err(end) => {
+                    gate::close(record, &seat, end);
+                    return None;
+                }
+            }
+        }
+        record.forwarding();
+        if passed.is_request {
+            return Some((Self { client, upstream, asked }, Stage::Judged(record, seat)));
+        }
+        let (wire, held) = client.into_wire().await;
+        let end = {
+            let patience = guest.door.patience;
+            let relayed = second::run(&wire, &upstream.wire, held, patience, &seat, &mut record);
+            tokio::select! {
+                biased;
+                end = either(&seat, place) => end,
+                end = relayed => end,
+            }
+        };
+        drop((wire, upstream));
+        gate::close(record, &seat, end);
+        None
+    }
+}
+
+/// The destination goes over to another protocol: what follows is a flow without a name.
+async fn switched(
+    client: Client,
+    upstream: Upstream,
+    asked: Asked,
+    head: &[u8],
+    mut record: Record,
+    seat: Seat,
+    guest: &Guest,
+) -> Option<(Joint, Stage)> {
+    if !guest.gate.permits(&asked)
+        && let Err(Stop::Refused(refusal)) =
+            guest.gate.admit(asked.clone(), &seat, &mut record).await
+    {
+        gate::close(record, &seat, End::Refused);
+        drop(upstream);
+        refused(client, *refusal, guest.door.silent).await;
+        return None;
+    }
+    if client.say(head, record.bytes()).await.is_err() {
+        gate::close(record, &seat, End::ClientReset);
+        return None;
+    }
+    client.answered(record, &seat);
+    let (mut record, seat) = guest.enter();
+    record.bound_for(asked.destination);
+    record.forwarding();
+    Some((Joint { client, upstream, asked }, Stage::Opened(record, seat)))
+}
+
+/// Tells a client that its request is refused.
+async fn refused(client: Client, refusal: Refusal, silent: bool) {
+    if silent {
+        return client.close(Duration::ZERO).await;
+    }
+    let Refusal { protocol, notice } = refusal;
+    if protocol == Protocol::Http && !client.held.bytes().starts_with(b"PRI ") {
+        let answer = notice.response(client.held.bytes());
+        client.last(&answer).await;
+    }
+}
+
+/// Ends a connection whose request has no whole answer.
+pub(super) async fn give_up(
+    client: Client,
+    broken: Broken,
+    order: &Order,
+    record: Record,
+    seat: Seat,
+) {
+    let Broken { why, answered } = broken;
+    let (end, told) = match why {
+        Why::Cut(end) => (end, None),
+        Why::Idle => {
+            let what = "the destination did not answer in time";
+            (End::Idle, Some((TIMEOUT, "http_response_timeout", what)))
+        }
+        Why::ClientGone => (End::ClientReset, None),
+        Why::BadBody => {
+            let what = "the body of the request is not in the chunks that its head promises";
+            (End::BadRequest, Some((BAD_REQUEST, "http_request_error", what)))
+        }
+        Why::NoAnswer { in_order } if !order.is_explicit() => {
+            gate::close(record, &seat, End::UpstreamReset);
+            if in_order {
+                client.close(Duration::ZERO).await;
+            }
+            return;
+        }
+        Why::NoAnswer { .. } => {
+            let what = "the destination closed the connection and did not answer the request";
+            (End::UpstreamReset, Some((BAD_GATEWAY, "connection_terminated", what)))
+        }
+        Why::BadAnswer(what) => (End::BadAnswer, Some((BAD_GATEWAY, "http_protocol_error", what))),
+        Why::Short => (End::UpstreamReset, None),
+    };
+    let is_cut = matches!(why, Why::Cut(_) | Why::ClientGone);
+    gate::close(record, &seat, end);
+    match told.filter(|_| !answered) {
+        Some((status, error, what)) => {
+            client.last(&problem(status, error, what, order.head())).await;
+        }
+        // What is cut short must not look whole.
+        None if !is_cut => client.break_off().await,
+        None => {}
+    }
+}
+
+/// Waits until one of two places is told to end.
+pub(super) async fn either(one: &Seat, other: &Seat) -> End {
+    tokio::select! {
+        biased;
+        end = one.cut() => end,
+        end = other.cut() => end,
+    }
+}
+
+/// Reads what either side says first, and goes on as that asks for. Where the policy lets any
+/// protocol pass, the destination may speak first.
+async fn opening(
+    client: &Wire,
+    upstream: &mut Upstream,
+    asked: &Asked,
+    seen: &mut Seen,
     at: &At<'_>,
     record: &mut Record,
-) -> End {
-    let Reached { upstream, asked } = reached;
+) -> Turn {
     let bytes = Arc::clone(record.bytes());
-    let idle = at.door.patience;
+    let patience = at.door.patience;
     let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
-    let mut seen = Seen::with(held);
+    let said = upstream.held.take();
+    let upstream = &upstream.wire;
+    let flight = |waits| Flight { client, asked: asked.clone(), waits };
+    let has_spoken = !said.is_empty();
+    if has_spoken && server_may_speak {
+        if client.write_all(&said).await.is_err() {
+            return Turn::End(End::ClientReset);
+        }
+        bytes.down(said.len());
+    }
+    let judged = if !server_may_speak {
+        Some(flight(false).judge(seen, at, record).await)
+    } else if has_spoken {
+        None
+    } else {
+        client.silence().measure(patience.idle);
+        tokio::select! {
+            biased;
+            judged = flight(true).judge(seen, at, record) => Some(judged),
+            _ = upstream.readable() => None,
+            () = http::silent(client) => return Turn::End(End::Idle),
+        }
+    };
+    if let Some(judged) = judged {
+        return match judged {
+            Ok(passed) if passed.is_request && !has_spoken => Turn::Request,
+            Ok(_) => {
+                if !server_may_speak && has_spoken {
+                    if client.write_all(&said).await.is_err() {
+                        return Turn::End(End::ClientReset);
+                    }
+                    bytes.down(said.len());
+                }
+                let first = std::mem::take(seen).into_bytes();
+                Turn::End(second::run(client, upstream, first, patience, at.seat, record).await)
+            }
+            Err(Stop::Refused(refusal)) => Turn::Refused(refusal),
+            Err(Stop::Ended(end)) => Turn::End(end),
+        };
+    }
     let mut stop = None;
     let mut follower = None;
     let opening = Box::pin(async {
-        let flight = Flight { client: &client, asked, waits: server_may_speak };
-        Box::pin(flight.judge(&mut seen, at, record)).await.map_err(|stopped| match stopped {
+        let judged = Box::pin(flight(true).judge(seen, at, record)).await;
+        let passed = judged.map_err(|stopped| match stopped {
             Stop::Ended(end) => end,
             Stop::Refused(refusal) => {
                 stop = Some(refusal);
                 End::Refused
             }
         })?;
-        let first = std::mem::take(&mut seen).into_bytes();
+        // No server of HTTP/1 speaks first, and what has gone back is no part of an answer: the
+        // requests could not be told apart any more.
+        if passed.is_request {
+            return Err(End::BadRequest);
+        }
+        let first = std::mem::take(&mut *seen).into_bytes();
         let follower = follower.insert(Follower::default());
-        // Where the destination may not speak before the hello was judged, it may from here on.
-        if !server_may_speak {
-            return Ok(first);
-        }
-        follower.follow(&client, &upstream, &bytes, first, at.seat, record.judgement()).await
+        follower.follow(client, upstream, &bytes, first, at.seat, record.judgement()).await
     });
-    let end = if server_may_speak {
-        relay::run(&client, &upstream, opening, idle, &bytes).await
-    } else {
-        match opening.await {
-            Ok(first) => {
-                return second::run(&client, &upstream, first, idle, at.seat, record).await;
-            }
-            Err(end) => end,
-        }
-    };
+    let end = relay::run(client, upstream, opening, patience, &bytes).await;
     if let Some(follower) = follower {
         follower.note(at.seat, record);
     }
     match stop {
         // Once the destination has spoken, an answer of ours would be a part of its own.
-        Some(refusal) if bytes.totals().1 == 0 => {
-            refuse::run(client, seen.bytes(), *refusal, at.door.silent).await
-        }
-        Some(_) | None => end,
+        Some(refusal) if bytes.totals().1 == 0 => Turn::Refused(refusal),
+        Some(_) | None => Turn::End(end),
     }
 }
 
-/// The first bytes inside a tunnel.
+/// The first bytes inside a tunnel, or behind a request.
 struct Flight<'a> {
     client: &'a Wire,
     asked: Asked,
@@ -82,13 +455,18 @@ struct Flight<'a> {
 
 impl Flight<'_> {
     /// Reads the first flight; `Ok` where the policy lets it pass.
-    async fn judge(self, seen: &mut Seen, at: &At<'_>, record: &mut Record) -> Result<(), Stop> {
+    async fn judge(
+        self,
+        seen: &mut Seen,
+        at: &At<'_>,
+        record: &mut Record,
+    ) -> Result<Passed, Stop> {
         let gone = |_| Stop::Ended(End::ClientReset);
         if self.waits && seen.bytes().is_empty() {
             seen.more(self.client, None).await.map_err(gone)?;
         }
         if seen.bytes().is_empty() && seen.ended() == Some(Ended::Closed) {
-            return Ok(());
+            return Ok(Passed { permit: None, is_request: false });
         }
         let deadline = Instant::now() + at.door.peek_timeout;
         let mut progress = Progress::default();
@@ -108,11 +486,20 @@ impl Flight<'_> {
         }
         // The tunnel's own name stays; a tunnel to an address gets the name that was read inside,
         // as something that the client says.
-        let name = self.asked.name.or(inside.read.name);
+        let name = self.asked.name.or(inside.read.name).filter(|_| !inside.is_nameless);
         let (tie, mismatched) = (self.asked.tie, inside.unreadable);
         let asked = Asked { name, tie, inside: inside.other, mismatched, ..inside.read };
-        at.gate.admit(asked, at.seat, record).await.map(drop)
+        let permit = at.gate.admit(asked, at.seat, record).await?;
+        Ok(Passed { permit: Some(permit), is_request: inside.is_request })
     }
+}
+
+/// A first flight that the policy lets pass.
+struct Passed {
+    /// `None` where the client said nothing.
+    permit: Option<Permit>,
+    /// It begins with a request that can be answered by itself.
+    is_request: bool,
 }
 
 /// What the first flight says of itself.
@@ -122,28 +509,42 @@ struct Inside {
     hello: Hello,
     /// The host that a hello names, where it is not the tunnel's.
     other: Option<HostName>,
-    /// A hello that cannot be read, which might name anybody.
+    /// A hello or a request that cannot be read, which might name anybody.
     unreadable: bool,
+    /// Requests in frames, which may name anybody: a flow without a name, whoever the tunnel is for.
+    is_nameless: bool,
+    is_request: bool,
 }
 
 impl Inside {
     fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Asked) -> Self {
         let read = tunnel.clone().read(identity, |see| each_name(seen.bytes(), see));
         let (other, unreadable) = match (&tunnel.name, identity.protocol) {
-            (Some((host, _)), Protocol::Tls) => {
+            (Some((host, _)), Protocol::Tls | Protocol::Http) => {
                 let other = read.name.map(|(name, _)| name).filter(|name| name != host);
-                (other, identity.fault.is_some())
+                let authority = identity.http.and_then(|head| head.authority);
+                // Of an address in the place of the name nothing is known to belong to it.
+                let is_elsewhere = authority.is_some_and(|authority| authority.name().is_none());
+                (other, identity.fault.is_some() || is_elsewhere)
             }
-            // A tunnel to an address has no name to differ from, and POLICY.md §3 compares hellos.
-            (None, _) | (_, Protocol::Http | Protocol::Quic | Protocol::Dtls | Protocol::Other) => {
-                (None, false)
-            }
+            // A tunnel to an address has no name to differ from.
+            (None, _) | (_, Protocol::Quic | Protocol::Dtls | Protocol::Other) => (None, false),
         };
-        Self { read, hello: result(identity, seen), other, unreadable }
+        let is_nameless = identity.http.is_some_and(|head| head.form == Form::Preface);
+        let is_request = http::request(identity).is_some();
+        let hello = result(identity, seen);
+        Self { read, hello, other, unreadable, is_nameless, is_request }
     }
 
     fn untold(tunnel: &Asked) -> Self {
         let read = Asked { protocol: Protocol::Other, ech: false, ..tunnel.clone() };
-        Self { read, hello: Hello::Other, other: None, unreadable: false }
+        Self {
+            read,
+            hello: Hello::Other,
+            other: None,
+            unreadable: false,
+            is_nameless: false,
+            is_request: false,
+        }
     }
 }

@@ -1,0 +1,282 @@
+//! Clear-text HTTP/1, request by request, in every way in: captured, inside an explicit tunnel, to the
+//! explicit proxy. Each request is judged and recorded by itself; what goes on has one reading.
+//!
+//! It is written here and not left to hyper, with which it began: hyper's server asks for a body with
+//! a `100` of its own, has no way for other interim answers, does not see that a client has left while
+//! its answer is waited for, and writes every field anew; a captured head has to go on as it came.
+
+mod body;
+mod exchange;
+mod fields;
+mod held;
+mod ledger;
+mod reply;
+mod request;
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::accept::{Door, Slot};
+use super::close::{FIRST_LOOK, LAST_LOOK};
+use super::gate::Gate;
+use super::relay::read_shared;
+use super::seat::Seat;
+use super::wire::Wire;
+use crate::account::{Bytes, End, Record};
+use crate::identify::http::{Form, Head};
+use crate::identify::{Identity, Protocol};
+
+pub(super) use exchange::{Broken, Done, Upstream, Why, run, silent};
+pub(super) use held::Held;
+pub(super) use request::{Order, SCHEME};
+
+use exchange::failed;
+use ledger::Ledger;
+
+/// How long, for how long in silence, and for how many bytes, a client that was told the last word may
+/// go on sending: some read an answer only when all of their request is written. To close on unread
+/// bytes is a reset, which would overtake the answer (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 128 * 1024 * 1024;
+
+/// Whose connection is served, and by which door it came.
+pub(super) struct Guest {
+    pub(super) gate: Rc<Gate>,
+    pub(super) door: Rc<Door>,
+    pub(super) peer: SocketAddr,
+    /// Held as long as the connection.
+    pub(super) slot: Option<Slot>,
+}
+
+impl Guest {
+    /// A record of what comes next on the connection, and its place among the live ones.
+    pub(super) fn enter(&self) -> (Record, Seat) {
+        let record = self.gate.account.open(self.peer, self.door.way);
+        (record, Seat::take(&self.gate, self.door.lifetime))
+    }
+}
+
+/// The head of a request that can be answered by itself: HTTP/1, and without a fault.
+pub(super) fn request<'a>(identity: &Identity<'a>) -> Option<Head<'a>> {
+    let is_http = identity.protocol == Protocol::Http && identity.fault.is_none();
+    identity.http.filter(|head| is_http && head.form != Form::Preface)
+}
+
+/// A client that speaks HTTP/1.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) wire: Wire,
+    /// What it has sent that is no part of a request yet.
+    pub(super) held: Held,
+    ledger: Ledger,
+}
+
+/// The client takes no more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// What comes behind a request.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// More bytes.
+    Bytes,
+    /// Nothing: a side closed, or the connection was kept long enough.
+    Over,
+    /// The connection was told to end, or broke off.
+    Cut(End),
+}
+
+impl Client {
+    /// A client of which `held` was read.
+    pub(super) fn new(wire: Wire, held: Held) -> Self {
+        Self { wire, held, ledger: Ledger::default() }
+    }
+
+    /// Sends a head that ends an answer by itself; see [`Client::answered`].
+    pub(super) async fn say(&self, head: &[u8], bytes: &Arc<Bytes>) -> Result<(), Gone> {
+        self.ledger.begin(bytes);
+        let count = |count: usize| self.ledger.sent(count);
+        body::put(&self.wire, head, &count, &Cell::new(false)).await.map_err(|_| {
+            self.ledger.broken();
+            Gone
+        })
+    }
+
+    /// The answer is written; its record ends when the client has it.
+    pub(super) fn answered(&self, mut record: Record, seat: &Seat) {
+        if let Some(judged) = seat.last_judged() {
+            record.replace(judged);
+        }
+        self.ledger.whole(record);
+        self.ledger.settle(&self.wire);
+    }
+
+    /// Waits for what the client says next; empty lines between two requests are dropped (RFC 9112
+    /// §2.2). Nothing is asked of the destination meanwhile, so that whatever it does is its end. At
+    /// most for `patience` behind the last byte that moved, an acknowledged one included.
+    pub(super) async fn next(
+        &mut self,
+        upstream: Option<&Upstream>,
+        place: &Seat,
+        guest: &Guest,
+        patience: Duration,
+    ) -> Next {
+        let Self { wire, held, ledger } = self;
+        held.let_go();
+        wire.silence().moved();
+        wire.silence().measure(patience);
+        let mut stopping = guest.gate.stopping.subscribe();
+        let mut look = FIRST_LOOK;
+        loop {
+            while let [b'\r', b'\n', ..] = held.bytes() {
+                held.used(2);
+            }
+            if !matches!(held.bytes(), [] | [b'\r']) {
+                return Next::Bytes;
+            }
+            let before = ledger.acknowledged();
+            let settled = ledger.settle(wire);
+            if ledger.acknowledged() > before {
+                wire.silence().moved();
+                look = FIRST_LOOK;
+            }
+            let elsewhere = async {
+                match upstream {
+                    Some(upstream) => upstream.wire.readable().await.ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                end = place.cut() => return Next::Cut(end),
+                read = held.more(wire) => match read {
+                    Ok(0) => return Next::Over,
+                    Ok(_) => {}
+                    Err(_) => return Next::Cut(End::ClientReset),
+                },
+                _ = stopping.wait_for(|&stopping| stopping) => return Next::Over,
+                _ = elsewhere => return Next::Over,
+                () = silent(wire) => return Next::Over,
+                () = sleep(look), if !settled => look = (look * 2).min(LAST_LOOK),
+            }
+        }
+    }
+
+    /// Says the last word, and closes so that it arrives.
+    pub(super) async fn last(self, answer: &[u8]) {
+        let count = |count: usize| self.ledger.sent(count);
+        let never = Cell::new(false);
+        let said = async { body::put(&self.wire, answer, &count, &never).await.is_ok() };
+        // A client that takes nothing is not waited for; its request is over all the same.
+        if tokio::time::timeout(LINGER_SILENCE, said).await == Ok(true) {
+            self.close(LINGER_SILENCE).await;
+        }
+    }
+
+    /// Closes in stages (RFC 9112 §9.6): half of the connection, then, once the client has closed the
+    /// other half or kept silent long enough, all of it. What was sent is waited for as long as some
+    /// of it arrives every `patience`.
+    pub(super) async fn close(self, patience: Duration) {
+        let Self { wire, ledger, .. } = self;
+        if wire.half_close().is_err() {
+            ledger.give_up(End::ClientReset);
+            return;
+        }
+        // The FIN.
+        ledger.sent(1);
+        let (begun, mut heard, mut look) = (Instant::now(), Instant::now(), FIRST_LOOK);
+        let (mut discarded, mut closed) = (0, false);
+        let mut end = End::Idle;
+        loop {
+            let before = ledger.acknowledged();
+            ledger.settle(&wire);
+            if ledger.acknowledged() > before {
+                (heard, look) = (Instant::now(), FIRST_LOOK);
+            }
+            let arrived = ledger.acknowledged() >= ledger.total();
+            if arrived && (closed || begun.elapsed() >= LINGER || discarded >= LINGER_BYTES) {
+                break;
+            }
+            if heard.elapsed() >= if arrived { LINGER_SILENCE.min(patience) } else { patience } {
+                break;
+            }
+            tokio::select! {
+                biased;
+                read = discard(&wire), if !closed && discarded < LINGER_BYTES => match read {
+                    Ok(0) => closed = true,
+                    Ok(read) => {
+                        discarded += read;
+                        heard = Instant::now();
+                    }
+                    Err(_) => {
+                        ledger.settle(&wire);
+                        ledger.give_up(End::ClientReset);
+                        return;
+                    }
+                },
+                () = failed(&wire), if closed && !arrived => {
+                    // In order, where the FIN was the last thing to be acknowledged.
+                    ledger.settle(&wire);
+                    end = End::ClientReset;
+                    break;
+                }
+                () = sleep(look) => look = (look * 2).min(LAST_LOOK),
+            }
+        }
+        if ledger.acknowledged() + 1 >= ledger.total() {
+            wire.end_in_order();
+        }
+        ledger.give_up(end);
+    }
+
+    /// Breaks off, once what was accepted has arrived.
+    pub(super) async fn break_off(self) {
+        let (mut heard, mut look) = (Instant::now(), FIRST_LOOK);
+        loop {
+            let before = self.ledger.acknowledged();
+            self.ledger.settle(&self.wire);
+            if self.ledger.acknowledged() > before {
+                (heard, look) = (Instant::now(), FIRST_LOOK);
+            }
+            let arrived = self.ledger.acknowledged() >= self.ledger.total();
+            if arrived || heard.elapsed() >= LINGER_SILENCE {
+                return;
+            }
+            tokio::select! {
+                () = failed(&self.wire) => return,
+                () = sleep(look) => look = (look * 2).min(LAST_LOOK),
+            }
+        }
+    }
+
+    /// Gives the connection up to whoever goes on with it, once the answers on it have arrived.
+    pub(super) async fn into_wire(self) -> (Wire, Vec<u8>) {
+        let (begun, mut look) = (Instant::now(), FIRST_LOOK);
+        while !self.ledger.settle(&self.wire) && begun.elapsed() < LINGER_SILENCE {
+            tokio::select! {
+                () = failed(&self.wire) => break,
+                () = sleep(look) => look = (look * 2).min(LAST_LOOK),
+            }
+        }
+        let Self { wire, mut held, .. } = self;
+        (wire, held.take())
+    }
+}
+
+/// Reads once, for nobody.
+async fn discard(wire: &Wire) -> io::Result<usize> {
+    loop {
+        wire.readable().await?;
+        match read_shared(wire, usize::MAX, |_| {}) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
