@@ -3,11 +3,13 @@
 mod lab;
 
 use std::io::Write;
+use std::net::IpAddr;
+use std::process::Output;
 
-use lab::role::{self, GREETING, unhex};
+use lab::role::{self, GREETING, hex, unhex};
 use lab::{
-    ADMIN, GATEWAY, Gateway, Helper, Lab, PERMITTED, REFUSED, at, bytes_in_the_world, lab, shout,
-    wait_until,
+    ADMIN, GATEWAY, Gateway, Helper, Lab, PERMITTED, REFUSED, at, bytes_in_the_world, lab, said,
+    shout, wait_until,
 };
 use serde_json::json;
 
@@ -80,6 +82,8 @@ fn rules_are_set_twice_and_taken_back_twice_and_only_the_guard_stays() {
         assert_eq!(standin.ask(&json!(form)), "done");
     }
     let set = rules(&lab);
+    assert_eq!(set.matches("0:\tnot from all iif lo prohibit").count(), 2, "{set}");
+    assert_eq!(set.matches("0:\tfrom all fwmark 0x5347 goto 21319").count(), 2, "{set}");
     assert_eq!(set.matches("table inet schengate {").count(), 1, "{set}");
     assert_eq!(set.matches("fwmark 0x5347 lookup 21319").count(), 2, "{set}");
     assert_eq!(set.matches("local default dev lo table 21319").count(), 2, "{set}");
@@ -89,7 +93,19 @@ fn rules_are_set_twice_and_taken_back_twice_and_only_the_guard_stays() {
     let after = rules(&lab);
     let guard = lab.gateway.shell("nft list table inet schengate_guard").unwrap();
     assert!(guard.contains("policy drop"), "{guard}");
-    assert_eq!(after.replace(&guard, ""), before);
+    // The guard's second fence stays as well.
+    assert_eq!(after.matches("0:\tnot from all iif lo prohibit").count(), 2, "{after}");
+    let own = ["0:\tnot from all iif lo prohibit", "0:\tfrom all fwmark 0x5347 goto 21319"];
+    let mut left = after.replace(&guard, "");
+    left = left
+        .lines()
+        .filter(|line| !own.iter().any(|own| line.starts_with(own)))
+        .fold(String::new(), |text, line| text + line + "\n");
+    assert_eq!(left, before);
+    // Whoever wants the guard gone says so.
+    let all = schengate(&lab, "capture down --guard");
+    assert!(all.status.success(), "{}", said(&all));
+    assert_eq!(rules(&lab), before);
 }
 
 #[test]
@@ -151,6 +167,12 @@ fn quic_without_a_listener_is_told_at_once() {
     }
 }
 
+/// The built binary in the gateway's namespace.
+fn schengate(lab: &Lab, arguments: &str) -> Output {
+    let mut command = lab.gateway.command(env!("CARGO_BIN_EXE_schengate"));
+    command.args(arguments.split(' ')).output().unwrap()
+}
+
 /// A gateway with the rules of its capture, and nothing that is wrong.
 fn watched(lab: &Lab) -> Gateway<'_> {
     let gateway = lab.start_gateway(&format!(
@@ -158,7 +180,7 @@ fn watched(lab: &Lab) -> Gateway<'_> {
          address = \"[::]:15001\"\n[admin]\naddress = \"{ADMIN}\"\n"
     ));
     gateway.capture();
-    for check in ["rules", "guard", "routing", "forwarding", "rp_filter", "offload"] {
+    for check in ["rules", "guard", "fence", "routing", "forwarding", "rp_filter", "offload"] {
         is_told(&gateway, check, 1.0);
     }
     gateway
@@ -232,4 +254,264 @@ fn a_fence_that_other_software_takes_down_is_told_of_and_the_others_hold() {
     is_told(&gateway, "guard", 0.0);
     shout(&mut client);
     assert_eq!(bytes_in_the_world(&mut world), [0; 4]);
+}
+
+/// Catalogue W10.
+#[test]
+fn w10_no_single_command_opens_the_post() {
+    let Some(lab) = lab("w10") else { return };
+    let gateway = watched(&lab);
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    // What nftables.service, a VPN, systemd-networkd, docker, ufw or an administrator do, one each.
+    for command in [
+        "nft flush ruleset",
+        "nft delete table inet schengate_guard",
+        "nft flush table inet schengate",
+        "ip -4 rule flush",
+        "ip -6 rule flush",
+        "ip -4 rule del priority 21319",
+        "ip -4 rule add from 192.0.2.0/24 lookup main",
+        "ip -6 rule add from 2001:db8:1::/64 lookup main",
+        "ip -4 rule add iif lan0 lookup main priority 1",
+        "ip -4 rule del not iif lo prohibit priority 0",
+        "ip -6 rule del not iif lo prohibit priority 0",
+        "nft 'table ip docker { chain f { type filter hook forward priority -10; accept; }; }'",
+    ] {
+        // Behind the administrator's back forwarding is on all the while.
+        lab.switch_forwarding_on();
+        lab.gateway.shell(command).unwrap();
+        shout(&mut client);
+        assert_eq!(bytes_in_the_world(&mut world), [0; 4], "{command}");
+        // The rules of the kernel's own and of others are not ours to mend.
+        let mend = "for f in 4 6; do ip -$f rule show | grep -q 32766 ||
+            ip -$f rule add priority 32766 lookup main; done
+            ip -4 rule del from 192.0.2.0/24 lookup main || true
+            ip -6 rule del from 2001:db8:1::/64 lookup main || true";
+        lab.gateway.shell(mend).unwrap();
+        gateway.capture();
+        let output = schengate_check(&lab, &gateway);
+        let intact = ["rules", "guard", "fence", "routing"];
+        for check in intact {
+            let line = output.lines().find(|line| line.starts_with(check)).unwrap();
+            assert!(line.ends_with(" intact"), "{command}: {output}");
+        }
+    }
+    // The measure itself: with both fences down everything arrives, in all four families.
+    lab.open();
+    shout(&mut client);
+    let arrived = bytes_in_the_world(&mut world);
+    assert!(arrived.iter().all(|bytes| *bytes > 100), "{arrived:?}");
+}
+
+fn schengate_check(lab: &Lab, gateway: &Gateway<'_>) -> String {
+    let arguments = format!("capture check --config {}", gateway.config().display());
+    String::from_utf8(schengate(lab, &arguments).stdout).unwrap()
+}
+
+/// Catalogue W10: what the guard's unit runs, before any interface is known.
+#[test]
+fn w10_the_guard_alone_is_two_fences_and_leaves_this_hosts_own_traffic_alone() {
+    let Some(lab) = lab("w10 guard") else { return };
+    let (mut world, mut client) = (lab.world.helper("world"), lab.client.helper("client"));
+    let mut own = lab.gateway.helper("client");
+    for _ in 0..2 {
+        lab.switch_forwarding_on();
+        let guard = schengate(&lab, "capture guard");
+        assert!(guard.status.success(), "{}", said(&guard));
+        let switches = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding";
+        assert_eq!(lab.gateway.shell(switches).unwrap(), "0\n0\n");
+    }
+    let rules = lab.gateway.shell("ip -4 -d rule; ip -6 -d rule").unwrap();
+    assert_eq!(rules.matches("iif lo prohibit proto kernel").count(), 2, "{rules}");
+    lab.switch_forwarding_on();
+    for fences in ["true", "nft flush ruleset"] {
+        lab.gateway.shell(fences).unwrap();
+        shout(&mut client);
+        assert_eq!(bytes_in_the_world(&mut world), [0; 4], "{fences}");
+        // This host asks, and is answered: nothing of it is forwarded.
+        for ip in PERMITTED {
+            let asked = json!({"do": "send", "to": at(ip, 25), "enough": 3, "patience_ms": 5_000});
+            assert_eq!(own.ask(&asked)["end"], "enough", "{ip}");
+        }
+        for ip in GATEWAY {
+            let to = json!({"do": "send", "to": at(ip, 9), "patience_ms": 5_000});
+            let end = client.ask(&to);
+            assert!(end.to_string().contains("refused"), "it reaches this host: {end}");
+        }
+    }
+}
+
+/// Catalogue H11: a minimal image has `nft`, and neither `ip`, `sysctl`, `id` nor names of protocols.
+#[test]
+fn h11_rules_need_no_program_but_nft() {
+    let Some(lab) = lab("h11") else { return };
+    let gateway = lab.start_gateway(&both_forms());
+    lab.gateway
+        .shell(
+            "mkdir -p /run/h11 && mount -t tmpfs none /run/h11 && ln -s $(command -v nft) /run/h11/nft
+            for name in protocols services; do mount --bind /dev/null /etc/$name; done",
+        )
+        .unwrap();
+    let run = |arguments: &str| {
+        let mut command = lab.gateway.command("/usr/bin/env");
+        command.args(["-i", "PATH=/run/h11", env!("CARGO_BIN_EXE_schengate")]);
+        let output = command.args(arguments.split(' ')).arg("--config").arg(gateway.config());
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{arguments}: {}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run("capture up --gateway --interface lan0");
+    let standing = run("capture check");
+    assert!(!standing.contains("BROKEN") && !standing.contains("not seen"), "{standing}");
+    run("capture up --host --user 65532");
+    let rules = lab.gateway.shell("nft -n list table inet schengate").unwrap();
+    assert_eq!(rules.matches("meta skuid 65532").count(), 2, "{rules}");
+}
+
+fn both_forms() -> String {
+    format!(
+        "schema = 1\n[policy]\npermit = [\"FR\"]\n[[listen]]\nmode = \"tproxy\"\n\
+         address = \"[::]:15001\"\n[[listen]]\nmode = \"redirect\"\naddress = \"[::]:15002\"\n\
+         [admin]\naddress = \"{ADMIN}\"\n[capture]\nntp = [\"{}\"]\n{}",
+        PERMITTED[0],
+        lab::places()
+    )
+}
+
+/// An IP packet of this host.
+fn packet(from: IpAddr, to: IpAddr, protocol: u8, hops: u8, behind: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(behind.len()).unwrap();
+    let mut packet = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut packet = vec![0x45, 0];
+            packet.extend((20 + length).to_be_bytes());
+            packet.extend([0, 0, 0, 0, hops, protocol, 0, 0]);
+            packet.extend([from, to].map(|ip| ip.octets()).concat());
+            packet
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(length.to_be_bytes());
+            packet.extend([protocol, hops]);
+            packet.extend([from, to].map(|ip| ip.octets()).concat());
+            packet
+        }
+        _ => panic!("one family"),
+    };
+    packet.extend(behind);
+    packet
+}
+
+/// Catalogue W06.
+#[test]
+fn w06_a_host_lets_nothing_out_unjudged_but_to_named_servers_and_small_icmp() {
+    let Some(lab) = lab("w06") else { return };
+    let world = lab.world.helper("world");
+    let mut own = lab.gateway.helper("client");
+    let config = lab.write("host.toml", &both_forms());
+    let up = format!("capture up --host --user 65532 --config {}", config.display());
+    let up = schengate(&lab, &up);
+    assert!(up.status.success(), "{}", said(&up));
+    lab.world
+        .shell(
+            "nft 'table inet everybody { counter seen { }
+            chain c { type filter hook prerouting priority -300;
+                meta l4proto 58 icmpv6 type { 133, 134, 135, 136, 143 } accept
+                fib daddr type local counter name seen
+            }
+            }'",
+        )
+        .unwrap();
+    let seen = || {
+        let text = lab.world.shell("nft list counter inet everybody seen").unwrap();
+        let mut words = text.split_whitespace();
+        let packets = words.find(|word| *word == "packets").and_then(|_| words.next());
+        packets.unwrap().parse::<u64>().unwrap()
+    };
+    let parse = |ip: &str| ip.parse::<IpAddr>().unwrap();
+    let own_addresses = ["198.51.100.1", "2001:db8:2::1"].map(parse);
+    let mut send = |to: IpAddr, packet: &[u8]| {
+        let ask = json!({"do": "raw", "to": at(&to.to_string(), 0), "packets": [hex(packet)]});
+        own.ask(&ask)
+    };
+    let filler = |length: usize| vec![b'd'; length];
+    for (family, from) in own_addresses.into_iter().enumerate() {
+        let (udp, icmp) = (17, [1, 58][family]);
+        for to in [PERMITTED[family], REFUSED[family]].map(parse) {
+            for port in [53_u16, 67, 68, 123, 443, 546, 547, 853, 5353, 9000] {
+                if to == parse(PERMITTED[0]) && port == 123 {
+                    continue;
+                }
+                for source in [port, 40_000] {
+                    let head = [source, port, 8 + 100, 0].map(u16::to_be_bytes).concat();
+                    send(to, &packet(from, to, udp, 64, &[head, filler(100)].concat()));
+                }
+            }
+            // Too long an echo, errors about nothing, a timestamp, neighbour discovery that a
+            // router passes on, an answer that nobody asked for; and other protocols.
+            let echo = [8, 128][family];
+            let said = [[0, 3, 11, 13], [129, 1, 3, 135]][family];
+            let echoed = [[echo, 0, 0, 0, 0, 1, 0, 1].to_vec(), filler(100)].concat();
+            send(to, &packet(from, to, icmp, 64, &echoed));
+            for kind in said {
+                let message = [[kind, 0, 0, 0, 0, 1, 0, 1].to_vec(), filler(40)].concat();
+                send(to, &packet(from, to, icmp, 64, &message));
+            }
+            for protocol in [4, 47, 50, 132, 253] {
+                send(to, &packet(from, to, protocol, 64, &filler(64)));
+            }
+        }
+    }
+    assert_eq!(seen(), 0, "packets in the world");
+    let counted = |name: &str| {
+        let shown = String::from_utf8(schengate(&lab, "capture show").stdout).unwrap();
+        let line = shown.lines().find(|line| line.contains(&format!(" {name} "))).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
+    };
+    assert!(counted("refused_udp") >= 76, "{}", counted("refused_udp"));
+    assert!(counted("refused_other") >= 40, "{}", counted("refused_other"));
+    // What may leave does: to the time server of the policy, to the resolver, a ping.
+    for (family, from) in own_addresses.into_iter().enumerate() {
+        let to = parse(PERMITTED[family]);
+        let echo = [[[8, 128][family], 0, 0, 0, 0, 1, 0, 1].to_vec(), filler(56)].concat();
+        send(to, &packet(from, to, [1, 58][family], 64, &echo));
+    }
+    let to = parse(PERMITTED[0]);
+    let head = [123_u16, 123, 8 + 48, 0].map(u16::to_be_bytes).concat();
+    send(to, &packet(own_addresses[0], to, 17, 64, &[head, filler(48)].concat()));
+    wait_until("a ping in either family and a question for the time arrive", || {
+        (seen() >= 3).then_some(())
+    });
+    drop(world);
+}
+
+/// Catalogue W06, where the policy has `[dns]`.
+#[test]
+fn w06_a_hosts_questions_are_judged_by_dns_where_there_is_one() {
+    let Some(lab) = lab("w06 dns") else { return };
+    if !lab::has("setpriv") || lab.gateway.shell("setpriv --reuid 65534 true").is_err() {
+        return;
+    }
+    let _world = lab.world.helper("world");
+    let dns = "[names]\nresolvers = [\"198.51.100.53:53\"]\n[dns]\nlisten = \"127.0.0.1:5353\"\n\
+         [[place]]\nto = [\"198.51.100.53/32\"]\nlocation = [\"FR\"]\nreason = \"the server\"\n";
+    let mut gateway = lab.start_gateway(&format!("{}{dns}", both_forms()));
+    // The gateway runs as root here.
+    let up = format!("capture up --host --user root --config {}", gateway.config().display());
+    let up = schengate(&lab, &up);
+    assert!(up.status.success(), "{}", said(&up));
+    let ask = |name: &str| {
+        lab.gateway.shell(&format!("setpriv --reuid 65534 --clear-groups getent ahosts {name}"))
+    };
+    let found = ask("permitted.example").unwrap();
+    assert!(found.contains(PERMITTED[0]), "{found}");
+    assert!(gateway.count("schengate_dns") > 0.0, "it went past [dns]");
+    gateway.kill();
+    assert!(ask("permitted.example").is_err(), "another resolver was asked");
+    // A resolver on this host that would ask [dns] again.
+    let stub = format!("{}{}", both_forms(), dns.replace("198.51.100.53:", "127.0.0.53:"));
+    let stub = lab.write("stub.toml", &stub);
+    let up = format!("capture up --host --user root --config {}", stub.display());
+    let up = schengate(&lab, &up);
+    assert!(!up.status.success() && said(&up).contains("[names] resolvers"), "{}", said(&up));
 }

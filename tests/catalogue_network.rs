@@ -267,7 +267,7 @@ fn n04_extension_headers_take_no_packet_past_the_gateway() {
         packets
     });
     // The measure itself: without any fence the same packets arrive.
-    lab.gateway.shell("nft flush ruleset").unwrap();
+    lab.open();
     let (from, to): (IpAddr, IpAddr) = (CLIENT[1].parse().unwrap(), REFUSED[1].parse().unwrap());
     let (protocol, segment) = transport(from, to, false);
     let options = [&[protocol, 0, 1, 4, 0, 0, 0, 0][..], &segment].concat();
@@ -446,10 +446,145 @@ fn n15_each_fence_holds_where_another_is_taken_away() {
     scene.lets_nothing_out("no routing rules");
     scene.gateway.capture();
     scene.holds("set again");
-    // The measure itself: with both gone, and forwarding on, everything would leave.
-    lab.gateway
-        .shell("nft delete table inet schengate_guard; nft delete table inet schengate")
-        .unwrap();
+    // The measure itself: with all of them gone, and forwarding on, everything would leave.
+    lab.open();
     shout(&mut scene.client);
     assert!(strangers(&lab) > 0);
+}
+
+/// A whole packet: a SYN or a datagram from one address and port to another.
+fn forged(from: IpAddr, source: u16, to: IpAddr, port: u16, tcp: bool) -> Vec<u8> {
+    use etherparse::PacketBuilder;
+    let payload = b"payload that must not leave";
+    let mut packet = Vec::new();
+    let builder = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("one family"),
+    };
+    if tcp {
+        builder.tcp(source, port, 1, 65_000).syn().write(&mut packet, &[]).unwrap();
+    } else {
+        builder.udp(source, port).write(&mut packet, payload).unwrap();
+    }
+    packet
+}
+
+/// Packets that a named counter of the capture counted.
+fn counted(lab: &Lab, name: &str) -> u64 {
+    let text = lab.gateway.shell(&format!("nft list counter inet schengate {name}")).unwrap();
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "packets").and_then(|_| words.next()).unwrap().parse().unwrap()
+}
+
+/// Every packet that reached the world, whosever it is.
+fn seen_by_the_world(lab: &Lab) -> u64 {
+    let text = lab.world.shell("nft list counter inet everybody seen").unwrap();
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "packets").and_then(|_| words.next()).unwrap().parse().unwrap()
+}
+
+/// Sends a packet, from where it is sent by whom it names.
+fn send_raw(sender: &mut Helper, to: IpAddr, packet: &[u8]) {
+    let ask = json!({"do": "raw", "to": at(&to.to_string(), 0), "packets": [hex(packet)]});
+    assert_eq!(sender.ask(&ask)["sent"], 1);
+}
+
+/// Catalogue W04.
+#[test]
+fn w04_what_is_not_routed_back_by_its_interface_is_dropped_before_anything_answers() {
+    let Some(lab) = lab("w04") else { return };
+    let mut scene = Scene::start(&lab);
+    let all = [PERMITTED, REFUSED].concat().join(" ");
+    let (v4, v6): (Vec<&str>, Vec<&str>) = all.split(' ').partition(|ip| !ip.contains(':'));
+    lab.world
+        .shell(&format!(
+            "nft 'table inet everybody {{ counter seen {{ }}
+            chain c {{ type filter hook prerouting priority -300;
+                ip daddr {{ {}, 198.51.100.53 }} counter name seen
+                ip6 daddr {{ {} }} counter name seen
+            }}
+            }}'",
+            v4.join(", "),
+            v6.join(", ")
+        ))
+        .unwrap();
+    let mut far = lab.world.helper("client");
+    let parse = |ip: &str| ip.parse::<IpAddr>().unwrap();
+    for interface in [&[][..], &["--interface", "lan0"]] {
+        scene.gateway.capture_with(interface);
+        let (before, mut sent) = (counted(&lab, "astray"), 0);
+        let (world, verdicts) = (seen_by_the_world(&lab), scene.gateway.count("verdict"));
+        for family in [0, 1] {
+            // A refused address, the world's resolver's network, a group on another network.
+            let sources = [REFUSED[family], PERMITTED[family], ["10.77.0.9", "fd77::9"][family]];
+            for from in sources.map(parse) {
+                for to in [PERMITTED[family], REFUSED[family], lab::GATEWAY[family]].map(parse) {
+                    for (port, tcp) in [(443, true), (EXCHANGE, true), (443, false), (53, false)] {
+                        // From 53, too: the answer of a resolver that was not asked.
+                        send_raw(&mut scene.client, to, &forged(from, 53, to, port, tcp));
+                        sent += 1;
+                    }
+                }
+            }
+            if !interface.is_empty() {
+                // A client's address on the far side: its group's verdicts are not for sale there.
+                let (from, to) = (parse(CLIENT[family]), ["198.51.100.1", "2001:db8:2::1"][family]);
+                let to = parse(to);
+                send_raw(&mut far, to, &forged(from, 4_321, to, 3_128, true));
+                sent += 1;
+            }
+        }
+        wait_until("all of it is counted", || {
+            (counted(&lab, "astray") - before == sent).then_some(())
+        });
+        assert_eq!(seen_by_the_world(&lab), world, "{interface:?}: nothing answered a stranger");
+        assert_eq!(scene.gateway.count("verdict"), verdicts, "{interface:?}: nobody judged it");
+        scene.holds("forged sources");
+    }
+}
+
+/// Catalogue H08.
+#[test]
+fn h08_a_port_that_is_used_again_reaches_the_listener_at_once() {
+    let Some(lab) = lab("h08") else { return };
+    let mut scene = Scene::start(&lab);
+    // A socket in TIME-WAIT that takes a SYN answers with an old ACK, and ignores the reset.
+    lab.gateway.shell("sysctl -qw net.ipv4.tcp_rfc1337=1").unwrap();
+    for ip in PERMITTED {
+        let ask = json!({"do": "again", "to": at(ip, EXCHANGE), "port": 21_700, "count": 3,
+            "hex": hex(b"\0\0\0\0\0\0\0\x07"), "patience_ms": 15_000});
+        let ends = scene.client.ask(&ask);
+        assert_eq!(ends, json!(["7 bytes", "7 bytes", "7 bytes"]), "{ip}");
+    }
+    let sockets = lab.gateway.shell("cat /proc/net/tcp /proc/net/tcp6").unwrap();
+    let waits = |line: &str| line.split_whitespace().nth(3) == Some("06");
+    assert!(sockets.lines().any(waits), "no socket is in TIME-WAIT: {sockets}");
+}
+
+/// Catalogue L10.
+#[test]
+fn l10_a_destination_without_a_route_is_refused_at_the_syn() {
+    let Some(lab) = lab("l10") else { return };
+    if !lab::has("curl") {
+        return;
+    }
+    let mut scene = Scene::start(&lab);
+    lab.gateway.shell("ip -6 route del default").unwrap();
+    let before = counted(&lab, "no_route");
+    for what in ["send", "udp"] {
+        let to = at("2001:db8:77::1", 443);
+        let ask = json!({"do": what, "to": to, "hex": "00", "patience_ms": 15_000});
+        let end = scene.client.ask(&ask).to_string();
+        // A reset, or ICMP that is no passing trouble.
+        assert!(end.contains("refused") || end.contains("denied"), "{what}: {end}");
+    }
+    assert_eq!(counted(&lab, "no_route"), before + 2);
+    // A client that waits for its first address to fail, and turns to the next.
+    let page = lab.client.shell(
+        "curl -sS --noproxy '*' --happy-eyeballs-timeout-ms 60000 --max-time 15 \
+            --resolve 'both.example:80:[2001:db8:77::1],198.51.100.7' http://both.example/",
+    );
+    assert_eq!(page.unwrap(), role::GREETING);
+    scene.holds("no route");
 }

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use super::{Exit, PolicyFile, complain};
-use crate::control::capture::{self, CaptureFault, Fences, Finding, Form, SHORTCUT_TABLE, counted};
+use crate::control::capture::{
+    self, CaptureFault, Fences, Finding, Form, SHORTCUT_TABLE, Servers, TABLE, counted,
+};
 use crate::control::config;
 use crate::sys;
 
@@ -18,6 +20,8 @@ pub(super) struct Capture {
 enum Command {
     /// Set the guard, the routes and the rules; may be repeated
     Up(Rules),
+    /// Set the guard alone: nothing is forwarded, whatever other software does
+    Guard,
     /// Take back rules and routes; the guard stays
     Down {
         /// Accepted for symmetry with `up`: the rules of either form are taken back
@@ -26,12 +30,15 @@ enum Command {
         /// As --gateway
         #[arg(long)]
         host: bool,
+        /// Take the guard away as well: what the kernel is told to forward is then forwarded
+        #[arg(long)]
+        guard: bool,
     },
     /// Print what `up` sets
     Print(Rules),
     /// Look whether what `up` set, and the guard, still stand (as root)
     Check(PolicyFile),
-    /// What the kernel short cut counted, by verdict, reason and country (as root)
+    /// What the rules refused, and what the kernel short cut counted (as root)
     Show,
 }
 
@@ -45,8 +52,8 @@ struct Rules {
     /// For this machine's own traffic
     #[arg(long)]
     host: bool,
-    /// User whose traffic is left alone with --host: the gateway's own
-    #[arg(long, value_name = "NAME", default_value = capture::USER)]
+    /// User, by name or number, whose traffic is left alone with --host: the gateway's own
+    #[arg(long, value_name = "USER", default_value = capture::USER)]
     user: String,
     /// Capture only what arrives on this interface (gateway); may be repeated
     #[arg(long, value_name = "NAME")]
@@ -59,7 +66,9 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
     let done = match arguments.command {
         Command::Check(file) => return check(&file, out),
         Command::Show => return show(out),
-        Command::Down { .. } => capture::Capture::down(),
+        Command::Guard => capture::guard(),
+        Command::Down { guard, .. } => capture::Capture::down()
+            .and_then(|()| if guard { capture::open_guard() } else { Ok(()) }),
         Command::Up(rules) => match rules.capture() {
             Ok(capture) => capture.up(),
             Err(exit) => return Ok(exit),
@@ -101,11 +110,18 @@ fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
 }
 
 fn show(out: &mut impl Write) -> io::Result<Exit> {
-    let counters = match sys::counters(SHORTCUT_TABLE) {
-        Ok(counters) => counters,
-        Err(error) => return Ok(complain(format_args!("the kernel's counters: {error}"))),
+    let read = |table| sys::counters(table);
+    let (rules, shortcut) = match (read(TABLE), read(SHORTCUT_TABLE)) {
+        (Ok(rules), Ok(shortcut)) => (rules, shortcut),
+        (Err(error), _) | (_, Err(error)) => {
+            return Ok(complain(format_args!("the kernel's counters: {error}")));
+        }
     };
-    for counter in counters {
+    for counter in rules {
+        let (name, packets, bytes) = (counter.name, counter.packets, counter.bytes);
+        writeln!(out, "{:6} {name:19} {packets:12} packets {bytes:16} bytes", "rules")?;
+    }
+    for counter in shortcut {
         if let Some(what) = counted(&counter.name) {
             let (verdict, reason) = (what.action.label(), what.reason.label());
             let (packets, bytes) = (counter.packets, counter.bytes);
@@ -125,12 +141,14 @@ fn fail(fault: CaptureFault) -> Exit {
     match fault {
         CaptureFault::NoListener { .. }
         | CaptureFault::Unreachable { .. }
+        | CaptureFault::Stub { .. }
         | CaptureFault::NoSide => Exit::No,
         CaptureFault::Interface { .. }
         | CaptureFault::NoUser { .. }
         | CaptureFault::RuleTaken { .. }
         | CaptureFault::Switch { .. }
         | CaptureFault::Intervals(_)
+        | CaptureFault::Routing(_)
         | CaptureFault::NotRun { .. }
         | CaptureFault::Refused { .. } => exit,
     }
@@ -150,7 +168,7 @@ impl Rules {
             .and_then(|capture| capture.with_shortcut(loaded.config.capture.shortcut, listen))
             .map_err(fail)?;
         if self.host {
-            return Ok(capture);
+            return capture.with_servers(Servers::new(&loaded.config)).map_err(fail);
         }
         // As for TCP, the first listener of each family in file order: so it is set last.
         let datagrams = listen.iter().rev().filter_map(|listen| listen.udp);

@@ -5,24 +5,34 @@
 //! apart: `up` loads it first in the gateway form, and nothing here ever removes it, because an
 //! nft `tproxy` statement that finds no listener lets the packet pass on to be forwarded.
 //!
+//! The guard is two fences, neither of which one command reaches together with the other: the table,
+//! and routing rules that prohibit what would be forwarded (`routing`).
+//!
 //! The rules name protocols by `meta l4proto`, never by `ip6 nexthdr`: one extension header that a
-//! client sets with one socket option makes the latter miss.
+//! client sets with one socket option makes the latter miss; and by number, so that `nft` needs no
+//! `/etc/protocols`.
 
 mod check;
 mod fence;
 mod keeper;
+mod program;
+mod routing;
+mod rules;
+mod servers;
 mod shortcut;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 pub use self::check::{Check, Fences, Finding};
 pub use self::fence::{Fence, LOOK_EVERY};
 pub use self::keeper::{Keeper, State, Wanted, candidates};
+use self::program::{checked, nft, words};
+pub use self::servers::Servers;
 pub use self::shortcut::{Counted, TABLE as SHORTCUT_TABLE, counted};
 use crate::control::config::{Listen, ListenMode, Shortcut};
+use crate::sys;
 
 /// The guard's rules, as `systemd/schengate-guard.nft` holds them: a forward hook that drops all.
 pub const GUARD: &str = include_str!("../../systemd/schengate-guard.nft");
@@ -40,20 +50,11 @@ pub const USER: &str = "schengate";
 /// one, before a table it empties it.
 const EMPTY_TABLE: &str = "table inet schengate\ndelete table inet schengate\n";
 
-/// Matches destinations that this machine, or nobody in particular, answers for.
-const HERE: &str = "fib daddr type { local, broadcast, anycast, multicast }";
-
-/// The answer to UDP that no listener takes (POLICY.md §4).
-const REJECT_UDP: &str = "meta l4proto udp counter reject with icmpx type admin-prohibited";
-
-/// Every UDP packet, whatever extension headers stand before it.
-const ALL_UDP: &str = "meta l4proto udp";
+/// The table of the capture, of family `inet`: its named counters say what was refused, and why.
+pub const TABLE: &str = "schengate";
 
 /// The port of QUIC.
 const HTTPS: u16 = 443;
-
-/// UDP ports that the host form leaves alone: without DNS, DHCP and NTP a host has no network.
-const HOST_UDP: &str = "53, 67, 68, 123, 546, 547";
 
 /// Longest interface name that the kernel takes (`IFNAMSIZ` less the final NUL), in bytes.
 const INTERFACE_MAX: usize = 15;
@@ -114,6 +115,8 @@ pub struct Capture {
     tcp: [Option<Target>; 2],
     udp: [Option<Target>; 2],
     interfaces: Vec<String>,
+    /// Whom the host form lets its own programs ask.
+    servers: Servers,
     /// The kernel judges by itself what the gateway tells it to; whether its address is then the
     /// one that destinations see.
     shortcut: Option<Masquerade>,
@@ -171,6 +174,18 @@ pub enum CaptureFault {
     NoUser {
         /// The user's name.
         name: String,
+    },
+    /// A routing rule or route cannot be read or set.
+    #[error("a routing rule or route cannot be set")]
+    Routing(#[source] io::Error),
+    /// The host's programs would ask the gateway, and the gateway the host's programs, for ever.
+    #[error(
+        "[dns] would ask {at}, a resolver on this host, whose own questions come back to [dns]; \
+         name the resolvers behind it: [names] resolvers"
+    )]
+    Stub {
+        /// The resolver.
+        at: SocketAddr,
     },
     /// A rule of somebody else is where ours belongs.
     #[error("routing rule {ROUTE_TABLE} is taken: {found:?}; remove it, or move it elsewhere")]
@@ -236,7 +251,14 @@ impl Capture {
             };
             return Err(CaptureFault::NoListener { form, wanted });
         }
-        Ok(Self { form, tcp, udp: [None; 2], interfaces: Vec::new(), shortcut: None })
+        Ok(Self {
+            form,
+            tcp,
+            udp: [None; 2],
+            interfaces: Vec::new(),
+            servers: Servers::default(),
+            shortcut: None,
+        })
     }
 
     /// Makes room for the kernel short cut (gateway form): what the gateway puts into its sets is
@@ -274,6 +296,18 @@ impl Capture {
         self
     }
 
+    /// Whom the host form lets this machine's programs ask besides.
+    ///
+    /// # Errors
+    /// [`CaptureFault::Stub`] where that would go round for ever.
+    pub fn with_servers(mut self, servers: Servers) -> Result<Self, CaptureFault> {
+        if let Some(at) = servers.goes_round() {
+            return Err(CaptureFault::Stub { at });
+        }
+        self.servers = servers;
+        Ok(self)
+    }
+
     /// Captures only what arrives on these interfaces (gateway form). Without a list, what arrives
     /// from the far side is captured as well: name the clients' side wherever there is one.
     ///
@@ -290,25 +324,17 @@ impl Capture {
         Ok(self)
     }
 
-    /// The rules of `inet schengate`, as `nft -f` takes them. Loading them replaces the table in
-    /// one transaction: there is no moment without it.
-    #[must_use]
-    pub fn ruleset(&self) -> String {
-        let chains = match self.form {
-            Form::Gateway => self.gateway(),
-            Form::Host { exempt_uid } => self.host(exempt_uid),
-        };
-        format!("{EMPTY_TABLE}table inet schengate {{\n{}}}\n", chains.concat())
-    }
-
     /// Everything that [`Capture::up`] sets, for a person to read: the guard and the ruleset as
     /// `nft -f` takes them, the `ip` commands as comments.
     #[must_use]
     pub fn script(&self) -> String {
-        let routing: String = self
-            .routed()
-            .flat_map(|family| [rule("add", family), route("replace", family)])
-            .map(|arguments| format!("# ip {}\n", arguments.join(" ")))
+        let families = Family::ALL.into_iter().filter(|_| self.form == Form::Gateway);
+        let routing: String = families
+            .flat_map(|family| {
+                let routed = self.routed().any(|routed| routed == family);
+                routing::shown(family, routed, self.shortcut.is_some())
+            })
+            .map(|line| format!("# {line}\n"))
             .collect();
         format!("{}{routing}{}{}", self.guard(), self.ruleset(), self.frame())
     }
@@ -327,10 +353,11 @@ impl Capture {
         self.shortcut.map_or_else(String::new, |masquerade| shortcut::frame(self, masquerade))
     }
 
-    /// Sets the guard (gateway form), the routes and the rules, in this order. May be repeated.
+    /// Sets the guard (gateway form), the routes and the rules, in this order. May be repeated, and
+    /// mends what is missing: at no moment less stands than before.
     ///
     /// # Errors
-    /// The first command that fails, with what it wrote. What was set before it stays: the guard
+    /// The first step that fails, with what was said. What was set before it stays: the guard
     /// then drops what is not captured.
     pub fn up(&self) -> Result<(), CaptureFault> {
         if self.form == Form::Gateway {
@@ -340,9 +367,16 @@ impl Capture {
             }
             nft(&self.guard())?;
         }
-        for family in Family::ALL.into_iter().filter(|family| family.exists()) {
+        for family in families() {
             let routed = self.routed().any(|routed| routed == family);
-            if routed { enroute(family)? } else { unroute(family)? }
+            if routed {
+                routing::enroute(family)?
+            } else {
+                routing::unroute(family)?
+            }
+            if self.form == Form::Gateway {
+                routing::set_fence(family, self.shortcut.is_some())?;
+            }
         }
         // One transaction: what is marked is not captured, and nothing is marked by halves.
         nft(&format!("{}{}", self.ruleset(), self.frame()))?;
@@ -352,11 +386,11 @@ impl Capture {
     /// Takes back the rules and the routes of either form, and leaves the guard. May be repeated.
     ///
     /// # Errors
-    /// The first command that fails, with what it wrote.
+    /// The first step that fails, with what was said.
     pub fn down() -> Result<(), CaptureFault> {
         end_shortcut()?;
         nft(EMPTY_TABLE)?;
-        Family::ALL.into_iter().filter(|family| family.exists()).try_for_each(unroute)
+        families().try_for_each(routing::unroute)
     }
 
     /// The families that need marked packets delivered locally.
@@ -370,102 +404,43 @@ impl Capture {
             .filter(move |(_, (tcp, udp))| transparent(tcp) || transparent(udp))
             .map(|(family, _)| family)
     }
-
-    /// What enters from clients: to this machine, to a listener, or nowhere.
-    fn gateway(&self) -> Vec<String> {
-        let redirected = self.redirected();
-        let mut rules = vec![hook("filter", "prerouting", "mangle")];
-        let judged = self.shortcut.map(|_| format!("meta mark {:#x}", shortcut::MARK));
-        rules.extend(judged.iter().map(|marked| format!("{marked} accept")));
-        rules.extend(self.elsewhere());
-        if self.routed().next().is_some() {
-            // Established connections, and the ICMP errors that belong to them.
-            rules.push(format!("socket transparent 1 meta mark set {MARK:#x} accept"));
-        }
-        rules.push(format!("{HERE} return"));
-        for (family, target) in Family::ALL.into_iter().zip(&self.tcp) {
-            if let Some(target) = target.filter(|target| target.mode == ListenMode::Tproxy) {
-                rules.push(tproxy(family, "meta l4proto tcp", target.address));
-            }
-        }
-        for (family, target) in Family::ALL.into_iter().zip(&self.udp) {
-            rules.extend(target.map(|target| {
-                let what = if target.address.port() == HTTPS { "udp dport 443" } else { ALL_UDP };
-                tproxy(family, what, target.address)
-            }));
-        }
-        if !redirected.is_empty() {
-            // The dstnat hook comes later; ICMP errors of its connections are translated there.
-            rules.push("meta l4proto { icmp, ipv6-icmp } ct state related return".to_owned());
-        }
-        for (family, _) in &redirected {
-            rules.push(format!("meta nfproto ipv{} meta l4proto tcp return", family.digit()));
-        }
-        // From here on: a listener that is gone, or nothing that anybody can judge.
-        rules.push(REJECT_UDP.to_owned());
-        rules.push("counter drop".to_owned());
-        let mut chains = vec![chain("prerouting", &rules)];
-        if !redirected.is_empty() {
-            let mut rules = vec![hook("nat", "prerouting", "dstnat")];
-            rules.extend(judged.iter().map(|marked| format!("{marked} return")));
-            rules.extend(self.elsewhere());
-            rules.push(format!("{HERE} return"));
-            rules.extend(redirected.iter().map(redirect));
-            chains.push(chain("redirect_in", &rules));
-        }
-        chains
-    }
-
-    /// What this host opens itself: to the listener, or nowhere.
-    fn host(&self, exempt_uid: u32) -> Vec<String> {
-        // -100 is dstnat, a word that older nft takes in prerouting only.
-        let mut out = vec![hook("nat", "output", "-100")];
-        out.push(format!("meta skuid {exempt_uid} return"));
-        out.push(format!("{HERE} return"));
-        out.extend(self.redirected().iter().map(redirect));
-        let leave = [
-            hook("filter", "output", "filter"),
-            format!("meta skuid {exempt_uid} accept"),
-            // By now the destination of a redirected packet is this host.
-            format!("{HERE} accept"),
-            "ct direction reply accept".to_owned(),
-            "meta l4proto { icmp, ipv6-icmp } accept".to_owned(),
-            format!("udp dport {{ {HOST_UDP} }} accept"),
-            REJECT_UDP.to_owned(),
-            "meta l4proto tcp counter reject with tcp reset".to_owned(),
-            "counter drop".to_owned(),
-        ];
-        vec![chain("redirect_out", &out), chain("leave", &leave)]
-    }
-
-    /// The rule that leaves alone what came in elsewhere; none where every interface counts.
-    fn elsewhere(&self) -> Option<String> {
-        let names: Vec<String> = self.interfaces.iter().map(|name| format!("{name:?}")).collect();
-        (!names.is_empty()).then(|| format!("iifname != {{ {} }} return", names.join(", ")))
-    }
-
-    fn redirected(&self) -> Vec<(Family, SocketAddr)> {
-        Family::ALL
-            .into_iter()
-            .zip(&self.tcp)
-            .filter_map(|(family, target)| Some((family, (*target)?)))
-            .filter(|(_, target)| target.mode == ListenMode::Redirect)
-            .map(|(family, target)| (family, target.address))
-            .collect()
-    }
 }
 
-/// The number of a user, by the system's own tool, so that every user database counts.
+/// The families that the kernel has.
+fn families() -> impl Iterator<Item = Family> {
+    Family::ALL.into_iter().filter(|family| family.exists())
+}
+
+/// Sets the guard alone, both fences and the switches: nothing is forwarded. May be repeated; a
+/// short cut that stands is taken out of the guard, so that what it carried is dropped.
 ///
 /// # Errors
-/// [`CaptureFault::NoUser`] where there is none, [`CaptureFault::NotRun`] without `id`.
+/// The first step that fails, with what was said; what was set before it stays.
+pub fn guard() -> Result<(), CaptureFault> {
+    families().try_for_each(|family| routing::set_fence(family, false))?;
+    nft(GUARD)?;
+    switch_forwarding("0")
+}
+
+/// Takes the guard away, both fences of it: from then on the kernel forwards as it is told to.
+///
+/// # Errors
+/// The first step that fails, with what was said.
+pub fn open_guard() -> Result<(), CaptureFault> {
+    nft("table inet schengate_guard\ndelete table inet schengate_guard\n")?;
+    families().try_for_each(routing::remove_fence)
+}
+
+/// The number of a user, by number or by name, from every user database of the system.
+///
+/// # Errors
+/// [`CaptureFault::NoUser`] where there is none of that name.
 pub fn user_id(name: &str) -> Result<u32, CaptureFault> {
-    let no_user = || CaptureFault::NoUser { name: name.to_owned() };
-    let output = run("id", &["-u", "--", name], None)?;
-    if !output.status.success() {
-        return Err(no_user());
+    if let Ok(number) = name.parse() {
+        return Ok(number);
     }
-    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(|_| no_user())
+    let found = sys::user_id(name).ok().flatten();
+    found.ok_or_else(|| CaptureFault::NoUser { name: name.to_owned() })
 }
 
 /// Takes the short cut back, where there is one: its table, the marks that the guard lets through,
@@ -487,132 +462,6 @@ fn switch_forwarding(to: &str) -> Result<(), CaptureFault> {
         std::fs::write(path, to).map_err(|source| CaptureFault::Switch { path, source })?;
     }
     Ok(())
-}
-
-fn chain(name: &str, rules: &[String]) -> String {
-    format!("    chain {name} {{\n        {}\n    }}\n", rules.join("\n        "))
-}
-
-fn hook(kind: &str, hook: &str, priority: &str) -> String {
-    format!("type {kind} hook {hook} priority {priority}; policy accept;")
-}
-
-fn tproxy(family: Family, what: &str, listener: SocketAddr) -> String {
-    let to = match listener.ip() {
-        ip if ip.is_unspecified() => String::new(),
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
-    let (digit, port) = (family.digit(), listener.port());
-    let word = if family == Family::V4 { "ip" } else { "ip6" };
-    let mark = format!("meta mark set {MARK:#x} accept");
-    format!("meta nfproto ipv{digit} {what} tproxy {word} to {to}:{port} {mark}")
-}
-
-fn redirect((family, listener): &(Family, SocketAddr)) -> String {
-    let (digit, port) = (family.digit(), listener.port());
-    format!("meta nfproto ipv{digit} meta l4proto tcp redirect to :{port}")
-}
-
-fn rule(verb: &str, family: Family) -> Vec<String> {
-    let what = format!("priority {ROUTE_TABLE} fwmark {MARK:#x} lookup {ROUTE_TABLE}");
-    words(&format!("-{} rule {verb} {what}", family.digit()))
-}
-
-fn route(verb: &str, family: Family) -> Vec<String> {
-    let what = format!("local default dev lo table {ROUTE_TABLE}");
-    words(&format!("-{} route {verb} {what}", family.digit()))
-}
-
-fn words(line: &str) -> Vec<String> {
-    line.split(' ').map(str::to_owned).collect()
-}
-
-/// What `ip rule` shows where our routing rule belongs: whether ours is there, and another's line.
-fn rules_in_place(family: Family) -> Result<(bool, Option<String>), CaptureFault> {
-    let list = format!("-{} rule list priority {ROUTE_TABLE}", family.digit());
-    let shown = ip(&words(&list))?;
-    let mark = format!("from all fwmark {MARK:#x} lookup {ROUTE_TABLE}");
-    let is_ours = |line: &&str| line.contains(&mark);
-    let other = shown.lines().find(|line| !is_ours(line)).map(|line| line.trim().to_owned());
-    Ok((shown.lines().any(|line| is_ours(&line)), other))
-}
-
-/// Delivers marked packets of this family locally.
-fn enroute(family: Family) -> Result<(), CaptureFault> {
-    match rules_in_place(family)? {
-        (_, Some(found)) => return Err(CaptureFault::RuleTaken { found }),
-        (true, None) => {}
-        (false, None) => drop(ip(&rule("add", family))?),
-    }
-    ip(&route("replace", family)).map(drop)
-}
-
-/// Removes our rule and route, where they are.
-fn unroute(family: Family) -> Result<(), CaptureFault> {
-    while rules_in_place(family)?.0 {
-        ip(&rule("del", family))?;
-    }
-    // `show table N` is an error where nothing was ever put into N, so all tables are read.
-    let all = ip(&words(&format!("-{} route show table all type local", family.digit())))?;
-    let table = format!(" table {ROUTE_TABLE} ");
-    if all.lines().any(|route| format!("{route} ").contains(&table)) {
-        ip(&route("del", family))?;
-    }
-    Ok(())
-}
-
-fn ip(arguments: &[String]) -> Result<String, CaptureFault> {
-    checked("ip", arguments, None)
-}
-
-fn nft(ruleset: &str) -> Result<(), CaptureFault> {
-    checked("nft", &words("-f -"), Some(ruleset)).map(drop)
-}
-
-/// Runs a program to its end and gives back what it wrote, if it says that all went well.
-fn checked(
-    program: &str,
-    arguments: &[String],
-    input: Option<&str>,
-) -> Result<String, CaptureFault> {
-    let output = run(program, arguments, input)?;
-    if !output.status.success() {
-        return Err(CaptureFault::Refused {
-            command: format!("{program} {}", arguments.join(" ")),
-            status: output.status,
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn run(
-    program: &str,
-    arguments: &[impl AsRef<str>],
-    input: Option<&str>,
-) -> Result<Output, CaptureFault> {
-    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    let not_run = |source| CaptureFault::NotRun {
-        command: format!("{program} {}", arguments.join(" ")),
-        source,
-    };
-    let mut child = Command::new(program)
-        .args(&arguments)
-        .env("LC_ALL", "C")
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(not_run)?;
-    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-        match stdin.write_all(input.as_bytes()) {
-            // A program that refuses before it has read all: its own words say why.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
-            written => written.map_err(not_run)?,
-        }
-    }
-    child.wait_with_output().map_err(not_run)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 pub mod epoll;
 mod memory;
 mod netfilter;
+mod netlink;
 mod pipe;
 mod receive;
+mod route;
 mod socket;
 pub mod udp;
 mod writers;
@@ -21,8 +23,43 @@ pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left, unacknowledged};
+pub use route::{
+    Act, AddressWatch, RoutingRule, Switches, add_routing_rule, delete_routing_rule,
+    deliver_locally, deliver_no_longer, delivers_locally, routing_rules, switches,
+};
 pub use socket::accept;
 pub use writers::Writers;
+
+/// The number of a user of this name, from every user database of the system (getpwnam_r(3));
+/// `None` where there is none.
+///
+/// # Errors
+/// A database that cannot be read, or a name with a NUL in it.
+pub fn user_id(name: &str) -> io::Result<Option<u32>> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: an entry of zeros is a valid one.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found: *mut libc::passwd = ptr::null_mut();
+    let mut text = vec![0_u8; 1024];
+    loop {
+        // SAFETY: name, entry, buffer with its length, and the place for the answer are valid for
+        // the whole call; of what is found only a number is read.
+        let code = unsafe {
+            libc::getpwnam_r(
+                name.as_ptr(),
+                &raw mut entry,
+                text.as_mut_ptr().cast(),
+                text.len(),
+                &raw mut found,
+            )
+        };
+        match code {
+            0 => return Ok((!found.is_null()).then_some(entry.pw_uid)),
+            libc::ERANGE if text.len() < 1 << 20 => text.resize(2 * text.len(), 0),
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
 
 /// Gives memory that was freed back to the system: after a load, of which most is freed at once.
 pub fn trim_heap() {
@@ -271,6 +308,13 @@ mod tests {
     fn the_loopback_address_is_among_the_local_ones() {
         let found = local_addresses().unwrap();
         assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
+    }
+
+    #[test]
+    fn a_user_has_a_number_or_is_none() {
+        assert_eq!(user_id("root").unwrap(), Some(0));
+        assert_eq!(user_id("no-such-user-here").unwrap(), None);
+        assert!(user_id("a\0b").is_err());
     }
 
     #[test]

@@ -8,9 +8,10 @@
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
+
+use super::netlink::{self, DONE, DUMP, ERROR, HEADER, READ_MAX, REQUEST, attribute, head, put};
 
 /// A named counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,13 +33,8 @@ const ADD: u16 = 0x0a0c;
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 const NFTABLES: [u8; 2] = [0, 10];
-/// `NLM_F_REQUEST`; and with `NLM_F_ACK` and `NLM_F_CREATE`.
-const REQUEST: u16 = 0x0001;
+/// `NLM_F_REQUEST`, with `NLM_F_ACK` and `NLM_F_CREATE`.
 const CREATE: u16 = 0x0405;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x0301;
 /// `NFPROTO_INET`.
 const INET: u8 = 1;
 /// Attributes of an object: table, name, type, data; and of a counter: bytes, packets.
@@ -50,8 +46,7 @@ const BYTES: u16 = 1;
 const PACKETS: u16 = 2;
 /// `NFT_OBJECT_COUNTER`.
 const COUNTER: [u8; 4] = [0, 0, 0, 1];
-/// The bits of an attribute's type that say how it is written, and the one of a nest.
-const KIND_MASK: u16 = 0x3fff;
+/// The bit of an attribute's type that says that there are attributes in it.
 const NEST: u16 = 0x8000;
 /// Attributes of a list of elements: table, set, elements; of the list, one element; of an element:
 /// key, flags, object; of a key, its bytes.
@@ -71,10 +66,7 @@ const LIST_MAX: usize = 60_000;
 const MESSAGES: usize = 64;
 const SEND_BUFFER: libc::c_int = 8 << 20;
 
-const HEADER: usize = 16;
 const FAMILY: usize = 4;
-/// Longest answer to one read, in bytes; the kernel fills what it is given, 32 KiB at most.
-const READ_MAX: usize = 64 << 10;
 /// Reads for one dump, at most.
 const READS_MAX: usize = 4096;
 
@@ -152,11 +144,7 @@ pub fn add_intervals<'a>(
 }
 
 fn open() -> io::Result<Socket> {
-    let family = Domain::from(libc::AF_NETLINK);
-    let protocol = Protocol::from(libc::NETLINK_NETFILTER);
-    let socket = Socket::new(family, Type::RAW.cloexec(), Some(protocol))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(socket)
+    netlink::open(libc::NETLINK_NETFILTER)
 }
 
 fn request(table: &str) -> Vec<u8> {
@@ -174,16 +162,7 @@ fn message(
     resource: [u8; 2],
     attributes: &[u8],
 ) -> Vec<u8> {
-    let length = HEADER + FAMILY + attributes.len();
-    let mut message = Vec::with_capacity(length);
-    message.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    message.extend([kind, flags].iter().flat_map(|half| half.to_ne_bytes()));
-    // Sequence and sender: the kernel fills in who asks.
-    message.extend([1_u32, 0].iter().flat_map(|word| word.to_ne_bytes()));
-    message.extend(family);
-    message.extend(resource);
-    message.extend(attributes);
-    message
+    netlink::message(kind, flags, &[family, resource].concat(), attributes)
 }
 
 /// An interval is two elements: its first address, and the one behind its last; the last address
@@ -234,13 +213,6 @@ fn answers(mut rest: &[u8]) -> io::Result<usize> {
     Ok(taken)
 }
 
-fn put(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    to.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
-    to.extend(kind.to_ne_bytes());
-    to.extend(value);
-    to.resize(to.len().next_multiple_of(4), 0);
-}
-
 /// Takes the messages of one read; true where the list has ended.
 fn take(mut rest: &[u8], table: &str, found: &mut Vec<NamedCounter>) -> io::Result<bool> {
     while let Some((length, kind)) = head(rest) {
@@ -263,13 +235,6 @@ fn take(mut rest: &[u8], table: &str, found: &mut Vec<NamedCounter>) -> io::Resu
     Ok(false)
 }
 
-/// Length and type of the message at the front.
-fn head(bytes: &[u8]) -> Option<(usize, u16)> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    (length >= HEADER && length <= bytes.len()).then_some((length, kind))
-}
-
 /// A counter of the table, from the attributes of an object.
 fn counter(attributes: &[u8], table: &str) -> Option<NamedCounter> {
     let text = |kind| {
@@ -286,19 +251,6 @@ fn counter(attributes: &[u8], table: &str) -> Option<NamedCounter> {
         packets: number(PACKETS)?,
         bytes: number(BYTES)?,
     })
-}
-
-/// The value of the first attribute of a type.
-fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
-        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
-        let value = rest.get(4..length)?;
-        if kind & KIND_MASK == wanted {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
 }
 
 #[cfg(test)]

@@ -149,6 +149,14 @@ impl Lab {
             .unwrap();
     }
 
+    /// Takes every fence away, for the measure itself: what leaves where nothing stands.
+    pub(crate) fn open(&self) {
+        self.gateway.shell("nft flush ruleset").unwrap();
+        let mut down = self.gateway.command(env!("CARGO_BIN_EXE_schengate"));
+        let output = down.args(["capture", "down", "--guard"]).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
     /// Starts the built binary in the gateway's namespace and waits until it is ready.
     pub(crate) fn start_gateway(&self, policy: &str) -> Gateway<'_> {
         self.start_gateway_with(policy, "")
@@ -192,12 +200,18 @@ pub(crate) struct Gateway<'lab> {
 impl Gateway<'_> {
     /// `schengate capture up --gateway`, in the gateway's namespace.
     pub(crate) fn capture(&self) {
+        self.capture_with(&[]);
+    }
+
+    /// As [`Gateway::capture`], with more arguments, such as `--interface lan0`.
+    pub(crate) fn capture_with(&self, more: &[&str]) {
         let output = self
             .lab
             .gateway
             .command(env!("CARGO_BIN_EXE_schengate"))
             .args(["capture", "up", "--gateway", "--config"])
             .arg(&self.config)
+            .args(more)
             .output()
             .unwrap();
         assert!(output.status.success(), "capture up: {}", said(&output));
@@ -205,6 +219,11 @@ impl Gateway<'_> {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its policy file.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Resident memory of the process.

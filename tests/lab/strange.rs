@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::thread;
@@ -22,6 +22,7 @@ pub(crate) fn ask(kept: &mut Vec<TcpStream>, to: SocketAddr, question: &Value) -
     let said = match question["do"].as_str()? {
         "fast-open" => fast_open(to, question),
         "raw" => raw(to, question),
+        "again" => again(to, question),
         "storm" => Ok(storm(to, question)),
         "keep" => keep(kept, to, question),
         "say-on" => say_on(kept, question),
@@ -70,6 +71,27 @@ fn fast_open(to: SocketAddr, question: &Value) -> io::Result<Value> {
     let mut stream = TcpStream::from(socket);
     stream.write_all(&bytes[sent..])?;
     hear(stream, question)
+}
+
+/// Connections from one port, one after the other, each ended by the other side first.
+fn again(to: SocketAddr, question: &Value) -> io::Result<Value> {
+    let port = u16::try_from(question["port"].as_u64().unwrap()).unwrap();
+    let once = || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        let any: IpAddr =
+            if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.connect_timeout(&to.into(), patience(question))?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(patience(question)))?;
+        stream.write_all(&bytes(question))?;
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).map(|length| format!("{length} bytes"))
+    };
+    let ends =
+        (0..question["count"].as_u64().unwrap()).map(|_| once().unwrap_or_else(|e| io_end(&e)));
+    Ok(json!(ends.collect::<Vec<_>>()))
 }
 
 /// Whole IP packets, headers and all.

@@ -5,13 +5,11 @@
 //! to everybody, tables of the firewall to CAP_NET_ADMIN alone.
 
 use std::fmt;
+use std::io;
 
-use serde_json::Value;
-
-use super::{
-    Capture, CaptureFault, Family, Form, ROUTE_TABLE, checked, rules_in_place, shortcut, words,
-};
+use super::{Capture, CaptureFault, Family, Form, checked, families, routing, shortcut, words};
 use crate::control::config::{Listen, ListenMode, Shortcut};
+use crate::sys::{self, Switches};
 
 /// What is looked at: the label `check` of `schengate_capture_intact`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +18,8 @@ pub enum Check {
     Rules,
     /// The guard is there, drops, and lets nothing through but what the short cut marks.
     Guard,
+    /// The routing rules prohibit what would be forwarded: the fence that `nft` does not reach.
+    Fence,
     /// Marked packets are delivered to this host.
     Routing,
     /// Forwarding is off where nothing needs it.
@@ -37,6 +37,7 @@ impl Check {
         match self {
             Self::Rules => "rules",
             Self::Guard => "guard",
+            Self::Fence => "fence",
             Self::Routing => "routing",
             Self::Forwarding => "forwarding",
             Self::ReversePath => "rp_filter",
@@ -102,8 +103,12 @@ impl Fences {
         let guard = || list("list table inet schengate_guard");
         found.push((Check::Guard, guard_stands(&chains, guard, self.shortcut)));
         found.push((Check::Offload, offload(list("list flowtables"))));
-        found.push((Check::Routing, self.routing()));
-        let switches: Vec<_> = Family::ALL.into_iter().map(switches).collect();
+        let fence = |family| routing::fence_fault(family, self.shortcut);
+        found.push((Check::Fence, first_fault(families(), fence)));
+        found.push((Check::Routing, first_fault(self.routed.iter().copied(), routing::way_fault)));
+        let switches: Vec<_> = families()
+            .map(|family| sys::switches(family == Family::V6).map_err(|error| error.to_string()))
+            .collect();
         if !self.shortcut {
             found.push((Check::Forwarding, forwarding(&switches)));
         }
@@ -112,38 +117,21 @@ impl Fences {
         }
         found
     }
-
-    fn routing(&self) -> Finding {
-        for &family in &self.routed {
-            match rules_in_place(family) {
-                Err(fault) => return Finding::Unseen(fault.to_string()),
-                Ok((false, _)) => {
-                    let digit = family.digit();
-                    return Finding::Broken(format!("IPv{digit}: no routing rule {ROUTE_TABLE}"));
-                }
-                Ok((true, _)) => {}
-            }
-            let digit = family.digit();
-            let show = format!("-{digit} route show table all type local");
-            match checked("ip", &words(&show), None) {
-                Err(fault) => return Finding::Unseen(fault.to_string()),
-                Ok(routes) if !has_route(&routes) => {
-                    let what = format!("IPv{digit}: no local route in table {ROUTE_TABLE}");
-                    return Finding::Broken(what);
-                }
-                Ok(_) => {}
-            }
-        }
-        Finding::Intact
-    }
 }
 
-/// Whether the local default route is in our table.
-fn has_route(routes: &str) -> bool {
-    let table = format!(" table {ROUTE_TABLE} ");
-    routes.lines().any(|route| {
-        route.starts_with("local default dev lo") && format!("{route} ").contains(&table)
-    })
+/// What is wrong first.
+fn first_fault(
+    families: impl Iterator<Item = Family>,
+    look: impl Fn(Family) -> io::Result<Option<String>>,
+) -> Finding {
+    for family in families {
+        match look(family) {
+            Ok(None) => {}
+            Ok(Some(how)) => return Finding::Broken(how),
+            Err(error) => return Finding::Unseen(format!("routing rules: {error}")),
+        }
+    }
+    Finding::Intact
 }
 
 /// Whether the capture that stands is of a host's own traffic.
@@ -171,17 +159,24 @@ fn rules(chains: &Listed, list: impl FnOnce() -> Listed) -> Finding {
         Err(fault) => Finding::Unseen(fault.to_string()),
         Ok(table) => match unfenced(&table) {
             None => Finding::Intact,
-            Some(chain) => Finding::Broken(format!("the chain {chain} no longer ends in a drop")),
+            Some(chain) => {
+                Finding::Broken(format!("the chain {chain} no longer drops what is left"))
+            }
         },
     }
 }
 
-/// The first filter chain of the capture that does not end in a drop.
+/// The first filter chain of the capture that does not end as it should: in a drop, or where what
+/// has no business here is dropped.
 fn unfenced(table: &str) -> Option<String> {
-    let mut filters = table.split("\tchain ").skip(1).filter(|chain| chain.contains("type filter"));
+    let chains = table.split("\tchain ").skip(1);
+    let mut filters =
+        chains.filter(|chain| chain.contains("type filter") || chain.starts_with("astray {"));
     let open = filters.find(|chain| {
         let body = chain.split("\n\t}").next().unwrap_or_default();
-        !body.lines().next_back().is_some_and(|last| last.trim_end().ends_with(" drop"))
+        let last = body.lines().next_back().unwrap_or_default().trim_end();
+        let way_out = if chain.starts_with("sources {") { " goto astray" } else { " drop" };
+        !last.ends_with(way_out)
     })?;
     Some(open.split(' ').next().unwrap_or_default().to_owned())
 }
@@ -227,39 +222,21 @@ fn offload(listed: Listed) -> Finding {
     }
 }
 
-/// What `ip netconf` says of every interface of a family.
-fn switches(family: Family) -> Result<Vec<Value>, String> {
-    if !family.exists() {
-        return Ok(Vec::new());
-    }
-    let show = format!("-j -{} netconf show", family.digit());
-    let text = checked("ip", &words(&show), None).map_err(|fault| fault.to_string())?;
-    match serde_json::from_str(&text) {
-        Ok(Value::Array(interfaces)) => Ok(interfaces),
-        Ok(_) => Err("`ip netconf` gave no list".to_owned()),
-        Err(error) => Err(format!("`ip netconf` gave no JSON: {error}")),
-    }
-}
+type Seen = [Result<Vec<Switches>, String>];
 
-/// The name of the first interface, in either family, that `is` so; loopback does not count.
-fn interface(
-    switches: &[Result<Vec<Value>, String>],
-    is: impl Fn(&Value) -> bool,
-) -> Result<Option<String>, String> {
-    for family in switches {
+/// The name of the first interface, in either family, that `is` so.
+fn interface(seen: &Seen, is: impl Fn(&Switches) -> bool) -> Result<Option<&str>, String> {
+    for family in seen {
         let interfaces = family.as_ref().map_err(Clone::clone)?;
-        let name = |interface: &Value| interface["interface"].as_str().unwrap_or("?").to_owned();
-        let mut names = interfaces.iter().filter(|interface| is(interface)).map(name);
-        // `default` is of interfaces that are yet to come.
-        if let Some(name) = names.find(|name| !matches!(name.as_str(), "lo" | "default")) {
-            return Ok(Some(name));
+        if let Some(found) = interfaces.iter().find(|switches| is(switches)) {
+            return Ok(Some(&found.interface));
         }
     }
     Ok(None)
 }
 
-fn forwarding(switches: &[Result<Vec<Value>, String>]) -> Finding {
-    match interface(switches, |interface| interface["forwarding"] == Value::Bool(true)) {
+fn forwarding(seen: &Seen) -> Finding {
+    match interface(seen, |switches| switches.forwarding) {
         Err(why) => Finding::Unseen(why),
         Ok(None) => Finding::Intact,
         Ok(Some(name)) => Finding::Broken(format!(
@@ -268,8 +245,8 @@ fn forwarding(switches: &[Result<Vec<Value>, String>]) -> Finding {
     }
 }
 
-fn reverse_path(switches: &[Result<Vec<Value>, String>]) -> Finding {
-    match interface(switches, |interface| interface["rp_filter"] == "strict") {
+fn reverse_path(seen: &Seen) -> Finding {
+    match interface(seen, |switches| switches.strict) {
         Err(why) => Finding::Unseen(why),
         Ok(None) => Finding::Intact,
         Ok(Some(name)) => Finding::Broken(format!(
@@ -336,21 +313,34 @@ table inet schengate {
         let rules = |last: &str| rules(&Ok(CHAINS.to_owned()), || Ok(table(last)));
         assert_eq!(rules("\t\tcounter packets 3 bytes 180 drop\n"), Finding::Intact);
         assert!(matches!(rules(""), Finding::Broken(_)));
+        for (chain, last, whole) in [
+            ("sources", "fib saddr . iif oif 0 goto astray", true),
+            ("sources", "accept", false),
+            ("astray", "counter name \"astray\" drop", true),
+            ("astray", "accept", false),
+        ] {
+            let hook = "\t\ttype filter hook prerouting priority raw; policy accept;\n";
+            let hook = if chain == "sources" { hook } else { "" };
+            let table = format!(
+                "table inet schengate {{\n\tchain {chain} {{\n{hook}\t\t{last}\n\t}}\n}}\n"
+            );
+            assert_eq!(unfenced(&table).is_none(), whole, "{table}");
+        }
     }
 
     #[test]
     fn switches_that_somebody_turned_are_named_with_their_interface() {
-        let one = |forwarding: bool, filter: &str| {
-            let of = |name: &str, on: bool| serde_json::json!({"interface": name, "forwarding": on, "rp_filter": filter});
-            vec![Ok(vec![of("lo", true), of("lan0", forwarding)]), Ok(Vec::new())]
+        let one = |forwarding: bool, strict: bool| {
+            let interface = "lan0".to_owned();
+            vec![Ok(vec![Switches { interface, forwarding, strict }]), Ok(Vec::new())]
         };
-        assert_eq!(forwarding(&one(false, "off")), Finding::Intact);
+        assert_eq!(forwarding(&one(false, true)), Finding::Intact);
         assert!(
-            matches!(forwarding(&one(true, "off")), Finding::Broken(how) if how.contains("lan0"))
+            matches!(forwarding(&one(true, false)), Finding::Broken(how) if how.contains("lan0"))
         );
-        assert_eq!(reverse_path(&one(true, "loose")), Finding::Intact);
-        assert!(matches!(reverse_path(&one(false, "strict")), Finding::Broken(_)));
-        assert!(matches!(forwarding(&[Err("no ip".into())]), Finding::Unseen(_)));
+        assert_eq!(reverse_path(&one(true, false)), Finding::Intact);
+        assert!(matches!(reverse_path(&one(false, true)), Finding::Broken(_)));
+        assert!(matches!(forwarding(&[Err("none".into())]), Finding::Unseen(_)));
     }
 
     #[test]

@@ -18,7 +18,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Capture, Family, HERE, HTTPS};
+use super::rules::{HERE, ICMP, TCP, UDP};
+use super::{Capture, Family, HTTPS};
 use crate::control::config::Shortcut as Setting;
 use crate::policy::{Action, Fate, Interval, PLANES_MAX, Plane, Reason, Shortcut, Transport};
 use crate::sys;
@@ -69,15 +70,15 @@ pub(super) fn frame(capture: &Capture, masquerade: bool) -> String {
     rules.push("ct status dnat return".to_owned());
     rules.push(format!("{HERE} return"));
     let carried = format!("ct mark & {CARRIED_MASK:#x} == {CARRIED:#x}");
-    rules.push(format!("meta l4proto {{ icmp, ipv6-icmp }} ct state related {carried} jump judge"));
+    rules.push(format!("{ICMP} ct state related {carried} jump judge"));
     for (family, (tcp, udp)) in Family::ALL.into_iter().zip(capture.tcp.iter().zip(&capture.udp)) {
         let digit = family.digit();
         if tcp.is_some() {
-            rules.push(format!("meta nfproto ipv{digit} meta l4proto tcp jump judge"));
+            rules.push(format!("meta nfproto ipv{digit} {TCP} jump judge"));
         }
         // What UDP the firewall refuses for want of a listener, it refuses here as well.
         if let Some(udp) = udp {
-            let what = if udp.address.port() == HTTPS { "udp dport 443" } else { super::ALL_UDP };
+            let what = if udp.address.port() == HTTPS { "udp dport 443" } else { UDP };
             rules.push(format!("meta nfproto ipv{digit} {what} jump judge"));
         }
     }
@@ -179,8 +180,7 @@ pub(super) fn program(
                 judge.push(format!("{ports} jump plane_{at}"));
             }
         }
-        let icmp = "meta l4proto { icmp, ipv6-icmp }";
-        judge.push(format!("{icmp} ct mark {carried} jump answer_{at}"));
+        judge.push(format!("{ICMP} ct mark {carried} jump answer_{at}"));
         answer.push(format!("ct mark {carried} jump answer_{at}"));
         swap += &verdicts(at, half, setting == Setting::Address, &carried);
     }
@@ -283,9 +283,9 @@ fn add<A: Copy>(
 
 /// Matches the packets of a plane; `None` where it has no ports of the transport.
 fn ports(plane: &Plane, transport: Transport) -> Option<String> {
-    let word = match transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
+    let (word, all_of) = match transport {
+        Transport::Tcp => ("tcp", TCP),
+        Transport::Udp => ("udp", UDP),
     };
     let ranges: Vec<String> = plane
         .ports
@@ -295,7 +295,7 @@ fn ports(plane: &Plane, transport: Transport) -> Option<String> {
         .collect();
     match ranges.as_slice() {
         [] => None,
-        [all] if all == "0-65535" => Some(format!("meta l4proto {word}")),
+        [all] if all == "0-65535" => Some(all_of.to_owned()),
         several => Some(format!("{word} dport {{ {} }}", several.join(", "))),
     }
 }
@@ -318,9 +318,9 @@ fn verdicts(at: usize, half: Half, refuses: bool, carried: &str) -> String {
         if refuses {
             let refuse = counted("refuse");
             let reset = "reject with tcp reset";
-            rules.push(("plane", format!("{family} meta l4proto tcp {refuse} {reset}")));
+            rules.push(("plane", format!("{family} {TCP} {refuse} {reset}")));
             let prohibited = "reject with icmpx type admin-prohibited";
-            rules.push(("plane", format!("{family} meta l4proto udp {refuse} {prohibited}")));
+            rules.push(("plane", format!("{family} {UDP} {refuse} {prohibited}")));
         }
         for (name, rule) in rules {
             text += &format!("add rule inet {TABLE} {name}_{at} {rule}\n");

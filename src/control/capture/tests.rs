@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::program::run;
+use super::rules::REJECT_UDP;
 use super::*;
 
 fn listen(mode: ListenMode, address: &str) -> Listen {
@@ -47,6 +49,7 @@ fn every_form() -> Vec<(&'static str, Capture)> {
         ("redirect", new(Form::Gateway, &redirect)),
         ("mixed", new(Form::Gateway, &mixed)),
         ("host", new(HOST, &redirect)),
+        ("servers", new(HOST, &redirect).with_servers(Servers::every_kind()).unwrap()),
     ]
 }
 
@@ -62,9 +65,10 @@ fn has(text: &str, rule: &str) -> bool {
 fn a_dual_stack_tproxy_listener_takes_both_families() {
     let text = form("tproxy").ruleset();
     for rule in [
-        "meta nfproto ipv4 meta l4proto tcp tproxy ip to :15001 meta mark set 0x5347 accept",
-        "meta nfproto ipv6 meta l4proto tcp tproxy ip6 to :15001 meta mark set 0x5347 accept",
-        "socket transparent 1 meta mark set 0x5347 accept",
+        "meta nfproto ipv4 meta l4proto 6 tproxy ip to :15001 meta mark set 0x5347 accept",
+        "meta nfproto ipv6 meta l4proto 6 tproxy ip6 to :15001 meta mark set 0x5347 accept",
+        "meta l4proto != 6 socket transparent 1 meta mark set 0x5347 accept",
+        "tcp flags & (fin | syn | rst | ack) != syn socket transparent 1 meta mark set 0x5347 accept",
         "fib daddr type { local, broadcast, anycast, multicast } return",
         "counter drop",
     ] {
@@ -77,12 +81,15 @@ fn what_no_listener_takes_is_dropped_at_the_end_of_the_chain() {
     for (name, capture) in every_form() {
         let text = capture.ruleset();
         if capture.form == HOST {
-            assert!(text.ends_with("counter drop\n    }\n}\n"), "{name}:\n{text}");
+            assert!(
+                text.ends_with("counter name refused_other drop\n    }\n}\n"),
+                "{name}:\n{text}"
+            );
         } else {
-            let chain = text.split("    }\n").next().unwrap();
+            let chain = text.split("chain prerouting {").nth(1).unwrap();
+            let chain = chain.split("    }\n").next().unwrap();
             let last: Vec<&str> = chain.lines().rev().take(2).map(str::trim).collect();
-            let reject = "meta l4proto udp counter reject with icmpx type admin-prohibited";
-            assert_eq!(last, ["counter drop", reject], "{name}:\n{text}");
+            assert_eq!(last, ["counter drop", REJECT_UDP], "{name}:\n{text}");
         }
     }
 }
@@ -91,7 +98,7 @@ fn what_no_listener_takes_is_dropped_at_the_end_of_the_chain() {
 fn an_ipv4_listener_leaves_ipv6_to_the_drop() {
     let only_v4 = [listen(ListenMode::Tproxy, "0.0.0.0:15001")];
     let text = Capture::new(Form::Gateway, &only_v4).unwrap().ruleset();
-    assert!(text.contains("tproxy ip to :15001") && !text.contains("ip6"), "{text}");
+    assert!(text.contains("tproxy ip to :15001") && !text.contains("tproxy ip6"), "{text}");
     assert!(has(&text, "counter drop"), "{text}");
 }
 
@@ -99,7 +106,7 @@ fn an_ipv4_listener_leaves_ipv6_to_the_drop() {
 fn udp_goes_to_its_listener_before_it_is_refused() {
     let mark = "meta mark set 0x5347 accept";
     for (name, rule) in [
-        ("udp", format!("meta nfproto ipv6 meta l4proto udp tproxy ip6 to :15001 {mark}")),
+        ("udp", format!("meta nfproto ipv6 meta l4proto 17 tproxy ip6 to :15001 {mark}")),
         ("quic", format!("meta nfproto ipv4 udp dport 443 tproxy ip to :443 {mark}")),
     ] {
         let text = form(name).ruleset();
@@ -107,13 +114,21 @@ fn udp_goes_to_its_listener_before_it_is_refused() {
         let (taken, refused) = (at(&rule), at(REJECT_UDP));
         assert!(taken.is_some() && taken < refused, "{name}: no {rule} in\n{text}");
     }
-    assert!(!form("tproxy").ruleset().contains("l4proto udp tproxy"));
+    assert!(!form("tproxy").ruleset().contains("l4proto 17 tproxy"));
 }
 
 #[test]
-fn no_form_names_a_protocol_by_the_next_header() {
+fn no_form_names_a_protocol_by_the_next_header_or_by_a_word() {
     for (name, capture) in every_form() {
         assert!(!capture.ruleset().contains("nexthdr"), "{name}");
+        let side = capture.clone().on_interfaces(&["lan0".to_owned()]).unwrap();
+        let short = side.with_shortcut(Shortcut::Address, &[]).unwrap();
+        for text in [capture.script(), short.script()] {
+            let words = text.split("l4proto ").skip(1);
+            let mut named =
+                words.filter(|rest| !rest.starts_with(|c: char| "!{ 0123456789".contains(c)));
+            assert_eq!(named.next(), None, "{name}: needs /etc/protocols");
+        }
     }
 }
 
@@ -188,6 +203,7 @@ fn a_command_that_fails_is_named_with_what_it_wrote() {
 #[test]
 fn a_user_is_found_by_name_or_said_to_be_missing() {
     assert_eq!(user_id("root").unwrap(), 0);
+    assert_eq!(user_id("65532").unwrap(), 65_532);
     let fault = user_id("no-such-user-here").unwrap_err();
     assert!(matches!(fault, CaptureFault::NoUser { .. }), "{fault}");
 }
@@ -228,15 +244,36 @@ fn without_the_short_cut_not_a_byte_of_any_form_is_another() {
     assert_eq!(
         form("interfaces").ruleset(),
         "table inet schengate\ndelete table inet schengate\ntable inet schengate {
+    counter loop { }
+    counter astray { }
+    counter no_route { }
     chain prerouting {
         type filter hook prerouting priority mangle; policy accept;
         iifname != { \"lan0\", \"wg-é\" } return
-        socket transparent 1 meta mark set 0x5347 accept
+        meta l4proto != 6 socket transparent 1 meta mark set 0x5347 accept
+        tcp flags & (fin | syn | rst | ack) != syn socket transparent 1 meta mark set 0x5347 accept
         fib daddr type { local, broadcast, anycast, multicast } return
-        meta nfproto ipv4 meta l4proto tcp tproxy ip to :15001 meta mark set 0x5347 accept
-        meta nfproto ipv6 meta l4proto tcp tproxy ip6 to :15001 meta mark set 0x5347 accept
-        meta l4proto udp counter reject with icmpx type admin-prohibited
+        meta l4proto 6 fib daddr oif missing counter name no_route reject with tcp reset
+        meta l4proto 17 fib daddr oif missing counter name no_route reject with icmpx type admin-prohibited
+        meta nfproto ipv4 meta l4proto 6 tproxy ip to :15001 meta mark set 0x5347 accept
+        meta nfproto ipv6 meta l4proto 6 tproxy ip6 to :15001 meta mark set 0x5347 accept
+        meta l4proto 17 counter reject with icmpx type admin-prohibited
         counter drop
+    }
+    chain astray {
+        fib saddr type local counter name loop drop
+        counter name astray drop
+    }
+    chain sources {
+        type filter hook prerouting priority raw; policy accept;
+        iif lo accept
+        ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+        udp sport 67 udp dport 68 fib daddr type { local, broadcast } accept
+        ip6 saddr fe80::/10 accept
+        ip6 saddr :: ip6 daddr ff02::/16 accept
+        iifname { \"lan0\", \"wg-é\" } fib saddr . iif oif missing goto astray
+        fib saddr oif missing fib saddr type local goto astray
+        iifname != { \"lan0\", \"wg-é\" } fib saddr oifname { \"lan0\", \"wg-é\" } goto astray
     }
 }
 "
@@ -250,8 +287,9 @@ fn the_short_cut_takes_udp_only_where_a_listener_does() {
         capture.with_shortcut(Shortcut::Address, &[]).unwrap().script()
     };
     let asked = |text: &str| {
-        let rules =
-            text.lines().filter(|line| line.contains(" prerouting ") && line.contains("udp"));
+        let rules = text
+            .lines()
+            .filter(|line| line.contains(" prerouting ") && line.contains("l4proto 17"));
         rules.filter(|line| line.ends_with("jump judge")).count()
     };
     assert_eq!(asked(&set("tproxy")), 0);

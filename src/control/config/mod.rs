@@ -23,7 +23,7 @@ mod update;
 mod zones;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -500,11 +500,16 @@ pub struct Admin {
     pub address: SocketAddr,
 }
 
-/// `[capture]`: what the rules of `schengate capture` leave to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// `[capture]`: what the rules of `schengate capture` leave to the kernel, and whom they let this
+/// machine's own programs ask without a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capture {
     /// Which destinations the kernel judges by itself. Default none.
     pub shortcut: Shortcut,
+    /// Time servers that programs of this host may ask (`capture --host`). Default none.
+    pub ntp: Vec<IpAddr>,
+    /// DHCP servers that they may ask by address; what goes to everybody on the link always passes.
+    pub dhcp: Vec<IpAddr>,
 }
 
 /// `[capture] shortcut`: destinations whose verdict nothing but the address and the port can change,

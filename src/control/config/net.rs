@@ -58,6 +58,15 @@ pub(super) fn prefixes(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<I
     reader.parsed_list(item, "write a list of prefixes: [\"192.0.2.0/24\"]", prefix)
 }
 
+/// A list of addresses, each in canonical form.
+pub(super) fn addresses(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<IpAddr>> {
+    let help = "write a list of addresses: [\"192.0.2.1\", \"2001:db8::1\"]";
+    reader.parsed_list(item, help, |text| match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip.to_canonical()),
+        Err(_) => Err(Wrong::new(format!("{text:?} is no address"), help)),
+    })
+}
+
 /// A list of ports and port ranges.
 pub(super) fn ports(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<RangeInclusive<u16>>> {
     let members = reader.list(item, PORT_HELP)?;

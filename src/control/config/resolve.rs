@@ -509,7 +509,7 @@ fn capture(
         return Some(default);
     }
     let table = reader.table(root, "capture")?;
-    reader.only(&table, &["shortcut"]);
+    reader.only(&table, &["shortcut", "ntp", "dhcp"]);
     let words = Shortcut::ALL.map(|shortcut| (shortcut.label(), shortcut));
     let shortcut = or(&table, "shortcut", default.shortcut, |item| reader.word(item, &words))?;
     let is_captured = |listen: &Listen| listen.mode != ListenMode::Proxy;
@@ -519,7 +519,9 @@ fn capture(
         reader.fault(&item, "a short cut past an explicit proxy, which clients choose", help);
         return None;
     }
-    Some(Capture { shortcut })
+    let ntp = or(&table, "ntp", default.ntp, |item| net::addresses(reader, item));
+    let dhcp = or(&table, "dhcp", default.dhcp, |item| net::addresses(reader, item));
+    Some(Capture { shortcut, ntp: ntp?, dhcp: dhcp? })
 }
 
 fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
