@@ -491,3 +491,94 @@ reason = \"the name decides in these tests\"
         "{line}"
     );
 }
+
+/// Names that decide, for clients of either way in, and the name servers of the host.
+fn by_name(names: &str) -> String {
+    let more = format!(
+        "{SERVER_HERE}
+[[rule]]
+name = \"by name\"
+host = [{names}]
+action = \"allow\"
+reason = \"the name decides in these tests\"
+
+[[listen]]
+mode = \"proxy\"
+address = \"192.0.2.1:3128\"
+"
+    );
+    policy("", &more)
+}
+
+impl Scene<'_> {
+    /// Whether a CONNECT is answered with 200.
+    fn connects(&mut self, host: &str) -> bool {
+        let request = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
+        let ask = json!({"do": "send", "to": "192.0.2.1:3128", "hex": hex(request.as_bytes()),
+            "enough": 12});
+        let said = unhex(self.client.ask(&ask)["received"].as_str().unwrap());
+        said.starts_with(b"HTTP/1.1 200")
+    }
+
+    /// Whether a captured hello of this name arrives at an address.
+    fn arrives(&mut self, host: &str, address: &str) -> bool {
+        let before = self.world.arrived(address).1;
+        let ask = json!({"do": "send", "to": at(address, 443), "hex": hex(&tls_hello(host)),
+            "enough": 1});
+        self.client.ask(&ask);
+        self.world.arrived(address).1 > before
+    }
+}
+
+#[test]
+fn a05_a_name_of_which_one_family_is_never_heard_of_is_reached() {
+    let Some(lab) = lab("a05") else { return };
+    let mut scene = Scene::under(&lab, &by_name("\"four.example\", \"six.example\""));
+    for (host, address) in [("four.example", REFUSED[0]), ("six.example", REFUSED[1])] {
+        assert!(scene.connects(host), "{host}");
+        assert!(scene.arrives(host, address), "{host}");
+    }
+    let refused = scene.gateway.records().into_iter().find(|it| it["verdict"] == "block");
+    assert_eq!(refused, None);
+}
+
+#[test]
+fn a06_a_lost_datagram_is_no_failure_and_localhost_is_never_asked_about() {
+    let Some(lab) = lab("a06") else { return };
+    let mut scene = Scene::start(&lab, "", SERVER_HERE);
+    for kind in [RecordType::A, RecordType::AAAA] {
+        let answer = scene.ask("lost.example.", kind).unwrap();
+        assert_eq!((answer.response_code(), answer.answers().len()), (ResponseCode::NoError, 1));
+    }
+    scene.world.ask(&json!("forget"));
+    for (kind, address) in [(RecordType::A, "127.0.0.1"), (RecordType::AAAA, "::1")] {
+        for name in ["localhost.", "x.LocalHost."] {
+            assert_eq!(addresses(&scene.ask(name, kind).unwrap()), [address], "{name}");
+        }
+    }
+    let none = scene.ask("localhost.", RecordType::MX).unwrap();
+    assert_eq!((none.response_code(), none.answers().len()), (ResponseCode::NoError, 0));
+    assert_eq!((scene.asked(), scene.queries("local")), (Vec::new(), 5.0));
+}
+
+#[test]
+fn a07_the_files_of_the_host_are_followed_and_every_address_of_a_name_is_its_own() {
+    let Some(lab) = lab("a07") else { return };
+    // Nobody answers there.
+    let resolv = lab.write("resolv.conf", "nameserver 198.51.100.99\n");
+    let hosts = lab.write("hosts", &format!("{} fixed.example\n", PERMITTED[0]));
+    lab.gateway.shell(&format!("mount --bind {} /etc/hosts", hosts.display())).unwrap();
+    let policy = by_name("\"many.example\"");
+    let own = format!("resolvers = [\"{NAME_SERVER}:53\"]\n");
+    let dns = format!("[dns]\nlisten = \"{HERE}\"\n");
+    let mut scene = Scene::under(&lab, &policy.replace(&own, "").replace(&dns, ""));
+    assert!(scene.connects("fixed.example"), "without any name server");
+    assert!(!scene.connects("permitted.example"));
+    std::fs::write(resolv, format!("nameserver {NAME_SERVER}\n")).unwrap();
+    std::fs::write(hosts, format!("{} moved-here.example\n", PERMITTED[0])).unwrap();
+    lab::wait_until("the new files are taken up", || {
+        (scene.connects("permitted.example") && scene.connects("moved-here.example")).then_some(())
+    });
+    assert!(!scene.connects("fixed.example"), "it stands there no more");
+    assert!(scene.arrives("many.example", REFUSED[0]), "the 69th address of the name");
+}

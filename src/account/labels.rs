@@ -121,10 +121,21 @@ pub enum DnsQuery {
     Limited,
     /// Too many questions or clients at once; not answered.
     Busy,
+    /// Answered here: a name of the client's own host.
+    Local,
 }
 
-pub(super) const DNS: [&str; 8] =
-    ["forwarded", "filtered", "refused", "failed", "malformed", "unsupported", "limited", "busy"];
+pub(super) const DNS: [&str; 9] = [
+    "forwarded",
+    "filtered",
+    "refused",
+    "failed",
+    "malformed",
+    "unsupported",
+    "limited",
+    "busy",
+    "local",
+];
 pub(super) const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 pub(super) const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 pub(super) const LIMIT: [&str; 6] =

@@ -5,41 +5,41 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    LookupIpStrategy, NameServerConfig, NameServerConfigGroup, ResolveHosts, ResolverConfig,
-};
-use hickory_resolver::name_server::TokioConnectionProvider;
-use hickory_resolver::proto::xfer::Protocol;
-use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::settings::{NameService, Resolver};
-use crate::egress::{Allowance, OverLimit};
+use crate::egress::{Addresses, Allowance, Family, NoAddresses, OverLimit, PATIENCE, Resolver};
 use crate::identify::HostName;
 
 /// The longest that an answer ties a name to an address, whatever its TTL: who owns the name says
 /// that, and it may not be the gateway's last word for years.
 const TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an address that was not among the answers is not asked about again.
+/// How long an address that was not among the answers is not asked about again, and a name that has
+/// none.
 const ASKED_AGAIN: Duration = Duration::from_secs(30);
 
 /// The same, where the resolver gave no answer: long enough that a resolver which is down is not
 /// asked, and waited for, by every connection.
 const ASKED_AGAIN_WHEN_DOWN: Duration = Duration::from_secs(2);
 
-/// Time allowed for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the addresses of one family wait for those of the other one (RFC 8305 §3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// Names remembered at once, and addresses of each; about 20 MB if all are full.
+/// Names remembered at once, and addresses of all of them: about 30 MB if all are full.
 const NAMES_MAX: usize = 16 * 1024;
-const ADDRESSES_MAX: usize = 64;
+const ADDRESSES_MAX: usize = 512 * 1024;
+
+/// Addresses that are remembered of one name: more than an answer has room for. A name that turns over
+/// more than these within their time loses the oldest, which the log says.
+const OF_ONE_NAME_MAX: usize = 4096;
+
+/// Time between two such lines.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a name has no address that could be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,17 +58,31 @@ pub(super) enum Unresolved {
 type Answered = Result<Addresses, Unresolved>;
 type Answer<'a> = Pin<Box<dyn Future<Output = Answered> + 'a>>;
 
-/// The addresses of a name, and how long they are good.
-#[derive(Debug, Clone)]
-pub(super) struct Addresses {
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) ttl: Duration,
-}
-
 /// Something that resolves names.
 pub(super) trait Resolve {
-    /// The name's addresses, at least one.
-    fn resolve(&self, name: &HostName) -> Answer<'_>;
+    /// What is known of the name without a question, where anything is.
+    fn local(&self, _: &HostName, _: Family) -> Option<Vec<IpAddr>> {
+        None
+    }
+
+    /// The name's addresses of one family, at least one.
+    fn resolve(&self, name: &HostName, family: Family) -> Answer<'_>;
+}
+
+impl Resolve for Arc<Resolver> {
+    fn local(&self, name: &HostName, family: Family) -> Option<Vec<IpAddr>> {
+        Resolver::local(self, name, family)
+    }
+
+    fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
+        let name = *name;
+        Box::pin(async move {
+            self.addresses(&name, family).await.map_err(|none| match none {
+                NoAddresses::None => Unresolved::NoAddress,
+                NoAddresses::Unanswered => Unresolved::NoAnswer,
+            })
+        })
+    }
 }
 
 /// A worker's resolver with the memory that all workers share.
@@ -85,16 +99,35 @@ pub(super) struct Memory {
     /// resolvers keep answers past their time, and a name that turns over its addresses is not a
     /// mismatch.
     keep: Duration,
-    names: Arc<Mutex<HashMap<HostName, Remembered>>>,
-    /// One query at a time for each name; whoever comes meanwhile waits for its answer.
-    asking: Arc<Mutex<HashMap<HostName, watch::Receiver<Option<Answered>>>>>,
+    known: Arc<Mutex<Known>>,
+    /// One query at a time for each name and family; whoever comes meanwhile waits for its answer.
+    asking: Arc<Mutex<HashMap<(HostName, Family), watch::Receiver<Option<Answered>>>>>,
+}
+
+/// The names that are remembered.
+#[derive(Default)]
+struct Known {
+    names: HashMap<HostName, Remembered>,
+    /// Addresses of all of them.
+    addresses: usize,
+    /// When it was last said that a name has too many.
+    said: Option<Instant>,
 }
 
 struct Remembered {
     addresses: Vec<(IpAddr, Instant)>,
-    ask_again: Instant,
+    /// Of IPv4 and of IPv6.
+    families: [Last; 2],
     /// It tied a connection to its address, since names last had to go.
     used: bool,
+}
+
+/// The last answer about the addresses of one family.
+#[derive(Default)]
+struct Last {
+    ask_again: Option<Instant>,
+    /// The answer for those who ask where the name is now, and until when it is one.
+    answer: Option<(Answered, Instant)>,
 }
 
 impl Names {
@@ -112,7 +145,8 @@ impl Names {
         &self.allowance
     }
 
-    /// Whether `address` is among the name's own. Unknown is no.
+    /// Whether `address` is among the name's own. Unknown is no. Asks for addresses of its family
+    /// alone: whether the name has others is no matter.
     ///
     /// # Errors
     /// Somebody would have to be asked, and the client has had that done too often.
@@ -122,11 +156,19 @@ impl Names {
         address: IpAddr,
         client: IpAddr,
     ) -> Result<bool, OverLimit> {
-        if let Some(known) = self.memory.knows(name, address) {
+        let known = self.memory.knows(name, address);
+        if known == Some(true) {
+            return Ok(true);
+        }
+        let family = Family::of(address);
+        if let Some(local) = self.resolver.local(name, family) {
+            return Ok(local.contains(&address));
+        }
+        if let Some(known) = known {
             return Ok(known);
         }
-        match self.resolve(name, client).await {
-            Ok(addresses) => Ok(addresses.contains(&address) || self.memory.holds(name, address)),
+        match self.asked(name, family, client).await {
+            Ok(found) => Ok(found.addresses.contains(&address) || self.memory.holds(name, address)),
             // An answer of before may still hold, though the resolver is down now.
             Err(Unresolved::NoAddress | Unresolved::NoAnswer) => {
                 Ok(self.memory.holds(name, address))
@@ -135,26 +177,74 @@ impl Names {
         }
     }
 
-    /// The name's addresses, in canonical form, as the resolver gives them now. Whoever waits for a
-    /// query that another client's request has begun takes nothing out of its own allowance.
+    /// The name's addresses, in canonical form, as the resolver gives them now: those of both families
+    /// at once, and those of one where the other one is slow.
     pub(super) async fn resolve(
         &self,
         name: &HostName,
         client: IpAddr,
     ) -> Result<Vec<IpAddr>, Unresolved> {
+        let mut four = pin!(self.of_family(name, Family::V4, client));
+        let mut six = pin!(self.of_family(name, Family::V6, client));
+        let (four, six) = tokio::select! {
+            biased;
+            four = &mut four => {
+                let six = beside(&four, six).await;
+                (four, six)
+            }
+            six = &mut six => {
+                let four = beside(&six, four).await;
+                (four, six)
+            }
+        };
+        match (four, six) {
+            (Ok(mut four), Ok(six)) => {
+                four.extend(six);
+                Ok(four)
+            }
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+            (Err(Unresolved::OverLimit), Err(_)) | (Err(_), Err(Unresolved::OverLimit)) => {
+                Err(Unresolved::OverLimit)
+            }
+            (Err(Unresolved::NoAddress), Err(Unresolved::NoAddress)) => Err(Unresolved::NoAddress),
+            (Err(_), Err(_)) => Err(Unresolved::NoAnswer),
+        }
+    }
+
+    /// The name's addresses of one family, out of what was answered lately or else asked for.
+    async fn of_family(
+        &self,
+        name: &HostName,
+        family: Family,
+        client: IpAddr,
+    ) -> Result<Vec<IpAddr>, Unresolved> {
+        let local = self.resolver.local(name, family);
+        if let Some(local) = local {
+            return if local.is_empty() { Err(Unresolved::NoAddress) } else { Ok(local) };
+        }
+        let answered = match self.memory.last(name, family) {
+            Some(answered) => answered,
+            None => self.asked(name, family, client).await,
+        };
+        answered.map(|answer| answer.addresses)
+    }
+
+    /// Asks the resolver. Whoever waits for a query that another client's request has begun takes
+    /// nothing out of its own allowance.
+    async fn asked(&self, name: &HostName, family: Family, client: IpAddr) -> Answered {
         loop {
-            match self.memory.turn(name) {
+            match self.memory.turn(name, family) {
                 Turn::Mine(flight) => {
                     let taken = self.allowance.take(client, name);
                     taken.map_err(|OverLimit| Unresolved::OverLimit)?;
-                    return self.ask(name, flight).await.map(|a| a.addresses);
+                    return self.ask(name, family, flight).await;
                 }
                 Turn::Wait(mut answer) => {
                     // Whoever asked may have been cut off before the answer came.
                     if let Ok(answered) = answer.wait_for(Option::is_some).await
                         && let Some(answered) = &*answered
                     {
-                        return answered.clone().map(|answer| answer.addresses);
+                        return answered.clone();
                     }
                 }
             }
@@ -163,25 +253,34 @@ impl Names {
 
     /// A client was told these addresses of the name, by a resolver that is asked here as well.
     pub(super) fn tell(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
-        let found: Vec<_> =
-            addresses.iter().take(ADDRESSES_MAX).map(IpAddr::to_canonical).collect();
+        let found: Vec<_> = addresses.iter().map(IpAddr::to_canonical).collect();
         self.memory.add(name, &found, ttl, None);
     }
 
-    async fn ask(&self, name: &HostName, flight: Flight<'_>) -> Answered {
-        let answer = timeout(PATIENCE, self.resolver.resolve(name)).await;
+    async fn ask(&self, name: &HostName, family: Family, flight: Flight<'_>) -> Answered {
+        let answer = timeout(PATIENCE, self.resolver.resolve(name, family)).await;
         let mut answer = answer.unwrap_or(Err(Unresolved::NoAnswer));
         if let Ok(found) = &mut answer {
-            found.addresses.truncate(ADDRESSES_MAX);
             found.addresses.iter_mut().for_each(|address| *address = address.to_canonical());
             if found.addresses.is_empty() {
                 answer = Err(Unresolved::NoAddress);
             }
         }
-        self.memory.remember(name, &answer);
+        self.memory.remember(name, family, &answer);
         flight.land(answer.clone());
         answer
     }
+}
+
+/// The answer about the other family, once there is one about the first.
+async fn beside(
+    first: &Result<Vec<IpAddr>, Unresolved>,
+    other: impl Future<Output = Result<Vec<IpAddr>, Unresolved>>,
+) -> Result<Vec<IpAddr>, Unresolved> {
+    if first.is_err() {
+        return other.await;
+    }
+    timeout(RESOLUTION_DELAY, other).await.unwrap_or(Err(Unresolved::NoAnswer))
 }
 
 impl fmt::Debug for Names {
@@ -202,7 +301,7 @@ enum Turn<'a> {
 /// A query under way; dropped without an answer, the next one who waits asks anew.
 struct Flight<'a> {
     memory: &'a Memory,
-    name: HostName,
+    name: (HostName, Family),
     told: watch::Sender<Option<Answered>>,
 }
 
@@ -222,148 +321,134 @@ impl Drop for Flight<'_> {
 impl Memory {
     /// An empty memory that keeps answers for `keep` at least.
     pub(super) fn new(keep: Duration) -> Self {
-        Self { keep, names: Arc::default(), asking: Arc::default() }
+        Self { keep, known: Arc::default(), asking: Arc::default() }
     }
 
     /// Joins the query for `name`, or begins it.
-    fn turn(&self, name: &HostName) -> Turn<'_> {
+    fn turn(&self, name: &HostName, family: Family) -> Turn<'_> {
+        let name = (*name, family);
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answer) = asking.get(name) {
+        if let Some(answer) = asking.get(&name) {
             return Turn::Wait(answer.clone());
         }
         let (told, answer) = watch::channel(None);
-        asking.insert(*name, answer);
-        Turn::Mine(Flight { memory: self, name: *name, told })
+        asking.insert(name, answer);
+        Turn::Mine(Flight { memory: self, name, told })
     }
 
     /// Whether the address is the name's; `None` where the resolver has to be asked.
     fn knows(&self, name: &HostName, address: IpAddr) -> Option<bool> {
         let now = Instant::now();
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = names.get_mut(name)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.names.get_mut(name)?;
         if known.addresses.iter().any(|&(ip, until)| ip == address && now < until) {
             known.used = true;
             return Some(true);
         }
-        (now < known.ask_again).then_some(false)
+        let [four, six] = &known.families;
+        let last = if Family::of(address) == Family::V4 { four } else { six };
+        last.ask_again.is_some_and(|again| now < again).then_some(false)
     }
 
     fn holds(&self, name: &HostName, address: IpAddr) -> bool {
         self.knows(name, address) == Some(true)
     }
 
+    /// The last answer, within its own time.
+    fn last(&self, name: &HostName, family: Family) -> Option<Answered> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = known.names.get_mut(name)?.last(family);
+        let (answer, until) = last.answer.as_ref()?;
+        (Instant::now() < *until).then(|| answer.clone())
+    }
+
     /// Adds an answer to the ones before it: a name may give a few of its addresses at a time. That
     /// there is none, or no answer, is remembered too, and takes none of them away.
-    fn remember(&self, name: &HostName, answer: &Answered) {
+    fn remember(&self, name: &HostName, family: Family, answer: &Answered) {
         let (found, ttl) = match answer {
             Ok(answer) => (answer.addresses.as_slice(), answer.ttl),
             Err(_) => (&[][..], Duration::ZERO),
         };
-        let wait = match answer {
-            Err(Unresolved::NoAnswer) => ASKED_AGAIN_WHEN_DOWN,
-            Ok(_) | Err(Unresolved::NoAddress | Unresolved::OverLimit) => ASKED_AGAIN,
+        let (wait, good) = match answer {
+            Ok(answer) => (ASKED_AGAIN, answer.ttl.min(TTL_MAX)),
+            Err(Unresolved::NoAddress) => (ASKED_AGAIN, ASKED_AGAIN),
+            // Whoever is told nothing asks again.
+            Err(Unresolved::NoAnswer | Unresolved::OverLimit) => {
+                (ASKED_AGAIN_WHEN_DOWN, Duration::ZERO)
+            }
         };
-        self.add(name, found, ttl, Some(wait));
+        let now = Instant::now();
+        let answer = (!good.is_zero()).then(|| (answer.clone(), now + good));
+        self.add(name, found, ttl, Some((family, Last { ask_again: Some(now + wait), answer })));
     }
 
-    /// Adds addresses of a name. `wait` is how long the resolver need not be asked about others.
-    fn add(&self, name: &HostName, found: &[IpAddr], ttl: Duration, wait: Option<Duration>) {
+    /// Adds addresses of a name. `last` is the answer that they come from.
+    fn add(&self, name: &HostName, found: &[IpAddr], ttl: Duration, last: Option<(Family, Last)>) {
         let now = Instant::now();
         let until = now + ttl.min(TTL_MAX).max(self.keep);
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.len() >= NAMES_MAX && !names.contains_key(name) {
-            names.retain(|_, known| known.addresses.iter().any(|&(_, until)| now < until));
-            if names.len() >= NAMES_MAX {
-                // Full of names that still hold. Those that tied a connection to its address since
-                // the last time stay, so that nobody who asks for many names takes them away.
-                names.retain(|_, known| std::mem::take(&mut known.used));
-            }
-            if names.len() >= NAMES_MAX {
-                // The order is another one in each process: nobody can tell which ones go.
-                let mut left = NAMES_MAX / 16;
-                names.retain(|_, _| {
-                    left = left.saturating_sub(1);
-                    left == 0
-                });
-            }
-        }
-        let known = names.entry(*name).or_insert_with(|| Remembered {
-            addresses: Vec::new(),
-            ask_again: now,
-            used: false,
-        });
-        if let Some(wait) = wait {
-            known.ask_again = now + wait;
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.make_room(name, found.len(), now);
+        let fresh =
+            || Remembered { addresses: Vec::new(), families: Default::default(), used: false };
+        let known = all.names.entry(*name).or_insert_with(fresh);
+        let before = known.addresses.len();
+        if let Some((family, last)) = last {
+            *known.last(family) = last;
         }
         known.addresses.retain(|(ip, until)| now < *until && !found.contains(ip));
         known.addresses.splice(0..0, found.iter().map(|&ip| (ip, until)));
-        known.addresses.truncate(ADDRESSES_MAX);
+        let is_cut = known.addresses.len() > OF_ONE_NAME_MAX;
+        known.addresses.truncate(OF_ONE_NAME_MAX);
+        let after = known.addresses.len();
+        all.addresses = (all.addresses + after).saturating_sub(before);
+        if is_cut && all.said.is_none_or(|said| now.duration_since(said) >= SAID_AGAIN) {
+            all.said = Some(now);
+            tracing::warn!(%name, most = OF_ONE_NAME_MAX,
+                "a name has more addresses than are remembered: the oldest are forgotten");
+        }
     }
 }
 
-/// The resolvers of `[names] resolvers`, else those of the host's own configuration. Where neither
-/// can be had, no name has an address.
-pub(super) struct SystemResolver(Option<TokioResolver>);
-
-impl SystemResolver {
-    /// Asks the resolvers of `service`, over TLS or UDP and, where an answer does not fit, TCP;
-    /// without any, those that the host's configuration names. To be called within the runtime that
-    /// will ask.
-    pub(super) fn new(service: &NameService) -> Self {
-        let builder = if service.resolvers.is_empty() {
-            TokioResolver::builder_tokio()
-        } else {
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers(&service.resolvers));
-            let provider = TokioConnectionProvider::default();
-            let mut builder = TokioResolver::builder_with_config(config, provider);
-            // Who names the resolvers means these, and no file of this host.
-            builder.options_mut().use_hosts_file = ResolveHosts::Never;
-            Ok(builder)
-        };
-        let resolver = builder.map(|mut builder| {
-            let options = builder.options_mut();
-            options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-            options.timeout = PATIENCE / 2;
-            options.attempts = 2;
-            if let Some(tls) = &service.tls {
-                options.tls_config = ClientConfig::clone(tls);
-            }
-            builder.build()
-        });
-        if let Err(fault) = &resolver {
-            tracing::warn!(%fault, "no resolver: names are bound to nothing; see /etc/resolv.conf");
+impl Remembered {
+    const fn last(&mut self, family: Family) -> &mut Last {
+        let [four, six] = &mut self.families;
+        match family {
+            Family::V4 => four,
+            Family::V6 => six,
         }
-        Self(resolver.ok())
     }
 }
 
-fn servers(resolvers: &[Resolver]) -> NameServerConfigGroup {
-    let each = |&Resolver { at, tls }: &Resolver| match tls {
-        None => [Protocol::Udp, Protocol::Tcp].map(|it| NameServerConfig::new(at, it)).to_vec(),
-        Some(name) => {
-            let tls_dns_name = Some(name.to_string());
-            vec![NameServerConfig { tls_dns_name, ..NameServerConfig::new(at, Protocol::Tls) }]
-        }
-    };
-    resolvers.iter().flat_map(each).collect::<Vec<_>>().into()
-}
+impl Known {
+    fn is_full(&self, name: &HostName, more: usize) -> bool {
+        self.addresses + more > ADDRESSES_MAX
+            || (self.names.len() >= NAMES_MAX && !self.names.contains_key(name))
+    }
 
-impl Resolve for SystemResolver {
-    fn resolve(&self, name: &HostName) -> Answer<'_> {
-        // With its final dot the name is never looked for in a search domain.
-        let name = format!("{name}.");
-        Box::pin(async move {
-            let resolver = self.0.as_ref().ok_or(Unresolved::NoAnswer)?;
-            match resolver.lookup_ip(name).await {
-                Ok(found) => {
-                    let now = std::time::Instant::now();
-                    let ttl = found.valid_until().saturating_duration_since(now);
-                    Ok(Addresses { addresses: found.iter().collect(), ttl })
-                }
-                Err(e) if e.is_no_records_found() => Err(Unresolved::NoAddress),
-                Err(_) => Err(Unresolved::NoAnswer),
-            }
-        })
+    /// Lets names go until there is room for another answer.
+    fn make_room(&mut self, name: &HostName, more: usize, now: Instant) {
+        if !self.is_full(name, more) {
+            return;
+        }
+        self.keep_those(|known| known.addresses.iter().any(|&(_, until)| now < until));
+        if self.is_full(name, more) {
+            // Full of names that still hold. Those that tied a connection to its address since the
+            // last time stay, so that nobody who asks for many names takes them away.
+            self.keep_those(|known| std::mem::take(&mut known.used));
+        }
+        if self.is_full(name, more) {
+            // The order is another one in each process: nobody can tell which ones go.
+            let mut left = self.names.len().div_ceil(16);
+            self.keep_those(|_| {
+                left = left.saturating_sub(1);
+                left == 0
+            });
+        }
+    }
+
+    fn keep_those(&mut self, mut stays: impl FnMut(&mut Remembered) -> bool) {
+        self.names.retain(|_, known| stays(known));
+        self.addresses = self.names.values().map(|known| known.addresses.len()).sum();
     }
 }
 
@@ -409,11 +494,12 @@ pub(super) mod book {
     }
 
     impl Resolve for Book {
-        fn resolve(&self, name: &HostName) -> Answer<'_> {
+        fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
             self.queries.fetch_add(1, Ordering::Relaxed);
             let found = self.entries.lock().unwrap().get(name.as_str()).cloned();
             Box::pin(async move {
-                let addresses = found.ok_or(Unresolved::NoAnswer)?;
+                let mut addresses = found.ok_or(Unresolved::NoAnswer)?;
+                addresses.retain(|address| Family::of(address.to_canonical()) == family);
                 Ok(Addresses { addresses, ttl: Duration::from_secs(60) })
             })
         }
@@ -469,10 +555,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resolver_that_never_answers_binds_nothing_after_two_seconds() {
+    async fn a_resolver_that_never_answers_binds_nothing_after_five_seconds() {
         struct Never;
         impl Resolve for Never {
-            fn resolve(&self, _: &HostName) -> Answer<'_> {
+            fn resolve(&self, _: &HostName, _: Family) -> Answer<'_> {
                 Box::pin(std::future::pending())
             }
         }
@@ -530,8 +616,8 @@ mod tests {
     struct Slow(Arc<tokio::sync::Notify>, Book);
 
     impl Resolve for Slow {
-        fn resolve(&self, name: &HostName) -> Answer<'_> {
-            let answer = self.1.resolve(name);
+        fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
+            let answer = self.1.resolve(name, family);
             Box::pin(async move {
                 self.0.notified().await;
                 answer.await
@@ -555,7 +641,7 @@ mod tests {
         let (a, b, c, ()) = tokio::join!(ask(0), ask(1), ask(0), answer);
         let expected = Ok(vec![ip("198.51.100.1")]);
         assert_eq!([a, b, c], [expected.clone(), expected.clone(), expected]);
-        assert_eq!(slow.1.queries(), 1);
+        assert_eq!(slow.1.queries(), 2, "one a family");
         assert!(memory.asking.lock().unwrap().is_empty());
     }
 
@@ -577,7 +663,7 @@ mod tests {
         };
         let (answered, ()) = tokio::join!(second, answer);
         assert_eq!(answered, Ok(vec![ip("198.51.100.1")]));
-        assert_eq!(slow.1.queries(), 2);
+        assert_eq!(slow.1.queries(), 4, "two a family");
     }
 
     #[tokio::test(start_paused = true)]
@@ -585,7 +671,7 @@ mod tests {
         let memory = Memory::new(Duration::from_secs(600));
         let for_ever = Duration::from_secs(u64::from(u32::MAX));
         let answer = Ok(Addresses { addresses: vec![ip("198.51.100.1")], ttl: for_ever });
-        memory.remember(&name("a.example"), &answer);
+        memory.remember(&name("a.example"), Family::V4, &answer);
         tokio::time::advance(TTL_MAX).await;
         assert!(!memory.holds(&name("a.example"), ip("198.51.100.1")));
     }
@@ -602,9 +688,9 @@ mod tests {
         let names = book.names();
         let answer = Ok(Addresses { addresses: vec![ip("198.51.100.1")], ttl: Duration::ZERO });
         for i in 0..NAMES_MAX * 2 {
-            names.memory.remember(&name(&format!("n{i}.example")), &answer);
+            names.memory.remember(&name(&format!("n{i}.example")), Family::V4, &answer);
         }
-        assert!(names.memory.names.lock().unwrap().len() <= NAMES_MAX);
+        assert!(names.memory.known.lock().unwrap().names.len() <= NAMES_MAX);
     }
 
     #[tokio::test]
@@ -623,95 +709,86 @@ mod tests {
         for i in 0..NAMES_MAX * 3 {
             names.memory.holds(&name(&format!("n{i}.example")), address);
         }
-        let before = names.memory.names.lock().unwrap().len();
+        let before = names.memory.known.lock().unwrap().names.len();
         names.tell(&name("more.example"), &[address], day);
-        assert!(names.memory.names.lock().unwrap().len() > before / 2);
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests_tls {
-    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-    use rustls::{RootCertStore, ServerConfig};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use tokio_rustls::TlsAcceptor;
-
-    use super::*;
-
-    /// A name server over TLS whose certificate has this name: every name has 198.51.100.1.
-    pub(crate) async fn server(name: &str) -> (std::net::SocketAddr, RootCertStore) {
-        let own = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
-        let config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![own.cert.der().clone()], key)
-                .unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(own.cert.der().clone()).unwrap();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-                while let Ok(length) = stream.read_u16().await {
-                    let mut query = vec![0; length.into()];
-                    stream.read_exact(&mut query).await.unwrap();
-                    let reply = reply(&query);
-                    stream.write_u16(u16::try_from(reply.len()).unwrap()).await.unwrap();
-                    stream.write_all(&reply).await.unwrap();
-                    stream.flush().await.unwrap();
-                }
-            }
-        });
-        (at, roots)
+        assert!(names.memory.known.lock().unwrap().names.len() > before / 2);
     }
 
-    /// The question again, and behind it an A record where one was asked for.
-    fn reply(query: &[u8]) -> Vec<u8> {
-        let end = 12 + query[12..].iter().position(|&byte| byte == 0).unwrap() + 5;
-        let is_a = query[end - 3] == 1;
-        let mut reply = query[..end].to_vec();
-        reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
-        if is_a {
-            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 1]);
+    /// Answers about one family at once, and about the other one after so long.
+    struct Late(Book, Family, Duration);
+
+    impl Resolve for Late {
+        fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
+            let answer = self.0.resolve(name, family);
+            let wait = if family == self.1 { self.2 } else { Duration::ZERO };
+            Box::pin(async move {
+                tokio::time::sleep(wait).await;
+                answer.await
+            })
         }
-        reply
     }
 
-    pub(crate) fn client(roots: RootCertStore) -> Arc<ClientConfig> {
-        let builder =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().unwrap();
-        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+    #[tokio::test(start_paused = true)]
+    async fn a05_what_is_in_hand_is_used_where_the_other_family_is_slow() {
+        let book = Book::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
+        let [four, six] = ["198.51.100.1", "2001:db8::1"].map(ip);
+        let name = name("a.example");
+        for (late, in_hand) in [(Family::V6, four), (Family::V4, six)] {
+            for (wait, wanted) in [(40, vec![four, six]), (1_500, vec![in_hand])] {
+                let late = Late(book.clone(), late, Duration::from_millis(wait));
+                let memory = Memory::new(Duration::ZERO);
+                let names = Names::new(Box::new(late), memory, Arc::default());
+                let begun = Instant::now();
+                assert_eq!(names.resolve(&name, client()).await, Ok(wanted));
+                assert!(begun.elapsed() < Duration::from_millis(60), "{:?}", begun.elapsed());
+                // Bound at once to what is in hand, and in the end to the other one.
+                let begun = Instant::now();
+                assert_eq!(names.is_bound(&name, in_hand, client()).await, Ok(true));
+                assert!(begun.elapsed() < Duration::from_millis(10));
+                let other = if in_hand == four { six } else { four };
+                assert_eq!(names.is_bound(&name, other, client()).await, Ok(true));
+            }
+        }
+        // A name of one family is not there before the other one has said no.
+        let book = Book::default().entry("b.example", &["198.51.100.1"]);
+        let late = Late(book, Family::V4, Duration::from_millis(1_500));
+        let names = Names::new(Box::new(late), Memory::new(Duration::ZERO), Arc::default());
+        let one = HostName::parse(b"b.example").unwrap();
+        assert_eq!(names.resolve(&one, client()).await, Ok(vec![four]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_one_for_as_long_as_it_says() {
+        let book = Book::default().entry("a.example", &["198.51.100.1"]);
+        let names = book.names();
+        for _ in 0..3 {
+            assert!(names.resolve(&name("a.example"), client()).await.is_ok());
+        }
+        assert_eq!(book.queries(), 2);
+        tokio::time::advance(ASKED_AGAIN).await;
+        assert!(names.resolve(&name("a.example"), client()).await.is_ok());
+        assert_eq!(book.queries(), 3, "that there is no IPv6 is asked again");
+        tokio::time::advance(ASKED_AGAIN).await;
+        assert!(names.resolve(&name("a.example"), client()).await.is_ok());
+        assert_eq!(book.queries(), 5);
     }
 
     #[tokio::test]
-    async fn a_resolver_over_tls_is_believed_only_with_its_own_certificate() {
-        let (at, roots) = server("dns.example").await;
-        let asked = HostName::parse(b"pacs.example").unwrap();
-        for (named, roots, believed) in [
-            ("dns.example", roots.clone(), true),
-            ("other.example", roots, false),
-            ("dns.example", RootCertStore::empty(), false),
-        ] {
-            let tls = Some(HostName::parse(named.as_bytes()).unwrap());
-            let service = NameService {
-                resolvers: vec![Resolver { at, tls }],
-                tls: Some(client(roots)),
-                remember: Duration::ZERO,
-                limit: Default::default(),
-            };
-            let resolver = Box::new(SystemResolver::new(&service));
-            let names = Names::new(resolver, Memory::new(Duration::ZERO), Arc::default());
-            let answer = names.resolve(&asked, "192.0.2.1".parse().unwrap()).await;
-            let wanted = vec!["198.51.100.1".parse().unwrap()];
-            let wanted = if believed { Ok(wanted) } else { Err(Unresolved::NoAnswer) };
-            assert_eq!(answer, wanted, "{named}");
+    async fn a07_every_address_of_an_answer_binds() {
+        let names = Book::default().names();
+        let many: Vec<_> = (0..2_000_u32).map(|n| IpAddr::from(n.to_be_bytes())).collect();
+        names.tell(&name("many.example"), &many, Duration::from_secs(60));
+        for address in &many {
+            assert!(bound(&names, "many.example", &address.to_string()).await, "{address}");
         }
+        // So many of so many names have no room: all of them together are bounded.
+        for n in 0..400 {
+            names.tell(&name(&format!("n{n}.example")), &many, Duration::from_secs(60));
+        }
+        assert!(names.memory.known.lock().unwrap().addresses <= ADDRESSES_MAX);
+        let counted =
+            |known: &Known| known.names.values().map(|it| it.addresses.len()).sum::<usize>();
+        let known = names.memory.known.lock().unwrap();
+        assert_eq!(known.addresses, counted(&known));
     }
 }

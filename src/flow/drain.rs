@@ -17,7 +17,7 @@ use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::accept::{self, Door};
-use super::bind::{Memory, Names, SystemResolver};
+use super::bind::{Memory, Names};
 use super::dns;
 use super::gate::Gate;
 use super::judge::Policies;
@@ -25,7 +25,7 @@ use super::registry::Registry;
 use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
 use super::udp;
 use crate::account::{Account, End, Way};
-use crate::egress::Allowance;
+use crate::egress::{Allowance, Resolver};
 use crate::policy::Live;
 use crate::sys;
 
@@ -58,8 +58,9 @@ struct Post {
     policies: Arc<dyn Policies>,
     account: Account,
     names: NamesOf,
+    resolver: Arc<Resolver>,
     /// The name server, for the first worker alone.
-    dns: Option<(dns::Opened, Dns, NameService)>,
+    dns: Option<(dns::Opened, Dns)>,
     /// UDP flows of SOCKS5 clients at once.
     associated: usize,
     ports: Arc<udp::Ports>,
@@ -76,7 +77,7 @@ struct Mailroom {
 }
 
 /// Makes a worker's resolver, on the worker's thread.
-type NamesOf = Arc<dyn Fn() -> Names + Send + Sync>;
+type NamesOf = Arc<dyn Fn(&Arc<Resolver>) -> Names + Send + Sync>;
 
 impl DataPlane {
     /// Opens the listeners and starts the workers. Every connection is judged by what `live`
@@ -88,9 +89,8 @@ impl DataPlane {
     pub fn start(settings: Settings, live: Arc<Live>, account: Account) -> io::Result<Self> {
         let memory = Memory::new(settings.names.remember);
         let allowance = Arc::new(Allowance::new(settings.names.limit));
-        let service = settings.names.clone();
-        let names = move || {
-            let resolver = Box::new(SystemResolver::new(&service));
+        let names = move |resolver: &Arc<Resolver>| {
+            let resolver = Box::new(Arc::clone(resolver));
             Names::new(resolver, memory.clone(), Arc::clone(&allowance))
         };
         Self::launch(settings, live, account, Arc::new(names))
@@ -144,9 +144,11 @@ impl DataPlane {
                 io::Error::new(e.kind(), format!("name server {}: {e}", dns.listen))
             })?;
             listeners.push((Way::Dns, opened.address));
-            name_server = Some((opened, dns, settings.names));
+            name_server = Some((opened, dns));
         }
         let ports = udp::Ports::new();
+        let NameService { resolvers, tls, .. } = settings.names;
+        let resolver = Arc::new(Resolver::new(&resolvers, tls));
         // Workers that are already running end when their orders are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
         for (number, (listeners, datagrams)) in posts.into_iter().zip(mailrooms).enumerate() {
@@ -157,6 +159,7 @@ impl DataPlane {
                 policies: Arc::clone(&policies),
                 account: account.clone(),
                 names: Arc::clone(&names),
+                resolver: Arc::clone(&resolver),
                 dns: name_server.take(),
                 associated: udp::associated_max(count),
                 ports: Arc::clone(&ports),
@@ -263,6 +266,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             policies,
             account,
             names,
+            resolver,
             dns,
             associated,
             ports,
@@ -275,7 +279,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             tracing::warn!(%fault, number, "a worker keeps to no processor");
         }
         let registry = Rc::new(Registry::default());
-        let names = names();
+        let names = names(&resolver);
         let stopping = watch::Sender::new(false);
         let associated = udp::Table::new(udp::Limits::of(associated));
         let gate = Rc::new(Gate {
@@ -306,8 +310,8 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
                 }
             }
         }
-        if let Some((opened, dns, names)) = dns {
-            accepting.spawn_local(dns::run(opened, dns, names, Rc::clone(&gate)));
+        if let Some((opened, dns)) = dns {
+            accepting.spawn_local(dns::run(opened, dns, resolver, Rc::clone(&gate)));
         }
         started.send(Ok(())).ok();
         let limit = obey(&mut orders, &mut accepting, &gate).await;

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use crate::account::Way;
 use crate::egress::NamesLimit;
-use crate::identify::HostName;
+pub use crate::egress::Server as Resolver;
 
 /// Everything that is fixed for the life of a data plane.
 #[derive(Debug)]
@@ -54,16 +54,6 @@ pub struct Dns {
     pub rate: u32,
     /// Types of records that may be asked for (RFC 1035 §3.2.2).
     pub types: Vec<u16>,
-}
-
-/// One name server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resolver {
-    /// Its address.
-    pub at: SocketAddr,
-    /// The name that its certificate has to have, where it is asked over TLS (RFC 7858); else it is
-    /// asked over UDP and TCP.
-    pub tls: Option<HostName>,
 }
 
 /// One place where connections come in.

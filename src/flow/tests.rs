@@ -513,7 +513,8 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let workers = NonZeroUsize::new(2).unwrap();
     let settings =
         Settings { listeners: vec![listener], workers, affinity: true, names, dns: None };
-    let names = std::sync::Arc::new(move || book.names());
+    let names =
+        std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| book.names());
     let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
     (plane, account)
 }

@@ -10,6 +10,8 @@ pub(crate) struct NameServer {
     /// Every name that was asked about, in order.
     pub(crate) asked: Vec<String>,
     turns: usize,
+    /// Names and types whose first question was lost.
+    lost: std::collections::HashSet<(String, u8)>,
 }
 
 /// What a name answers with.
@@ -102,6 +104,22 @@ impl NameServer {
                 let address = if self.turns <= 1 { r4 } else { p4 };
                 let addresses = vec![address.parse().unwrap()];
                 Answer::Found { aliases: Vec::new(), addresses, ttl: 0 }
+            }
+            // Of one family nothing is ever heard.
+            "four.example" if kind == 1 => found(&[r4]),
+            "six.example" if kind == 28 => found(&[r6]),
+            "four.example" | "six.example" => Answer::Silence,
+            "lost.example" => {
+                if self.lost.insert((name.to_owned(), kind)) {
+                    return Answer::Silence;
+                }
+                found(&[p4, p6])
+            }
+            // More addresses than once were remembered, and the one that counts behind them.
+            "many.example" => {
+                let others = (100..168).map(|last| IpAddr::from(Ipv4Addr::new(203, 0, 113, last)));
+                let addresses = others.chain([r4.parse().unwrap()]).collect();
+                Answer::Found { aliases: Vec::new(), addresses, ttl: 60 }
             }
             "mixed.example" => {
                 let many = (10..30).map(|last| IpAddr::from(Ipv4Addr::new(203, 0, 113, last)));

@@ -6,13 +6,11 @@ use hickory_resolver::proto::ProtoError;
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::rdata::opt::EdnsOption;
 use hickory_resolver::proto::rr::rdata::svcb::{SvcParamKey, SvcParamValue};
-use hickory_resolver::proto::rr::rdata::{HTTPS, SVCB};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, HTTPS, SVCB};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
+use crate::egress::{Family, Question, UDP_MAX, localhost};
 use crate::identify::HostName;
-
-/// Bytes of an answer over UDP that no path cuts into fragments (DNS flag day 2020).
-pub(super) const UDP_MAX: u16 = 1232;
 
 /// The least that every client takes over UDP (RFC 1035 §4.2.1).
 const UDP_LEAST: u16 = 512;
@@ -105,31 +103,30 @@ impl Asking {
     }
 
     /// The same question, for a name server: nothing else that the client wrote.
-    pub(super) fn onward(&self, id: u16) -> Result<Vec<u8>, ProtoError> {
-        let mut message = Message::new();
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_MAX);
-        edns.set_dnssec_ok(self.edns.is_some_and(|(_, dnssec)| dnssec));
-        message
-            .set_id(id)
-            .set_message_type(MessageType::Query)
-            .set_op_code(OpCode::Query)
-            .set_recursion_desired(self.recursion)
-            .set_checking_disabled(self.checking_disabled)
-            .set_authentic_data(self.authentic)
-            .add_query(self.query.clone())
-            .set_edns(edns);
-        message.to_vec()
+    pub(super) fn onward(&self) -> Question {
+        Question {
+            query: self.query.clone(),
+            recursion: self.recursion,
+            checking_disabled: self.checking_disabled,
+            authentic: self.authentic,
+            dnssec: self.edns.is_some_and(|(_, dnssec)| dnssec),
+        }
     }
 
-    /// Whether a message answers [`Asking::onward`] of this id.
-    pub(super) fn is_answered_by(&self, id: u16, message: &Message) -> bool {
-        let [query] = message.queries() else { return false };
-        message.id() == id
-            && message.message_type() == MessageType::Response
-            && query.query_type() == self.query.query_type()
-            && query.query_class() == self.query.query_class()
-            && query.name() == self.query.name()
+    /// The answer to a question about a name of the client's own host (RFC 6761 §6.3), where it is one.
+    pub(super) fn loopback(&self) -> Option<Message> {
+        let name = self.exact_name()?;
+        let of = |family| localhost(name, family);
+        let (four, six) = (of(Family::V4)?, of(Family::V6)?);
+        let mut message = self.reply(ResponseCode::NoError);
+        let data = match (self.kind(), four, six) {
+            (RecordType::A, IpAddr::V4(four), _) => Some(RData::A(A(four))),
+            (RecordType::AAAA, _, IpAddr::V6(six)) => Some(RData::AAAA(AAAA(six))),
+            _ => None,
+        };
+        let record = data.map(|data| Record::from_rdata(self.query.name().clone(), 600, data));
+        message.add_answers(record);
+        Some(message)
     }
 
     /// An answer without records.
@@ -317,7 +314,6 @@ mod tests {
     use std::str::FromStr;
 
     use hickory_resolver::proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, Mandatory};
-    use hickory_resolver::proto::rr::rdata::{A, AAAA};
 
     use super::*;
 
@@ -393,7 +389,7 @@ mod tests {
         let extra = Name::from_str("secret.example.").unwrap();
         message.add_additional(Record::from_rdata(extra, 1, RData::A(A::new(192, 0, 2, 1))));
         let asking = asking(&message);
-        let onward = asking.onward(4711).unwrap();
+        let onward = asking.onward().encoded(4711, true).unwrap();
         assert!(!onward.windows(6).any(|six| six == b"secret"));
         let read = Message::from_vec(&onward).unwrap();
         assert_eq!((read.id(), read.queries()), (4711, message.queries()));
@@ -406,13 +402,14 @@ mod tests {
         let answer = |id, name: &str, kind| {
             let mut answer = query(name, kind);
             answer.set_id(id).set_message_type(MessageType::Response);
-            asking.is_answered_by(5, &answer)
+            asking.onward().is_answered_by(5, &answer)
         };
         assert!(answer(5, "PACS.example.", RecordType::A));
         assert!(!answer(6, "pacs.example.", RecordType::A));
         assert!(!answer(5, "other.example.", RecordType::A));
         assert!(!answer(5, "pacs.example.", RecordType::AAAA));
-        assert!(!asking.is_answered_by(77, &query("pacs.example.", RecordType::A)), "a query");
+        let same = query("pacs.example.", RecordType::A);
+        assert!(!asking.onward().is_answered_by(77, &same), "a query");
     }
 
     #[test]

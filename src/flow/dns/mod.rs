@@ -8,13 +8,12 @@
 mod clients;
 mod ledger;
 mod message;
-mod upstream;
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
@@ -28,9 +27,10 @@ use tokio::time::{sleep, timeout};
 use super::accept::class;
 use super::gate::Gate;
 use super::judge::{self, Answer, Asked, Judge, Tie, now_ms};
-use super::settings::{Dns, NameService, Resolver};
+use super::settings::Dns;
 use super::udp::send_from;
 use crate::account::{Accept, DnsQuery, End, Judged, Way};
+use crate::egress::{Resolver, Server, framed};
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{Action, Transport, Verdict};
 use crate::sys::udp::{self, Mailbox};
@@ -44,9 +44,6 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// Clients over TCP at once, and how long one of them may be silent (RFC 7766 §6.2.3).
 const STREAMS_MAX: usize = 128;
 const STREAM_IDLE: Duration = Duration::from_secs(10);
-
-/// Name servers that are asked about one question.
-const ASKED_MAX: usize = 3;
 
 /// Wait after the listener failed for want of memory or descriptors.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -92,17 +89,20 @@ struct Forwarded {
 struct Desk {
     gate: Rc<Gate>,
     dns: Dns,
-    names: NameService,
+    resolver: Arc<Resolver>,
     clients: Clients,
     in_flight: Places,
     streams: Places,
     ledger: Ledger,
-    /// The name server that answered last, which is asked first.
-    preferred: Cell<usize>,
 }
 
 /// Answers queries until a socket breaks; to stop it, drop the future.
-pub(super) async fn run(opened: Opened, dns: Dns, names: NameService, gate: Rc<Gate>) -> io::Error {
+pub(super) async fn run(
+    opened: Opened,
+    dns: Dns,
+    resolver: Arc<Resolver>,
+    gate: Rc<Gate>,
+) -> io::Error {
     let sockets = (UdpSocket::from_std(opened.udp), TcpListener::from_std(opened.tcp));
     let (udp, tcp) = match sockets {
         (Ok(udp), Ok(tcp)) => (udp, tcp),
@@ -113,10 +113,9 @@ pub(super) async fn run(opened: Opened, dns: Dns, names: NameService, gate: Rc<G
         gate,
         clients: Clients::new(dns.rate),
         dns,
-        names,
+        resolver,
         in_flight: Places::new(IN_FLIGHT_MAX),
         streams: Places::new(STREAMS_MAX),
-        preferred: Cell::new(0),
     });
     tokio::select! {
         fault = over_udp(Rc::new(udp), &desk) => fault,
@@ -216,7 +215,7 @@ impl Desk {
                 return Ok(());
             }
             let Some(reply) = self.answer(client, &query, false).await else { return Ok(()) };
-            timeout(STREAM_IDLE, stream.write_all(&upstream::framed(&reply)?)).await??;
+            timeout(STREAM_IDLE, stream.write_all(&framed(&reply)?)).await??;
         }
     }
 
@@ -255,6 +254,10 @@ impl Desk {
     async fn settle(&self, asking: &Asking, client: SocketAddr) -> (Message, DnsQuery) {
         if let Some(refused) = self.refused_by_name(asking, client) {
             return refused;
+        }
+        // Known here, and nothing that leaves.
+        if let Some(reply) = asking.loopback() {
+            return (reply, DnsQuery::Local);
         }
         if let Some(refused) = self.withheld(asking, client) {
             return refused;
@@ -323,33 +326,20 @@ impl Desk {
 
     /// Asks the name servers that may have the client's question, until one answers.
     async fn forwarded(&self, asking: &Asking, client: SocketAddr) -> Forwarded {
-        let servers = &self.names.resolvers;
-        let first = self.preferred.get();
-        let order = (0..servers.len()).map(|n| (first + n) % servers.len().max(1));
-        let mut refused = None;
-        let mut asked = None;
-        let mut tries = 0;
-        for at in order {
-            let Some(&server) = servers.get(at) else { continue };
-            let judged = match self.may_have(asking, server, client, refused.is_none()) {
-                Ok(judged) => judged,
-                Err(words) => {
-                    refused.get_or_insert(words);
-                    continue;
-                }
-            };
-            if tries == ASKED_MAX {
-                break;
+        let (mut asked, mut refused) = (None, None);
+        let may = |server| match self.may_have(asking, server, client, refused.is_none()) {
+            Ok(judged) => {
+                asked = Some(judged);
+                true
             }
-            tries += 1;
-            asked = Some(judged);
-            match upstream::ask(asking, server, self.names.tls.as_ref()).await {
-                Ok(message) => {
-                    self.preferred.set(at);
-                    return Forwarded { asked, answer: Ok(message) };
-                }
-                Err(fault) => tracing::debug!(%fault, server = %server.at, "no answer"),
+            Err(words) => {
+                refused.get_or_insert(words);
+                false
             }
+        };
+        let answer = self.resolver.servers().ask(&asking.onward(), may).await;
+        if let Some(message) = answer {
+            return Forwarded { asked, answer: Ok(message) };
         }
         let answer = Err(match refused {
             Some(words) if asked.is_none() => {
@@ -368,7 +358,7 @@ impl Desk {
     fn may_have(
         &self,
         asking: &Asking,
-        server: Resolver,
+        server: Server,
         client: SocketAddr,
         record: bool,
     ) -> Result<Judged, String> {
