@@ -56,6 +56,8 @@ pub(super) enum Unresolved {
 }
 
 type Answered = Result<Addresses, Unresolved>;
+/// The answer to a query under way, once there is one.
+type Awaited = watch::Receiver<Option<Answered>>;
 type Answer<'a> = Pin<Box<dyn Future<Output = Answered> + 'a>>;
 
 /// Something that resolves names.
@@ -101,7 +103,7 @@ pub(super) struct Memory {
     keep: Duration,
     known: Arc<Mutex<Known>>,
     /// One query at a time for each name and family; whoever comes meanwhile waits for its answer.
-    asking: Arc<Mutex<HashMap<(HostName, Family), watch::Receiver<Option<Answered>>>>>,
+    asking: Arc<Mutex<HashMap<(HostName, Family), Awaited>>>,
 }
 
 /// The names that are remembered.
@@ -295,7 +297,7 @@ enum Turn<'a> {
     /// The caller does, and tells the others.
     Mine(Flight<'a>),
     /// Somebody does already.
-    Wait(watch::Receiver<Option<Answered>>),
+    Wait(Awaited),
 }
 
 /// A query under way; dropped without an answer, the next one who waits asks anew.
