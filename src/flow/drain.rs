@@ -74,6 +74,8 @@ struct Mailroom {
     socket: std::net::UdpSocket,
     door: Door,
     flows: usize,
+    /// Workers that share its datagrams.
+    workers: usize,
 }
 
 /// Makes a worker's resolver, on the worker's thread.
@@ -245,7 +247,7 @@ fn open_datagrams(datagrams: Datagrams, tcp: &Door, workers: usize) -> io::Resul
     let door = tcp.for_datagrams(first.local_addr()?);
     udp::say_what_is_missing(&door);
     let flows = udp::flows_max(&door, share);
-    let room = |socket| Mailroom { socket, door: door.clone(), flows };
+    let room = |socket| Mailroom { socket, door: door.clone(), flows, workers: share };
     Ok(sockets.into_iter().map(room).collect())
 }
 
@@ -299,10 +301,16 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         for (listener, door) in listeners {
             accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));
         }
-        for Mailroom { socket, door, flows } in datagrams {
+        for Mailroom { socket, door, flows, workers } in datagrams {
             match UdpSocket::from_std(socket) {
                 Ok(socket) => {
-                    accepting.spawn_local(udp::run(socket, Rc::new(door), Rc::clone(&gate), flows));
+                    accepting.spawn_local(udp::run(
+                        socket,
+                        Rc::new(door),
+                        Rc::clone(&gate),
+                        flows,
+                        workers,
+                    ));
                 }
                 Err(fault) => {
                     started.send(Err(fault)).ok();

@@ -129,19 +129,21 @@ pub(super) fn say_what_is_missing(door: &Door) {
     }
 }
 
-/// Takes datagrams until the listener breaks; to stop it, drop the future.
+/// Takes datagrams until the listener breaks; to stop it, drop the future. `workers` share its flows.
 pub(super) async fn run(
     listener: UdpSocket,
     door: Rc<Door>,
     gate: Rc<Gate>,
     flows: usize,
+    workers: usize,
 ) -> io::Error {
     let listener = Rc::new(listener);
     let clients = door.clients();
+    let limits = Limits::of(flows).with_ports(gate.ports.count() / workers.max(1));
     let desk = Rc::new(Desk {
         gate,
         door,
-        table: Table::with_clients(Limits::of(flows), clients),
+        table: Table::with_clients(limits, clients),
         front: Front::Listener { socket: Rc::clone(&listener), own: Own::open() },
     });
     let mut mailbox = Mailbox::default();

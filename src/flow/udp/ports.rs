@@ -89,6 +89,11 @@ impl Ports {
         Self::over(udp::local_ports())
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.range.len()
+    }
+
     fn over(range: RangeInclusive<u16>) -> Arc<Self> {
         let share = range.len().div_ceil(4).max(1);
         Arc::new(Self { range, share, taken: Mutex::default() })

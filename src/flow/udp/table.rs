@@ -60,6 +60,13 @@ impl Limits {
     pub(in crate::flow) const fn of(flows: usize) -> Self {
         Self { flows, young: flows.div_ceil(2), client: flows.div_ceil(4) }
     }
+
+    /// The same, with no more young flows than half of the worker's part of the local ports: a flood
+    /// of forged sources takes a port for each, and the others are for who answers.
+    pub(super) const fn with_ports(self, ports: usize) -> Self {
+        let most = if ports < 2 { 1 } else { ports / 2 };
+        Self { young: if self.young < most { self.young } else { most }, ..self }
+    }
 }
 
 /// The flows of one worker.
