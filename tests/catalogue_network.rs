@@ -588,3 +588,56 @@ fn l10_a_destination_without_a_route_is_refused_at_the_syn() {
     assert_eq!(page.unwrap(), role::GREETING);
     scene.holds("no route");
 }
+
+/// Catalogue W05: an address that this host gets is the gateway itself at once.
+#[test]
+fn w05_an_address_that_comes_later_is_the_gateways_own() {
+    let Some(lab) = lab("w05 address") else { return };
+    let own = "[[place]]\nto = [\"192.0.2.0/24\", \"2001:db8:1::/64\"]\nlocation = [\"FR\"]\n\
+               reason = \"the clients' side\"\n[[listen]]\nmode = \"proxy\"\naddress = \"[::]:3128\"\n";
+    let gateway = lab.start_gateway(&format!("{}{own}", policy()));
+    let mut client = lab.client.helper("client");
+    for (proxy, own, command) in [
+        (lab::GATEWAY[0], "192.0.2.99", "ip address add 192.0.2.99/24 dev lan0"),
+        (lab::GATEWAY[1], "2001:db8:1::99", "ip address add 2001:db8:1::99/64 dev lan0 nodad"),
+    ] {
+        let to = at(own, 3_128);
+        let line = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
+        let ask = json!({"do": "send", "to": at(proxy, 3_128), "hex": hex(line.as_bytes()),
+            "enough": 12, "patience_ms": 15_000});
+        let looped = gateway.count("reason=\"loop\"");
+        lab.gateway.shell(command).unwrap();
+        wait_until("the address is known for the gateway's own", || {
+            client.ask(&ask);
+            (gateway.count("reason=\"loop\"") > looped).then_some(())
+        });
+    }
+}
+
+/// Catalogue W05: a route that leads back makes one connection one connection.
+#[test]
+fn w05_a_route_that_leads_back_ends_at_the_first_turn() {
+    let Some(lab) = lab("w05 route") else { return };
+    let places = "[[place]]\nto = [\"198.51.100.192/27\", \"2001:db8:1:ffff::/64\"]\n\
+                  location = [\"FR\"]\nreason = \"not in use\"\n";
+    let gateway = lab.start_gateway(&format!("{}{places}", policy()));
+    let mut client = lab.client.helper("client");
+    let on_the_far_side = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip route add 198.51.100.192/27 via 198.51.100.1
+        ip route add 2001:db8:1:ffff::/64 via 2001:db8:2::1";
+    lab.world.shell(on_the_far_side).unwrap();
+    lab.gateway.shell("ip route add 198.51.100.192/27 via 198.51.100.2").unwrap();
+    for interface in [&[][..], &["--interface", "lan0"]] {
+        gateway.capture_with(interface);
+        for ip in ["198.51.100.200", "2001:db8:1:ffff::77"] {
+            let before = gateway.count("reason=\"permitted\"");
+            let tcp = json!({"do": "send", "to": at(ip, 80), "hex": "00", "patience_ms": 1_500});
+            client.ask(&tcp);
+            let udp = json!({"do": "udp", "to": at(ip, 5_000), "hex": "00", "patience_ms": 500});
+            client.ask(&udp);
+            wait_until("what came back is counted", || (counted(&lab, "loop") >= 2).then_some(()));
+            let judged = gateway.count("reason=\"permitted\"") - before;
+            assert!(judged <= 4.0, "{interface:?}, {ip}: one connection, one flow: {judged} lines");
+        }
+    }
+}

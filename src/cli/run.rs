@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tracing::{error, info, warn};
 use super::journal::Leveled;
 use super::{Exit, complain};
 use crate::account::{Account, Way};
+use crate::control::addresses::{Addresses, Heard};
 use crate::control::admin::{self, Health};
 use crate::control::anchors;
 use crate::control::capture::{Fence, State, Wanted};
@@ -48,6 +50,9 @@ pub(super) struct Run {
 /// What must be there before the gateway says that it is ready.
 const NEEDS: [&str; 2] = ["policy and tables", "listeners"];
 
+/// What it misses where this host's addresses are not followed.
+const OWN_ADDRESSES: &str = "own addresses";
+
 /// How long a worker may take to answer before the watchdog is left to bite.
 const BEAT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -78,6 +83,9 @@ struct Service {
     plane: DataPlane,
     signals: Signals,
     watch: Watch,
+    /// This host's addresses as they change, and the last list of them.
+    addresses: Addresses,
+    local: Option<Vec<IpAddr>>,
     /// What stands in the kernel, where a listener is captured for.
     fence: Option<Fence>,
     building: Option<Building>,
@@ -171,6 +179,7 @@ impl Service {
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
         }
+        let addresses = Addresses::follow().map_err(text)?;
         let plane = DataPlane::start(settings, governor.live(), account.clone()).map_err(text)?;
         for (way, address) in plane.listeners() {
             info!(mode = way.label(), %address, "listening");
@@ -194,6 +203,8 @@ impl Service {
             plane,
             signals,
             watch,
+            addresses,
+            local: None,
             fence,
             building: None,
             again: None,
@@ -209,10 +220,12 @@ impl Service {
         notify::ready(&self.status());
         loop {
             let lapses = self.governor.lapses();
-            let event = next_event(&mut self.signals, &mut self.building, lapses);
+            let event =
+                next_event(&mut self.signals, &mut self.building, &mut self.addresses, lapses);
             match self.runtime.block_on(event) {
                 Event::Reload => self.reload(Asked::Signal),
                 Event::Made(made) => self.made(made),
+                Event::Addresses(heard) => self.heard(heard),
                 Event::Stop => break,
                 Event::Tick => self.tick(),
             }
@@ -307,6 +320,8 @@ impl Service {
                 self.built(Err(NotBuilt { said, cause: Cause::Policy }));
             }
         }
+        // What was built knows the addresses of when it was begun.
+        self.readdress();
         if let Some(asked) = self.again.take() {
             self.reload(asked);
         } else if let Some(haste) = self.governor.haste().filter(|_| !is_lost) {
@@ -365,6 +380,32 @@ impl Service {
             }
         }
         notify::ready(&self.status());
+    }
+
+    /// Takes up this host's addresses, or says that they are not known any more: what it would get is
+    /// then not known for the gateway itself, and it is not ready.
+    fn heard(&mut self, heard: Heard) {
+        match heard.fault {
+            Some(fault) => {
+                error!(%fault, "this host's addresses are not followed");
+                self.health.misses(OWN_ADDRESSES);
+            }
+            None => self.health.met(OWN_ADDRESSES),
+        }
+        if heard.addresses.is_some() {
+            self.local = heard.addresses;
+            self.readdress();
+        }
+    }
+
+    /// Has the policy in force know the addresses that this host has.
+    fn readdress(&mut self) {
+        let Some(local) = &self.local else { return };
+        if self.governor.readdress(local, Timestamp::now()) {
+            info!(addresses = local.len(), "this host's addresses changed: judged anew");
+            self.follow();
+            self.plane.rejudge();
+        }
     }
 
     fn remember(&self) {
@@ -473,6 +514,7 @@ impl Service {
 enum Event {
     Reload,
     Made(Made),
+    Addresses(Heard),
     Stop,
     Tick,
 }
@@ -482,6 +524,7 @@ enum Event {
 async fn next_event(
     signals: &mut Signals,
     building: &mut Option<Building>,
+    addresses: &mut Addresses,
     lapses: Option<Timestamp>,
 ) -> Event {
     let until = lapses.and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok());
@@ -492,6 +535,7 @@ async fn next_event(
         _ = signals.interrupt.recv() => Event::Stop,
         _ = signals.reload.recv() => Event::Reload,
         made = done(building) => Event::Made(made),
+        heard = addresses.next() => Event::Addresses(heard),
         () = tokio::time::sleep(wait) => Event::Tick,
     }
 }

@@ -1,5 +1,6 @@
 //! CONTROL PLANE: may block, allocate, read files; the data plane never calls it.
 
+pub mod addresses;
 pub mod admin;
 pub mod anchors;
 pub mod capture;

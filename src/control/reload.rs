@@ -8,6 +8,7 @@
 //! beside it, so that the change falls on the instant.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -234,6 +235,15 @@ impl Governor {
         self.live.publish(current, next);
         // Building took its time: it may have lapsed since.
         self.turn_over(now);
+    }
+
+    /// Takes these addresses for this host's own, in any order, and tells whether they are others than
+    /// before: the policy is then published anew. The tables stay as they are.
+    pub fn readdress(&mut self, local: &[IpAddr], now: Timestamp) -> bool {
+        let Some(compiler) = self.compiler.readdressed(local) else { return false };
+        self.compiler = Arc::new(compiler);
+        self.publish(now);
+        true
     }
 
     /// Publishes the policy of `now` where the one in force has lapsed, and tells whether it had.

@@ -12,6 +12,7 @@ mod locate;
 mod plan;
 mod voices;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,17 @@ impl Compiler {
         let (config, version, local) =
             (self.config.clone(), self.version.clone(), self.local.clone());
         Some(Self { config, drawn, version, local })
+    }
+
+    /// The same on a machine that has these addresses, in any order; `None` where it has no others.
+    #[must_use]
+    pub fn readdressed(&self, local: &[IpAddr]) -> Option<Self> {
+        let set = |list: &[IpAddr]| list.iter().copied().collect::<BTreeSet<_>>();
+        if set(&self.local) == set(local) {
+            return None;
+        }
+        let (config, version) = (self.config.clone(), self.version.clone());
+        Some(Self { config, drawn: Arc::clone(&self.drawn), version, local: local.to_vec() })
     }
 
     /// The atlas, with what it was drawn from.
