@@ -201,6 +201,17 @@ impl Asked {
         self
     }
 
+    /// The same as a flow without a name that breaks its protocol, by `fault` where nothing worse was
+    /// found; a name that was read counts as one that it may mean.
+    pub(super) fn breaking(mut self, fault: Fault) -> Self {
+        let name = self.name.take().map(|(name, _)| name);
+        if self.broken.is_none() {
+            let names = name.into_iter().chain(self.inside).collect();
+            self.broken = Some(Arc::new(Broken { fault, names }));
+        }
+        self
+    }
+
     /// What is claimed where there is no name.
     fn nameless(&self) -> Claim<'_> {
         self.broken.as_ref().map_or(Claim::Unread, |broken| Claim::Malformed(&broken.names))

@@ -17,6 +17,11 @@ pub enum Fault {
     #[error("the hello is cut into more pieces than any client needs")]
     TooManyPieces,
 
+    /// On a connection that has carried requests of HTTP/1, and was not switched to another protocol,
+    /// something that is no request (RFC 9112 §2.2).
+    #[error("what follows a request is no request")]
+    NotARequest,
+
     /// A record of another type before the hello is whole (RFC 8446 §5.1).
     #[error("a record of another type stands before or inside the ClientHello")]
     RecordType,
@@ -130,6 +135,7 @@ impl Fault {
             Self::Incomplete => "incomplete",
             Self::TooLarge => "too-large",
             Self::TooManyPieces => "too-many-pieces",
+            Self::NotARequest => "not-a-request",
             Self::RecordType => "record-type",
             Self::RecordLength => "record-length",
             Self::NotClientHello => "not-client-hello",

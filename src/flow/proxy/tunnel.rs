@@ -25,7 +25,7 @@ use crate::flow::second::{self, Follower};
 use crate::flow::wire::Wire;
 use crate::identify::http::Form;
 use crate::identify::{
-    HostName, Identity, Progress, Protocol, Step, each_name, identify, identify_further,
+    Fault, HostName, Identity, Progress, Protocol, Step, each_name, identify, identify_further,
 };
 use crate::policy::Permit;
 
@@ -211,7 +211,12 @@ impl Joint {
         record.bound_for(asked.destination);
         let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
         let mut seen = Seen::with(client.held.take());
-        let flight = Flight { client: &client.wire, asked: asked.clone(), waits: false };
+        let flight = Flight {
+            client: &client.wire,
+            asked: asked.clone(),
+            waits: false,
+            behind_a_request: true,
+        };
         let judged = tokio::select! {
             biased;
             end = either(&seat, place) => Err(Stop::Ended(end)),
@@ -376,7 +381,7 @@ async fn opening(
     let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
     let said = upstream.held.take();
     let upstream = &upstream.wire;
-    let flight = |waits| Flight { client, asked: asked.clone(), waits };
+    let flight = |waits| Flight { client, asked: asked.clone(), waits, behind_a_request: false };
     let has_spoken = !said.is_empty();
     if has_spoken && server_may_speak {
         if client.write_all(&said).await.is_err() {
@@ -451,6 +456,9 @@ struct Flight<'a> {
     asked: Asked,
     /// Whether the client may stay silent as long as it likes.
     waits: bool,
+    /// The connection has carried requests, and nobody has switched it to anything else: what is no
+    /// request breaks HTTP/1, whatever else it may look like.
+    behind_a_request: bool,
 }
 
 impl Flight<'_> {
@@ -488,7 +496,10 @@ impl Flight<'_> {
         // as something that the client says.
         let name = self.asked.name.or(inside.read.name).filter(|_| !inside.is_nameless);
         let (tie, mismatched) = (self.asked.tie, inside.unreadable);
-        let asked = Asked { name, tie, inside: inside.other, mismatched, ..inside.read };
+        let mut asked = Asked { name, tie, inside: inside.other, mismatched, ..inside.read };
+        if self.behind_a_request && !inside.is_request {
+            asked = asked.breaking(Fault::NotARequest);
+        }
         let permit = at.gate.admit(asked, at.seat, record).await?;
         Ok(Passed { permit: Some(permit), is_request: inside.is_request })
     }
