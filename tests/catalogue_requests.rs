@@ -145,3 +145,47 @@ fn w01_each_request_is_judged_behind_redirect() {
 fn w01_each_request_is_judged_in_tunnels_and_by_the_explicit_proxy() {
     second_requests("tproxy", &EXPLICIT);
 }
+
+/// Where no name can change the answer, nobody is kept waiting, and each request is in the record all
+/// the same; the policy that is in force when it comes judges it.
+#[test]
+fn w01_each_request_is_recorded_where_the_address_decides_and_judged_by_the_policy_in_force() {
+    for mode in ["tproxy", "redirect"] {
+        let Some(lab) = lab("w01 address") else { return };
+        let with_names = requests::policy(mode, "");
+        let rules = with_names.find("[[rule]]").unwrap()..with_names.find("[[place]]").unwrap();
+        let mut without = with_names.clone();
+        without.replace_range(rules, "");
+        let mut scene = Scene::start_with(&lab, &without);
+        let (way, site) = (if mode == "tproxy" { Way::Tproxy } else { Way::Redirect }, &SITES[0]);
+        for name in ["kept alive", "in one segment", "in two pieces"] {
+            scene.world.ask(&json!("kept"));
+            let before = scene.lines().len();
+            let mut said = shape(name, way, site);
+            let last = request(way, "GET /", site.fine, KEPT, "Connection: close\r\n");
+            said.push((last, ""));
+            let end = scene.converse(way, site, &said);
+            assert_ne!(end["end"], "silence", "{mode}, {name}: {end}");
+            wait_until("three lines", || (scene.lines().len() >= before + 3).then_some(()));
+            let lines = scene.lines().split_off(before);
+            let hosts: Vec<_> = lines.iter().map(|line| line["host"].as_str()).collect();
+            let [fine, other] = [site.fine, site.refused].map(Some);
+            assert_eq!(hosts, [fine, other, fine], "{mode}, {name}: {lines:#?}");
+            assert!(lines.iter().all(|line| line["verdict"] == "allow" && line["end"] == "done"));
+        }
+        // Another policy comes between two requests of one connection.
+        let first = request(way, "GET /", site.fine, KEPT, "");
+        let to = lab::at(site.address, KEPT);
+        let hex = role::hex(&first);
+        scene.client.ask(&json!({"do": "keep", "to": to, "hex": hex}));
+        let before = 9;
+        wait_until("it is answered", || (scene.lines().len() > before).then_some(()));
+        scene.world.ask(&json!("kept"));
+        scene.gateway.reload(&with_names);
+        let second = request(way, "GET /", site.refused, KEPT, "");
+        let end = scene.client.ask(&json!({"do": "say-on", "to": to, "hex": role::hex(&second)}));
+        let text = String::from_utf8(role::unhex(end["received"].as_str().unwrap())).unwrap();
+        assert!(text.contains(GREETING) && text.contains("HTTP/1.1 451 "), "{mode}: {text}");
+        assert_eq!(scene.world.ask(&json!("kept")), "", "{mode}");
+    }
+}

@@ -110,16 +110,34 @@ async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)
         end = seat.cut() => Err(end),
         walked = walk => walked,
     };
-    match walked {
-        Ok(joined) if joined.is_request() => {
-            Box::pin(proxy::captured(joined, record, seat)).await;
-            None
-        }
-        Ok(joined) => Some((joined, record, seat)),
-        Err(end) => {
-            gate::close(record, &seat, end);
-            None
-        }
+    let end = match walked {
+        Ok(mut joined) => match listened(&mut joined, &seat, &mut record).await {
+            Ok(()) if joined.is_request() => {
+                Box::pin(proxy::captured(joined, record, seat)).await;
+                return None;
+            }
+            Ok(()) => return Some((joined, record, seat)),
+            Err(Stop::Ended(end)) => end,
+            Err(Stop::Refused(refusal)) => {
+                let Joined { client, first, door, .. } = joined;
+                refuse::run(client, &first, *refusal, door.silent).await
+            }
+        },
+        Err(end) => end,
+    };
+    gate::close(record, &seat, end);
+    None
+}
+
+/// Hears what the client says first, where its destination was judged without it.
+async fn listened(joined: &mut Joined, seat: &Seat, record: &mut Record) -> Result<(), Stop> {
+    if !joined.first.is_empty() {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        end = seat.cut() => Err(Stop::Ended(end)),
+        listened = Box::pin(proxy::listen(joined, record, seat)) => listened,
     }
 }
 

@@ -110,8 +110,12 @@ pub(crate) struct Scene<'lab> {
 
 impl<'lab> Scene<'lab> {
     pub(crate) fn start(lab: &'lab Lab, mode: &str, more: &str) -> Self {
+        Self::start_with(lab, &policy(mode, more))
+    }
+
+    pub(crate) fn start_with(lab: &'lab Lab, policy: &str) -> Self {
         let world = lab.world.helper("world");
-        let gateway = lab.start_gateway(&policy(mode, more));
+        let gateway = lab.start_gateway(policy);
         gateway.capture();
         Self { lab, gateway, world, client: lab.client.helper("client") }
     }

@@ -20,7 +20,7 @@ use super::wire::Wire;
 use crate::account::End;
 
 pub(super) use authority::{Target, canonical};
-pub(super) use tunnel::captured;
+pub(super) use tunnel::{captured, listen};
 
 /// Where a request is being served.
 struct At<'a> {

@@ -60,6 +60,56 @@ pub(in crate::flow) async fn captured(joined: Joined, record: Record, seat: Seat
     Joint { client, upstream, asked }.walk(Stage::Judged(record, seat), &guest).await;
 }
 
+/// Looks at what a client says first whose destination was judged without a byte of it, and dialled: a
+/// request is named in its record, and the next one read. Nothing else is kept waiting, and nothing
+/// that the destination says first.
+pub(in crate::flow) async fn listen(
+    joined: &mut Joined,
+    record: &mut Record,
+    seat: &Seat,
+) -> Result<(), Stop> {
+    let Joined { client, upstream, first, door, .. } = joined;
+    let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
+        return Ok(());
+    };
+    client.silence().measure(door.patience.idle);
+    let mut seen = Seen::default();
+    let mut deadline = None;
+    let mut progress = Progress::default();
+    loop {
+        tokio::select! {
+            biased;
+            more = seen.more(client, deadline) => {
+                more.map_err(|_| Stop::Ended(End::ClientReset))?;
+            }
+            _ = upstream.readable() => break,
+            () = http::silent(client) => return Err(Stop::Ended(End::Idle)),
+        }
+        if !seen.bytes().first().is_some_and(u8::is_ascii_alphabetic) {
+            break;
+        }
+        deadline = deadline.or_else(|| Some(Instant::now() + door.peek_timeout));
+        let ended = seen.ended().is_some();
+        match identify_further(seen.bytes(), ended, &mut progress) {
+            Step::Done(identity) if http::request(&identity).is_some() => {
+                let tie = Tie::SaidAndDialled;
+                let asked = Asked { tie, ..Asked::unread(record.client().ip(), to) };
+                let asked = asked.read(&identity, |see| each_name(seen.bytes(), see));
+                *first = seen.into_bytes().into();
+                return seat.gate().admit(asked, seat, record).await.map(drop);
+            }
+            Step::NeedMore(_) if !ended => {}
+            Step::Done(_) | Step::NeedMore(_) => break,
+        }
+    }
+    if !seen.bytes().is_empty() {
+        let passed = upstream.write_all(seen.bytes()).await;
+        passed.map_err(|_| Stop::Ended(End::UpstreamReset))?;
+        record.bytes().up(seen.bytes().len());
+    }
+    Ok(())
+}
+
 /// Both sides of a connection.
 struct Joint {
     client: Client,
