@@ -50,6 +50,16 @@ pub enum Limit {
     Names,
 }
 
+/// What a probe of the capture came as: the label `proto` of `schengate_probes_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Probed {
+    /// A connection.
+    Tcp,
+    /// A datagram.
+    Udp,
+}
+
 /// The class of a failed accept(2): the label `class` of `schengate_accept_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -140,6 +150,7 @@ pub(super) const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", 
 pub(super) const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
 pub(super) const LIMIT: [&str; 6] =
     ["connections", "first-flight", "admin", "descriptors", "client", "names"];
+pub(super) const PROBED: [&str; 2] = ["tcp", "udp"];
 pub(super) const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
 pub(super) const DROPPED: [&str; 16] = [
     "table-full",

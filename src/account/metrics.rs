@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::Way;
-use super::labels::{Accept, CONNECT, Connect, DnsQuery, Dropped, HELLO, Hello, Limit};
+use super::labels::{Accept, CONNECT, Connect, DnsQuery, Dropped, HELLO, Hello, Limit, Probed};
 use super::series::{BOUNDS, HISTOGRAMS, Taken, describe};
 use super::tally::{BUCKETS_MAX, Samples, Tallies};
 use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
@@ -195,6 +195,11 @@ impl Metrics {
         self.taken.limit[limit as usize].increment(1);
     }
 
+    /// A probe of the capture arrived.
+    pub fn probed(&self, probed: Probed) {
+        self.taken.probed[probed as usize].increment(1);
+    }
+
     /// A UDP datagram, or the answer to one, was dropped.
     pub fn dropped(&self, cause: Dropped) {
         self.taken.dropped[cause as usize].increment(1);
@@ -303,6 +308,23 @@ impl Metrics {
     pub fn capture_intact(&self, check: &'static str, intact: bool) {
         with_local_recorder(&self.recorder, || {
             gauge!("schengate_capture_intact", "check" => check).set(f64::from(u8::from(intact)));
+        });
+    }
+
+    /// Whether the last probe of the capture was refused as it should be, by way (`tcp4` ...).
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
+    pub fn capture_probe(&self, way: &str, held: bool) {
+        with_local_recorder(&self.recorder, || {
+            let held = f64::from(u8::from(held));
+            gauge!("schengate_capture_probe", "way" => way.to_owned()).set(held);
+        });
+    }
+
+    /// How often a part of the capture was put back, since its keeper began.
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
+    pub fn capture_restored(&self, part: &str, times: u64) {
+        with_local_recorder(&self.recorder, || {
+            counter!("schengate_capture_restored_total", "part" => part.to_owned()).absolute(times);
         });
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use grounds::{Facts, Grounds};
-pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit};
+pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
 pub use metrics::Metrics;
 pub use record::Record;
 pub(crate) use sources::network;

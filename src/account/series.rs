@@ -5,7 +5,7 @@ use metrics::{
     gauge, histogram,
 };
 
-use super::labels::{ACCEPT, CONNECT, DNS, DROPPED, HELLO, LIMIT};
+use super::labels::{ACCEPT, CONNECT, DNS, DROPPED, HELLO, LIMIT, PROBED};
 use super::tally::Bounds;
 use crate::policy::Action;
 
@@ -52,6 +52,7 @@ pub(super) struct Taken {
     pub(super) hello: [Counter; HELLO.len()],
     pub(super) connect: [Counter; CONNECT.len()],
     pub(super) limit: [Counter; LIMIT.len()],
+    pub(super) probed: [Counter; PROBED.len()],
     pub(super) accept: [Counter; ACCEPT.len()],
     pub(super) dropped: [Counter; DROPPED.len()],
     pub(super) dns: [Counter; DNS.len()],
@@ -85,6 +86,7 @@ impl Taken {
             connect: CONNECT
                 .map(|label| counter!("schengate_upstream_connect_total", "result" => label)),
             limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
+            probed: PROBED.map(|label| counter!("schengate_probes_total", "proto" => label)),
             accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
             dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
             dns: DNS.map(|label| counter!("schengate_dns_queries_total", "result" => label)),
@@ -123,6 +125,18 @@ pub(super) fn describe() {
     describe_counter!("schengate_hello_parse_total", "First flights read, by result.");
     describe_counter!("schengate_upstream_connect_total", "Connects to destinations, by result.");
     describe_counter!("schengate_limits_hit_total", "Limits reached, by limit.");
+    describe_counter!(
+        "schengate_probes_total",
+        "Probes of the capture that arrived and were refused."
+    );
+    describe_gauge!(
+        "schengate_capture_probe",
+        "1 where the last probe of the capture was refused as it should be, by way."
+    );
+    describe_counter!(
+        "schengate_capture_restored_total",
+        "How often a part of the capture was taken away and put back, by part."
+    );
     describe_counter!("schengate_accept_errors_total", "Failed accept calls, by class.");
     describe_counter!(
         "schengate_udp_dropped_total",

@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 
 use super::{Exit, PolicyFile, complain};
+use std::path::PathBuf;
+
 use crate::control::capture::{
-    self, CaptureFault, Fences, Finding, Form, SHORTCUT_TABLE, Servers, TABLE, counted,
+    self, CaptureFault, Fences, Finding, Form, Keep, PROBE_INTERFACE, SHORTCUT_TABLE, STATE,
+    Servers, TABLE, counted,
 };
 use crate::control::config;
 use crate::sys;
@@ -22,6 +25,14 @@ enum Command {
     Up(Rules),
     /// Set the guard alone: nothing is forwarded, whatever other software does
     Guard,
+    /// Set what `up` sets, and set it again whenever somebody takes a part of it away; ends by a signal
+    Keep {
+        #[command(flatten)]
+        rules: Rules,
+        /// Where to say what was found, for the gateway
+        #[arg(long, value_name = "FILE", default_value = STATE)]
+        state: PathBuf,
+    },
     /// Take back rules and routes; the guard stays
     Down {
         /// Accepted for symmetry with `up`: the rules of either form are taken back
@@ -71,6 +82,13 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
             .and_then(|()| if guard { capture::open_guard() } else { Ok(()) }),
         Command::Up(rules) => match rules.capture() {
             Ok(capture) => capture.up(),
+            Err(exit) => return Ok(exit),
+        },
+        Command::Keep { rules, state } => match rules.capture() {
+            Ok(capture) => {
+                super::log();
+                Keep::new(capture, &state).run()
+            }
             Err(exit) => return Ok(exit),
         },
         Command::Print(rules) => match rules.capture() {
@@ -149,12 +167,21 @@ fn fail(fault: CaptureFault) -> Exit {
         | CaptureFault::Switch { .. }
         | CaptureFault::Intervals(_)
         | CaptureFault::Routing(_)
+        | CaptureFault::News { .. }
+        | CaptureFault::Tun { .. }
         | CaptureFault::NotRun { .. }
         | CaptureFault::Refused { .. } => exit,
     }
 }
 
 impl Rules {
+    /// The clients' interfaces, and the one by which probes arrive as clients do.
+    fn interfaces(&self) -> Vec<String> {
+        let probes = PROBE_INTERFACE.to_owned();
+        let is_named = !self.interface.is_empty() && !self.interface.contains(&probes);
+        self.interface.iter().cloned().chain(is_named.then_some(probes)).collect()
+    }
+
     fn capture(&self) -> Result<capture::Capture, Exit> {
         let loaded = config::load(self.file.noted()).map_err(complain)?;
         let form = if self.host {
@@ -164,7 +191,7 @@ impl Rules {
         };
         let listen = &loaded.config.listen;
         let capture = capture::Capture::new(form, listen)
-            .and_then(|capture| capture.on_interfaces(&self.interface))
+            .and_then(|capture| capture.on_interfaces(&self.interfaces()))
             .and_then(|capture| capture.with_shortcut(loaded.config.capture.shortcut, listen))
             .map_err(fail)?;
         if self.host {

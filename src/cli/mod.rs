@@ -154,6 +154,17 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     }
 }
 
+/// Has messages written to stderr, one JSON object a line.
+fn log() {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .with_target(false)
+        .json()
+        .map_event_format(Leveled::on_stderr)
+        .init();
+}
+
 /// Says on stderr what went wrong, in the form every command uses.
 fn complain(what: impl std::fmt::Display) -> Exit {
     eprintln!("schengate: {what}");

@@ -19,7 +19,7 @@ use crate::account::{Account, Way};
 use crate::control::addresses::{Addresses, Heard};
 use crate::control::admin::{self, Health};
 use crate::control::anchors;
-use crate::control::capture::{Fence, State, Wanted};
+use crate::control::capture::{Fence, STATE, State, StateListener, Wanted, Word};
 use crate::control::config::{self, Config, ListenMode};
 use crate::control::load::LoadFault;
 use crate::control::notify::{self, Inherited};
@@ -42,6 +42,9 @@ pub(super) struct Run {
     /// Time that live connections have to end after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
+    /// Where `capture keep` says what it found
+    #[arg(long, value_name = "FILE", default_value = STATE)]
+    keeper: PathBuf,
     /// Take up tables at the start even where they are older than those last in use
     #[arg(long)]
     allow_older: bool,
@@ -53,6 +56,9 @@ const NEEDS: [&str; 2] = ["policy and tables", "listeners"];
 /// What it misses where this host's addresses are not followed.
 const OWN_ADDRESSES: &str = "own addresses";
 
+/// What is missing where the capture was probed, and not as it should be.
+const PROBE: &str = "a probe that is refused";
+
 /// How long a worker may take to answer before the watchdog is left to bite.
 const BEAT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -62,13 +68,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Exit status: 0 after an orderly stop, 2 where the gateway could not start.
 pub(super) fn run(arguments: Run) -> Exit {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_max_level(tracing::Level::INFO)
-        .with_target(false)
-        .json()
-        .map_event_format(Leveled::on_stderr)
-        .init();
+    super::log();
     crate::sys::keep_large_blocks_apart();
     match Service::start(&arguments) {
         Ok(service) => service.supervise(Duration::from_secs(arguments.drain)),
@@ -88,6 +88,9 @@ struct Service {
     local: Option<Vec<IpAddr>>,
     /// What stands in the kernel, where a listener is captured for.
     fence: Option<Fence>,
+    /// Who keeps the capture, and what was last heard.
+    keeper: (StateListener, PathBuf),
+    heard: Word,
     building: Option<Building>,
     /// What asked for a reload while one was built.
     again: Option<Asked>,
@@ -206,6 +209,8 @@ impl Service {
             addresses,
             local: None,
             fence,
+            keeper: (StateListener::default(), arguments.keeper.clone()),
+            heard: Word::Nobody,
             building: None,
             again: None,
             stale: BTreeSet::new(),
@@ -217,6 +222,7 @@ impl Service {
         self.publish(None);
         self.remember();
         self.health.met(NEEDS[1]);
+        self.listen();
         notify::ready(&self.status());
         loop {
             let lapses = self.governor.lapses();
@@ -423,6 +429,7 @@ impl Service {
             info!("a date in the policy has passed: judged anew");
         }
         self.ages();
+        self.listen();
         if self.governor.config().policy.watch {
             match self.watch.look(Instant::now()) {
                 Seen::Nothing => {}
@@ -438,6 +445,59 @@ impl Service {
         if notify::watchdog_interval().is_some() && self.plane.beat(BEAT_LIMIT) {
             notify::alive();
         }
+    }
+
+    /// Hears what the keeper of the capture says: the gateway is ready as far as its probes are.
+    fn listen(&mut self) {
+        let (keeper, path) = &mut self.keeper;
+        if self.fence.is_none() {
+            return;
+        }
+        let word = keeper.hear(path, Instant::now());
+        let metrics = self.account.metrics();
+        let wrong = match &word {
+            Word::Nobody => None,
+            Word::Silent => Some("the keeper of the capture is gone, or hangs".to_owned()),
+            Word::Says(said) => {
+                said.ways().for_each(|(way, held)| metrics.capture_probe(way, held));
+                said.restored
+                    .iter()
+                    .for_each(|(part, times)| metrics.capture_restored(part, *times));
+                said.wrong()
+            }
+        };
+        let tells = |word: &Word| match word {
+            Word::Says(said) => (said.wrong(), said.probe.is_empty()),
+            Word::Nobody | Word::Silent => (None, true),
+        };
+        let same = std::mem::discriminant(&word) == std::mem::discriminant(&self.heard)
+            && tells(&word) == tells(&self.heard);
+        self.heard = word;
+        if same {
+            return;
+        }
+        let fact = match (&wrong, &self.heard) {
+            (Some(wrong), _) => wrong.clone(),
+            (None, Word::Says(said)) if said.probe.is_empty() => {
+                format!("kept, not probed: {}", said.unprobed)
+            }
+            (None, Word::Says(_)) => "probed, and holds".to_owned(),
+            (None, Word::Nobody | Word::Silent) => {
+                "not probed: `schengate capture keep` does not run".to_owned()
+            }
+        };
+        match &wrong {
+            Some(wrong) => {
+                error!(%wrong, "the capture does not hold, or brings nothing here");
+                self.health.misses(PROBE);
+            }
+            None => {
+                info!(capture = %fact, "the capture");
+                self.health.met(PROBE);
+            }
+        }
+        self.health.fact("Capture", fact);
+        notify::status(&self.status());
     }
 
     /// Tells the outside what is in force.
@@ -503,8 +563,9 @@ impl Service {
     fn status(&self) -> String {
         let policy = self.governor.current();
         let mode = if policy.enforces() { "enforce" } else { "observe" };
+        let holds = if self.health.is_ready() { "" } else { "NOT READY; " };
         format!(
-            "policy {} ({mode}), {} rules",
+            "{holds}policy {} ({mode}), {} rules",
             policy.version(),
             self.governor.config().rules.len()
         )

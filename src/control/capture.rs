@@ -14,12 +14,15 @@
 
 mod check;
 mod fence;
+mod keep;
 mod keeper;
+mod probe;
 mod program;
 mod routing;
 mod rules;
 mod servers;
 mod shortcut;
+mod state;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,10 +30,13 @@ use std::path::Path;
 
 pub use self::check::{Check, Fences, Finding};
 pub use self::fence::{Fence, LOOK_EVERY};
+pub use self::keep::Keep;
 pub use self::keeper::{Keeper, State, Wanted, candidates};
+pub use self::probe::NEAR as PROBE_INTERFACE;
 use self::program::{checked, nft, words};
 pub use self::servers::Servers;
 pub use self::shortcut::{Counted, TABLE as SHORTCUT_TABLE, counted};
+pub use self::state::{Listener as StateListener, STATE, Said, Seen, Word};
 use crate::control::config::{Listen, ListenMode, Shortcut};
 use crate::sys;
 
@@ -163,6 +169,24 @@ pub enum CaptureFault {
     /// The kernel did not take the intervals of the short cut.
     #[error("the kernel did not take the intervals of the short cut")]
     Intervals(#[source] io::Error),
+    /// The kernel does not tell of changes.
+    #[error("the kernel does not tell what changes; the keeper needs CAP_NET_ADMIN")]
+    News {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// An interface for probes cannot be made.
+    #[error(
+        "the interface {name} for probes cannot be made; it needs /dev/net/tun and CAP_NET_ADMIN"
+    )]
+    Tun {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Not the name of a network interface.
     #[error("{name:?} is no interface name: 1 to 15 bytes, no blank, quote, slash or control")]
     Interface {

@@ -22,7 +22,8 @@ use super::relay::Patience;
 use super::settings::{Listener, Socket};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
 use super::{Gate, serve};
-use crate::account::{Accept, Limit, Way};
+use crate::account::{Accept, Limit, Probed, Way};
+use crate::policy::probe;
 use crate::sys;
 
 /// Connections that the kernel holds until they are accepted; it takes less where
@@ -267,6 +268,11 @@ pub(super) async fn run(listener: StdListener, door: Rc<Door>, gate: Rc<Gate>) -
 
 fn take(socket: OwnedFd, peer: SocketAddr, door: &Rc<Door>, gate: &Rc<Gate>) -> io::Result<()> {
     let wire = Wire::accepted(socket)?;
+    if probe::is_from(peer.ip()) {
+        // Nobody's: it asks whether connections arrive, and a reset is the answer.
+        gate.account.metrics().probed(Probed::Tcp);
+        return socket2::SockRef::from(&wire).set_linger(Some(Duration::ZERO));
+    }
     // Without a slot it is refused as `overload`, which takes no more descriptors.
     let slot = if sys::is_reserved(wire.as_fd(), 1) {
         Err(Limit::Descriptors)

@@ -23,6 +23,7 @@ mod name_table;
 mod nest;
 mod outlook;
 mod pages;
+pub mod probe;
 mod rule_set;
 mod shortcut;
 mod verdict;

@@ -5,10 +5,12 @@ pub mod epoll;
 mod memory;
 mod netfilter;
 mod netlink;
+mod news;
 mod pipe;
 mod receive;
 mod route;
 mod socket;
+mod tun;
 pub mod udp;
 mod writers;
 
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
+pub use news::{News, messages};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left, unacknowledged};
 pub use route::{
@@ -28,6 +31,7 @@ pub use route::{
     deliver_locally, deliver_no_longer, delivers_locally, routing_rules, switches,
 };
 pub use socket::accept;
+pub use tun::Tun;
 pub use writers::Writers;
 
 /// The number of a user of this name, from every user database of the system (getpwnam_r(3));

@@ -245,6 +245,22 @@ fn forwarding(seen: &Seen) -> Finding {
     }
 }
 
+/// The names of the interfaces that forward, of either family.
+///
+/// # Errors
+/// They cannot be seen, and why.
+pub(super) fn forwarding_interfaces() -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for family in families() {
+        let seen = sys::switches(family == Family::V6)?;
+        let forward = seen.into_iter().filter(|switches| switches.forwarding);
+        names.extend(forward.map(|switches| switches.interface));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 fn reverse_path(seen: &Seen) -> Finding {
     match interface(seen, |switches| switches.strict) {
         Err(why) => Finding::Unseen(why),

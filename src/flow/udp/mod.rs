@@ -28,7 +28,8 @@ use tokio::time::sleep;
 use super::accept::{self, Door};
 use super::gate::Gate;
 use super::settings::Datagrams;
-use crate::account::{Accept, Dropped};
+use crate::account::{Accept, Dropped, Probed};
+use crate::policy::probe;
 use crate::sys::udp::{self, Mailbox};
 use associate::Association;
 use refuse::Own;
@@ -42,6 +43,9 @@ pub(super) use table::{Limits, Table};
 /// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows: some 900 first
 /// datagrams. A larger one would not save a flood's victims, only have them wait behind it.
 const LISTENER_BUFFER: usize = 1024 * 1024;
+
+/// What of a probe comes back, in bytes.
+const PROBE_MAX: usize = 16;
 
 /// Wait after the listener failed for want of memory.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -156,6 +160,12 @@ pub(super) async fn run(
             Ok(_) => {
                 for (letter, bytes) in mailbox.letters() {
                     match (letter.from, letter.to) {
+                        (Some(client), Some(to)) if probe::is_from(client.ip()) => {
+                            desk.gate.account.metrics().probed(Probed::Udp);
+                            // Its own few bytes, to the one address that nobody else has.
+                            let bytes = bytes.get(..bytes.len().min(PROBE_MAX)).unwrap_or_default();
+                            send_from(&listener, bytes, bytes.len(), client, to).ok();
+                        }
                         (Some(client), Some(to)) => {
                             desk.deliver(Key::transparent(client, to), bytes);
                         }

@@ -1,0 +1,109 @@
+//! Debian 12 and 13 as they boot: systemd as process 1, systemd-networkd and nftables.service on, the
+//! files of docs/install.md where it puts them. What is done there is in `tests/host/*.sh`, one line
+//! `ok WHAT` or `NOT WHAT` for each thing that must hold.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+/// What a tree has besides the base system.
+const PACKAGES: &str =
+    "systemd,systemd-sysv,dbus,nftables,iproute2,procps,iputils-ping,curl,ca-certificates,python3";
+
+/// Seconds that one boot may take with all that is done in it.
+const LIMIT: &str = "240";
+
+/// One boot at a time: what is measured is not the others.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn said(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let text = String::from_utf8_lossy(&both).into_owned();
+    let tail = text.lines().rev().take(30).collect::<Vec<_>>();
+    tail.into_iter().rev().map(|line| format!("{line}\n")).collect()
+}
+
+/// Why nothing can be booted here; `None` where it can. In CI (`SCHENGATE_CI`) that is a panic.
+fn left_out() -> Option<String> {
+    let runs = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    let uid = Command::new("id").arg("-u").output();
+    let is_root = uid.is_ok_and(|output| output.stdout == b"0\n");
+    let missing = ["debootstrap", "systemd-nspawn", "unshare"].into_iter().find(|it| !runs(it));
+    let why = match missing {
+        Some(program) => format!("{program} is not installed"),
+        None if !is_root => "it needs root".to_owned(),
+        None => return None,
+    };
+    assert!(std::env::var_os("SCHENGATE_CI").is_none(), "{why}");
+    println!("SKIPPED: a Debian cannot be booted here: {why}");
+    Some(why)
+}
+
+/// The archive that this machine itself is installed from, where it is a Debian.
+fn mirror() -> Option<String> {
+    let format = "$(ORIGIN) $(REPO_URI)";
+    let arguments = ["indextargets", "--format", format, "Created-By: Packages"];
+    let targets = Command::new("apt-get").args(arguments).output().ok()?;
+    let targets = String::from_utf8(targets.stdout).ok()?;
+    let own = targets.lines().filter_map(|line| line.strip_prefix("Debian "));
+    own.map(str::to_owned).find(|uri| uri.trim_end_matches('/').ends_with("/debian"))
+}
+
+/// The tree of a release, made once and kept beside what cargo builds.
+fn tree(release: &str) -> PathBuf {
+    let trees = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trees");
+    let ready = trees.join(release);
+    if ready.is_dir() {
+        return ready;
+    }
+    fs::create_dir_all(&trees).unwrap();
+    let making = tempfile::tempdir_in(&trees).unwrap();
+    let tree = making.path().join(release);
+    let mut command = Command::new("debootstrap");
+    command.args(["--variant=minbase", &format!("--include={PACKAGES}"), release]);
+    command.arg(&tree).args(mirror());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "debootstrap {release}: {}", said(&output));
+    fs::rename(&tree, &ready).unwrap();
+    ready
+}
+
+/// Boots a release with a driver, and holds every line of its report.
+fn boot(release: &str, driver: &str, prepare: &str) {
+    if left_out().is_some() {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let tree = tree(release);
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report");
+    let scripts = here().join("tests/host");
+    let output = Command::new("timeout")
+        .args(["-k", "10", LIMIT, "unshare", "-m", "-p", "-n", "--fork", "--kill-child", "bash"])
+        .arg(scripts.join("boot.sh"))
+        .args([&tree, Path::new(env!("CARGO_BIN_EXE_schengate")), here()])
+        .arg(scripts.join(driver))
+        .arg(&report)
+        .env("PREPARE", prepare)
+        .env("FORWARD", "1")
+        .output()
+        .unwrap();
+    let told = fs::read_to_string(&report).unwrap_or_default();
+    println!("{release}, {driver}:\n{told}");
+    assert!(told.ends_with("done\n") && !told.contains("NOT "), "{told}{}", said(&output));
+}
+
+#[test]
+fn h01_h02_h07_w10_what_is_taken_away_on_debian_12_is_back_at_once_and_nothing_leaves() {
+    boot("bookworm", "keeper.sh", "installed.sh");
+}
+
+#[test]
+fn h01_h02_h07_w10_what_is_taken_away_on_debian_13_is_back_at_once_and_nothing_leaves() {
+    boot("trixie", "keeper.sh", "installed.sh");
+}

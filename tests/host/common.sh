@@ -1,0 +1,39 @@
+# For the drivers: says `ok WHAT` or `NOT WHAT`, and reads recipes off the install page.
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_PAGER=cat SYSTEMD_COLORS=0 LC_ALL=C.UTF-8
+says() {
+    local what=$1
+    shift
+    if "$@" > /tmp/said 2>&1; then echo "ok $what"; else
+        echo "NOT $what: $*"
+        cat /tmp/said
+        systemctl --failed --no-legend
+        systemctl list-units --all --no-legend 'schengate*' || true
+        journalctl -b --no-pager -o cat -u 'schengate*' | grep -v '"id"' | tail -n 8
+        nft list ruleset | head -n 40
+        ip rule
+    fi
+}
+# Asks again and again, for 20 s at most.
+comes() {
+    local end=$((SECONDS + 20))
+    while [ $SECONDS -lt $end ]; do
+        if "$@"; then return; fi
+        sleep 0.05
+    done
+    return 1
+}
+not() { ! "$@"; }
+# The shell commands of the install page under a heading, as they are written.
+recipe() {
+    awk -v heading="$1" '/^## / { inside = ($0 == "## " heading); next }
+        inside && /^```sh/ { code = 1; next }
+        /^```/ { code = 0 }
+        inside && code' /src/docs/install.md
+}
+does() { (cd /src && recipe "$1" > /tmp/recipe && [ -s /tmp/recipe ] && bash -euo pipefail /tmp/recipe); }
+client() { ip netns exec client "$@"; }
+# Packets that the world had from the client's own address, or for what is refused.
+leaked() { ip netns exec world nft list counter inet world refused | awk '/packets/ { print $2 }'; }
+metric() { curl -sf http://127.0.0.1:9643/metrics | grep -F "$1" | awk '{ print $2 }'; }
+ready() { curl -sf http://127.0.0.1:9643/readyz > /dev/null; }
+active() { systemctl is-active --quiet "$@"; }
