@@ -138,7 +138,8 @@ fn a_reload_checks_the_file_before_the_signal() {
     let reload = values(&service, "ExecReload");
     assert!(reload[0].contains("schengate check "), "{reload:?}");
     assert!(reload[1].contains("-HUP"), "{reload:?}");
-    assert_eq!(values(&service, "ExecStartPre"), reload[..1]);
+    // `run` loads the file itself, and new connections wait for as long as that takes.
+    assert_eq!(values(&service, "ExecStartPre"), Vec::<&str>::new());
 }
 
 #[test]

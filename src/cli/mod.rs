@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod data;
 mod explain;
+mod front;
 mod inspect;
 mod journal;
 mod progress;
@@ -161,7 +162,7 @@ fn log() {
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .json()
-        .map_event_format(Leveled::on_stderr)
+        .map_event_format(journal::Leveled::on_stderr)
         .init();
 }
 

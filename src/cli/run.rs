@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::journal::Leveled;
+use super::front::{self, Behind};
 use super::{Exit, complain};
 use crate::account::{Account, Way};
 use crate::control::addresses::{Addresses, Heard};
@@ -42,6 +42,10 @@ pub(super) struct Run {
     /// Time that live connections have to end after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
+    /// End at once at SIGTERM, and leave the connections to a process behind this one: for a service
+    /// manager that passes the listeners
+    #[arg(long)]
+    hand_over: bool,
     /// Where `capture keep` says what it found
     #[arg(long, value_name = "FILE", default_value = STATE)]
     keeper: PathBuf,
@@ -68,9 +72,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Exit status: 0 after an orderly stop, 2 where the gateway could not start.
 pub(super) fn run(arguments: Run) -> Exit {
+    let behind = match Behind::find() {
+        Ok(None) if arguments.hand_over => return front::front(),
+        Ok(behind) => behind,
+        Err(error) => return complain(error),
+    };
     super::log();
     crate::sys::keep_large_blocks_apart();
-    match Service::start(&arguments) {
+    match Service::start(&arguments, behind) {
         Ok(service) => service.supervise(Duration::from_secs(arguments.drain)),
         Err(refusal) => complain(refusal),
     }
@@ -88,6 +97,8 @@ struct Service {
     local: Option<Vec<IpAddr>>,
     /// What stands in the kernel, where a listener is captured for.
     fence: Option<Fence>,
+    /// Where another process is watched in this one's place.
+    behind: Option<Behind>,
     /// Who keeps the capture, and what was last heard.
     keeper: (StateListener, PathBuf),
     heard: Word,
@@ -143,7 +154,7 @@ struct Signals {
 }
 
 impl Service {
-    fn start(arguments: &Run) -> Result<Self, String> {
+    fn start(arguments: &Run, behind: Option<Behind>) -> Result<Self, String> {
         let text = |error: io::Error| error.to_string();
         // Before anything takes time: a signal that comes early must not end the process.
         let runtime =
@@ -160,7 +171,7 @@ impl Service {
         if let Err(fault) = crate::sys::raise_descriptor_limit() {
             warn!(%fault, "the limit of descriptors stays as it is");
         }
-        let mut inherited = Inherited::take().map_err(text)?;
+        let mut inherited = Inherited::take(behind.map(|behind| behind.front)).map_err(text)?;
         let path = arguments.config.as_deref();
         let mut watch = Watch::before(Instant::now());
         let (governor, lints) = Governor::start(path, arguments.allow_older, Timestamp::now())
@@ -209,6 +220,7 @@ impl Service {
             addresses,
             local: None,
             fence,
+            behind,
             keeper: (StateListener::default(), arguments.keeper.clone()),
             heard: Word::Nobody,
             building: None,
@@ -236,17 +248,32 @@ impl Service {
                 Event::Tick => self.tick(),
             }
         }
-        notify::stopping();
         self.health.misses("the gateway is stopping");
         info!(limit_s = drain.as_secs(), "draining");
+        if let Some(behind) = self.behind {
+            self.hand_over(behind, drain);
+        } else {
+            notify::stopping();
+        }
         self.plane.drain(drain);
-        if let Some(Err(fault)) = self.fence.as_ref().map(|fence| fence.keeper().stop()) {
-            error!(%fault, "the kernel goes on to judge by its last sets");
+        if self.behind.is_none() {
+            stop_shortcut(self.fence.as_ref());
         }
         if !self.account.flush(Duration::from_secs(2)) {
             error!("records were lost at the end: stderr does not take them");
         }
         Exit::Yes
+    }
+
+    /// Lets go of everything that the next gateway needs, and tells the front.
+    fn hand_over(&self, behind: Behind, drain: Duration) {
+        self.plane.let_go(drain);
+        // The sets are the next one's from here on.
+        stop_shortcut(self.fence.as_ref());
+        self.health.close();
+        if let Err(fault) = behind.gone() {
+            warn!(%fault, "nobody hears that the listeners are free");
+        }
     }
 
     /// Begins to build the next policy aside; one build at a time.
@@ -569,6 +596,12 @@ impl Service {
             policy.version(),
             self.governor.config().rules.len()
         )
+    }
+}
+
+fn stop_shortcut(fence: Option<&Fence>) {
+    if let Some(Err(fault)) = fence.map(|fence| fence.keeper().stop()) {
+        error!(%fault, "the kernel goes on to judge by its last sets");
     }
 }
 

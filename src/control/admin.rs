@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::account::{Account, Limit};
@@ -38,6 +38,9 @@ const UPKEEP: Duration = Duration::from_secs(1);
 pub struct Health {
     account: Account,
     said: Mutex<Said>,
+    /// Whether the pages are closed, and who has closed them.
+    closing: watch::Sender<bool>,
+    closed: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,8 @@ impl Health {
     pub fn new(account: Account, missing: &[&'static str]) -> Self {
         account.metrics().ready(missing.is_empty());
         let said = Said { missing: missing.to_vec(), facts: Vec::new() };
-        Self { account, said: Mutex::new(said) }
+        let closing = watch::Sender::new(false);
+        Self { account, said: Mutex::new(said), closing, closed: Mutex::default() }
     }
 
     /// One thing that is needed is there.
@@ -87,6 +91,15 @@ impl Health {
         self.missing().is_empty()
     }
 
+    /// Closes the pages: on return their address is free for the next process.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+        let thread = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the admin pages ended in a panic");
+        }
+    }
+
     fn missing(&self) -> Vec<&'static str> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).missing.clone()
     }
@@ -110,17 +123,26 @@ pub fn start(address: SocketAddr, account: Account, health: Arc<Health>) -> io::
         let _inside = runtime.enter();
         TcpListener::from_std(socket)?
     };
-    let serve = move || runtime.block_on(serve(listener, account, health));
-    thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
+    let served = Arc::clone(&health);
+    let serve = move || {
+        runtime.block_on(serve(listener, account, served));
+        // Readers that are slow are not waited for.
+        runtime.shutdown_background();
+    };
+    let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
+    *health.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     Ok(bound)
 }
 
 async fn serve(listener: TcpListener, account: Account, health: Arc<Health>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut upkeep = interval(UPKEEP);
+    let mut closing = health.closing.subscribe();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            // Whoever could close them is there as long as this is.
+            _ = closing.wait_for(|closing| *closing) => return,
             _ = upkeep.tick() => {
                 account.metrics().upkeep();
                 continue;

@@ -60,12 +60,13 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes them from the environment. They can be taken once.
+    /// Takes them from the environment. They can be taken once. `front`: the process that they were
+    /// passed to, where it started this one.
     ///
     /// # Errors
     /// Where the environment that describes them makes no sense.
-    pub fn take() -> io::Result<Self> {
-        let sys::Passed { listeners, datagrams } = sys::inherited()?;
+    pub fn take(front: Option<u32>) -> io::Result<Self> {
+        let sys::Passed { listeners, datagrams } = sys::inherited(front)?;
         Ok(Self { listeners, datagrams })
     }
 

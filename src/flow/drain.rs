@@ -48,7 +48,8 @@ struct Worker {
 enum Order {
     Rejudge,
     Beat(mpsc::Sender<()>),
-    Drain(Duration),
+    /// How long connections have, and who waits until the listeners are free.
+    Drain(Duration, Option<mpsc::Sender<()>>),
 }
 
 /// What a worker is made of, before it runs.
@@ -203,11 +204,26 @@ impl DataPlane {
             && self.workers.iter().all(|_| heard.recv_timeout(limit).is_ok())
     }
 
+    /// Stops taking connections, and lets go of the listeners: on return their addresses are free,
+    /// but for those that somebody else holds as well. Whoever is connected has up to `limit`.
+    pub fn let_go(&self, limit: Duration) {
+        let (done, heard) = mpsc::channel();
+        let told = |w: &&Worker| w.orders.send(Order::Drain(limit, Some(done.clone()))).is_ok();
+        let workers = self.workers.iter().filter(told).count();
+        for _ in 0..workers {
+            // One that hangs must not hold up the next process for ever.
+            if heard.recv_timeout(LAST_WORDS).is_err() {
+                tracing::error!("a worker does not let go of its listeners");
+                return;
+            }
+        }
+    }
+
     /// Stops: no new connections, up to `limit` for the live ones to end by themselves, then they
     /// are closed. Returns when every record is finished.
     pub fn drain(self, limit: Duration) {
         for worker in &self.workers {
-            worker.orders.send(Order::Drain(limit)).ok();
+            worker.orders.send(Order::Drain(limit, None)).ok();
         }
         for worker in self.workers {
             if worker.thread.join().is_err() {
@@ -322,8 +338,12 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             accepting.spawn_local(dns::run(opened, dns, resolver, Rc::clone(&gate)));
         }
         started.send(Ok(())).ok();
-        let limit = obey(&mut orders, &mut accepting, &gate).await;
+        let (limit, waiting) = obey(&mut orders, &mut accepting, &gate).await;
         accepting.shutdown().await;
+        if let Some(waiting) = waiting {
+            // Who asked may have given up waiting.
+            waiting.send(()).ok();
+        }
         gate.stopping.send_replace(true);
         // Whoever was accepted last has not taken a place in the registry yet.
         yield_now().await;
@@ -340,7 +360,7 @@ async fn obey(
     orders: &mut UnboundedReceiver<Order>,
     accepting: &mut JoinSet<io::Error>,
     gate: &Rc<Gate>,
-) -> Duration {
+) -> (Duration, Option<mpsc::Sender<()>>) {
     let mut broken = false;
     loop {
         tokio::select! {
@@ -354,8 +374,8 @@ async fn obey(
                     // Who asked may have given up waiting.
                     beat.send(()).ok();
                 }
-                Some(Order::Drain(limit)) => return limit,
-                None => return Duration::ZERO,
+                Some(Order::Drain(limit, waiting)) => return (limit, waiting),
+                None => return (Duration::ZERO, None),
             },
             Some(ended) = accepting.join_next() => {
                 broken = true;

@@ -6,6 +6,7 @@ mod memory;
 mod netfilter;
 mod netlink;
 mod news;
+mod parent;
 mod pipe;
 mod receive;
 mod route;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use news::{News, messages};
+pub use parent::{end_with_parent, outlive_parent, signal};
 pub use pipe::Pipe;
 pub use receive::{Received, first_byte, receive, tell_left, unacknowledged};
 pub use route::{
@@ -132,19 +134,25 @@ pub struct Passed {
 }
 
 /// The sockets that the service manager passed (sd_listen_fds(3)). They can be taken once; a second
-/// call finds none. Passed descriptors of other kinds are closed.
+/// call finds none. Passed descriptors of other kinds are closed. `front`: they were passed to this
+/// process, which started this one and passed them on.
 ///
 /// # Errors
 /// Where the environment that describes them makes no sense.
-pub fn inherited() -> io::Result<Passed> {
+pub fn inherited(front: Option<u32>) -> io::Result<Passed> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let mut passed = Passed::default();
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(passed);
     }
-    for (fd, name) in sd_notify::listen_fds_with_names()? {
-        // SAFETY: LISTEN_PID names this process, so that the descriptors are its own, and
-        // nobody else closes them: this is the one place that takes them, once.
+    let described: Vec<(RawFd, String)> = match front {
+        None => sd_notify::listen_fds_with_names()?.collect(),
+        Some(front) => passed_on(front)?,
+    };
+    for (fd, name) in described {
+        // SAFETY: LISTEN_PID names this process, or the one in front of it that passed on its
+        // descriptors, so that they are its own, and nobody else closes them: this is the one place
+        // that takes them, once.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
         if is_tcp_listener(fd) {
             passed.listeners.push((name, TcpListener::from(owned)));
@@ -153,6 +161,25 @@ pub fn inherited() -> io::Result<Passed> {
         }
     }
     Ok(passed)
+}
+
+/// What the environment of the process in front says of its descriptors: they are inherited as they
+/// were.
+fn passed_on(front: u32) -> io::Result<Vec<(RawFd, String)>> {
+    const FIRST: RawFd = 3;
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(front) {
+        return Ok(Vec::new());
+    }
+    let count = number("LISTEN_FDS").and_then(|count| RawFd::try_from(count).ok()).unwrap_or(0);
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let described = (FIRST..FIRST + count).map(|fd| {
+        let known = option(fd, libc::SO_TYPE).is_some();
+        let name = names.next().unwrap_or_default().to_owned();
+        known.then_some((fd, name)).ok_or_else(|| io::Error::other("a socket was not passed on"))
+    });
+    described.collect()
 }
 
 fn is_internet(fd: RawFd) -> bool {

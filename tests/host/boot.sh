@@ -21,7 +21,7 @@ root=/mnt/root
 mkdir -p $root/src/target/dist $root/trial
 cp -r "$sources"/{systemd,config,docs} $root/src/
 install -m 0755 /mnt/schengate $root/src/target/dist/schengate
-cp "$(dirname "$0")"/*.sh $root/trial/
+cp "$(dirname "$0")"/*.{sh,py} $root/trial/
 install -m 0755 "$driver" $root/trial/drive
 printf '#!/bin/sh\nexec "$@"\n' > $root/usr/local/bin/sudo
 chmod 0755 $root/usr/local/bin/sudo

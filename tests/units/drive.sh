@@ -23,8 +23,14 @@ comes() {
 active() { systemctl is-active --quiet schengate.service; }
 of() { systemctl show --value -p "$1" schengate.service; }
 status_is() { [[ "$(of StatusText)" == *"$1" ]]; }
-without_capabilities() { grep -q '^CapEff:[[:space:]]*0*$' "/proc/$(of MainPID)/status"; }
-as_its_user() { [ "$(stat -c %U "/proc/$(of MainPID)")" = schengate ]; }
+# The process that systemd watches, and the gateway behind it.
+gateway() { pgrep -P "$(of MainPID)"; }
+both() { of MainPID && gateway; }
+without_capabilities() {
+    for process in $(both); do grep -q '^CapEff:[[:space:]]*0*$' "/proc/$process/status" || return; done
+}
+as_its_user() { [ "$(stat -c %U "/proc/$(of MainPID)" "/proc/$(gateway)" | uniq)" = schengate ]; }
+alone() { ! kill -0 "$1" 2> /dev/null; }
 connects() { exec 3<> /dev/tcp/127.0.0.1/15001; }
 stays() { ! systemctl reload schengate.service && active && [ "$(of MainPID)" = "$main" ]; }
 restarted() { [ "$(of NRestarts)" -gt 0 ] && active; }
@@ -56,8 +62,14 @@ says "and is gone" comes gone
 says "its socket still takes connections" connects
 says "and a connection brings the service back" comes active
 
-kill -STOP "$(of MainPID)"
+hung=$(gateway)
+kill -STOP "$hung"
 says "the watchdog restarts a service that hangs" comes restarted
+says "and nothing is left of the one that hung" comes alone "$hung"
+behind=$(gateway)
+kill -KILL "$(of MainPID)"
+says "a gateway ends with the process in front of it" comes alone "$behind"
+says "and another one takes its place" comes active
 systemctl stop schengate-tcp.socket schengate.service
 says "the guard stands when all is stopped" guarded
 echo done

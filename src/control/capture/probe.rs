@@ -346,7 +346,8 @@ fn parse(bytes: &[u8]) -> Option<Packet> {
         Some(TransportSlice::Icmpv6(icmp)) if icmp.type_u8() == 1 && icmp.code_u8() == 1 => {
             What::Unreachable
         }
-        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_)) | None => What::Other,
+        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_))
+        | None => What::Other,
     };
     Some(Packet { from, to, what })
 }
