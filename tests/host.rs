@@ -91,6 +91,8 @@ fn boot(release: &str, driver: &str, prepare: &str) {
         .arg(&report)
         .env("PREPARE", prepare)
         .env("FORWARD", "1")
+        // Without optimisation the policy alone takes longer to load.
+        .env("LOAD", if cfg!(debug_assertions) { "100 15000" } else { "500 1000" })
         .output()
         .unwrap();
     let told = fs::read_to_string(&report).unwrap_or_default();
@@ -106,4 +108,9 @@ fn h01_h02_h07_w10_what_is_taken_away_on_debian_12_is_back_at_once_and_nothing_l
 #[test]
 fn h01_h02_h07_w10_what_is_taken_away_on_debian_13_is_back_at_once_and_nothing_leaves() {
     boot("trixie", "keeper.sh", "installed.sh");
+}
+
+#[test]
+fn h05_restarts_on_debian_13_refuse_nobody_and_nobody_waits_for_the_old() {
+    boot("trixie", "restart.sh", "installed.sh");
 }

@@ -80,7 +80,9 @@ fn systemd_finds_nothing_to_say_about_any_unit() {
     let installed = root.path().join("etc/systemd/system");
     fs::create_dir_all(&installed).unwrap();
     for unit in SYSTEM_UNITS {
-        fs::write(installed.join(unit), "[Unit]\nDescription=stand-in\n").unwrap();
+        let does = if unit.ends_with(".service") { "[Service]\nExecStart=/bin/kill\n" } else { "" };
+        let text = format!("[Unit]\nDescription=stand-in\n{does}");
+        fs::write(installed.join(unit), text).unwrap();
     }
     let root_option = format!("--root={}", root.path().display());
     let mut arguments = vec!["verify".to_owned(), "--man=no".to_owned(), root_option];

@@ -1,10 +1,9 @@
 //! `schengate capture`: the rules that bring traffic to the gateway.
 
 use std::io::{self, Write};
-
-use super::{Exit, PolicyFile, complain};
 use std::path::PathBuf;
 
+use super::{Exit, PolicyFile, complain};
 use crate::control::capture::{
     self, CaptureFault, Fences, Finding, Form, Keep, PROBE_INTERFACE, SHORTCUT_TABLE, STATE,
     Servers, TABLE, counted,
