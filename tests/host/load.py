@@ -65,11 +65,16 @@ async def ask(address, rate, seconds):
 async def hold(address):
     reader, writer = await asyncio.open_connection(address, 80)
     writer.write(b"GET /hold HTTP/1.0\r\n\r\n")
-    count = 0
-    while await reader.read(1):
-        count += 1
-        if count == 1:
-            print("held", flush=True)
+    heard = b""
+    try:
+        # The first byte of the answer itself, behind its head.
+        while b"\r\n\r\n." not in heard:
+            heard += await reader.readexactly(1)
+        print("held", flush=True)
+        while await reader.read(1):
+            pass
+    except (OSError, asyncio.IncompleteReadError):
+        pass
     print("ended", flush=True)
 
 
