@@ -114,3 +114,13 @@ fn h01_h02_h07_w10_what_is_taken_away_on_debian_13_is_back_at_once_and_nothing_l
 fn h05_restarts_on_debian_13_refuse_nobody_and_nobody_waits_for_the_old() {
     boot("trixie", "restart.sh", "installed.sh");
 }
+
+#[test]
+fn h10_the_recipes_of_the_install_page_hold_on_debian_12() {
+    boot("bookworm", "recipes.sh", "");
+}
+
+#[test]
+fn h10_the_recipes_of_the_install_page_hold_on_debian_13() {
+    boot("trixie", "recipes.sh", "");
+}
