@@ -10,17 +10,19 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
 use super::accept::{Accepted, Door, Slot};
+use super::along;
 use super::gate;
 use super::http;
+use super::judge::Asked;
 use super::peek::Seen;
 use super::refuse;
 use super::relay;
 use super::seat::Seat;
-use super::second::Follower;
+use super::second::{Follower, Opening};
 use super::starttls::{self, Dialogue};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
 use crate::account::{Connect, End, Limit, Metrics, Record};
-use crate::identify::{Step, identify};
+use crate::identify::{Identity, Step, each_name, identify};
 use crate::policy::Permit;
 use crate::sys;
 
@@ -54,7 +56,7 @@ pub(super) async fn run(
         Err(fault) => return Err(fault.end()),
     };
     if let Some(dialogue) = dialogue
-        && let Err(end) = Box::pin(dialogue.join(&upstream, door.dialling.limit)).await
+        && let Err(end) = Box::pin(dialogue.join(&upstream, &wire)).await
     {
         if seen.bytes().first() == Some(&HANDSHAKE) && !door.silent {
             refuse::say(wire, &starttls::HANDSHAKE_FAILURE).await;
@@ -96,9 +98,24 @@ impl Joined {
         let Self { client, upstream, first, door, slot } = self;
         // A block: a function would hold its arguments twice, for as long as the connection lives.
         async move {
-            let mut follower = Follower::default();
+            let (mut follower, mut read) = (Follower::default(), None);
             let (bytes, judged) = (record.bytes(), record.judgement());
-            let opening = follower.follow(&client, &upstream, bytes, first.into(), &seat, judged);
+            let opening = match judged.filter(|_| first.is_empty()) {
+                // Judged without a byte: what comes is read along.
+                Some(judged) => {
+                    let asked = Asked::permitted(record.client().ip(), &judged.verdict);
+                    let learn = |identity: &Identity<'_>, seen: &[u8]| {
+                        let asked = asked.read(identity, |see| each_name(seen, see));
+                        let goes_on = seat.learnt(&asked);
+                        read = Some(asked);
+                        goes_on
+                    };
+                    let time = door.peek_timeout;
+                    let along = along::read(&client, &upstream, bytes, time, learn);
+                    Opening::Watched(Box::pin(along))
+                }
+                None => follower.follow(&client, &upstream, bytes, first.into(), &seat, judged),
+            };
             // Made in its place: a connection has room for one of them.
             let end = tokio::select! {
                 biased;
@@ -106,6 +123,9 @@ impl Joined {
                 end = relay::run(&client, &upstream, opening, door.patience, record.bytes()) => end,
             };
             follower.note(&seat, &mut record);
+            if let Some(read) = &read {
+                gate::label(&mut record, read);
+            }
             drop((client, upstream, door, slot));
             gate::close(record, &seat, end);
         }

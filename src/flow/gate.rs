@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{spawn_local, yield_now};
@@ -25,6 +26,10 @@ use crate::policy::{Action, Denial, Permit, Verdict};
 
 /// Connections that are judged again between two chances for the others of the worker.
 const TURN_SHARE: usize = 256;
+
+/// How long a client that is refused whatever it says may be silent before it is told so: one that
+/// speaks first has spoken by then, and is told in its own protocol.
+const FIRST_BYTE: Duration = Duration::from_millis(300);
 
 /// What a worker's connections share.
 pub(super) struct Gate {
@@ -220,7 +225,14 @@ impl Gate {
             Err(Stop::Refused(refusal)) if !client.door.silent => refusal,
             settled => return settled,
         };
-        // A client that is gone meanwhile is refused all the same.
+        // Whom nobody speaks to waits for the server, and is told at once. A client that is gone
+        // meanwhile is refused all the same.
+        let first = Instant::now() + client.door.peek_timeout.min(FIRST_BYTE);
+        if seen.bytes().is_empty() && seen.more(&client.wire, Some(first)).await.is_err()
+            || seen.bytes().is_empty()
+        {
+            return Err(Stop::Refused(refusal));
+        }
         if let Ok(read) = self.read(client, seen, asked, record).await {
             label(record, &read);
             refusal.protocol = read.protocol;

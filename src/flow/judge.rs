@@ -163,6 +163,11 @@ impl Asked {
         }
     }
 
+    /// A connection of which no byte was read, and whose destination is dialled.
+    pub(super) fn permitted(client: IpAddr, verdict: &Verdict) -> Self {
+        Self { tie: Tie::SaidAndDialled, ..Self::unread(client, verdict.destination()) }
+    }
+
     /// What a client of the name server may be about to ask: the same as `explain` where nothing else
     /// is said, port 443 over TLS.
     fn looked_up(client: IpAddr, address: IpAddr, name: Option<&HostName>) -> Self {

@@ -34,6 +34,7 @@
 //! judges nothing 10.0 (`/proc/net/dev`).
 
 mod accept;
+mod along;
 mod bind;
 mod clients;
 mod close;

@@ -36,6 +36,19 @@ impl Seat {
         self.flow.note(asked, name);
     }
 
+    /// What was read of a connection that has its verdict already: asked with it from here on. Whether
+    /// it may go on, where the policy in force is a later one by which that matters.
+    pub(super) fn learnt(&self, asked: &Asked) -> bool {
+        self.flow.note(asked, asked.name.map(Into::into));
+        match self.gate.judged_at_once(asked) {
+            Some(judged) if judged.verdict.action() == Action::Block => {
+                self.flow.judge(judged);
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+
     /// The client has named another host than the one that was judged. Whether it may go on by the
     /// policy in force: `observe` only notes it. The same is asked again when the policy changes.
     pub(super) fn mismatched(&self) -> bool {

@@ -6,9 +6,11 @@
 //! the client ([`Dialogue::join`]): nothing leaves before the verdict, and TLS is between the client
 //! and the server. A client that goes on in the clear is judged as one of whom no name can be read.
 
+use std::future::poll_fn;
 use std::io;
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::accept::Accepted;
 use super::gate::{Gate, Stop};
@@ -24,6 +26,10 @@ const LINE_MAX: usize = 2048;
 
 /// Lines that a client may say before it goes over to TLS, and that a server may say in one reply.
 const LINES_MAX: usize = 64;
+
+/// Time for the greeting of a server, and for each of its replies (RFC 5321 §4.5.3.2): mail servers let
+/// strangers wait, and look them up meanwhile.
+const REPLY_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// PostgreSQL's requests for TLS and for GSS encryption: a length of 8 and a number.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -245,8 +251,9 @@ impl Dialogue {
     /// Plays the client for the server, up to where the two go on by themselves.
     ///
     /// # Errors
-    /// Where the server does not greet, says no, or says more than it was asked.
-    pub(super) async fn join(&self, server: &Wire, limit: std::time::Duration) -> io::Result<()> {
+    /// Where the server does not greet, says no, says more than it was asked, or lets
+    /// [`REPLY_TIME`] pass, or the client breaks off meanwhile.
+    pub(super) async fn join(&self, server: &Wire, client: &Wire) -> io::Result<()> {
         let play = async {
             let mut heard = Vec::new();
             if self.spoken != Spoken::Postgres {
@@ -259,13 +266,21 @@ impl Dialogue {
             // What a server says before TLS must not be taken for something that it said inside.
             if heard.is_empty() { Ok(()) } else { Err(io::Error::other("more than was asked")) }
         };
-        timeout(limit, play).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        tokio::select! {
+            biased;
+            _ = poll_fn(|context| client.poll_failed(context)) => {
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+            played = play => played,
+        }
     }
 
     /// Reads one reply, which has to be a yes.
     async fn yes(&self, server: &Wire, heard: &mut Vec<u8>, said: Option<&[u8]>) -> io::Result<()> {
+        let until = Instant::now() + REPLY_TIME;
         for _ in 0..LINES_MAX {
-            let line = self.server_line(server, heard).await?;
+            let line = timeout_at(until, self.server_line(server, heard)).await;
+            let line = line.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             match self.spoken.verdict(said, &line) {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(io::Error::other("the server says no")),

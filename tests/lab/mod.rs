@@ -246,6 +246,15 @@ impl Gateway<'_> {
         open.expect("the gateway lives").count()
     }
 
+    /// Every line of the record so far that ends a connection or request.
+    pub(crate) fn final_lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.log).unwrap();
+        let lines = text.split_inclusive('\n').filter(|line| line.starts_with("{\"event\":"));
+        let whole = lines.filter(|line| line.ends_with('\n'));
+        let lines = whole.map(|line| serde_json::from_str::<Value>(line).expect("a line"));
+        lines.filter(|line| line["event"] != "open").collect()
+    }
+
     /// Has the process load another policy, and waits until it has.
     pub(crate) fn reload(&self, policy: &str) {
         let done = "schengate_policy_reload_total{result=\"done\"}";

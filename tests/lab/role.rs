@@ -425,7 +425,8 @@ fn exchange(to: SocketAddr, up: u64, down: &Value) -> io::Result<Value> {
 }
 
 /// Sends `hex` in segments of `step` bytes, then reads until the end or `enough` bytes; where there
-/// is more to be said, `then`, it is said there, and the rest read.
+/// is more to be said, `then`, or in `parts` with `pause_ms` behind each, it is said there, and the
+/// rest read.
 fn send(to: SocketAddr, question: &Value) -> Value {
     let bytes = unhex(question["hex"].as_str().unwrap_or_default());
     let step = question["step"].as_u64().unwrap_or(u64::MAX);
@@ -455,6 +456,7 @@ fn send(to: SocketAddr, question: &Value) -> Value {
         }
         let mut block = [0; 4096];
         let mut then = question["then"].as_str().map(unhex);
+        let mut parts = question["parts"].as_array();
         let mut limit = enough;
         loop {
             while (received.len() as u64) < limit {
@@ -462,6 +464,14 @@ fn send(to: SocketAddr, question: &Value) -> Value {
                     0 => return Ok("end of stream"),
                     read => received.extend(&block[..read]),
                 }
+            }
+            if let Some(parts) = parts.take() {
+                for part in parts {
+                    stream.write_all(&unhex(part.as_str().unwrap()))?;
+                    thread::sleep(pause);
+                }
+                limit = u64::MAX;
+                continue;
             }
             let Some(more) = then.take() else { return Ok("enough") };
             stream.write_all(&more)?;

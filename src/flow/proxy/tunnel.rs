@@ -588,8 +588,12 @@ impl Inside {
                 let is_elsewhere = authority.is_some_and(|authority| authority.name().is_none());
                 (other, identity.fault.is_some() || is_elsewhere)
             }
+            // What is not surely something else than TLS may still become a hello.
+            (Some(_), Protocol::Quic | Protocol::Dtls | Protocol::Other) => {
+                (None, identity.fault.is_some())
+            }
             // A tunnel to an address has no name to differ from.
-            (None, _) | (_, Protocol::Quic | Protocol::Dtls | Protocol::Other) => (None, false),
+            (None, _) => (None, false),
         };
         let is_nameless = identity.http.is_some_and(|head| head.form == Form::Preface);
         let is_request = http::request(identity).is_some();

@@ -1,0 +1,56 @@
+//! Reads along what a permitted client sends first, where no name could change the verdict: for the
+//! record, and for the policies that come later. The bytes go on as they come.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::peek::Seen;
+use super::wire::Wire;
+use crate::account::{Bytes, End};
+use crate::identify::{Identity, Missing, Progress, Step, identify_further};
+
+/// Passes the client's first bytes on until they say who the connection is for, or that nobody can
+/// know, for no longer than `time` from the first one; `learn` is told that, with all of them, and says
+/// whether the connection goes on. What it yields has not been sent.
+///
+/// # Errors
+/// The end, where a side broke off, or the connection goes no further.
+pub(super) async fn read(
+    client: &Wire,
+    upstream: &Wire,
+    bytes: &Bytes,
+    time: Duration,
+    learn: impl FnOnce(&Identity<'_>, &[u8]) -> bool,
+) -> Result<Vec<u8>, End> {
+    let (mut seen, mut progress) = (Seen::default(), Progress::default());
+    let mut wanted = Missing::UntilLength(1);
+    let mut until = None;
+    loop {
+        let before = seen.bytes().len();
+        // A client that stays silent is ended by the relay.
+        seen.more(client, None).await.map_err(|_| End::ClientReset)?;
+        let new = seen.bytes().get(before..).unwrap_or_default();
+        if seen.bytes().is_empty() {
+            return Ok(Vec::new());
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + time);
+        let ended = seen.ended().is_some() || Instant::now() >= until;
+        if ended || wanted.has_come(seen.bytes(), before) {
+            match identify_further(seen.bytes(), ended, &mut progress) {
+                Step::Done(identity) => {
+                    let rest = new.to_vec();
+                    return if learn(&identity, seen.bytes()) {
+                        Ok(rest)
+                    } else {
+                        Err(End::Refused)
+                    };
+                }
+                Step::NeedMore(missing) => wanted = missing,
+            }
+        }
+        upstream.write_all(new).await.map_err(|_| End::UpstreamReset)?;
+        bytes.up(new.len());
+        client.silence().moved();
+    }
+}
