@@ -382,3 +382,25 @@ fn l04_the_name_stands_in_the_record_where_no_rule_asks_for_one() {
         }
     }
 }
+
+#[test]
+fn w08_a_name_that_comes_after_the_time_to_speak_is_judged_before_it_goes_on() {
+    let Some(lab) = lab("w08 late") else { return };
+    let mut scene = Scene::start(&lab, TPROXY, "enforce", "500ms", BLOCK);
+    let before = scene.world.arrived(PERMITTED[0]).0;
+    let (_, line) = scene.say(&at(PERMITTED[0], 443), b"", 0, &[b"", &hello(&["other.example"])]);
+    assert_eq!(scene.world.arrived(PERMITTED[0]).0, before, "bytes");
+    let said = [&line["verdict"], &line["reason"], &line["host"]];
+    assert_eq!(said, ["block", "rule", "other.example"]);
+}
+
+#[test]
+fn l03_a_name_that_belongs_elsewhere_is_still_a_mismatch() {
+    let Some(lab) = lab("l03 mismatch") else { return };
+    let mut scene = Scene::start(&lab, TPROXY, "enforce", "5s", ALLOW);
+    let before = scene.world.arrived(PERMITTED[0]).0;
+    let flight = hello(&["deb.debian.org"]);
+    let (_, line) = scene.say(&at(PERMITTED[0], 443), b"", 0, &[&flight]);
+    assert_eq!(scene.world.arrived(PERMITTED[0]).0, before, "bytes");
+    assert_eq!([&line["verdict"], &line["reason"]], ["block", "mismatch"]);
+}

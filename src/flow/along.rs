@@ -10,7 +10,7 @@ use super::wire::Wire;
 use crate::account::{Bytes, End};
 use crate::identify::{Identity, Missing, Progress, Step, identify_further};
 
-/// Passes the client's first bytes on until they say who the connection is for, or that nobody can
+/// Passes `first`, which nobody has sent, and the client's next bytes on until they say who the connection is for, or that nobody can
 /// know, for no longer than `time` from the first one; `learn` is told that, with all of them, and says
 /// whether the connection goes on. What it yields has not been sent.
 ///
@@ -19,24 +19,27 @@ use crate::identify::{Identity, Missing, Progress, Step, identify_further};
 pub(super) async fn read(
     client: &Wire,
     upstream: &Wire,
+    first: Vec<u8>,
     bytes: &Bytes,
     time: Duration,
     learn: impl FnOnce(&Identity<'_>, &[u8]) -> bool,
 ) -> Result<Vec<u8>, End> {
-    let (mut seen, mut progress) = (Seen::default(), Progress::default());
+    let (mut seen, mut progress) = (Seen::with(first), Progress::default());
+    let mut sent = 0;
     let mut wanted = Missing::UntilLength(1);
     let mut until = None;
     loop {
-        let before = seen.bytes().len();
-        // A client that stays silent is ended by the relay.
-        seen.more(client, None).await.map_err(|_| End::ClientReset)?;
-        let new = seen.bytes().get(before..).unwrap_or_default();
+        if seen.bytes().len() == sent {
+            // A client that stays silent is ended by the relay.
+            seen.more(client, None).await.map_err(|_| End::ClientReset)?;
+        }
+        let new = seen.bytes().get(sent..).unwrap_or_default();
         if seen.bytes().is_empty() {
             return Ok(Vec::new());
         }
         let until = *until.get_or_insert_with(|| Instant::now() + time);
         let ended = seen.ended().is_some() || Instant::now() >= until;
-        if ended || wanted.has_come(seen.bytes(), before) {
+        if ended || wanted.has_come(seen.bytes(), sent) {
             match identify_further(seen.bytes(), ended, &mut progress) {
                 Step::Done(identity) => {
                     let rest = new.to_vec();
@@ -51,6 +54,7 @@ pub(super) async fn read(
         }
         upstream.write_all(new).await.map_err(|_| End::UpstreamReset)?;
         bytes.up(new.len());
+        sent = seen.bytes().len();
         client.silence().moved();
     }
 }

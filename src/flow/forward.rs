@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::accept::{Accepted, Door, Slot};
 use super::along;
-use super::gate;
+use super::gate::{self, First};
 use super::http;
 use super::judge::Asked;
 use super::peek::Seen;
@@ -31,6 +31,7 @@ use crate::sys;
 pub(super) async fn run(
     client: Accepted,
     seen: Seen,
+    first: First,
     dialogue: Option<Dialogue>,
     permit: Permit,
     record: &mut Record,
@@ -64,7 +65,10 @@ pub(super) async fn run(
         tracing::debug!(fault = %end, destination = %permit.destination(), "no upgrade to TLS");
         return Err(End::NoUpgrade);
     }
-    Ok(Joined { client: wire, upstream, first: seen.into_bytes().into(), door, slot })
+    let is_open = first == First::Judged;
+    let is_read_along = !is_open && seen.bytes().is_empty();
+    let first = seen.into_bytes().into();
+    Ok(Joined { client: wire, upstream, first, is_open, is_read_along, door, slot })
 }
 
 /// The type of a TLS record that holds a hello (RFC 8446 §5.1).
@@ -76,12 +80,26 @@ pub(super) struct Joined {
     pub(super) upstream: Wire,
     /// What was read, and is to be replayed.
     pub(super) first: Box<[u8]>,
+    /// The client has said nothing yet, and what it says is judged before it goes on.
+    is_open: bool,
+    /// It was judged without a byte, and what comes is read along.
+    is_read_along: bool,
     pub(super) door: Rc<Door>,
     /// Held as long as the connection.
     pub(super) slot: Option<Slot>,
 }
 
 impl Joined {
+    /// Whether the client has its say before it, and what it says is judged.
+    pub(super) const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Whether it was judged without a byte, and nothing that comes can change that.
+    pub(super) const fn is_read_along(&self) -> bool {
+        self.is_read_along
+    }
+
     /// Whether what was read begins with a request that can be answered by itself.
     pub(super) fn is_request(&self) -> bool {
         if matches!(*self.first, [] | [HANDSHAKE, ..]) {
@@ -95,23 +113,23 @@ impl Joined {
 
     /// Replays what was read, relays until the end, and closes the record.
     pub(super) fn relay(self, mut record: Record, seat: Seat) -> impl Future<Output = ()> {
-        let Self { client, upstream, first, door, slot } = self;
+        let Self { client, upstream, first, is_read_along, door, slot, .. } = self;
         // A block: a function would hold its arguments twice, for as long as the connection lives.
         async move {
             let (mut follower, mut read) = (Follower::default(), None);
             let (bytes, judged) = (record.bytes(), record.judgement());
-            let opening = match judged.filter(|_| first.is_empty()) {
-                // Judged without a byte: what comes is read along.
+            let opening = match judged.filter(|_| is_read_along) {
                 Some(judged) => {
                     let asked = Asked::permitted(record.client().ip(), &judged.verdict);
                     let learn = |identity: &Identity<'_>, seen: &[u8]| {
                         let asked = asked.read(identity, |see| each_name(seen, see));
                         let goes_on = seat.learnt(&asked);
-                        read = Some(asked);
+                        // Boxed: what was asked is large, and kept as long as the connection.
+                        read = Some(Box::new(asked));
                         goes_on
                     };
                     let time = door.peek_timeout;
-                    let along = along::read(&client, &upstream, bytes, time, learn);
+                    let along = along::read(&client, &upstream, first.into(), bytes, time, learn);
                     Opening::Watched(Box::pin(along))
                 }
                 None => follower.follow(&client, &upstream, bytes, first.into(), &seat, judged),
@@ -123,8 +141,8 @@ impl Joined {
                 end = relay::run(&client, &upstream, opening, door.patience, record.bytes()) => end,
             };
             follower.note(&seat, &mut record);
-            if let Some(read) = &read {
-                gate::label(&mut record, read);
+            if let Some(read) = read {
+                gate::label(&mut record, &read);
             }
             drop((client, upstream, door, slot));
             gate::close(record, &seat, end);

@@ -61,6 +61,15 @@ pub(super) struct Refusal {
     pub(super) notice: Notice,
 }
 
+/// What becomes of the first bytes of a client that was permitted without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// They were judged, or say nothing that could be judged: they are read along at most.
+    Settled,
+    /// They are judged before they go on, whenever they come.
+    Judged,
+}
+
 impl Stop {
     /// The refusal of a client that speaks `protocol`.
     pub(super) fn refused(protocol: Protocol, notice: Notice) -> Self {
@@ -92,18 +101,22 @@ impl Gate {
         Ok(origin)
     }
 
-    /// The verdict that no byte can change, noted; `None` where the bytes must be waited for.
+    /// The verdict that falls before a byte was read, noted, and what becomes of the first bytes; `None`
+    /// where they must be waited for.
     pub(super) fn admit_unread(
         &self,
         asked: &Asked,
         seat: &Seat,
         record: &mut Record,
-    ) -> Option<Result<Permit, Stop>> {
+    ) -> Option<(Result<Permit, Stop>, First)> {
         let Ok(policy) = self.policies.load(now_ms()) else {
-            return Some(Err(refused(Verdict::overload(asked.destination), record)));
+            return Some((
+                Err(refused(Verdict::overload(asked.destination), record)),
+                First::Settled,
+            ));
         };
-        let answer = unread(&*policy, asked, self.account.metrics())?;
-        Some(self.note(&*policy, asked.clone(), answer, seat, record))
+        let (answer, first) = unread(&*policy, asked, self.account.metrics())?;
+        Some((self.note(&*policy, asked.clone(), answer, seat, record), first))
     }
 
     /// The verdict on all that was read, noted.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bind::{Names, Unresolved};
+use super::gate::First;
 use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
 use crate::egress::OverLimit;
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
@@ -267,12 +268,19 @@ impl Answer {
     }
 }
 
-/// The verdict that no byte can change, where there is one.
-pub(super) fn unread(policy: &dyn Judge, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
-    match timed(metrics, || policy.outlook(&asked.question(Claim::Unread))) {
-        Outlook::Settled(verdict) => Some(Answer { verdict, bound: None }),
-        Outlook::Unless(_) | Outlook::Open => None,
-    }
+/// The verdict that falls before a byte was read, where there is one, and what becomes of the bytes.
+pub(super) fn unread(
+    policy: &dyn Judge,
+    asked: &Asked,
+    metrics: &Metrics,
+) -> Option<(Answer, First)> {
+    let (verdict, first) = match timed(metrics, || policy.outlook(&asked.question(Claim::Unread))) {
+        Outlook::Settled(verdict) => (verdict, First::Settled),
+        // A datagram waits for its verdict, and no destination speaks before one.
+        Outlook::Unless(verdict) if asked.transport == Transport::Tcp => (verdict, First::Judged),
+        Outlook::Unless(_) | Outlook::Open => return None,
+    };
+    Some((Answer { verdict, bound: None }, first))
 }
 
 /// The verdict on all that was read. Asks the resolver only where the answer matters, and never

@@ -72,7 +72,7 @@ use crate::account::{End, Record, Way};
 use crate::policy::Permit;
 use accept::Accepted;
 use forward::Joined;
-use gate::{Gate, Stop};
+use gate::{First, Gate, Stop};
 use judge::Asked;
 use peek::Seen;
 use seat::Seat;
@@ -112,6 +112,10 @@ async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)
         walked = walk => walked,
     };
     let end = match walked {
+        Ok(joined) if joined.is_open() => {
+            Box::pin(proxy::captured(joined, record, seat)).await;
+            return None;
+        }
         Ok(mut joined) => match listened(&mut joined, &seat, &mut record).await {
             Ok(()) if joined.is_request() => {
                 Box::pin(proxy::captured(joined, record, seat)).await;
@@ -132,7 +136,7 @@ async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)
 
 /// Hears what the client says first, where its destination was judged without it.
 async fn listened(joined: &mut Joined, seat: &Seat, record: &mut Record) -> Result<(), Stop> {
-    if !joined.first.is_empty() {
+    if !joined.is_read_along() {
         return Ok(());
     }
     tokio::select! {
@@ -151,7 +155,7 @@ async fn walk(
     let mut seen = Seen::default();
     let mut dialogue = None;
     match judge(&client, &mut seen, &mut dialogue, gate, seat, record).await {
-        Ok(permit) => forward::run(client, seen, dialogue, permit, record).await,
+        Ok((permit, first)) => forward::run(client, seen, first, dialogue, permit, record).await,
         Err(Stop::Refused(refusal)) => {
             Err(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await)
         }
@@ -166,11 +170,12 @@ async fn judge(
     gate: &Gate,
     seat: &Seat,
     record: &mut Record,
-) -> Result<Permit, Stop> {
+) -> Result<(Permit, First), Stop> {
     let origin = gate.origin(client, record)?;
     let asked = Asked::unread(record.client().ip(), origin);
-    if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
-        return gate.shaped(verdict, client, seen, asked, record).await;
+    if let Some((verdict, first)) = gate.admit_unread(&asked, seat, record) {
+        let verdict = gate.shaped(verdict, client, seen, asked, record).await;
+        return verdict.map(|permit| (permit, first));
     }
     let spoken = Spoken::on(origin.port()).filter(|_| client.door.starttls);
     let asked = match spoken {
@@ -181,5 +186,8 @@ async fn judge(
             Box::pin(played).await?
         }
     };
-    gate.admit(asked, seat, record).await
+    // A client that was silent has had its time, and not its say.
+    let is_silent = seen.bytes().is_empty() && dialogue.is_none();
+    let first = if is_silent { First::Judged } else { First::Settled };
+    gate.admit(asked, seat, record).await.map(|permit| (permit, first))
 }

@@ -383,4 +383,35 @@ mod tests {
             assert_eq!(spoken.verdict(said, line.as_bytes()), verdict, "{spoken:?} {line}");
         }
     }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn l06_a_server_has_five_minutes_for_each_reply_and_no_more() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        for (pause, joins) in [(Duration::from_secs(200), true), (Duration::from_secs(301), false)]
+        {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let at = listener.local_addr().unwrap();
+            let client = Wire::new(tokio::net::TcpStream::connect(at).await.unwrap());
+            let _held = listener.accept().await.unwrap();
+            let server = Wire::new(tokio::net::TcpStream::connect(at).await.unwrap());
+            let mut peer = listener.accept().await.unwrap().0;
+            let speaks = tokio::task::spawn_local(async move {
+                for reply in ["220 late\r\n", "250 STARTTLS\r\n", "220 go\r\n"] {
+                    tokio::time::sleep(pause).await;
+                    if peer.write_all(reply.as_bytes()).await.is_err() {
+                        return;
+                    }
+                    let mut line = [0; 64];
+                    if !reply.ends_with("go\r\n") && peer.read(&mut line).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let said = ["EHLO a\r\n", "STARTTLS\r\n"].map(|line| line.as_bytes().to_vec());
+            let dialogue = Dialogue { spoken: Spoken::Smtp, said: said.into() };
+            assert_eq!(dialogue.join(&server, &client).await.is_ok(), joins, "{pause:?}");
+            speaks.abort();
+        }
+    }
 }

@@ -45,19 +45,28 @@ pub(super) async fn run(
     Joint { client, upstream, asked }.walk(Stage::Opened(record, seat), guest).await;
 }
 
-/// Serves a captured client, whose first bytes are a request that was judged, and permitted.
+/// Serves a captured client, whose first bytes are a request that was judged, and permitted; or one that
+/// was permitted without a byte, whose first bytes are judged before they go on.
 pub(in crate::flow) async fn captured(joined: Joined, record: Record, seat: Seat) {
-    let Joined { client, upstream, first, door, slot } = joined;
+    let is_open = joined.is_open();
+    let Joined { client, upstream, first, door, slot, .. } = joined;
     let judged = record.judgement().map(|judged| judged.verdict.destination());
     let (Some(to), Ok(origin)) = (judged, origin::of(&client, door.way, door.address)) else {
         // Both were known a moment ago.
         return gate::close(record, &seat, End::IoError);
     };
-    let asked = Asked::unread(record.client().ip(), origin);
+    let unread = Asked::unread(record.client().ip(), origin);
     let guest = Guest { gate: Rc::clone(seat.gate()), door, peer: record.client(), slot };
     let client = Client::new(client, Held::with(first.into()));
     let upstream = Upstream::new(upstream, to);
-    Joint { client, upstream, asked }.walk(Stage::Judged(record, seat), &guest).await;
+    let (asked, stage) = if is_open {
+        // Dialled is what was judged, whatever its client calls it.
+        let asked = Asked { destination: to, tie: Tie::SaidAndDialled, ..unread };
+        (asked, Stage::Opened(record, seat))
+    } else {
+        (unread, Stage::Judged(record, seat))
+    };
+    Joint { client, upstream, asked }.walk(stage, &guest).await;
 }
 
 /// Looks at what a client says first whose destination was judged without a byte of it, and dialled: a
@@ -102,11 +111,7 @@ pub(in crate::flow) async fn listen(
             Step::Done(_) | Step::NeedMore(_) => break,
         }
     }
-    if !seen.bytes().is_empty() {
-        let passed = upstream.write_all(seen.bytes()).await;
-        passed.map_err(|_| Stop::Ended(End::UpstreamReset))?;
-        record.bytes().up(seen.bytes().len());
-    }
+    *first = seen.into_bytes().into();
     Ok(())
 }
 

@@ -148,7 +148,7 @@ async fn judge(
     record.bound_for(to);
     let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
     let turn = gate.registry.turn();
-    if let Some(verdict) = gate.admit_unread(&asked, seat, record) {
+    if let Some((verdict, _)) = gate.admit_unread(&asked, seat, record) {
         flight.settle(turn);
         if verdict.is_ok() {
             flight.hold_unread(first);
