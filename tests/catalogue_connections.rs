@@ -73,7 +73,7 @@ fn c03_a_crowd_of_half_hellos_ends_at_the_deadline_and_others_are_served_meanwhi
         assert_eq!(storm.join().unwrap(), json!({"failed": 0, "left_alone": 0}));
     });
     let lines = lines.unwrap_or_default();
-    let blocked = lines.iter().filter(|line| line["reason"] == "unread").count();
+    let blocked = lines.iter().filter(|line| line["reason"] == "malformed").count();
     assert_eq!(blocked, CROWD.min(lines.len()), "each has its reason");
 }
 
