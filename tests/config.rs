@@ -540,18 +540,19 @@ fn listeners_have_a_mode_and_an_address_of_their_own() {
         "from 1",
     );
     one_fault(
-        &format!("{listen}max_connections_per_client = 0"),
-        "7:30: listen.max_connections_per_client: 0 is out of bounds",
-        "from 1",
+        &format!("{listen}max_connections_per_client = -1"),
+        "7:30: listen.max_connections_per_client: -1 is out of bounds",
+        "from 0",
     );
     one_fault(
         &format!("{listen}max_connections = 10\nmax_connections_per_client = 11"),
         "8:30: listen.max_connections_per_client: 11 is more than max_connections, which is 10",
-        "leave it out",
+        "write fewer, or 0",
     );
     let limits = "max_connections = 10\nmax_connections_per_client = 10\n";
     let most = |more: &str| sound(&format!("{listen}{more}")).listen[0].max_connections_per_client;
-    assert_eq!((most(limits).map(|most| most.get()), most("")), (Some(10), None));
+    assert_eq!((most(limits), most("")), (Some(10), None));
+    assert_eq!(most("max_connections_per_client = 0\n"), Some(0), "no limit of its own");
     let config = sound(&format!("{listen}peek_timeout = '50ms'\nsilent = true\n"));
     assert_eq!(config.listen[0].peek_timeout, Duration::from_millis(50));
     assert!(config.listen[0].silent && config.listen[0].mode == ListenMode::Proxy);

@@ -2,8 +2,8 @@
 
 mod lab;
 
-use lab::role::{self, EXCHANGE, SILENCE};
-use lab::{Gateway, Helper, Lab, PERMITTED, at, lab, wait_until};
+use lab::role::{self, EXCHANGE, SILENCE, hex};
+use lab::{Gateway, Helper, Lab, PERMITTED, REFUSED, at, lab, wait_until};
 use serde_json::{Value, json};
 
 #[test]
@@ -91,7 +91,8 @@ const PIPES: usize = 64;
 #[test]
 fn ten_thousand_held_connections_cost_little_and_leave_nothing_behind() {
     let Some(lab) = lab("ten_thousand_held_connections") else { return };
-    let mut scene = Scene::start(&lab, "ulimit -n 65536 || true;");
+    let all = "max_connections_per_client = 0\n";
+    let mut scene = Scene::start_with(&lab, "ulimit -n 65536 || true;", all);
     // Two each, and some for everything else; not everybody may raise the limit.
     let crowd = 10_000.min((scene.gateway.descriptor_limit() - 200) / 2);
     if crowd < 10_000 {
@@ -122,7 +123,7 @@ fn ten_thousand_held_connections_cost_little_and_leave_nothing_behind() {
 #[test]
 fn n11_without_descriptors_nobody_spins_and_the_admin_pages_answer() {
     let Some(lab) = lab("n11") else { return };
-    let mut scene = Scene::start(&lab, "ulimit -n 160;");
+    let mut scene = Scene::start_with(&lab, "ulimit -n 160;", "max_connections_per_client = 0\n");
     let descriptors = scene.gateway.descriptors();
     let served = scene.crowd(150);
     assert!(0 < served && served < 75, "{served} connections of two descriptors each");
@@ -146,12 +147,161 @@ fn c03_a_client_has_no_more_connections_than_it_may_and_others_are_served() {
     for round in 1..=2 {
         assert_eq!(scene.crowd(50), 20, "the limit, and what was given back in the first round");
         assert_eq!(hit(&scene), f64::from(30 * round));
-        assert_eq!(scene.gateway.count("reason=\"overload\""), f64::from(30 * round));
+        let finals = "schengate_verdicts_final_total{verdict=\"block\",reason=\"overload\"}";
+        assert_eq!(scene.gateway.count(finals), f64::from(30 * round));
         // The same host over IPv6 is another client.
         scene.passes_whole_to(PERMITTED[1], 100_000);
         scene.disperse();
     }
     assert_eq!(scene.gateway.count("schengate_limits_hit_total{limit=\"connections\"}"), 0.0);
+}
+
+/// What an explicit client asks for a tunnel with.
+fn connect_to(to: &str) -> String {
+    hex(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes())
+}
+
+#[test]
+fn h09_one_client_does_not_take_what_the_others_need() {
+    let Some(lab) = lab("h09_one_client") else { return };
+    let more = "
+[[listen]]
+mode = \"proxy\"
+address = \"[2001:db8:1::1]:3128\"
+
+[[rule]]
+name = \"a name decides\"
+host = [\"allowed.example\"]
+port = [443]
+action = \"allow\"
+reason = \"so that first flights are read\"
+";
+    // Of 1,024 descriptors 496 connections, of these a quarter, and 62 first flights, for one client.
+    let mut scene = Scene::start_with(&lab, "ulimit -n 1024;", more);
+    let hit = |scene: &Scene<'_>, limit: &str| {
+        scene.gateway.count(&format!("schengate_limits_hit_total{{limit=\"{limit}\"}}"))
+    };
+    let served = scene.crowd(1000);
+    assert_eq!(served, 124, "a quarter of what the descriptors are enough for");
+    assert_eq!(hit(&scene, "client"), 876.0);
+    assert_eq!(hit(&scene, "descriptors"), 0.0);
+    // Another client, by its IPv6 address, is served on both listeners.
+    scene.passes_whole_to(PERMITTED[1], 100_000);
+    let to = at(PERMITTED[1], SILENCE);
+    let ask = json!({"do": "send", "to": "[2001:db8:1::1]:3128", "hex": connect_to(&to),
+        "enough": 20});
+    let told = scene.client.ask(&ask);
+    assert!(told["received"].as_str().unwrap().starts_with(&hex(b"HTTP/1.1 200")), "{told}");
+    scene.disperse();
+    // Half a hello each, kept, to where only a name opens: as many first flights as one client may
+    // have under way.
+    for _ in 0..100 {
+        let half = json!({"do": "keep", "to": at(REFUSED[0], 443), "hex": "1603010200010001fc"});
+        scene.client.ask(&half);
+    }
+    wait_until("first flights are over their limit", || {
+        (hit(&scene, "client-hellos") == 38.0).then_some(())
+    });
+    scene.passes_whole_to(PERMITTED[1], 100_000);
+    scene.client.ask(&json!({"do": "let-go", "to": to}));
+    wait_until("every connection has ended", || (scene.active() == 0.0).then_some(()));
+    // And all of it comes back, a moment after the records are closed.
+    wait_until("the places are given back", || {
+        let served = scene.crowd(124);
+        scene.disperse();
+        (served == 124).then_some(())
+    });
+}
+
+#[test]
+fn h09_a_connection_over_the_limits_is_refused_at_once_and_nothing_of_it_is_kept() {
+    let Some(lab) = lab("h09_over_the_limits") else { return };
+    let more = "max_connections_per_client = 0
+
+[[listen]]
+mode = \"proxy\"
+address = \"192.0.2.1:3128\"
+max_connections = 20
+max_connections_per_client = 0
+";
+    let mut scene = Scene::start_with(&lab, "", more);
+    let proxy = "192.0.2.1:3128";
+    let tunnel = connect_to(&at(PERMITTED[0], SILENCE));
+    // One kept-alive client after the other gives its first flight back: twenty have room.
+    let crowd = json!({"do": "crowd", "to": proxy, "count": 20, "hex": tunnel});
+    assert_eq!(scene.client.ask(&crowd), 20);
+    let overload = |scene: &Scene<'_>| {
+        scene.gateway.count("schengate_verdicts_final_total{verdict=\"block\",reason=\"overload\"}")
+    };
+    // Who speaks HTTP is told so, without a wait for the rest of its head.
+    let begun = format!("GET http://{}/ HTTP/1.1\r\n", PERMITTED[0]);
+    let told = scene.client.ask(&json!({"do": "send", "to": proxy, "hex": hex(begun.as_bytes())}));
+    let answer = role::unhex(told["received"].as_str().unwrap());
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: "), "{answer}");
+    assert_eq!((&told["end"], overload(&scene)), (&json!("end of stream"), 1.0), "{told}");
+    // Heads without an end, which took 64 KiB each for 15 s.
+    let memory = scene.gateway.memory_kib();
+    let head = begun + &"x-filler: 0123456789abcdef\r\n".repeat(2000);
+    let storm = json!({"do": "storm", "to": proxy, "count": 1000, "hex": hex(head.as_bytes())});
+    let left = scene.client.ask(&storm)["left_alone"].clone();
+    assert_eq!(left, 0, "each was ended");
+    let held = scene.gateway.memory_kib();
+    assert!(held <= memory + 16 * 1024, "{memory} KiB before 1000 heads, {held} KiB after");
+    assert_eq!(overload(&scene), 1001.0, "each of them is counted, by its reason");
+    assert_eq!(scene.gateway.count("schengate_limits_hit_total{limit=\"connections\"}"), 1001.0);
+    scene.disperse();
+    // A place is given back a moment after the record is closed.
+    wait_until("the places are given back", || {
+        let served = scene.client.ask(&crowd);
+        scene.disperse();
+        (served == 20).then_some(())
+    });
+}
+
+/// A policy with more faults than messages may wait.
+fn many_faults() -> String {
+    let faults = (0..1000).map(|n| format!("no_such_key_{n} = 1\n"));
+    format!("schema = 1\n{}", faults.collect::<String>())
+}
+
+/// Reloads without waiting for it, and waits until this counter has grown.
+fn reload_until(lab: &Lab, scene: &Scene<'_>, policy: &str, series: &str) {
+    let before = scene.gateway.count(series);
+    lab.write("policy.toml", policy);
+    let pid = scene.gateway.pid().to_string();
+    let hangup = std::process::Command::new("kill").args(["-HUP", &pid]).status();
+    assert!(hangup.unwrap().success());
+    wait_until(series, || (scene.gateway.count(series) > before).then_some(()));
+}
+
+#[test]
+fn h03_nobody_who_reads_stderr_stops_nothing_and_what_is_lost_is_counted() {
+    // A pipe that is open and that nobody reads; a device that takes nothing.
+    for stderr in ["mkfifo pipe; exec 2<>pipe; rm pipe;", "exec 2>/dev/full;"] {
+        let Some(lab) = lab("h03") else { return };
+        let before = format!("cd {}; {stderr}", lab.write("x", "").parent().unwrap().display());
+        let mut scene = Scene::start(&lab, &before);
+        assert_eq!(scene.crowd(200), 200, "{stderr}");
+        scene.passes_whole(1_000_000);
+        scene.disperse();
+        let lost = "schengate_messages_lost_total ";
+        for _ in 0..10 {
+            let failed = "schengate_policy_reload_total{result=\"failed\"}";
+            reload_until(&lab, &scene, &many_faults(), failed);
+        }
+        wait_until("a lost message is counted", || (scene.gateway.count(lost) > 0.0).then_some(()));
+        let done = "schengate_policy_reload_total{result=\"done\"}";
+        reload_until(&lab, &scene, &policy(""), done);
+        assert_eq!(scene.crowd(200), 200, "{stderr}");
+        scene.passes_whole(1_000_000);
+        scene.disperse();
+        if stderr.contains("full") {
+            wait_until("lost lines of the record are counted", || {
+                (scene.gateway.count("schengate_audit_lost_total ") > 0.0).then_some(())
+            });
+        }
+    }
 }
 
 #[test]

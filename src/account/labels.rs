@@ -48,6 +48,10 @@ pub enum Limit {
     Client,
     /// New names that one client may have asked about (`[names] new_names`).
     Names,
+    /// First flights under way on a listener.
+    Hellos,
+    /// First flights under way of one client.
+    ClientHellos,
 }
 
 /// What a probe of the capture came as: the label `proto` of `schengate_probes_total`.
@@ -148,8 +152,16 @@ pub(super) const DNS: [&str; 9] = [
 ];
 pub(super) const HELLO: [&str; 5] = ["named", "nameless", "other", "malformed", "silent"];
 pub(super) const CONNECT: [&str; 5] = ["done", "refused", "timed-out", "unreachable", "failed"];
-pub(super) const LIMIT: [&str; 6] =
-    ["connections", "first-flight", "admin", "descriptors", "client", "names"];
+pub(super) const LIMIT: [&str; 8] = [
+    "connections",
+    "first-flight",
+    "admin",
+    "descriptors",
+    "client",
+    "names",
+    "hellos",
+    "client-hellos",
+];
 pub(super) const PROBED: [&str; 2] = ["tcp", "udp"];
 pub(super) const ACCEPT: [&str; 3] = ["connection", "exhausted", "listener"];
 pub(super) const DROPPED: [&str; 16] = [

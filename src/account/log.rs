@@ -1,4 +1,4 @@
-//! The record, written: JSON lines through buffers in memory and one writer thread, so that a slow
+//! The record, and the messages of the process, written: JSON lines through buffers in memory and one writer thread, so that a slow
 //! or stuck sink never holds up the data plane. What finds its buffer full is lost and counted.
 //!
 //! Lines are handed over in batches. A thread that writes a line wakes nobody while the writer is
@@ -27,6 +27,19 @@ const SHARDS: usize = 8;
 /// Bytes that may wait in one buffer: some 6,000 lines.
 const SHARD_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes of messages that may wait: they have a buffer of their own, so that neither they nor the
+/// record take the other's room.
+const MESSAGES_MAX: usize = 256 * 1024;
+
+/// What a line is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The record.
+    Record,
+    /// What the process says of itself.
+    Message,
+}
+
 thread_local! {
     static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
 }
@@ -36,6 +49,7 @@ pub(super) struct Log(Arc<Shared>);
 
 struct Shared {
     shards: [Mutex<Vec<u8>>; SHARDS],
+    messages: Mutex<Vec<u8>>,
     /// The writer has nothing to do and waits to be told of a line.
     asleep: AtomicBool,
     desk: Mutex<Desk>,
@@ -65,10 +79,11 @@ impl Log {
     /// thread, for each line that the sink refused.
     pub(super) fn start(
         sink: Box<dyn Write + Send>,
-        lost: impl Fn() + Send + 'static,
+        lost: impl Fn(Kind) + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             shards: std::array::from_fn(|_| Mutex::default()),
+            messages: Mutex::default(),
             asleep: AtomicBool::new(false),
             desk: Mutex::default(),
             bell: Condvar::new(),
@@ -82,9 +97,19 @@ impl Log {
     /// Hands a line over, which `put` appends to the buffer; `false` where it is lost, since too
     /// much waits already.
     pub(super) fn line(&self, put: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let mut buffer = lock(self.0.shards.get(own_shard()).unwrap_or(&self.0.shards[0]));
+        let shard = self.0.shards.get(own_shard()).unwrap_or(&self.0.shards[0]);
+        self.append(shard, SHARD_MAX, put)
+    }
+
+    /// Hands a message over, as [`Log::line`].
+    pub(super) fn message(&self, message: &[u8]) -> bool {
+        self.append(&self.0.messages, MESSAGES_MAX, |buffer| buffer.extend_from_slice(message))
+    }
+
+    fn append(&self, shard: &Mutex<Vec<u8>>, most: usize, put: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut buffer = lock(shard);
         let before = buffer.len();
-        if before >= SHARD_MAX {
+        if before >= most {
             return false;
         }
         put(&mut buffer);
@@ -137,7 +162,8 @@ impl Shared {
     }
 
     fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| lock(shard).is_empty())
+        let mut all = self.shards.iter().chain([&self.messages]);
+        all.all(|shard| lock(shard).is_empty())
     }
 
     /// Waits for a first line, and then for more of them; the flushes that were asked for until
@@ -168,22 +194,25 @@ struct Writer<L> {
     torn: bool,
 }
 
-impl<L: Fn()> Writer<L> {
+impl<L: Fn(Kind)> Writer<L> {
     fn run(mut self) {
         // Each shard's buffer is filled while its other one is written, so that both stay as large
         // as the shard needs them.
-        let mut batches: [Vec<u8>; SHARDS] = Default::default();
+        let mut batches: [Vec<u8>; SHARDS + 1] = Default::default();
+        let shared = Arc::clone(&self.shared);
         loop {
             let (asked, closed) = self.shared.wait();
-            for (shard, batch) in batches.iter_mut().enumerate() {
-                std::mem::swap(&mut *lock(&self.shared.shards[shard]), batch);
-                self.write(batch);
+            let records = shared.shards.iter().map(|shard| (shard, Kind::Record));
+            let all = records.chain([(&shared.messages, Kind::Message)]);
+            for ((shard, kind), batch) in all.zip(&mut batches) {
+                std::mem::swap(&mut *lock(shard), batch);
+                self.write(batch, kind);
                 batch.clear();
                 // What a burst took is given back.
                 batch.shrink_to(2 * BATCH_BYTES);
             }
             if self.sink.flush().is_err() {
-                (self.lost)();
+                (self.lost)(Kind::Record);
             }
             lock(&self.shared.desk).done = asked;
             self.shared.answer.notify_all();
@@ -193,7 +222,7 @@ impl<L: Fn()> Writer<L> {
         }
     }
 
-    fn write(&mut self, batch: &[u8]) {
+    fn write(&mut self, batch: &[u8], kind: Kind) {
         let mut left = batch;
         if self.torn && !left.is_empty() {
             // The lines that follow are whole ones.
@@ -206,7 +235,7 @@ impl<L: Fn()> Writer<L> {
                 Ok(_) | Err(_) => {
                     let begun = batch.len() - left.len();
                     self.torn |= begun > 0 && batch.get(begun - 1) != Some(&b'\n');
-                    left.iter().filter(|&&byte| byte == b'\n').for_each(|_| (self.lost)());
+                    left.iter().filter(|&&byte| byte == b'\n').for_each(|_| (self.lost)(kind));
                     return;
                 }
             }
@@ -270,7 +299,7 @@ mod tests {
     #[test]
     fn lines_are_written_in_order_by_the_time_a_flush_returns() {
         let kept = Kept::default();
-        let log = Log::start(Box::new(kept.clone()), || ()).unwrap();
+        let log = Log::start(Box::new(kept.clone()), |_| ()).unwrap();
         for round in 0..100 {
             for i in 0..10 {
                 assert!(put(&log, &format!("{}\n", round * 10 + i)));
@@ -286,7 +315,7 @@ mod tests {
     fn a_line_is_written_though_nobody_asks_and_the_last_ones_when_the_log_goes() {
         let (reached, on_reached) = channel();
         let (leave, on_leave) = channel();
-        let log = Log::start(Box::new(Stuck { reached, leave: on_leave }), || ()).unwrap();
+        let log = Log::start(Box::new(Stuck { reached, leave: on_leave }), |_| ()).unwrap();
         // Each is the first one after the writer fell asleep, or comes just before it does.
         for _ in 0..5 {
             assert!(put(&log, "line\n"));
@@ -301,7 +330,7 @@ mod tests {
     #[test]
     fn every_thread_s_lines_arrive() {
         let kept = Kept::default();
-        let log = Log::start(Box::new(kept.clone()), || ()).unwrap();
+        let log = Log::start(Box::new(kept.clone()), |_| ()).unwrap();
         thread::scope(|scope| {
             for number in 0..20 {
                 let log = &log;
@@ -325,7 +354,7 @@ mod tests {
     fn a_stuck_sink_costs_lines_and_never_time() {
         let (reached, on_reached) = channel();
         let (leave, on_leave) = channel();
-        let log = Log::start(Box::new(Stuck { reached, leave: on_leave }), || ()).unwrap();
+        let log = Log::start(Box::new(Stuck { reached, leave: on_leave }), |_| ()).unwrap();
         assert!(put(&log, "the one at which it sticks\n"));
         on_reached.recv().unwrap();
         let line = "x".repeat(1023) + "\n";
@@ -334,6 +363,11 @@ mod tests {
         }
         assert!(!put(&log, "one too many\n"));
         assert!(!log.flush(Duration::from_millis(1)));
+        // The record has not taken the room of messages, nor do they wait.
+        for _ in 0..MESSAGES_MAX / line.len() {
+            assert!(log.message(line.as_bytes()));
+        }
+        assert!(!log.message(b"one too many\n"));
         drop(leave);
     }
 
@@ -364,7 +398,8 @@ mod tests {
     fn a_sink_that_fails_is_counted_and_a_torn_line_spoils_no_other() {
         let lost = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&lost);
-        let count = move || {
+        let count = move |kind| {
+            assert_eq!(kind, Kind::Record);
             counted.fetch_add(1, Ordering::Relaxed);
         };
         let sink = Broken::default();

@@ -41,7 +41,14 @@ mod place {
     pub(super) const UNJUDGED: usize = CONNECTS + CONNECT.len();
     pub(super) const COUNTRIES: usize = UNJUDGED + WAYS;
     const JUDGED: usize = COUNTRIES + Country::COUNT;
-    pub(super) const ALL: usize = JUDGED + WAYS * Action::ALL.len() * Reason::COUNT;
+    pub(super) const UNJUDGED_FINAL: usize = JUDGED + WAYS * Action::ALL.len() * Reason::COUNT;
+    const FINAL: usize = UNJUDGED_FINAL + 1;
+    pub(super) const ALL: usize = FINAL + Action::ALL.len() * Reason::COUNT;
+
+    /// Final verdicts by action and reason.
+    pub(super) const fn finished(action: usize, reason: usize) -> usize {
+        FINAL + action * Reason::COUNT + reason
+    }
 
     /// Verdicts by way in, action and reason.
     pub(super) const fn judged(way: Way, action: usize, reason: usize) -> usize {
@@ -161,12 +168,25 @@ impl Metrics {
         self.tallies.count(place::OPENED, 1);
     }
 
-    /// One connection fewer, after `lasted`.
-    pub fn closed(&self, lasted: Duration, bytes_up: u64, bytes_down: u64) {
+    /// One connection fewer, after `lasted`; these bytes up and down were not counted yet.
+    pub fn closed(&self, lasted: Duration, bytes: (u64, u64)) {
         self.tallies.count(place::CLOSED, 1);
-        self.tallies.count(place::BYTES_UP, bytes_up);
-        self.tallies.count(place::BYTES_DOWN, bytes_down);
+        self.forwarded(bytes);
         self.time(Time::Duration, lasted);
+    }
+
+    /// So many bytes more were forwarded, up and down.
+    pub fn forwarded(&self, (up, down): (u64, u64)) {
+        self.tallies.count(place::BYTES_UP, up);
+        self.tallies.count(place::BYTES_DOWN, down);
+    }
+
+    /// A record was closed with this verdict, or none.
+    pub fn finished(&self, verdict: Option<&Verdict>) {
+        let at = verdict.map_or(place::UNJUDGED_FINAL, |verdict| {
+            place::finished(verdict.action() as usize, verdict.reason().index())
+        });
+        self.tallies.count(at, 1);
     }
 
     /// A first flight was read, `waited` after the connection came in.
@@ -228,6 +248,11 @@ impl Metrics {
     /// A line of the record was lost.
     pub fn audit_lost(&self) {
         self.taken.audit_lost.increment(1);
+    }
+
+    /// A message of the process was lost.
+    pub fn message_lost(&self) {
+        self.taken.messages_lost.increment(1);
     }
 
     /// A policy was loaded, or the load failed and the one before it stays.
@@ -348,6 +373,17 @@ fn collect_series(sum: impl Fn(usize) -> u64) {
             "mode" => way.label(), "verdict" => verdict, "reason" => reason)
         .absolute(sum(at));
     };
+    let finals = |verdict: &'static str, reason: &'static str, at: usize| {
+        counter!("schengate_verdicts_final_total", "verdict" => verdict, "reason" => reason)
+            .absolute(sum(at));
+    };
+    finals("none", "none", place::UNJUDGED_FINAL);
+    for action in Action::ALL {
+        for reason in Reason::ALL {
+            let at = place::finished(action as usize, reason.index());
+            finals(action.label(), reason.label(), at);
+        }
+    }
     for way in Way::ALL {
         connections(way, "none", "none", place::UNJUDGED + way as usize);
         for action in Action::ALL {
@@ -465,7 +501,7 @@ mod tests {
                 scope.spawn(|| metrics.opened());
             }
         });
-        metrics.closed(Duration::from_secs(1), 3, 5);
+        metrics.closed(Duration::from_secs(1), (3, 5));
         let text = metrics.render();
         assert!(text.contains("schengate_connections_active 2\n"), "{text}");
         assert!(text.contains("schengate_bytes_total{direction=\"down\"} 5\n"), "{text}");

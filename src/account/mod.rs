@@ -27,7 +27,7 @@ pub(crate) use sources::network;
 
 use crate::identify::{Fault, HostName, NameSource, Protocol};
 use crate::policy::Verdict;
-use log::Log;
+use log::{Kind, Log};
 use sources::Sources;
 
 /// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
@@ -163,7 +163,10 @@ impl Account {
     pub fn start(sink: Box<dyn Write + Send>) -> io::Result<Self> {
         let metrics = Arc::new(Metrics::register());
         let counted = Arc::clone(&metrics);
-        let log = Log::start(sink, move || counted.audit_lost())?;
+        let log = Log::start(sink, move |kind| match kind {
+            Kind::Record => counted.audit_lost(),
+            Kind::Message => counted.message_lost(),
+        })?;
         let run = format!("{:x}-", Timestamp::now().as_millisecond());
         Ok(Self(Arc::new(Inner {
             metrics,
@@ -186,10 +189,35 @@ impl Account {
         Record::open(self, client, way)
     }
 
+    /// The way of the process's own messages to the sink of the record, which their writer does not
+    /// wait for.
+    #[must_use]
+    pub fn messages(&self) -> Messages {
+        Messages(self.clone())
+    }
+
     /// Waits, up to `limit`, until every line so far is written; `false` where that failed.
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         self.0.log.flush(limit)
+    }
+}
+
+/// Takes messages, a whole one in each write, and never waits: one that finds no room is lost and
+/// counted.
+#[derive(Debug)]
+pub struct Messages(Account);
+
+impl Write for Messages {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        if !self.0.0.log.message(message) {
+            self.0.metrics().message_lost();
+        }
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -198,6 +226,9 @@ impl Account {
 pub struct Bytes {
     up: AtomicU64,
     down: AtomicU64,
+    /// What the counters of the process have been told of each.
+    up_counted: AtomicU64,
+    down_counted: AtomicU64,
 }
 
 impl Bytes {
@@ -209,6 +240,16 @@ impl Bytes {
     /// `count` bytes more went to the client.
     pub fn down(&self, count: usize) {
         self.down.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes up and down since the last call, for the counters of the process.
+    #[must_use]
+    pub fn uncounted(&self) -> (u64, u64) {
+        let since = |now: u64, counted: &AtomicU64| {
+            now.saturating_sub(counted.swap(now, Ordering::Relaxed))
+        };
+        let (up, down) = self.totals();
+        (since(up, &self.up_counted), since(down, &self.down_counted))
     }
 
     /// Bytes up and down so far.

@@ -161,8 +161,8 @@ impl Record {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let (up, down) = self.bytes.totals();
-        self.metrics().closed(self.age(), up, down);
+        self.metrics().closed(self.age(), self.bytes.uncounted());
+        self.metrics().finished(self.judged.as_deref().map(|judged| &judged.verdict));
         if self.judged.is_none() {
             self.metrics().unjudged(self.way);
         }

@@ -59,6 +59,7 @@ pub(super) struct Taken {
     pub(super) bypass: [Counter; 3],
     pub(super) many_names: Counter,
     pub(super) audit_lost: Counter,
+    pub(super) messages_lost: Counter,
     pub(super) reload_done: Counter,
     pub(super) reload_failed: Counter,
     pub(super) data_refused: Counter,
@@ -95,6 +96,7 @@ impl Taken {
             ),
             many_names: counter!("schengate_many_refused_names_total"),
             audit_lost: counter!("schengate_audit_lost_total"),
+            messages_lost: counter!("schengate_messages_lost_total"),
             reload_done: reload("done"),
             reload_failed: reload("failed"),
             data_refused: counter!("schengate_data_refused_total"),
@@ -114,13 +116,18 @@ pub(super) fn describe() {
          counts again; verdict none: ended before a verdict."
     );
     describe_counter!(
+        "schengate_verdicts_final_total",
+        "Final lines of the record, by the verdict and reason that they have; verdict none: ended \
+         before a verdict."
+    );
+    describe_counter!(
         "schengate_decisions_by_country_total",
         "Judged destinations by country; other: several or anycast."
     );
     describe_gauge!("schengate_connections_active", "Connections and requests at once.");
     describe_counter!(
         "schengate_bytes_total",
-        "Bytes forwarded, counted when a connection ends; up: from the client."
+        "Bytes forwarded, at most 20 s after they were; up: from the client."
     );
     describe_counter!("schengate_hello_parse_total", "First flights read, by result.");
     describe_counter!("schengate_upstream_connect_total", "Connects to destinations, by result.");
@@ -155,6 +162,10 @@ pub(super) fn describe() {
         "Questions to the gateway's own name server, by result."
     );
     describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
+    describe_counter!(
+        "schengate_messages_lost_total",
+        "Messages of the process, no lines of the record, that were lost."
+    );
     describe_counter!("schengate_policy_reload_total", "Loads of the policy, by result.");
     describe_gauge!("schengate_policy_info", "1 for the version of the policy in force.");
     describe_gauge!("schengate_data_build_age_seconds", "Age of a table's content.");

@@ -85,7 +85,7 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
         },
         Command::Keep { rules, state } => match rules.capture() {
             Ok(capture) => {
-                super::log();
+                super::log(io::stderr);
                 Keep::new(capture, &state).run()
             }
             Err(exit) => return Ok(exit),

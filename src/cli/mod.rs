@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::fmt::MakeWriter;
 
 /// A data-residency-aware egress gateway for Linux.
 ///
@@ -155,10 +156,12 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     }
 }
 
-/// Has messages written to stderr, one JSON object a line.
-fn log() {
+/// Has messages written there, one JSON object a line. What cannot be written is lost, and nothing is
+/// said of it: there is nowhere to say it.
+fn log(writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
     tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(writer)
+        .log_internal_errors(false)
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .json()
@@ -168,6 +171,7 @@ fn log() {
 
 /// Says on stderr what went wrong, in the form every command uses.
 fn complain(what: impl std::fmt::Display) -> Exit {
-    eprintln!("schengate: {what}");
+    // Where stderr takes nothing, the exit status says it alone.
+    writeln!(io::stderr(), "schengate: {what}").ok();
     Exit::NoAnswer
 }

@@ -1,9 +1,11 @@
 //! `schengate run`: the service. Wires the control plane to the data plane; decides nothing.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +72,9 @@ const BEAT_LIMIT: Duration = Duration::from_secs(2);
 /// set is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long the last lines are waited for, where stderr takes them slowly.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
 /// Exit status: 0 after an orderly stop, 2 where the gateway could not start.
 pub(super) fn run(arguments: Run) -> Exit {
     let behind = match Behind::find() {
@@ -77,12 +82,31 @@ pub(super) fn run(arguments: Run) -> Exit {
         Ok(behind) => behind,
         Err(error) => return complain(error),
     };
-    super::log();
+    let account = match account() {
+        Ok(account) => account,
+        Err(fault) => return complain(fault),
+    };
+    let messages = account.clone();
+    super::log(move || messages.messages());
+    // Where nobody reads stderr, a thread that panics must not wait there with what it says.
+    std::panic::set_hook(Box::new(|panic| error!(%panic, "a thread of the gateway panicked")));
     crate::sys::keep_large_blocks_apart();
-    match Service::start(&arguments, behind) {
+    let exit = match Service::start(&arguments, behind, account.clone()) {
         Ok(service) => service.supervise(Duration::from_secs(arguments.drain)),
-        Err(refusal) => complain(refusal),
-    }
+        Err(refusal) => {
+            let _written = account.flush(LAST_LINES);
+            return complain(refusal);
+        }
+    };
+    let _written = account.flush(LAST_LINES);
+    exit
+}
+
+/// Keeps the record, and what the process says of itself, on stderr by a descriptor of its own: the
+/// standard library's handle has a lock, at which everybody would wait for a reader that is stuck.
+fn account() -> io::Result<Account> {
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    Account::start(Box::new(File::from(stderr)))
 }
 
 struct Service {
@@ -154,7 +178,7 @@ struct Signals {
 }
 
 impl Service {
-    fn start(arguments: &Run, behind: Option<Behind>) -> Result<Self, String> {
+    fn start(arguments: &Run, behind: Option<Behind>, account: Account) -> Result<Self, String> {
         let text = |error: io::Error| error.to_string();
         // Before anything takes time: a signal that comes early must not end the process.
         let runtime =
@@ -176,8 +200,7 @@ impl Service {
         let mut watch = Watch::before(Instant::now());
         let (governor, lints) = Governor::start(path, arguments.allow_older, Timestamp::now())
             .map_err(|fault| fault.to_string())?;
-        lints.iter().for_each(|lint| eprintln!("{lint}"));
-        let account = Account::start(Box::new(io::stderr())).map_err(text)?;
+        lints.iter().for_each(|lint| warn!("{lint}"));
         let health = Arc::new(Health::new(account.clone(), &NEEDS));
         let config = governor.config();
         let admin = admin::start(config.admin.address, account.clone(), Arc::clone(&health))
@@ -259,7 +282,7 @@ impl Service {
         if self.behind.is_none() {
             stop_shortcut(self.fence.as_ref());
         }
-        if !self.account.flush(Duration::from_secs(2)) {
+        if !self.account.flush(LAST_LINES) {
             error!("records were lost at the end: stderr does not take them");
         }
         Exit::Yes
@@ -371,7 +394,7 @@ impl Service {
         match built {
             Ok(built) => {
                 let reloaded = self.governor.take_up(*built, Timestamp::now());
-                reloaded.lints.iter().for_each(|lint| eprintln!("{lint}"));
+                reloaded.lints.iter().for_each(|lint| warn!("{lint}"));
                 if reloaded.needs_restart {
                     warn!(
                         "listeners, resolvers or the admin address changed: restart to take them up"

@@ -1,9 +1,9 @@
 //! Listeners, classes of accept(2) failure, the connection limit. Reads no bytes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-#[cfg(test)]
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -15,8 +15,9 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::clients::{Clients, Place};
+use super::clients::{Clients, Place, Shares, hellos_max};
 use super::forward::Dialling;
+use super::overload;
 use super::reactor::{Side, Token};
 use super::relay::Patience;
 use super::settings::{Listener, Socket};
@@ -53,16 +54,29 @@ pub(super) struct Door {
     /// Play the server of protocols that go over to TLS.
     pub(super) starttls: bool,
     max_connections: usize,
-    /// Connections at once, over all workers.
-    taken: Arc<AtomicUsize>,
+    /// What is taken at once, over all workers.
+    taken: Arc<Taken>,
     /// Where each client has a limit of its own.
     clients: Option<Arc<Clients>>,
+}
+
+/// What a listener's connections take.
+#[derive(Debug, Default)]
+struct Taken {
+    connections: AtomicUsize,
+    /// Connections whose first bytes are not yet known.
+    hellos: AtomicUsize,
 }
 
 impl Door {
     /// Connections, or UDP flows, at once.
     pub(super) const fn max_connections(&self) -> usize {
         self.max_connections
+    }
+
+    /// Gives each client a share of what all listeners together may have.
+    pub(super) fn share(&mut self, clients: &Arc<Clients>) {
+        self.clients = Some(Arc::clone(clients));
     }
 
     /// The door of the UDP socket beside a listener, under limits of its own that are the same.
@@ -99,6 +113,7 @@ impl Door {
 
     /// The same, with a limit for each client.
     pub(super) fn with_per_client(self, most: NonZeroUsize) -> Self {
+        let most = Shares::set(most, self.max_connections);
         Self { clients: Some(Arc::new(Clients::new(most))), ..self }
     }
 }
@@ -113,12 +128,18 @@ pub(super) struct Accepted {
     pub(super) slot: Option<Slot>,
 }
 
-/// One of a listener's connections, given back when dropped.
+/// One of a listener's connections, given back when dropped. Boxed: every connection keeps room for
+/// it as long as it lives.
 #[derive(Debug)]
-pub(super) struct Slot {
-    taken: Arc<AtomicUsize>,
-    /// Where each client has a limit of its own. Boxed: every connection keeps room for it.
-    _place: Option<Box<Place>>,
+pub(super) struct Slot(Box<Holds>);
+
+#[derive(Debug)]
+struct Holds {
+    taken: Arc<Taken>,
+    /// Where each client has a limit of its own.
+    place: Option<Place>,
+    /// Its first bytes are still to be read.
+    hears: Cell<bool>,
 }
 
 impl Slot {
@@ -126,19 +147,37 @@ impl Slot {
     /// The limit that was reached.
     pub(super) fn take(door: &Door, client: IpAddr) -> Result<Self, Limit> {
         // The client's own limit comes first: over it, no place of the others is taken.
-        let place = door.clients.as_ref().map(|clients| clients.take(client).ok_or(Limit::Client));
-        let place = place.transpose()?.map(Box::new);
-        let below = |taken| (taken < door.max_connections).then_some(taken + 1);
-        door.taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below)
-            .map_err(|_| Limit::Connections)?;
-        Ok(Self { taken: Arc::clone(&door.taken), _place: place })
+        let place = door.clients.as_ref().map(|clients| clients.take(client));
+        let place = place.transpose()?;
+        let one_of = |count: &AtomicUsize, most| {
+            let below = |taken| (taken < most).then_some(taken + 1);
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+        };
+        if !one_of(&door.taken.connections, door.max_connections) {
+            return Err(Limit::Connections);
+        }
+        if !one_of(&door.taken.hellos, hellos_max(door.max_connections)) {
+            door.taken.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Limit::Hellos);
+        }
+        let taken = Arc::clone(&door.taken);
+        Ok(Self(Box::new(Holds { taken, place, hears: Cell::new(true) })))
+    }
+
+    /// The first bytes of the connection are known, or are not asked for.
+    pub(super) fn heard(&self) {
+        let Holds { taken, place, hears } = &*self.0;
+        if hears.replace(false) {
+            taken.hellos.fetch_sub(1, Ordering::Relaxed);
+            place.iter().for_each(Place::heard);
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+        self.heard();
+        self.0.taken.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -197,7 +236,10 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
         starttls: listener.starttls,
         max_connections: listener.max_connections,
         taken: Arc::default(),
-        clients: listener.max_connections_per_client.map(|most| Arc::new(Clients::new(most))),
+        clients: listener.max_connections_per_client.and_then(NonZeroUsize::new).map(|most| {
+            let most = Shares::set(most, listener.max_connections);
+            Arc::new(Clients::new(most))
+        }),
     };
     Ok(Opened { door, sockets })
 }
@@ -273,17 +315,21 @@ fn take(socket: OwnedFd, peer: SocketAddr, door: &Rc<Door>, gate: &Rc<Gate>) -> 
         gate.account.metrics().probed(Probed::Tcp);
         return socket2::SockRef::from(&wire).set_linger(Some(Duration::ZERO));
     }
-    // Without a slot it is refused as `overload`, which takes no more descriptors.
     let slot = if sys::is_reserved(wire.as_fd(), 1) {
         Err(Limit::Descriptors)
     } else {
         Slot::take(door, peer.ip())
     };
-    if let Err(limit) = slot {
-        gate.account.metrics().limit_hit(limit);
+    match slot {
+        Ok(slot) => {
+            let accepted = Accepted { wire, peer, door: Rc::clone(door), slot: Some(slot) };
+            serve(accepted, Rc::clone(gate));
+        }
+        Err(limit) => {
+            gate.account.metrics().limit_hit(limit);
+            overload::turn_away(wire, peer, door, gate);
+        }
     }
-    let accepted = Accepted { wire, peer, door: Rc::clone(door), slot: slot.ok() };
-    serve(accepted, Rc::clone(gate));
     Ok(())
 }
 
@@ -344,7 +390,7 @@ mod tests {
             user_timeout: Some(Duration::from_secs(33)),
             keep_source: false,
             max_connections: 2,
-            max_connections_per_client: None,
+            max_connections_per_client: Some(0),
             silent: false,
             starttls: false,
             udp: None,
@@ -403,7 +449,7 @@ mod tests {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
         let door = open(listener(any), 1).unwrap().door;
         let other_worker = door.clone();
-        let take = |door| Slot::take(door, IpAddr::from([192, 0, 2, 1]));
+        let take = |door| Slot::take(door, IpAddr::from([192, 0, 2, 1])).inspect(Slot::heard);
         let first = take(&door).unwrap();
         let _second = take(&other_worker).unwrap();
         assert_eq!(take(&door).unwrap_err(), Limit::Connections);
@@ -412,13 +458,32 @@ mod tests {
     }
 
     #[test]
+    fn h09_half_of_the_connections_may_wait_for_their_first_bytes() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let door = open(Listener { max_connections: 4, ..listener(any) }, 1).unwrap().door;
+        let take = || Slot::take(&door, IpAddr::from([192, 0, 2, 1]));
+        let (first, second) = (take().unwrap(), take().unwrap());
+        assert_eq!(take().unwrap_err(), Limit::Hellos);
+        first.heard();
+        let third = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Hellos);
+        [&second, &third].into_iter().for_each(Slot::heard);
+        let fourth = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Connections);
+        drop((first, second, third, fourth));
+        let taken = [&door.taken.connections, &door.taken.hellos];
+        assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
+    }
+
+    #[test]
     fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let one = Some(NonZeroUsize::MIN);
+        let one = Some(1);
         let with = Listener { max_connections_per_client: one, ..listener(any) };
         let door = open(with, 1).unwrap().door;
         let other_worker = door.clone();
-        let take = |door, last| Slot::take(door, IpAddr::from([192, 0, 2, last]));
+        let take =
+            |door, last| Slot::take(door, IpAddr::from([192, 0, 2, last])).inspect(Slot::heard);
         let first = take(&door, 1).unwrap();
         assert_eq!(take(&other_worker, 1).unwrap_err(), Limit::Client);
         let _other = take(&door, 2).unwrap();

@@ -1,5 +1,6 @@
 //! How many connections, or other things, each client has at once.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
@@ -7,7 +8,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::account::network;
+use crate::account::{Limit, network};
 
 /// Parts of the table, each under a lock of its own, so that workers seldom wait for each other.
 const PARTS: usize = 64;
@@ -17,39 +18,91 @@ const PARTS: usize = 64;
 /// in it, so that it never has more entries than there are connections.
 #[derive(Debug)]
 pub(super) struct Clients {
-    most: usize,
+    most: Shares,
     /// Keyed anew in each process: nobody can choose addresses that all fall into one part.
     hasher: RandomState,
-    parts: [Mutex<HashMap<IpAddr, usize>>; PARTS],
+    parts: [Mutex<HashMap<IpAddr, Held>>; PARTS],
+}
+
+/// What each client may have at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shares {
+    /// Connections.
+    pub(super) connections: usize,
+    /// Of these, ones whose first bytes are not yet known.
+    pub(super) hellos: usize,
+}
+
+/// The most first flights that all clients of a listener may have under way: each may hold 72 KiB,
+/// so that the unread hold 288 MiB, however many connections are allowed.
+const HELLOS_MAX: usize = 4096;
+
+/// Local ports to one destination, by Linux's own `net.ipv4.ip_local_port_range`; the unit hides the
+/// one that is set. A client whose connections all go to one place leaves half of them to others.
+const LOCAL_PORTS: usize = 28_232;
+
+/// First flights that `connections` connections may have under way.
+pub(super) const fn hellos_max(connections: usize) -> usize {
+    let half = connections.div_ceil(2);
+    if half < HELLOS_MAX { half } else { HELLOS_MAX }
+}
+
+impl Shares {
+    /// One client's, where there may be `connections` in all: a quarter of them.
+    pub(super) fn of_all(connections: usize) -> Self {
+        let quarter = connections.div_ceil(4);
+        let hellos = hellos_max(connections).div_ceil(4);
+        Self { connections: quarter.clamp(1, LOCAL_PORTS / 2), hellos: hellos.max(1) }
+    }
+
+    /// One client's, where it may have so many connections of all `connections`.
+    pub(super) fn set(most: NonZeroUsize, connections: usize) -> Self {
+        let hellos = hellos_max(connections).div_ceil(4);
+        Self { connections: most.get(), hellos: hellos.max(1) }
+    }
+}
+
+/// What one client has.
+#[derive(Debug, Default)]
+struct Held {
+    connections: usize,
+    hellos: usize,
 }
 
 impl Clients {
-    /// `most` connections at once for each.
-    pub(super) fn new(most: NonZeroUsize) -> Self {
+    /// `most` for each.
+    pub(super) fn new(most: Shares) -> Self {
         let parts = std::array::from_fn(|_| Mutex::default());
-        Self { most: most.get(), hasher: RandomState::new(), parts }
+        Self { most, hasher: RandomState::new(), parts }
     }
 
-    /// The same limit for other things, none of which is taken.
+    /// The same limit for other things, none of which is taken, and all of which may be unread.
     pub(super) fn anew(&self) -> Self {
-        let parts = std::array::from_fn(|_| Mutex::default());
-        Self { most: self.most, hasher: RandomState::new(), parts }
+        Self::new(Shares { hellos: usize::MAX, ..self.most })
     }
 
-    /// Counts one more connection of `client`; `None` where it has as many as it may.
-    pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+    /// Counts one more connection of `client`, whose first bytes are to be read.
+    ///
+    /// # Errors
+    /// The limit that it has reached.
+    pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Result<Place, Limit> {
         // A listener on `[::]` has its IPv4 clients as mapped addresses, all of one /64.
         let client = network(client.to_canonical());
         let mut part = self.part(client);
-        let held = part.entry(client).or_insert(0);
-        if *held >= self.most {
-            return None;
+        // Whoever has reached a limit has an entry already.
+        let held = part.entry(client).or_default();
+        if held.connections >= self.most.connections {
+            return Err(Limit::Client);
         }
-        *held += 1;
-        Some(Place { clients: Arc::clone(self), client })
+        if held.hellos >= self.most.hellos {
+            return Err(Limit::ClientHellos);
+        }
+        held.connections += 1;
+        held.hellos += 1;
+        Ok(Place { clients: Arc::clone(self), client, hears: Cell::new(true) })
     }
 
-    fn part(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn part(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, Held>> {
         let part = self.hasher.hash_one(client) as usize % PARTS;
         self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,14 +113,28 @@ impl Clients {
 pub(super) struct Place {
     clients: Arc<Clients>,
     client: IpAddr,
+    /// Its first bytes are still to be read.
+    hears: Cell<bool>,
+}
+
+impl Place {
+    /// The first bytes are known, or are not asked for.
+    pub(super) fn heard(&self) {
+        if self.hears.replace(false)
+            && let Some(held) = self.clients.part(self.client).get_mut(&self.client)
+        {
+            held.hellos -= 1;
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.heard();
         let mut part = self.clients.part(self.client);
         if let Entry::Occupied(mut held) = part.entry(self.client) {
-            *held.get_mut() -= 1;
-            if *held.get() == 0 {
+            held.get_mut().connections -= 1;
+            if held.get().connections == 0 {
                 held.remove();
             }
         }
@@ -79,7 +146,7 @@ mod tests {
     use super::*;
 
     fn clients(most: usize) -> Arc<Clients> {
-        Arc::new(Clients::new(NonZeroUsize::new(most).unwrap()))
+        Arc::new(Clients::new(Shares { connections: most, hellos: usize::MAX }))
     }
 
     fn entries(clients: &Clients) -> usize {
@@ -92,11 +159,11 @@ mod tests {
         let take = |client: &str| clients.take(client.parse().unwrap());
         let first = take("192.0.2.1").unwrap();
         let _second = take("192.0.2.1").unwrap();
-        assert!(take("192.0.2.1").is_none());
+        assert_eq!(take("192.0.2.1").unwrap_err(), Limit::Client);
         let other = take("192.0.2.2");
-        assert!(other.is_some(), "another client");
+        assert!(other.is_ok(), "another client");
         drop(first);
-        assert!(take("192.0.2.1").is_some());
+        assert!(take("192.0.2.1").is_ok());
     }
 
     #[test]
@@ -108,21 +175,51 @@ mod tests {
             let clients = clients(1);
             let take = |client: &str| clients.take(client.parse().unwrap());
             let _held = take(held).unwrap();
-            assert!(take(same).is_none(), "{same}");
-            assert!(take(other).is_some(), "{other}");
+            assert!(take(same).is_err(), "{same}");
+            assert!(take(other).is_ok(), "{other}");
         }
+    }
+
+    #[test]
+    fn h09_first_flights_under_way_have_a_limit_of_their_own_and_are_given_back() {
+        let clients = Arc::new(Clients::new(Shares { connections: 4, hellos: 2 }));
+        let take = || clients.take([192, 0, 2, 1].into());
+        let (first, second) = (take().unwrap(), take().unwrap());
+        assert_eq!(take().unwrap_err(), Limit::ClientHellos);
+        first.heard();
+        first.heard();
+        let third = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::ClientHellos);
+        drop(second);
+        let fourth = take().unwrap();
+        [&third, &fourth].into_iter().for_each(Place::heard);
+        let _fifth = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Client, "{first:?}");
+    }
+
+    #[test]
+    fn h09_one_client_s_share_leaves_most_to_the_others() {
+        for all in [1, 2, 10, 246, 65_536, 10_000_000] {
+            let share = Shares::of_all(all);
+            assert!(share.connections >= 1 && share.hellos >= 1, "{all}: {share:?}");
+            assert!(share.connections <= all.div_ceil(4), "{all}: {share:?}");
+            assert!(share.connections <= LOCAL_PORTS / 2, "{all}: {share:?}");
+            assert!(share.hellos <= hellos_max(all).div_ceil(4), "{all}: {share:?}");
+        }
+        let usual = Shares { connections: 14_116, hellos: 1024 };
+        assert_eq!(Shares::of_all(65_536), usual, "as the documentation says");
     }
 
     #[test]
     fn clients_without_a_connection_are_not_remembered() {
         let clients = clients(1);
         for n in 0..10_000_u32 {
-            assert!(clients.take(n.to_be_bytes().into()).is_some());
+            assert!(clients.take(n.to_be_bytes().into()).is_ok());
         }
         assert_eq!(entries(&clients), 0);
         let held: Vec<_> = (0..500_u32).map(|n| clients.take(n.to_be_bytes().into())).collect();
         assert_eq!(entries(&clients), 500);
-        assert!(held.iter().all(Option::is_some) && clients.take([0; 4].into()).is_none());
+        assert!(held.iter().all(Result::is_ok) && clients.take([0; 4].into()).is_err());
         assert_eq!(entries(&clients), 500, "a refused one leaves nothing");
         drop(held);
         assert_eq!(entries(&clients), 0);
@@ -131,7 +228,7 @@ mod tests {
     #[test]
     fn the_limit_holds_over_threads() {
         let clients = clients(100);
-        let take = || (0..1_000).filter_map(|_| clients.take([192, 0, 2, 1].into())).collect();
+        let take = || (0..1_000).filter_map(|_| clients.take([192, 0, 2, 1].into()).ok()).collect();
         let held: Vec<Vec<Place>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::accept::{self, Door};
 use super::bind::{Memory, Names};
+use super::clients::{Clients, Shares};
 use super::dns;
 use super::gate::Gate;
 use super::judge::Policies;
@@ -111,15 +112,18 @@ impl DataPlane {
         let mut mailrooms: Vec<Vec<Mailroom>> = Vec::new();
         mailrooms.resize_with(count, Vec::new);
         let mut listeners = Vec::new();
+        let most = settings.listeners.iter().map(|listener| listener.max_connections).sum();
+        let clients = Arc::new(Clients::new(Shares::of_all(sys::connections_max().min(most))));
         for mut listener in settings.listeners {
             let datagrams = listener.udp.take();
+            let shares = listener.max_connections_per_client.is_none();
             let at = match &listener.socket {
                 Socket::Address(address) => Ok(*address),
                 Socket::Inherited(socket) => socket.local_addr(),
             };
             let at = at.map_or_else(|_| "of the service manager".into(), |at| at.to_string());
             let way = listener.way;
-            let opened = accept::open(listener, count).map_err(|e| {
+            let mut opened = accept::open(listener, count).map_err(|e| {
                 let needs = match (way, e.kind()) {
                     (Way::Tproxy, io::ErrorKind::PermissionDenied) => {
                         "; a transparent listener needs CAP_NET_ADMIN, or a socket unit that opens \
@@ -129,6 +133,9 @@ impl DataPlane {
                 };
                 io::Error::new(e.kind(), format!("listener {at}: {e}{needs}"))
             })?;
+            if shares {
+                opened.door.share(&clients);
+            }
             listeners.push((opened.door.way, opened.door.address));
             for (post, socket) in posts.iter_mut().zip(opened.sockets) {
                 post.push((socket, opened.door.clone()));
@@ -313,6 +320,8 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         if listeners.iter().any(|(_, door)| door.lifetime.is_some()) {
             spawn_local(async move { registry.end_the_old().await });
         }
+        let counting = Rc::clone(&gate);
+        spawn_local(async move { counting.registry.count_bytes(counting.account.metrics()).await });
         let registry = Rc::clone(&gate.registry);
         for (listener, door) in listeners {
             accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));

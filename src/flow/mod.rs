@@ -45,6 +45,7 @@ mod gate;
 mod http;
 mod judge;
 mod origin;
+mod overload;
 mod peek;
 mod proxy;
 mod reactor;
@@ -70,7 +71,7 @@ pub use settings::{Datagrams, Dns, Listener, NameService, Resolver, Settings, So
 
 use crate::account::{End, Record, Way};
 use crate::policy::Permit;
-use accept::Accepted;
+use accept::{Accepted, Slot};
 use forward::Joined;
 use gate::{First, Gate, Stop};
 use judge::Asked;
@@ -154,7 +155,9 @@ async fn walk(
 ) -> Result<Joined, End> {
     let mut seen = Seen::default();
     let mut dialogue = None;
-    match judge(&client, &mut seen, &mut dialogue, gate, seat, record).await {
+    let judged = judge(&client, &mut seen, &mut dialogue, gate, seat, record).await;
+    client.slot.iter().for_each(Slot::heard);
+    match judged {
         Ok((permit, first)) => forward::run(client, seen, first, dialogue, permit, record).await,
         Err(Stop::Refused(refusal)) => {
             Err(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await)

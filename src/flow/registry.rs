@@ -1,6 +1,6 @@
 //! Every live connection of one worker: what it asked, and how it is told to end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
@@ -13,9 +13,12 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::judge::{Asked, Broken, Tie};
-use crate::account::{End, Judged, Named};
+use crate::account::{Bytes, End, Judged, Metrics, Named};
 use crate::identify::{BadName, HostName, Protocol};
 use crate::policy::Transport;
+
+/// Time between two looks at the bytes of live connections: how far the counters are behind.
+const COUNT_EVERY: Duration = Duration::from_secs(20);
 
 /// The live connections of one worker.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     asked: RefCell<Option<Box<Note>>>,
+    /// Once it has a verdict.
+    bytes: OnceCell<Arc<Bytes>>,
     end: Cell<Option<End>>,
     /// The look at which it ends, where its listener bounds the time.
     last: Option<u32>,
@@ -148,6 +153,17 @@ impl Registry {
         }
     }
 
+    /// Counts what live connections have forwarded, each time that [`COUNT_EVERY`] has passed; the
+    /// rest is counted when they end.
+    pub(super) async fn count_bytes(&self, metrics: &Metrics) {
+        loop {
+            sleep(COUNT_EVERY).await;
+            for bytes in self.flows.borrow().values().filter_map(|flow| flow.bytes.get()) {
+                metrics.forwarded(bytes.uncounted());
+            }
+        }
+    }
+
     /// Tells every connection to end.
     pub(super) fn cut_all(&self, end: End) {
         for flow in self.flows.borrow().values() {
@@ -195,6 +211,12 @@ impl Flow {
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn note(&self, asked: &Asked, name: Option<Named>) {
         *self.asked.borrow_mut() = Some(Box::new(Note::of(asked, name)));
+    }
+
+    /// What the connection forwards is counted here.
+    pub(super) fn forwards(&self, bytes: &Arc<Bytes>) {
+        // The record, and its counter, are the same at a later verdict.
+        self.bytes.get_or_init(|| Arc::clone(bytes));
     }
 
     /// Notes that the connection is [`Asked::mismatched`], and gives what it asks now.
@@ -267,6 +289,29 @@ mod tests {
         assert_eq!(end, End::Lifetime);
         assert!((9..=10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
         assert!(endless.end.get().is_none());
+        looking.abort();
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn s04_bytes_of_a_live_connection_are_counted_while_it_lives_and_once() {
+        let registry = Rc::new(Registry::default());
+        let metrics = Rc::new(Metrics::register());
+        let (looks, counted) = (Rc::clone(&registry), Rc::clone(&metrics));
+        let looking = tokio::task::spawn_local(async move { looks.count_bytes(&counted).await });
+        let ((_, flow), bytes) = (registry.enter(None), Arc::new(Bytes::default()));
+        flow.forwards(&bytes);
+        let up = |count| format!("schengate_bytes_total{{direction=\"up\"}} {count}\n");
+        for round in 1..=3 {
+            bytes.up(1000);
+            sleep(Duration::from_secs(60)).await;
+            let text = metrics.render();
+            assert!(text.contains(&up(round * 1000)), "{text}");
+        }
+        bytes.up(7);
+        metrics.closed(Duration::ZERO, bytes.uncounted());
+        sleep(Duration::from_secs(60)).await;
+        let text = metrics.render();
+        assert!(text.contains(&up(3007)), "{text}");
         looking.abort();
     }
 

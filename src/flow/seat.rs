@@ -34,6 +34,7 @@ impl Seat {
     pub(super) fn judged(&self, asked: &Asked, record: &Record) {
         let name = record.judgement().and_then(|judged| judged.name.clone());
         self.flow.note(asked, name);
+        self.flow.forwards(record.bytes());
     }
 
     /// What was read of a connection that has its verdict already: asked with it from here on. Whether

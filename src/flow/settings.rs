@@ -83,9 +83,10 @@ pub struct Listener {
     pub keep_source: bool,
     /// Connections at once, over all workers; more are refused as `overload`.
     pub max_connections: usize,
-    /// Connections at once of one client, over all workers; more are refused as `overload`. As many
-    /// as the listener has, where there is none. An IPv6 client is its /64.
-    pub max_connections_per_client: Option<NonZeroUsize>,
+    /// Connections at once of one client, over all workers; more are refused as `overload`. 0 is no
+    /// limit of its own; `None` a share of what all listeners together may have. An IPv6 client is
+    /// its /64.
+    pub max_connections_per_client: Option<usize>,
     /// Close without an answer instead of refusing aloud.
     pub silent: bool,
     /// Play the server of protocols that go over to TLS (SMTP, IMAP, POP3, PostgreSQL, on their own

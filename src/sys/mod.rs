@@ -271,6 +271,17 @@ static DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
 /// record, a reload.
 const RESERVED: u64 = 32;
 
+/// Connections that the descriptors of the process are enough for, of two each, beside those that
+/// are kept for other things; as many as there can be before [`raise_descriptor_limit`].
+#[must_use]
+pub fn connections_max() -> usize {
+    let limit = DESCRIPTORS.load(Ordering::Relaxed);
+    if limit <= 2 * RESERVED {
+        return usize::MAX;
+    }
+    usize::try_from((limit - RESERVED) / 2).unwrap_or(usize::MAX)
+}
+
 /// Whether a socket or pipe has one of the last descriptors, or `more` that it needs would. The
 /// kernel gives the lowest one that is free (open(2)), so that its number says how many are taken.
 #[must_use]

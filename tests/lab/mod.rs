@@ -39,6 +39,9 @@ pub(crate) const NAME_SERVER: &str = "198.51.100.53";
 /// Where the gateway serves its metrics, inside its namespace.
 pub(crate) const ADMIN: &str = "127.0.0.1:9643";
 
+/// The counter of final lines of the record.
+const FINALS: &str = "schengate_verdicts_final_total";
+
 /// Both sides as a policy names them: [`PERMITTED`] is in France, [`REFUSED`] in the United States.
 pub(crate) fn places() -> String {
     let ([p4, p6], [r4, r6]) = (PERMITTED, REFUSED);
@@ -292,8 +295,15 @@ impl Gateway<'_> {
         metrics
             .lines()
             .filter(|line| !line.starts_with('#') && line.contains(label))
+            // The same verdicts once more, at the end: only for who asks for them by name.
+            .filter(|line| !line.starts_with(FINALS) || label.starts_with(FINALS))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// Every metric.
+    pub(crate) fn metrics(&self) -> String {
+        self.admin("/metrics").expect("metrics")
     }
 
     /// Whether the metrics hold this line.

@@ -1,7 +1,6 @@
 //! `[[listen]]`: where clients come in.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -146,20 +145,20 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
     })
 }
 
-/// More than the listener takes would be a limit that is never met.
+/// More than the listener takes would be a limit that is never met; 0 says that there is none.
 fn per_client(
     reader: &mut Reader<'_>,
     table: &Table<'_>,
     of_all: Option<usize>,
-) -> Option<Option<NonZeroUsize>> {
+) -> Option<Option<usize>> {
     let Some(item) = table.item("max_connections_per_client") else { return Some(None) };
-    let most = usize::try_from(reader.number(&item, 1..10_000_001)?).ok()?;
+    let most = usize::try_from(reader.number(&item, 0..10_000_001)?).ok()?;
     if most > of_all? {
         let what = format!("{most} is more than max_connections, which is {}", of_all?);
-        reader.fault(&item, what, "write fewer, or leave it out: then only max_connections counts");
+        reader.fault(&item, what, "write fewer, or 0: then only max_connections counts");
         return None;
     }
-    Some(NonZeroUsize::new(most))
+    Some(Some(most))
 }
 
 /// An explicit client says whom it means before anything else.

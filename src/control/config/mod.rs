@@ -24,7 +24,6 @@ mod zones;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -458,8 +457,10 @@ pub struct Listen {
     /// Connections at once on this listener; more are refused as `overload`. Default 65,536.
     pub max_connections: usize,
     /// Connections at once of one client (an IPv4 address or an IPv6 /64); more are refused as
-    /// `overload`. Default: no limit of its own, for an office behind one address is one client.
-    pub max_connections_per_client: Option<NonZeroUsize>,
+    /// `overload`. 0 is no limit of its own. Default: a quarter of what all listeners together may
+    /// have, by their limits and by the descriptors of the process, and no more than 14,116, half of
+    /// the local ports that there are to one destination.
+    pub max_connections_per_client: Option<usize>,
     /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
     pub silent: bool,
     /// Follow STARTTLS to the name in the hello, on the ports of SMTP, IMAP, POP3 and PostgreSQL;

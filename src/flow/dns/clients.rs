@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,8 +85,8 @@ pub(super) struct Place<'a> {
 
 impl Places {
     pub(super) fn new(most: usize) -> Self {
-        let quarter = NonZeroUsize::new(most / 4).unwrap_or(NonZeroUsize::MIN);
-        Self { most, taken: Cell::new(0), each: Arc::new(clients::Clients::new(quarter)) }
+        let each = clients::Shares { connections: (most / 4).max(1), hellos: usize::MAX };
+        Self { most, taken: Cell::new(0), each: Arc::new(clients::Clients::new(each)) }
     }
 
     /// A place for one more of this client.
@@ -95,7 +94,7 @@ impl Places {
         if self.taken.get() >= self.most {
             return None;
         }
-        let own = self.each.take(client)?;
+        let own = self.each.take(client).ok()?;
         self.taken.set(self.taken.get() + 1);
         Some(Place { of: self, _own: own })
     }

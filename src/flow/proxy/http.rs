@@ -12,7 +12,7 @@ use super::authority::Target;
 use super::reach::{self, Missed, Reached, reach};
 use super::tunnel::{self, either, give_up};
 use crate::account::{End, Record};
-use crate::flow::accept::Accepted;
+use crate::flow::accept::{Accepted, Slot};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate, Stop, read_until};
 use crate::flow::http::{self, Client, Done, Guest, Held, Next, Order, SCHEME, Upstream};
@@ -78,6 +78,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
         read = read(&client.wire, &mut seen, guest) => read,
     };
     client.held = Held::with(seen.into_bytes());
+    guest.slot.iter().for_each(Slot::heard);
     if let Err(end) = read {
         gate::close(record, &seat, end);
         return None;

@@ -12,7 +12,7 @@ use super::authority::{Target, canonical};
 use super::reach::{Missed, Reached, Request, reach};
 use super::tunnel;
 use crate::account::{End, Record};
-use crate::flow::accept::{Accepted, Door};
+use crate::flow::accept::{Accepted, Door, Slot};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate};
 use crate::flow::http::Guest;
@@ -72,6 +72,7 @@ async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -
         Ok(Err(Fault::Gone)) => return Walked::Ended(End::ClientGone),
         Err(_) => return Walked::Ended(End::Idle),
     };
+    slot.iter().for_each(Slot::heard);
     let target = match command {
         Command::Connect(target) => target,
         Command::Associate { port } => {

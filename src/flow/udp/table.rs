@@ -186,8 +186,8 @@ impl Table {
         }
         let shared = match &self.shared {
             Some(shared) => match shared.take(client) {
-                place @ Some(_) => place,
-                None => return Delivered::Dropped(Dropped::ClientLimit),
+                Ok(place) => Some(place),
+                Err(_) => return Delivered::Dropped(Dropped::ClientLimit),
             },
             None => None,
         };
@@ -383,6 +383,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::clients::Shares;
 
     fn key(client: u32, port: u16) -> Key {
         let client = SocketAddr::new(IpAddr::from(client.to_be_bytes()), port);
@@ -474,7 +475,7 @@ mod tests {
 
     #[test]
     fn h09_a_client_has_no_more_flows_over_all_workers_than_its_limit() {
-        let shared = Arc::new(Clients::new(2.try_into().unwrap()));
+        let shared = Arc::new(Clients::new(Shares { connections: 2, hellos: usize::MAX }));
         let workers =
             [(); 2].map(|()| Table::with_clients(Limits::of(100), Some(Arc::clone(&shared))));
         let first = begin(&workers[0], key(1, 1));
