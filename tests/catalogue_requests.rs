@@ -146,6 +146,39 @@ fn w01_each_request_is_judged_in_tunnels_and_by_the_explicit_proxy() {
     second_requests("tproxy", &EXPLICIT);
 }
 
+/// A server takes what is sent as the body of a CONNECT for the first bytes inside the tunnel.
+#[test]
+fn w01_a_connect_with_a_body_is_malformed_in_every_way_in() {
+    for (mode, ways) in [
+        ("tproxy", &[Way::Tproxy, Way::Connect, Way::ConnectAddress, Way::Socks][..]),
+        ("redirect", &[Way::Redirect]),
+    ] {
+        let Some(lab) = lab("w01 connect") else { return };
+        let mut scene = Scene::start(&lab, mode, "");
+        for &way in ways {
+            let site = &SITES[0];
+            let inside = request(way, "GET /", site.refused, KEPT, "");
+            for framing in ["Content-Length: LENGTH", "Transfer-Encoding: chunked"] {
+                let framing = framing.replace("LENGTH", &inside.len().to_string());
+                let head = format!("CONNECT {0}:443 HTTP/1.1\r\nHost: {0}:443\r\n", site.fine);
+                let chunk = format!("{:x}\r\n", inside.len());
+                let chunk = if framing.starts_with('T') { &chunk[..] } else { "" };
+                let said = [format!("{head}{framing}\r\n\r\n{chunk}").as_bytes(), &inside].concat();
+                let before = scene.lines().len();
+                let end = scene.converse(way, site, &[(said, "")]);
+                let what = format!("{way:?}, {framing}: {end}");
+                let line = wait_until(&what, || scene.lines().get(before).cloned());
+                assert_eq!(scene.world.ask(&json!("kept")), "", "{what}");
+                assert_eq!(
+                    (&line["verdict"], &line["fault"]),
+                    (&json!("block"), &json!("connect-body")),
+                    "{what}: {line}"
+                );
+            }
+        }
+    }
+}
+
 /// Where no name can change the answer, nobody is kept waiting, and each request is in the record all
 /// the same; the policy that is in force when it comes judges it.
 #[test]

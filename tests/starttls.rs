@@ -171,3 +171,29 @@ fn what_comes_instead_of_a_command_is_read_as_on_any_other_port() {
         assert_eq!(scene.gateway.count("reason=\"rule\""), refused, "{what}");
     }
 }
+
+/// What it says later would go to a server with whom nobody listens any more.
+#[test]
+fn w08_a_client_that_falls_silent_in_the_dialogue_has_not_said_who_it_is_for() {
+    let Some(lab) = lab("w08 starttls") else { return };
+    let mut scene = Scene::start(&lab);
+    let step = |said: &[u8], until: &[u8]| json!({"hex": hex(said), "until": hex(until)});
+    let ehlo = || step(b"EHLO client.example\r\n", b"STARTTLS\r\n");
+    let ssl_request = [0, 0, 0, 8, 4, 210, 22, 47];
+    let mut refused = 0.0;
+    for (what, port, steps) in [
+        ("nothing", 587, vec![]),
+        ("a greeting", 587, vec![ehlo()]),
+        ("a request for TLS", 587, vec![ehlo(), step(b"STARTTLS\r\n", b"go ahead\r\n")]),
+        ("nothing", 5432, vec![]),
+        ("a request for TLS", 5432, vec![step(&ssl_request, b"S")]),
+    ] {
+        let to = at(PERMITTED[0], port);
+        let ask = json!({"do": "converse", "to": to, "steps": steps, "patience_ms": 10_000});
+        let end = scene.client.ask(&ask);
+        assert_ne!(end["end"], "silence", "{port}, {what}: {end}");
+        assert_eq!(scene.world.arrived(PERMITTED[0]), (0, 0), "{port}, {what}");
+        refused += 1.0;
+        assert_eq!(scene.gateway.count("reason=\"malformed\""), refused, "{port}, {what}");
+    }
+}

@@ -300,6 +300,27 @@ action = \"block\"
         let before = scene.world.arrived(ip);
         scene.talk("talk", &at(ip, 9000), &[&strange]);
         assert_eq!(scene.world.arrived(ip), before, "{ip}: a version that is none");
+        // OpenSSL reads the hello all the same: behind an empty record, a header that is none, or one of
+        // another type; and on a flow that began with something else.
+        let hello = flights::dtls_fragments("other.example", 1).remove(0);
+        let record = |kind: u8, length: u8| [&[kind, 0xfe, 0xfd][..], &[0; 9], &[length]].concat();
+        let alone = |bytes: &[u8]| [bytes, &[0; 2]].concat();
+        for front in [
+            record(22, 0),
+            alone(b"GET / HTTP/"),
+            alone(&[0xc0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]),
+            alone(&[0; 24]),
+            [record(20, 1), vec![1]].concat(),
+            [record(23, 1), vec![1]].concat(),
+        ] {
+            let behind = [&front[..], &hello].concat();
+            let before = scene.world.arrived(ip);
+            scene.talk("talk", &at(ip, 9000), &[&behind]);
+            assert_eq!(scene.world.arrived(ip), before, "{ip}: {}", front.escape_ascii());
+            scene.talk("talk", &at(ip, 9000), &[b"junk", &behind]);
+            let arrived = scene.world.arrived(ip).0 - before.0;
+            assert_eq!(arrived, 4, "{ip}: live, {}", front.escape_ascii());
+        }
         let whole = flights::dtls_fragments("allowed.example", 1).remove(0);
         let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
         let rtp = [&[0x80, 0x60, 0, 1][..], &[9; 168]].concat();

@@ -19,6 +19,7 @@ use super::peek::{Ended, Seen};
 use super::relay::read_shared;
 use super::wire::Wire;
 use crate::account::{End, Record};
+use crate::identify::Fault;
 
 /// The longest line of a client (RFC 5321 §4.5.3.1.4 asks for 512, RFC 9051 for more), and of a
 /// server.
@@ -210,7 +211,7 @@ pub(super) async fn play(
                 }
                 // Silence, or half a line, which may be the beginning of another protocol.
                 Ok(None) if seen.ended().is_some() => {
-                    return gate.read(client, seen, asked, record).await;
+                    return read(gate, client, seen, asked, record).await;
                 }
                 Ok(None) => {
                     seen.more(&client.wire, Some(deadline)).await.map_err(gone)?;
@@ -229,7 +230,7 @@ pub(super) async fn play(
             Next::Upgrade(reply) => {
                 played.said.push(line);
                 client.wire.write_all(&reply).await.map_err(gone)?;
-                return gate.read(client, seen, asked, record).await;
+                return read(gate, client, seen, asked, record).await;
             }
             Next::Quit(reply) => {
                 client.wire.write_all(&reply).await.map_err(gone)?;
@@ -245,6 +246,19 @@ pub(super) async fn play(
         client.wire.write_all(&reply).await.map_err(gone)?;
     }
     Err(Stop::Ended(End::BadRequest))
+}
+
+/// As [`Gate::read`]. Who falls silent has stopped half-way, and may name anybody later: to the server,
+/// with whom nobody would listen any more.
+async fn read(
+    gate: &Gate,
+    client: &Accepted,
+    seen: &mut Seen,
+    asked: Asked,
+    record: &Record,
+) -> Result<Asked, Stop> {
+    let asked = gate.read(client, seen, asked, record).await?;
+    Ok(if seen.bytes().is_empty() { asked.breaking(Fault::Incomplete) } else { asked })
 }
 
 impl Dialogue {

@@ -37,18 +37,55 @@ struct Message {
     body: Assembly,
 }
 
-/// Whether a datagram begins with a DTLS record in the clear.
+/// Whether a datagram begins with a DTLS record in the clear, or some server finds a hello in it.
 #[must_use]
 pub fn is_dtls(datagram: &[u8]) -> bool {
-    record(&mut Reader::flat(datagram)).is_some()
+    record(&mut Reader::flat(datagram)).is_some() || is_hello(datagram)
 }
 
-/// Whether a datagram begins with a part of a ClientHello in the clear.
+/// Whether some record of a datagram begins with a part of a ClientHello in the clear.
 #[must_use]
 pub fn is_hello(datagram: &[u8]) -> bool {
-    record(&mut Reader::flat(datagram)).is_some_and(|(kind, mut payload)| {
-        kind == HANDSHAKE && payload.u8().is_some_and(|kind| kind == CLIENT_HELLO)
-    })
+    Records::of(datagram).any(|(kind, payload)| begins_hello(kind, payload))
+}
+
+fn begins_hello(kind: u8, mut payload: Reader<'_>) -> bool {
+    kind == HANDSHAKE && payload.u8() == Some(CLIENT_HELLO)
+}
+
+/// Type, version, epoch, number and length of a record (RFC 6347 §4.1).
+const HEADER: usize = 13;
+
+/// The records of a datagram as the most lenient server finds them: OpenSSL drops a header that it
+/// cannot take, or that has nothing behind it, and looks for the next one right there.
+struct Records<'a> {
+    rest: &'a [u8],
+    /// Something stood before the last record that is none.
+    strayed: bool,
+}
+
+impl<'a> Records<'a> {
+    const fn of(datagram: &'a [u8]) -> Self {
+        Self { rest: datagram, strayed: false }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (u8, Reader<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.rest.len() > HEADER {
+            let mut reader = Reader::flat(self.rest);
+            let found = record(&mut reader);
+            let length = if found.is_some() { self.rest.len() - reader.left() } else { HEADER };
+            self.rest = self.rest.get(length..)?;
+            if found.is_some() {
+                return found;
+            }
+            self.strayed = true;
+        }
+        None
+    }
 }
 
 /// Content type and payload of the next record.
@@ -133,9 +170,17 @@ impl DtlsReader {
 
     /// Whether the datagram held a part of a hello.
     fn read(&mut self, datagram: &[u8]) -> Result<bool, Fault> {
-        let mut rest = Reader::flat(datagram);
+        let mut records = Records::of(datagram);
         let mut part = false;
-        while let Some((kind, mut payload)) = record(&mut rest) {
+        while let Some((kind, mut payload)) = records.next() {
+            if records.strayed {
+                // No client sends a hello so; its name is still one that may be meant.
+                if begins_hello(kind, payload) {
+                    self.read_fragment(&mut payload)?;
+                    return Err(Fault::RecordType);
+                }
+                continue;
+            }
             while kind == HANDSHAKE && payload.left() > 0 {
                 part |= self.read_fragment(&mut payload)?;
             }

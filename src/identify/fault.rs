@@ -112,6 +112,11 @@ pub enum Fault {
     #[error("the Transfer-Encoding is other than one `chunked`")]
     TransferEncoding,
 
+    /// A CONNECT with a body, which no server knows of: it is taken for the tunnel's first bytes
+    /// (RFC 9110 §9.3.6).
+    #[error("a CONNECT request has a body")]
+    ConnectBody,
+
     /// Two CRYPTO frames or fragments put different bytes in one place.
     #[error("fragments that overlap hold different bytes")]
     Overlap,
@@ -168,6 +173,7 @@ impl Fault {
             Self::LengthAndEncoding => "length-and-encoding",
             Self::ContentLength => "content-length",
             Self::TransferEncoding => "transfer-encoding",
+            Self::ConnectBody => "connect-body",
             Self::Overlap => "overlap",
             Self::Frame => "frame",
             Self::Coalesced => "coalesced",

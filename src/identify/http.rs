@@ -265,6 +265,8 @@ enum Version {
 struct Fields {
     hosts: usize,
     lengths: usize,
+    /// Some length is other than 0.
+    has_length: bool,
     encodings: usize,
 }
 
@@ -355,6 +357,7 @@ impl<'a> Head<'a> {
             fields.lengths += 1;
             let plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
             self.blame_if(!plain || value.len() > 18, Fault::ContentLength);
+            fields.has_length |= value.iter().any(|&digit| digit != b'0');
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             fields.encodings += 1;
             self.blame_if(!value.eq_ignore_ascii_case(b"chunked"), Fault::TransferEncoding);
@@ -371,6 +374,8 @@ impl<'a> Head<'a> {
         self.blame_if(fields.lengths > 1, Fault::ContentLength);
         let encoding = fields.encodings > 1 || fields.encodings > 0 && version != Version::One1;
         self.blame_if(encoding, Fault::TransferEncoding);
+        let has_body = fields.encodings > 0 || fields.has_length;
+        self.blame_if(self.form == Form::Authority && has_body, Fault::ConnectBody);
         let target = self.target_authority().map(|target| match self.form {
             Form::Authority => Authority::parse_connect(target),
             Form::Absolute | Form::Origin | Form::Asterisk | Form::Preface | Form::Unknown => {
@@ -504,6 +509,7 @@ mod tests {
             ("GET http://host.example/x HTTP/1.1\r\nHost: host.example:80\r\n\r\n", HttpHost),
             ("GET HTTP://host.example HTTP/1.0\r\n\r\n", HttpHost),
             ("CONNECT host.example:443 HTTP/1.1\r\nHost: host.example\r\n\r\n", Connect),
+            ("CONNECT host.example:443 HTTP/1.0\r\nContent-Length: 0\r\n\r\n", Connect),
             ("x-custom /a HTTP/1.1\r\nHost: host.example\r\n\r\n", HttpHost),
         ] {
             assert_eq!(name(head), ("host.example".to_owned(), source), "{head:?}");
@@ -571,6 +577,14 @@ mod tests {
                 Fault::Authority,
             ),
             ("CONNECT a.example HTTP/1.1\r\nHost: a.example\r\n\r\n".into(), Fault::Port),
+            (
+                "CONNECT a:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n".into(),
+                Fault::ConnectBody,
+            ),
+            (
+                "CONNECT a:443 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
+                Fault::ConnectBody,
+            ),
             (
                 "CONNECT a.example:443 HTTP/1.1\r\nHost: b.example\r\n\r\n".into(),
                 Fault::HostDisagrees,

@@ -200,7 +200,10 @@ fn from_head(head: http::Head<'_>) -> Identity<'_> {
 /// What a client's UDP payload is, told from this one alone: QUIC, DTLS or another protocol.
 #[must_use]
 pub fn udp_protocol(datagram: &[u8]) -> Protocol {
-    if quic::version(datagram).is_some() {
+    // First, since a server of DTLS finds its hello behind the header of any other protocol.
+    if dtls::is_hello(datagram) {
+        Protocol::Dtls
+    } else if quic::version(datagram).is_some() {
         Protocol::Quic
     } else if dtls::is_dtls(datagram) {
         Protocol::Dtls

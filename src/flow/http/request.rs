@@ -117,11 +117,6 @@ impl Order {
         self.is_connect
     }
 
-    /// Whether the request is over with its head.
-    pub(in crate::flow) fn has_no_body(&self) -> bool {
-        self.framing == Framing::None
-    }
-
     /// Whether the client knows that this is a proxy.
     pub(in crate::flow) const fn is_explicit(&self) -> bool {
         self.is_explicit

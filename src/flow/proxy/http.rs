@@ -231,11 +231,7 @@ fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Sta
         return bad("the destination is no host and port, or one that could be read in two ways");
     };
     if is_tunnel {
-        let order = Order::captured(bytes, head);
-        if !order.has_no_body() {
-            return bad("a CONNECT request has no body");
-        }
-        return Ok((target, order));
+        return Ok((target, Order::captured(bytes, head)));
     }
     Ok((target, Order::explicit(bytes, head, &target.to_field(80))))
 }

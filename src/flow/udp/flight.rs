@@ -152,8 +152,8 @@ impl Flight {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether a datagram of a live flow needs [`Flight::pass`]; every other one may go. One look at
-    /// two bytes, for all that are no handshake. `turn` is the registry's: under another policy than
+    /// Whether a datagram of a live flow needs [`Flight::pass`]; every other one may go. A look at two
+    /// bytes, and at two of every thirteen, for all that are no handshake. `turn` is the registry's: under another policy than
     /// the one that settled the flow, what comes may matter.
     pub(super) fn looks_at(&self, datagram: &[u8], turn: u64) -> bool {
         if self.settled == Some(turn) {
@@ -163,7 +163,11 @@ impl Flight {
             // While a part of a hello is held, nothing overtakes it.
             _ if !self.held.is_empty() => true,
             // The long header of QUIC, and the one of Google QUIC with a version in it.
-            Some(first) => first & 0x80 != 0 || first & 0xcb == 0x09 || *first == HANDSHAKE,
+            // A hello of DTLS may stand behind other records, and behind what is none.
+            Some(first) => {
+                let begins = first & 0x80 != 0 || first & 0xcb == 0x09 || *first == HANDSHAKE;
+                begins || dtls::is_hello(datagram)
+            }
             None => false,
         }
     }
