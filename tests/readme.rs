@@ -44,3 +44,14 @@ fn every_file_that_the_readme_links_to_is_there() {
         assert!(path.is_file(), "{link}");
     }
 }
+
+#[test]
+fn the_catalogue_has_each_row_once() {
+    let text = include_str!("../docs/catalogue.md");
+    let rows: Vec<_> = text.lines().filter(|line| line.starts_with("| ")).collect();
+    let mut once = std::collections::BTreeSet::new();
+    for row in rows.iter().filter(|row| !row.starts_with("| case ")) {
+        assert!(once.insert(row), "{row}");
+    }
+    assert!(once.len() > 100);
+}
