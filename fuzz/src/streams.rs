@@ -245,6 +245,16 @@ pub fn socks(data: &[u8]) {
             assert!(port != 0);
             let mut again = vec![5, 1, wire[2]];
             match host {
+                // An address in the place of a name, in its one spelling.
+                Host::Address(address) if wire[3] == 3 => {
+                    let text = std::str::from_utf8(&wire[5..len - 2]).expect("an address is ASCII");
+                    let text = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                    let text =
+                        text.unwrap_or_else(|| std::str::from_utf8(&wire[5..len - 2]).unwrap());
+                    let read: IpAddr = text.parse().expect("an address");
+                    assert_eq!(read.to_canonical(), address.to_canonical());
+                    again.extend(&wire[3..len - 2]);
+                }
                 Host::Address(IpAddr::V4(v4)) => again.extend([&[1], &v4.octets()[..]].concat()),
                 Host::Address(IpAddr::V6(v6)) => again.extend([&[4], &v6.octets()[..]].concat()),
                 // In its one form; the final dot may be gone.

@@ -64,7 +64,7 @@ impl Notice {
 
     /// Status and title: of an overload one that clients try again after (RFC 9110 §15.6.4).
     fn status(&self) -> Status {
-        if self.is_overload() { OVERLOAD } else { LEGAL }
+        if self.is_overload() { UNAVAILABLE } else { LEGAL }
     }
 
     /// The value of the `Proxy-Status` field (RFC 9209).
@@ -144,7 +144,7 @@ pub(super) const BAD_REQUEST: Status = Status(400, "Bad Request");
 pub(super) const BAD_GATEWAY: Status = Status(502, "Bad Gateway");
 pub(super) const TIMEOUT: Status = Status(504, "Gateway Timeout");
 const LEGAL: Status = Status(451, "Unavailable For Legal Reasons");
-const OVERLOAD: Status = Status(503, "Service Unavailable");
+pub(super) const UNAVAILABLE: Status = Status(503, "Service Unavailable");
 
 /// A whole answer of the gateway's own to a request that it could not serve: an error type of RFC
 /// 9209, and what happened in words.

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use super::At;
 use super::authority::Target;
 use super::reach::{self, Missed, Reached, reach};
-use super::tunnel::{self, either, give_up};
+use super::tunnel::{self, CLOSING, either, give_up};
 use crate::account::{End, Record};
 use crate::flow::accept::{Accepted, Slot};
 use crate::flow::forward::DialFault;
 use crate::flow::gate::{self, Gate, Stop, read_until};
 use crate::flow::http::{self, Client, Done, Guest, Held, Next, Order, SCHEME, Upstream};
 use crate::flow::peek::Seen;
-use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, TIMEOUT, problem};
+use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, TIMEOUT, UNAVAILABLE, problem};
 use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
 use crate::identify::http::{Form, Head};
@@ -128,6 +128,8 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
         }
         Err(end) => {
             gate::close(record, &seat, end);
+            let answer = problem(UNAVAILABLE, "connection_terminated", CLOSING, &head);
+            client.last(&answer).await;
             return None;
         }
     };

@@ -18,7 +18,7 @@ use crate::flow::http::{self, Broken, Client, Done, Guest, Held, Next, Order, Up
 use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
 use crate::flow::peek::{Ended, Seen};
-use crate::flow::refuse::{self, BAD_GATEWAY, BAD_REQUEST, TIMEOUT, problem};
+use crate::flow::refuse::{self, BAD_GATEWAY, BAD_REQUEST, TIMEOUT, UNAVAILABLE, problem};
 use crate::flow::relay;
 use crate::flow::seat::Seat;
 use crate::flow::second::{self, Follower};
@@ -366,6 +366,9 @@ async fn refused(client: Client, refusal: Refusal, silent: bool) {
     }
 }
 
+/// What the client of a request that is cut is told.
+pub(super) const CLOSING: &str = "the connection was ended before the request was answered";
+
 /// Ends a connection whose request has no whole answer.
 pub(super) async fn give_up(
     client: Client,
@@ -376,6 +379,10 @@ pub(super) async fn give_up(
 ) {
     let Broken { why, answered } = broken;
     let (end, told) = match why {
+        // Who asked the gateway itself is told.
+        Why::Cut(end) if order.is_explicit() => {
+            (end, Some((UNAVAILABLE, "connection_terminated", CLOSING)))
+        }
         Why::Cut(end) => (end, None),
         Why::Idle => {
             let what = "the destination did not answer in time";
