@@ -2,8 +2,8 @@
 
 mod lab;
 
-use lab::role::{self, EXCHANGE, hex};
-use lab::{Lab, PERMITTED, at, lab};
+use lab::role::{self, EXCHANGE, WHO, hex, unhex};
+use lab::{Gateway, Helper, Lab, PERMITTED, REFUSED, at, lab};
 use serde_json::json;
 
 #[test]
@@ -11,7 +11,11 @@ fn a_helper_process_does_as_its_role_says() {
     role::run_if_asked();
 }
 
-fn policy(more: &str) -> String {
+/// In France, and nobody's: a route there may lead back.
+const UNUSED: [&str; 2] = ["203.0.113.200", "2001:db8:ffff::77"];
+
+fn policy(mode: &str, more: &str) -> String {
+    let [u4, u6] = UNUSED;
     let (places, admin) = (lab::places(), lab::ADMIN);
     format!(
         "schema = 1
@@ -19,8 +23,13 @@ fn policy(more: &str) -> String {
 mode = \"enforce\"
 permit = [\"FR\"]
 
+[[place]]
+to = [\"{u4}/32\", \"{u6}/128\"]
+location = [\"FR\"]
+reason = \"more of the permitted side\"
+
 {places}[[listen]]
-mode = \"tproxy\"
+mode = \"{mode}\"
 address = \"[::]:15001\"
 {more}
 
@@ -57,7 +66,7 @@ fn the_destination_sees_the_client_only_where_its_source_is_kept() {
     {
         let Some(lab) = lab(test) else { return };
         let _world = lab.world.helper("world");
-        let gateway = lab.start_gateway(&policy(more));
+        let gateway = lab.start_gateway(&policy("tproxy", more));
         gateway.capture();
         let mut client = lab.client.helper("client");
         count_sources(&lab);
@@ -70,4 +79,93 @@ fn the_destination_sees_the_client_only_where_its_source_is_kept() {
             assert_eq!(packets(&lab, &format!("{unseen}{family}")), 0, "{more} {ip}");
         }
     }
+}
+
+/// Seven bytes of the world's, for a client's first eight and some more.
+const SEVEN: &[u8] = b"\0\0\0\0\0\0\0\x07 and a few more";
+
+/// What the gateway and the world count: connections and flows, and bytes and connections that
+/// arrived on the refused side.
+fn counts(gateway: &Gateway<'_>, world: &mut Helper) -> (f64, Vec<(u64, u64)>) {
+    let begun = gateway.count("schengate_connections_total");
+    (begun, REFUSED.into_iter().map(|ip| world.arrived(ip)).collect())
+}
+
+/// Catalogue L08: the answers come in on the far side, for an address that is not the gateway's.
+#[test]
+fn l08_the_source_is_kept_where_the_clients_side_is_named() {
+    for mode in ["tproxy", "redirect"] {
+        for side in [&["--interface", "lan0"][..], &[]] {
+            let what = format!("l08 {mode} {side:?}");
+            let Some(lab) = lab(&what) else { return };
+            let mut world = lab.world.helper("world");
+            let gateway = lab.start_gateway(&policy(mode, "keep_source = true"));
+            gateway.capture_with(side);
+            let mut client = lab.client.helper("client");
+            let mut far = lab.world.helper("client");
+            count_sources(&lab);
+            for family in [0, 1] {
+                let (ip, own) = (PERMITTED[family], ["192.0.2.2", "2001:db8:1::2"][family]);
+                let ask = json!({"do": "send", "to": at(ip, EXCHANGE), "hex": hex(SEVEN),
+                    "enough": 7, "patience_ms": 5_000});
+                let end = client.ask(&ask);
+                assert_eq!(end["end"], "enough", "{what} {ip}: {end}");
+                let digit = ["4", "6"][family];
+                assert!(packets(&lab, &format!("client{digit}")) > 0, "{what} {ip}");
+                assert_eq!(packets(&lab, &format!("gateway{digit}")), 0, "{what} {ip}");
+                if mode == "tproxy" {
+                    let said = client.ask(&json!({"do": "talk", "to": at(ip, 9_000),
+                        "datagrams": [hex(WHO)], "patience_ms": 3_000, "pause_ms": 150}));
+                    let seen = said["answers"][0].as_str().unwrap_or_else(|| panic!("{said}"));
+                    let seen = String::from_utf8(unhex(seen)).unwrap();
+                    assert!(seen.starts_with(at(own, 0).trim_end_matches('0')), "{what}: {seen}");
+                }
+                for doing in ["send", "udp"] {
+                    client.ask(&json!({"do": doing, "to": at(REFUSED[family], EXCHANGE),
+                        "hex": hex(SEVEN), "patience_ms": 500}));
+                }
+                let before = counts(&gateway, &mut world);
+                assert_eq!(before.1, [(0, 0); 2], "{what}: the refused side");
+                if !side.is_empty() {
+                    // What the far side begins goes nowhere, at the listener's port neither.
+                    for port in [15_001, 443] {
+                        for doing in ["send", "udp"] {
+                            far.ask(&json!({"do": doing, "to": at(own, port),
+                                "hex": hex(SEVEN), "patience_ms": 300}));
+                        }
+                    }
+                    assert_eq!(counts(&gateway, &mut world), before, "{what}: the far side");
+                    // Nor does what has a client's address there.
+                    lab.world.shell(&forge(own)).unwrap();
+                    lab::wait_until("it is counted", || astray(&lab, 2 * (family + 1)));
+                    assert_eq!(counts(&gateway, &mut world), before, "{what}: forged");
+                }
+            }
+        }
+    }
+}
+
+/// Sends from another's address, which nothing but the gateway's rules forbids: TCP and UDP.
+fn forge(from: &str) -> String {
+    let (to, bits, cut) = match from.contains(':') {
+        true => ("2001:db8:2::1", 128, "-6"),
+        false => ("198.51.100.1", 32, "-4"),
+    };
+    format!(
+        "ip address add {from}/{bits} dev lo
+        python3 -c 'import socket as s
+f = s.AF_INET6 if \":\" in \"{from}\" else s.AF_INET
+u = s.socket(f, s.SOCK_DGRAM); u.bind((\"{from}\", 4321)); u.sendto(b\"x\", (\"{to}\", 15001))
+t = s.socket(f, s.SOCK_STREAM); t.bind((\"{from}\", 4321)); t.setblocking(False)
+t.connect_ex((\"{to}\", 15001))'
+        ip {cut} address del {from}/{bits} dev lo"
+    )
+}
+
+/// Whether so many packets were dropped for where they claim to come from.
+fn astray(lab: &Lab, least: usize) -> Option<()> {
+    let text = lab.gateway.shell("nft list counter inet schengate astray").unwrap();
+    let mut words = text.split_whitespace();
+    let count = words.find(|word| *word == "packets").and_then(|_| words.next()).unwrap();
+    (count.parse::<usize>().unwrap() >= least).then_some(())
 }

@@ -121,6 +121,9 @@ pub struct Capture {
     tcp: [Option<Target>; 2],
     udp: [Option<Target>; 2],
     interfaces: Vec<String>,
+    /// Destinations see the client's address (gateway form): their answers go to it, and are for the
+    /// gateway all the same.
+    keeps_source: bool,
     /// Whom the host form lets its own programs ask.
     servers: Servers,
     /// The kernel judges by itself what the gateway tells it to; whether its address is then the
@@ -275,11 +278,13 @@ impl Capture {
             };
             return Err(CaptureFault::NoListener { form, wanted });
         }
+        let keeps = |listen: &Listen| listen.mode != ListenMode::Proxy && listen.keep_source;
         Ok(Self {
             form,
             tcp,
             udp: [None; 2],
             interfaces: Vec::new(),
+            keeps_source: form == Form::Gateway && listen.iter().any(keeps),
             servers: Servers::default(),
             shortcut: None,
         })
@@ -419,8 +424,9 @@ impl Capture {
 
     /// The families that need marked packets delivered locally.
     fn routed(&self) -> impl Iterator<Item = Family> {
-        let transparent = |target: &Option<Target>| {
-            target.is_some_and(|target| target.mode == ListenMode::Tproxy)
+        let keeps_source = self.keeps_source;
+        let transparent = move |target: &Option<Target>| {
+            target.is_some_and(|target| target.mode == ListenMode::Tproxy || keeps_source)
         };
         Family::ALL
             .into_iter()

@@ -49,6 +49,7 @@ impl Capture {
         let mut rules = vec![hook("filter", "prerouting", "mangle")];
         let judged = self.shortcut.map(|_| format!("meta mark {:#x}", shortcut::MARK));
         rules.extend(judged.iter().map(|marked| format!("{marked} accept")));
+        rules.extend(self.answers());
         rules.extend(self.elsewhere());
         if self.routed().next().is_some() {
             // Established connections, and the ICMP errors that belong to them. A SYN goes to the
@@ -167,6 +168,21 @@ impl Capture {
         ];
         leave.extend(refused);
         vec![chain("redirect_out", &out), chain("leave", &leave)]
+    }
+
+    /// Lets in, on the far side, what answers connections that were dialled from the clients' own
+    /// addresses: to those it comes, and nothing but the mark brings it to the gateway's sockets.
+    /// What the far side begins is not captured: a SYN is none of it, nor a datagram to a socket of
+    /// no address, as the listener is.
+    fn answers(&self) -> Vec<String> {
+        let Some(names) = self.names().filter(|_| self.keeps_source) else { return Vec::new() };
+        let far = format!("iifname != {names} fib daddr oifname {names}");
+        let mark = format!("socket transparent 1 meta mark set {MARK:#x} accept");
+        let flags = "tcp flags & (fin | syn | rst | ack) != syn";
+        vec![
+            format!("{far} meta l4proto != 6 socket wildcard 0 {mark}"),
+            format!("{far} {flags} {mark}"),
+        ]
     }
 
     /// The rule that leaves alone what came in elsewhere; none where every interface counts.

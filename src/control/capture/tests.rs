@@ -281,6 +281,28 @@ fn without_the_short_cut_not_a_byte_of_any_form_is_another() {
 }
 
 #[test]
+fn answers_to_a_kept_source_are_let_in_on_the_far_side_and_only_where_a_listener_keeps_it() {
+    let far = "        iifname != { \"lan0\" } fib daddr oifname { \"lan0\" }";
+    let mark = "socket transparent 1 meta mark set 0x5347 accept\n";
+    let answers = format!(
+        "{far} meta l4proto != 6 socket wildcard 0 {mark}{far} tcp flags & (fin | syn | rst | ack) != \
+         syn {mark}        iifname != {{ \"lan0\" }} return\n"
+    );
+    for mode in [ListenMode::Tproxy, ListenMode::Redirect] {
+        for keep_source in [true, false] {
+            let listen = [Listen { keep_source, ..listen(mode, "[::]:15001") }];
+            let capture = Capture::new(Form::Gateway, &listen).unwrap();
+            assert!(!capture.ruleset().contains("wildcard"), "every interface counts");
+            let capture = capture.on_interfaces(&["lan0".to_owned()]).unwrap();
+            assert_eq!(capture.ruleset().contains(&answers), keep_source, "{mode:?}");
+            assert_eq!(capture.ruleset().contains("wildcard"), keep_source, "{mode:?}");
+            let routed = keep_source || mode == ListenMode::Tproxy;
+            assert_eq!(capture.script().contains("table 21319"), routed, "{mode:?}");
+        }
+    }
+}
+
+#[test]
 fn the_short_cut_takes_udp_only_where_a_listener_does() {
     let set = |name: &str| {
         let capture = form(name).on_interfaces(&["lan0".to_owned()]).unwrap();
