@@ -495,7 +495,7 @@ fn head_of(bytes: &[u8]) -> Result<Option<(usize, Length)>, String> {
         let (name, port) = host.split_once(':').unwrap_or((host, "80"));
         let name = name.strip_suffix('.').unwrap_or(name);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        let sound = !name.is_empty() && name.bytes().all(plain) && port == "80";
+        let sound = !name.is_empty() && name.bytes().all(plain) && port.parse::<u16>().is_ok();
         sound && !name.eq_ignore_ascii_case(BAD)
     };
     if !authority.is_some_and(may_pass) || head.method == Some("CONNECT") && !may_pass(target) {

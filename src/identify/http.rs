@@ -97,7 +97,8 @@ pub(super) enum Found<'a> {
 /// - some word but the first begins with `HTTP/`, in any case;
 /// - the last begins with `ICE/` or `RTSP/` (llhttp of Node), and the target is no `rtsp:` address or a
 ///   Host follows;
-/// - it has no version, and is GET with a target, or any method with a path or an absolute target.
+/// - it has no version, and is GET with a target, a method of HTTP with a target and nothing else, or
+///   any method with a path or an absolute target.
 ///
 /// Every other first line is of another protocol, as soon as it has ended; so is a first word with a
 /// byte that is not printable, or that begins as XML, JSON and HL7 do, and, where the first word is no
@@ -310,6 +311,8 @@ impl<'a> Head<'a> {
             }
             Some(last) if begins(last, b"RTSP/") || begins(last, b"ICE/") => Version::Unknown,
             _ if self.method == b"GET" => Version::Zero9,
+            // Some server answers a method of HTTP without a version, whatever its target.
+            None if METHODS.contains(&self.method) => Version::Zero9,
             _ if self.method.iter().all(|b| b.is_ascii_alphabetic() || b"-_".contains(b))
                 && (matches!(self.target, [b'/', ..])
                     || absolute_authority(self.target).is_some()) =>

@@ -131,6 +131,15 @@ fn every_strict_prefix_of_a_head_needs_more() {
 }
 
 #[test]
+fn w09_a_method_of_http_without_a_version_is_http_whatever_its_target() {
+    for line in ["POST *\r\n\r\n", "POST \\ \r\n\r\n", "DELETE x\n\n", "OPTIONS *\r\n\r\n"] {
+        let identity = done(line.as_bytes());
+        assert_eq!(identity.protocol, Protocol::Http, "{line:?}");
+        assert!(identity.fault.is_some(), "{line:?}");
+    }
+}
+
+#[test]
 fn other_protocols_of_text_are_told_at_the_first_byte_that_rules_http_out() {
     for text in [
         "SSH-2.0-x\r\n",
