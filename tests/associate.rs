@@ -185,10 +185,17 @@ fn l09_an_association_over_a_link_local_address_and_addresses_as_names() {
     let _world = lab.world.helper("world");
     let _gateway = lab.start_gateway(&policy);
     let mut client = lab.client.helper("client");
-    let show = "ip -6 -o address show dev lan0 scope link | sed 's/.*inet6 //; s,/.*,,'";
-    let link_local = lab::wait_until("a link-local address", || {
-        Some(lab.gateway.shell(show).unwrap().trim().to_owned()).filter(|ip| !ip.is_empty())
-    });
+    // Before the kernel has looked for doubles of its own address, a client comes from another one.
+    let settled = |space: &lab::Space, link: &str| {
+        let show = format!(
+            "ip -6 -o address show dev {link} scope link -tentative | sed 's/.*inet6 //; s,/.*,,'"
+        );
+        lab::wait_until("a link-local address", || {
+            Some(space.shell(&show).unwrap().trim().to_owned()).filter(|ip| !ip.is_empty())
+        })
+    };
+    let link_local = settled(&lab.gateway, "lan0");
+    settled(&lab.client, "eth0");
     let zone = lab.client.shell("ip -o link show eth0 | cut -d: -f1");
     let zone = zone.unwrap();
     let proxies = [
