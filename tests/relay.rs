@@ -169,3 +169,63 @@ fn astray(lab: &Lab, least: usize) -> Option<()> {
     let count = words.find(|word| *word == "packets").and_then(|_| words.next()).unwrap();
     (count.parse::<usize>().unwrap() >= least).then_some(())
 }
+
+/// Catalogue W05: a route that leads what the gateway dials from a client's address back to it, on
+/// the clients' side, where everything else about it is in order.
+#[test]
+fn w05_a_connection_from_a_kept_source_that_comes_back_is_a_loop() {
+    for (mode, side) in
+        [("tproxy", &["--interface", "lan0"][..]), ("tproxy", &[]), ("redirect", &[])]
+    {
+        let what = format!("w05 {mode} {side:?}");
+        let Some(lab) = lab(&what) else { return };
+        let gateway = lab.start_gateway(&policy(mode, "keep_source = true"));
+        gateway.capture_with(side);
+        let mut client = lab.client.helper("client");
+        let [u4, u6] = UNUSED;
+        lab.gateway
+            .shell(&format!(
+                "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.lan0.send_redirects=0
+                ip route add {u4}/32 via 192.0.2.2; ip -6 route add {u6}/128 via 2001:db8:1::2"
+            ))
+            .unwrap();
+        // The client's host sends everything back, what answers the gateway's own ports too.
+        let back = lab.write(
+            "back.nft",
+            &format!(
+                "table inet back {{ chain c {{ type filter hook prerouting priority -300
+                ip saddr {u4} tcp dport >= 32768 meta mark set 7
+                ip6 saddr {u6} tcp dport >= 32768 meta mark set 7
+                }}\n}}\n"
+            ),
+        );
+        lab.client
+            .shell(&format!(
+                "sysctl -qw net.ipv4.conf.all.accept_local=1 net.ipv4.conf.all.rp_filter=0
+                for c in /proc/sys/net/ipv4/conf/*; do echo 0 > $c/rp_filter
+                    echo 0 > $c/send_redirects; done
+                sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+                nft -f {}
+                ip route add default via 192.0.2.1 table 77
+                ip -6 route add default via 2001:db8:1::1 table 77
+                for f in -4 -6; do ip $f rule add pref 5 fwmark 7 lookup 77
+                    ip $f rule add pref 10 lookup local; ip $f rule del pref 0; done",
+                back.display()
+            ))
+            .unwrap();
+        for ip in UNUSED {
+            let begun = gateway.count("schengate_connections_total");
+            let looped = gateway.count("reason=\"loop\"");
+            let ask = json!({"do": "again", "to": at(ip, EXCHANGE), "port": 21_700, "count": 1,
+                "hex": hex(SEVEN), "patience_ms": 2_000});
+            let ends = client.ask(&ask);
+            assert!(!ends.to_string().contains("bytes"), "{what} {ip}: {ends}");
+            let begun = gateway.count("schengate_connections_total") - begun;
+            let looped = gateway.count("reason=\"loop\"") - looped;
+            // Behind REDIRECT the kernel knows the connection for one that it tracks already, and does
+            // not redirect it: it is dropped.
+            let turns = if mode == "tproxy" { (2.0, 1.0) } else { (1.0, 0.0) };
+            assert_eq!((begun, looped), turns, "{what} {ip}: {ends}");
+        }
+    }
+}

@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::clients::{Clients, Place, Shares, hellos_max};
+use super::dialled::{Dialled, Source};
 use super::forward::Dialling;
 use super::overload;
 use super::reactor::{Side, Token};
@@ -47,6 +48,9 @@ pub(super) struct Door {
     pub(super) peek_timeout: Duration,
     pub(super) dialling: Dialling,
     pub(super) keep_source: bool,
+    /// What is dialled from clients' own addresses, by whichever listener; where none does, nobody
+    /// asks.
+    pub(super) dialled: Option<Arc<Dialled>>,
     pub(super) patience: Patience,
     /// As in [`Listener`].
     pub(super) lifetime: Option<Duration>,
@@ -85,6 +89,12 @@ impl Door {
         Self { address, taken: Arc::default(), clients, ..self.clone() }
     }
 
+    /// Where a client's destinations are dialled from; `None` where the kernel is to choose.
+    pub(super) fn source(&self, client: IpAddr) -> Option<Source> {
+        let dialled = || self.dialled.clone().unwrap_or_default();
+        self.keep_source.then(|| Source { ip: client, dialled: dialled() })
+    }
+
     /// What each client has at once, where it has a limit of its own.
     pub(super) fn clients(&self) -> Option<Arc<Clients>> {
         self.clients.clone()
@@ -101,6 +111,7 @@ impl Door {
             peek_timeout: Duration::from_secs(3),
             dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
             keep_source: false,
+            dialled: None,
             patience: Patience::even(Duration::from_secs(60)),
             lifetime: None,
             silent: false,
@@ -227,6 +238,7 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
             speaks: false,
         },
         keep_source: listener.keep_source,
+        dialled: listener.keep_source.then(Arc::default),
         patience: Patience {
             idle: listener.idle_timeout,
             half_closed: listener.half_closed_timeout.min(listener.idle_timeout),

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::accept::{self, Door};
 use super::bind::{Memory, Names};
 use super::clients::{Clients, Shares};
+use super::dialled::Dialled;
 use super::dns;
 use super::gate::Gate;
 use super::judge::Policies;
@@ -114,6 +115,9 @@ impl DataPlane {
         let mut listeners = Vec::new();
         let most = settings.listeners.iter().map(|listener| listener.max_connections).sum();
         let clients = Arc::new(Clients::new(Shares::of_all(sys::connections_max().min(most))));
+        // One for all: what is dialled for a client of one listener may come back to another.
+        let keeps = settings.listeners.iter().any(|listener| listener.keep_source);
+        let dialled = keeps.then(Arc::<Dialled>::default);
         for mut listener in settings.listeners {
             let datagrams = listener.udp.take();
             let shares = listener.max_connections_per_client.is_none();
@@ -136,6 +140,7 @@ impl DataPlane {
             if shares {
                 opened.door.share(&clients);
             }
+            opened.door.dialled.clone_from(&dialled);
             listeners.push((opened.door.way, opened.door.address));
             for (post, socket) in posts.iter_mut().zip(opened.sockets) {
                 post.push((socket, opened.door.clone()));

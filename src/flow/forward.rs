@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::accept::{Accepted, Door, Slot};
 use super::along;
+use super::dialled::Source;
 use super::gate::{self, First};
 use super::http;
 use super::judge::Asked;
@@ -41,7 +42,7 @@ pub(super) async fn run(
         // Only a whole hello is certain to be answered before the client says more.
         wire.prompt();
     }
-    let source = door.keep_source.then(|| record.client().ip());
+    let source = door.source(record.client().ip());
     // Behind an upgrade the destination speaks first.
     let speaks = !seen.bytes().is_empty() && dialogue.is_none();
     let how = Dialling { speaks, ..door.dialling };
@@ -244,7 +245,7 @@ fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io:
 pub(super) async fn dial(
     permit: &Permit,
     how: Dialling,
-    source: Option<IpAddr>,
+    source: Option<Source>,
     metrics: &Metrics,
 ) -> Result<Wire, DialFault> {
     Connecting::begin(permit, how, source, metrics)?.done(metrics).await
@@ -256,7 +257,7 @@ pub(super) async fn dial_behind(
     door: &Door,
     record: &mut Record,
 ) -> Result<Wire, End> {
-    let source = door.keep_source.then(|| record.client().ip());
+    let source = door.source(record.client().ip());
     let how = Dialling { speaks: true, ..door.dialling };
     record.forwarding();
     dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
@@ -274,7 +275,7 @@ impl Connecting {
     fn begin(
         permit: &Permit,
         how: Dialling,
-        source: Option<IpAddr>,
+        source: Option<Source>,
         metrics: &Metrics,
     ) -> Result<Self, DialFault> {
         let begun = Instant::now();
@@ -296,16 +297,24 @@ impl Connecting {
     fn wire(
         destination: SocketAddr,
         how: Dialling,
-        source: Option<IpAddr>,
+        source: Option<Source>,
     ) -> Result<Wire, DialFault> {
         // What fails here fails on this host, whatever the error is called.
-        let socket = socket(destination, how, source).map_err(DialFault::Failed)?;
-        match socket.connect(&destination.into()) {
-            Ok(()) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(fault) => return Err(DialFault::from(fault)),
-        }
-        Wire::connecting(socket.into()).map_err(DialFault::Failed)
+        let ip = source.as_ref().map(|source| source.ip);
+        let socket = socket(destination, how, ip).map_err(DialFault::Failed)?;
+        let connect = || match socket.connect(&destination.into()) {
+            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
+            _ => Ok(()),
+        };
+        let from = || -> io::Result<SocketAddr> {
+            connect()?;
+            Ok(socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?)
+        };
+        let in_question = match source {
+            None => connect().map(|()| None)?,
+            Some(source) => Some(source.dial(destination, from)?),
+        };
+        Wire::connecting(socket.into(), in_question).map_err(DialFault::Failed)
     }
 
     /// Waits until the connection stands.
@@ -323,6 +332,8 @@ impl Connecting {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::policy::{Action, Reason, Verdict};
 
@@ -351,8 +362,9 @@ mod tests {
         let to = listener.local_addr().unwrap();
         let metrics = Metrics::register();
         let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
-        let source = Some(IpAddr::from([127, 0, 0, 99]));
-        let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;
+        let ip = IpAddr::from([127, 0, 0, 99]);
+        let source = |ip| Some(Source { ip, dialled: Arc::default() });
+        let dialled = dial(&permit(&to.to_string()), how, source(ip), &metrics).await;
         if let Err(DialFault::Failed(fault)) = &dialled
             && fault.kind() == io::ErrorKind::PermissionDenied
         {
@@ -360,10 +372,10 @@ mod tests {
         }
         let dialled = dialled.unwrap();
         let (_, from) = listener.accept().unwrap();
-        assert_eq!(Some(from.ip()), source);
+        assert_eq!(from.ip(), ip);
         assert_eq!(socket2::SockRef::from(&dialled).local_addr().unwrap().as_socket(), Some(from));
         // Of another family than the destination: refused here, never sent from elsewhere.
-        let source = Some("2001:db8::1".parse().unwrap());
+        let source = source("2001:db8::1".parse().unwrap());
         let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Failed(_))), "{dialled:?}");
     }

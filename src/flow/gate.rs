@@ -95,6 +95,9 @@ impl Gate {
             }
         };
         record.bound_for(origin);
+        if door.dialled.as_ref().is_some_and(|dialled| dialled.is_own(client.peer, origin)) {
+            return Err(refused(Verdict::looped(origin), record));
+        }
         if client.slot.is_none() {
             return Err(refused(Verdict::overload(origin), record));
         }

@@ -38,6 +38,7 @@ mod along;
 mod bind;
 mod clients;
 mod close;
+mod dialled;
 mod dns;
 mod drain;
 mod forward;

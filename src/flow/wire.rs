@@ -1,6 +1,7 @@
 //! One side of a connection.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
@@ -12,18 +13,20 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::dialled::InQuestion;
 use super::reactor::{Side, Token};
 use crate::sys::{self, Pipe};
 
 /// A TCP socket that ends in a reset unless someone said that it ended in order: a relay that is
 /// cut short, by a fault, a panic or a new policy, must not look like a complete answer.
-#[derive(Debug)]
 pub(super) struct Wire {
     socket: OwnedFd,
     token: Token,
     orderly: Cell<bool>,
     /// Acknowledgements wait for bytes to go with; see [`Wire::prompt`].
     waits: Cell<bool>,
+    /// Dialled from a client's address, and not answered yet; see [`InQuestion::hold`].
+    in_question: Cell<bool>,
 }
 
 /// What one read brought.
@@ -42,16 +45,22 @@ impl Wire {
     /// The kernel does not watch any more sockets.
     pub(super) fn accepted(socket: OwnedFd) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), true)?;
-        Ok(Self { socket, token, orderly: Cell::new(false), waits: Cell::new(true) })
+        let (orderly, waits) = (Cell::new(false), Cell::new(true));
+        Ok(Self { socket, token, orderly, waits, in_question: Cell::default() })
     }
 
     /// Takes a socket over on which a connect has begun; see [`Wire::connected`].
     ///
     /// # Errors
     /// As [`Wire::accepted`].
-    pub(super) fn connecting(socket: OwnedFd) -> io::Result<Self> {
+    pub(super) fn connecting(socket: OwnedFd, in_question: Option<InQuestion>) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), false)?;
-        Ok(Self { socket, token, orderly: Cell::new(false), waits: Cell::new(false) })
+        let (orderly, waits) = (Cell::new(false), Cell::new(false));
+        let is_held = Cell::new(in_question.is_some());
+        if let Some(in_question) = in_question {
+            in_question.hold(socket.as_fd());
+        }
+        Ok(Self { socket, token, orderly, waits, in_question: is_held })
     }
 
     /// Waits until the connect has ended.
@@ -104,6 +113,9 @@ impl Wire {
             if received.bytes > 0 && received.left == Some(0) {
                 self.token.emptied();
             }
+            if received.bytes > 0 {
+                self.answered();
+            }
             Ok(Read { bytes: received.bytes, last_follows: received.left == Some(1) })
         })
     }
@@ -151,7 +163,11 @@ impl Wire {
     /// nothing is left nor that the stream has ended: splice(2) stops at an urgent byte.
     pub(super) fn fill(&self, pipe: &mut Pipe) -> io::Result<usize> {
         if self.token.may_try(Side::Read) {
-            pipe.fill(self.socket.as_fd())
+            pipe.fill(self.socket.as_fd()).inspect(|&bytes| {
+                if bytes > 0 {
+                    self.answered();
+                }
+            })
         } else {
             Err(io::ErrorKind::WouldBlock.into())
         }
@@ -161,6 +177,15 @@ impl Wire {
     pub(super) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
         self.prompt();
         self.tried(Side::Write, || pipe.drain(self.socket.as_fd()))
+    }
+
+    /// A byte has come.
+    fn answered(&self) {
+        if self.in_question.replace(false)
+            && let Some(in_question) = InQuestion::held(self.as_fd())
+        {
+            in_question.answered();
+        }
     }
 
     /// Does what may have to wait, and notes whether it had to.
@@ -210,6 +235,12 @@ impl Wire {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
@@ -264,6 +295,9 @@ pub(super) fn set_limits(
 
 impl Drop for Wire {
     fn drop(&mut self) {
+        if self.in_question.get() {
+            drop(InQuestion::held(self.as_fd()));
+        }
         if !self.orderly.get() {
             // A socket that has no peer any more refuses; there is nobody left to tell.
             SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).ok();
