@@ -158,9 +158,10 @@ fn l08_a_closed_port_and_a_missing_route_are_told_to_the_client() {
         assert_eq!(said["end"], "refused", "{ip}");
     }
     scene.lab.gateway.shell("ip route del default; ip -6 route del default").unwrap();
+    // By the gateway's own socket, or by its rules, which look for a route first.
     let rules = "table inet heard { chain input { type filter hook input priority 0
-        icmp type destination-unreachable icmp code net-unreachable counter
-        icmpv6 type destination-unreachable icmpv6 code no-route counter
+        icmp type destination-unreachable icmp code { net-unreachable, admin-prohibited } counter
+        icmpv6 type destination-unreachable icmpv6 code { no-route, admin-prohibited } counter
         }\n}\n";
     let rules = lab.write("heard.nft", rules);
     lab.client.shell(&format!("nft -f {}", rules.display())).unwrap();
