@@ -539,9 +539,16 @@ fn is_served(bytes: &[u8]) -> bool {
     let is_method =
         |word: &[u8]| word.iter().all(|&b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     match words.as_slice() {
-        [method, _] => is_method(method) && line.ends_with(words[1]),
+        // Without a version: a method of HTTP, or a path or an address for any other.
+        [method, target] => {
+            let known: [&[u8]; 6] = [b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT"];
+            let is_target =
+                target.starts_with(b"/") || target.windows(3).any(|part| part == b"://");
+            is_method(method) && (known.contains(method) || is_target)
+        }
         [method, _, version] => {
-            is_method(method) && version.split(|&byte| byte == b'/').next().is_some_and(is_method)
+            let version = version.to_ascii_uppercase();
+            is_method(method) && (version.starts_with(b"HTTP/") || version.starts_with(b"ICE/"))
         }
         _ => false,
     }
