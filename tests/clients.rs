@@ -71,11 +71,13 @@ impl<'lab> Scene<'lab> {
             "watch.nft",
             &format!(
                 "table inet watch {{
-                    counter foreign {{ }}
+                    set foreign {{
+                        type inet_proto . inet_service; flags dynamic; size 65535
+                    }}
                     chain seen {{
                         type filter hook prerouting priority -300; policy accept;
-                        ip daddr {r4} counter name foreign
-                        ip6 daddr {r6} counter name foreign
+                        ip daddr {r4} add @foreign {{ meta l4proto . th sport }}
+                        ip6 daddr {r6} add @foreign {{ meta l4proto . th sport }}
                     }}
                 }}"
             ),
@@ -86,11 +88,12 @@ impl<'lab> Scene<'lab> {
         Self { lab, gateway }
     }
 
-    /// Packets that reached the refused side.
-    fn foreign(&self) -> u64 {
-        let text = self.lab.world.shell("nft list counter inet watch foreign").unwrap();
-        let mut words = text.split_whitespace();
-        words.find(|word| *word == "packets").and_then(|_| words.next()).unwrap().parse().unwrap()
+    /// Flows that reached the refused side, told apart by their source ports: a last packet of one
+    /// that was permitted before, still on its way, is no further flow.
+    fn foreign(&self) -> usize {
+        let text = self.lab.world.shell("nft list set inet watch foreign").unwrap();
+        let elements = text.split_once("elements").map_or("", |(_, elements)| elements);
+        elements.matches(" . ").count()
     }
 
     /// What a program of the client says, which no packet may leave for the refused side.
@@ -396,9 +399,11 @@ fn an_http_3_client_is_judged_by_its_name_with_retry_and_in_either_version() {
             REFUSED.into_iter().flat_map(|ip| ["v1", "v2draft"].map(|version| (ip, version)))
         {
             let version = ["-v", version];
+            let unseen = scene.foreign();
             let (page, told) = h3(&lab, ip, "allowed.example", &version);
             assert_eq!(page, GREETING, "{ip} {version:?} {options:?}: {told}");
             let before = scene.foreign();
+            assert!(before > unseen, "a permitted flow is counted: {told}");
             let (page, told) = h3(&lab, ip, "other.example", &version);
             assert_eq!(page, "", "{told}");
             assert_eq!(scene.foreign(), before, "{ip} {version:?}: {told}");
