@@ -122,7 +122,6 @@ const DATA_ROOMS: &[&str] = &[
     "list",
     "verify",
     "trust",
-    "rebuild",
 ];
 
 #[test]

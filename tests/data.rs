@@ -11,7 +11,7 @@ use schengate::control::config::{Data, Source};
 use schengate::control::data::{
     CountryTable, Facts, ProviderRow, ProviderTable, RegionPlace, Whereabouts, embedded_asn,
     embedded_country, embedded_providers, embedded_registrant, list, load, load_asn, load_country,
-    load_provider, rebuild,
+    load_provider,
 };
 use schengate::policy::Country;
 
@@ -267,7 +267,7 @@ fn regions() -> HashMap<(&'static str, &'static str), RegionPlace> {
 /// `expected-lookups.csv` was made from the same country and registrant packages, so that those
 /// agree on every address, and from an overlay of other, mostly older provider files: there two
 /// addresses of AWS may be in more countries than the one that the overlay names, since the border
-/// groups that are embedded are older than the ranges (see `control/data/rebuild/cloud.rs`).
+/// groups that are embedded are older than the ranges (see `xtask/src/embed/cloud.rs`).
 #[test]
 fn the_embedded_tables_agree_with_an_independent_lookup() {
     let Some(folder) = shared("data/geo") else { return };
@@ -518,20 +518,4 @@ fn the_embedded_tables_are_of_their_kind_and_of_their_date() {
     let country = embedded_country().unwrap();
     let address = IpAddr::V6(Ipv6Addr::from_bits(0x2a00_1450_4007_u128 << 80));
     assert!(country.ranges.lookup(address).is_some());
-}
-
-/// Set `SCHENGATE_PACKAGES` to the folder of unpacked packages that `config/README.md` describes.
-#[test]
-fn the_embedded_tables_are_what_the_packages_give_byte_by_byte() {
-    let Some(packages) = std::env::var_os("SCHENGATE_PACKAGES") else {
-        eprintln!("LEFT OUT: SCHENGATE_PACKAGES names no folder of packages");
-        return;
-    };
-    let out = tempfile::tempdir().unwrap();
-    rebuild(Path::new(&packages), out.path()).unwrap_or_else(|fault| panic!("{fault}"));
-    let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/tables");
-    for file in ["country.sgt", "registrant.sgt", "asn.sgt", "cloud.sgt"] {
-        let (built, kept) = (fs::read(out.path().join(file)), fs::read(tables.join(file)));
-        assert!(built.unwrap() == kept.unwrap(), "{file} differs");
-    }
 }

@@ -18,26 +18,19 @@ const LONG_ROWS: u64 = 100_000;
 
 /// Arguments of `data build`.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("made").required(true).args(["from", "pack"]))]
 pub(super) struct Build {
-    /// Rebuild the embedded tables from this directory of unpacked packages (config/README.md)
-    #[arg(long, value_name = "DIR", requires = "out", conflicts_with = "sources")]
-    from: Option<PathBuf>,
-    /// Directory that receives the embedded tables
-    #[arg(long, value_name = "DIR", requires = "from")]
-    out: Option<PathBuf>,
     /// Build one pack and write it to this file
-    #[arg(long, value_name = "OUT", requires = "sources")]
-    pack: Option<PathBuf>,
+    #[arg(long, value_name = "OUT")]
+    pack: PathBuf,
     /// Sign the pack with this key (`schengate data keygen`)
-    #[arg(long, value_name = "KEYFILE", requires = "pack")]
+    #[arg(long, value_name = "KEYFILE")]
     sign: Option<PathBuf>,
     /// Date of the build; without it now. A pack is never taken up after a later one
-    #[arg(long, value_name = "TIME", value_parser = instant, requires = "pack")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     date: Option<Timestamp>,
     /// Tables, best first of each kind: FILE, or country=FILE, asn=FILE, providers=FILE where the
     /// content does not tell; "embedded" for FILE is the table in the program
-    #[arg(value_name = "SOURCES", value_parser = Input::from_str)]
+    #[arg(value_name = "SOURCES", required = true, value_parser = Input::from_str)]
     sources: Vec<Input>,
 }
 
@@ -87,22 +80,11 @@ impl Input {
 /// Exit status: 0 built, 1 a source is refused, 2 the key cannot be used.
 pub(super) fn build(arguments: &Build, out: &mut impl Write) -> io::Result<Exit> {
     let progress = Shown::on_stderr();
-    let built = match (&arguments.from, &arguments.out, &arguments.pack) {
-        (Some(from), Some(to), _) => {
-            progress.begin("building the embedded tables", None);
-            let built = data::rebuild(from, to).map_err(|fault| vec![fault]);
-            progress.end();
-            built
-        }
-        (_, _, Some(pack)) => {
-            let key = match arguments.sign.as_deref().map(SigningKey::read).transpose() {
-                Ok(key) => key,
-                Err(fault) => return Ok(complain(fault)),
-            };
-            build_pack(arguments, pack, key.as_ref(), &progress, out)?
-        }
-        (_, _, None) => return Ok(complain("say --from and --out, or --pack")),
+    let key = match arguments.sign.as_deref().map(SigningKey::read).transpose() {
+        Ok(key) => key,
+        Err(fault) => return Ok(complain(fault)),
     };
+    let built = build_pack(arguments, key.as_ref(), &progress, out)?;
     match built {
         Ok(built) => {
             for info in built {
@@ -122,7 +104,6 @@ pub(super) fn build(arguments: &Build, out: &mut impl Write) -> io::Result<Exit>
 /// Every source read, then the pack written; every fault at once.
 fn build_pack(
     arguments: &Build,
-    pack: &Path,
     key: Option<&SigningKey>,
     progress: &dyn Progress,
     out: &mut impl Write,
@@ -147,7 +128,7 @@ fn build_pack(
     if long {
         progress.begin(&format!("packing {rows} rows"), None);
     }
-    let built = data::build_pack(tables, date, key, pack);
+    let built = data::build_pack(tables, date, key, &arguments.pack);
     if long {
         progress.end();
     }

@@ -7,12 +7,11 @@ mod coverage;
 mod diff;
 mod embedded;
 mod facts;
-mod formats;
+pub mod formats;
 mod list;
 mod load;
 mod model;
 mod providers;
-mod rebuild;
 mod trust;
 mod verify;
 
@@ -25,11 +24,10 @@ pub use formats::sgp::{SigningKey, build_pack};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use model::{
-    AsnTable, CountryTable, DataFault, Facts, Kind, Mark, OperatorFact, ProviderRow, ProviderTable,
-    Ranges, RegionFact, RegionPlace, SourceInfo, Sources, Table, Whereabouts,
+    AsnTable, BadRow, CountryTable, DataFault, Facts, Kind, Mark, OperatorFact, ProviderRow,
+    ProviderTable, Ranges, RegionFact, RegionPlace, SourceInfo, Sources, Table, Whereabouts,
 };
 pub use providers::provider_operator;
-pub use rebuild::rebuild;
 pub use trust::fingerprint::Imprint;
 pub use trust::last_good::Memory;
 pub use trust::vet::{digest_of, leave_out, weigh};

@@ -188,18 +188,18 @@ pub struct DataFault {
 
 impl DataFault {
     /// A fault of a file as a whole.
-    pub(super) fn whole(path: &Path, what: String) -> Self {
+    pub fn whole(path: &Path, what: String) -> Self {
         Self { source: shown_path(path), row: None, what }
     }
 
     /// A fault of one row of a file; row 0 is the file as a whole.
-    pub(super) fn at_row(path: &Path, (row, what): BadRow) -> Self {
+    pub fn at_row(path: &Path, (row, what): BadRow) -> Self {
         Self { row: Some(row).filter(|&row| row > 0), ..Self::whole(path, what) }
     }
 }
 
 /// The row that cannot stand, from 1, and why; 0: the table as a whole.
-pub(super) type BadRow = (u64, String);
+pub type BadRow = (u64, String);
 
 /// The path as it may stand in a message: control characters escaped.
 pub(super) fn shown_path(path: &Path) -> String {

@@ -83,7 +83,7 @@ fn done<V: Copy + PartialEq>(
     builder: Builder<V>,
     as_of: Option<Timestamp>,
 ) -> Result<Read<V>, BadRow> {
-    let rows = builder.len() as u64;
+    let rows = builder.rows() as u64;
     Ok(Read { ranges: builder.finish()?, rows, as_of, beside: None })
 }
 
@@ -94,7 +94,7 @@ fn by_position<V: Copy + PartialEq>(
     column: usize,
     value: impl Fn(u64, &[u8]) -> Result<Option<V>, BadRow>,
 ) -> Result<Read<V>, BadRow> {
-    let mut builder = Builder::new();
+    let mut builder = Builder::default();
     let mut columns = Vec::new();
     for (row, line) in lines(bytes) {
         fields(line, separator, &mut columns).map_err(|what| (row, what))?;
@@ -156,7 +156,7 @@ fn by_header<V: Copy + PartialEq>(
     named: &Named,
     value: impl Fn(u64, &[&[u8]]) -> Result<Option<V>, BadRow>,
 ) -> Result<Read<V>, BadRow> {
-    let mut builder = Builder::new();
+    let mut builder = Builder::default();
     let mut columns = Vec::new();
     for (row, line) in lines(bytes).skip(1) {
         fields(line, separator, &mut columns).map_err(|what| (row, what))?;
@@ -252,7 +252,7 @@ fn locations(path: &Path) -> Result<(Places, Mark), String> {
 /// RIR statistics, delegated or delegated-extended: where the holder is registered. Several files
 /// in a row are one table; the counts in their summaries must hold, which shows a cut file.
 fn statistics(bytes: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
-    let mut builder = Builder::new();
+    let mut builder = Builder::default();
     let mut counted: HashMap<&[u8], i64> = HashMap::new();
     let mut as_of = None;
     let mut rows = 0;

@@ -23,13 +23,13 @@ const INFLATES_MAX: u64 = 64;
 const INFLATED_MIN_BYTES: u64 = 16 << 20;
 
 /// A file's content and origin.
-pub(in crate::control::data) struct Content {
+pub struct Content {
     /// The bytes, gunzipped.
-    pub(in crate::control::data) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// When the file was last written.
-    pub(in crate::control::data) modified: Option<Timestamp>,
+    pub modified: Option<Timestamp>,
     /// SHA-256 of the bytes on disk, hex.
-    pub(in crate::control::data) digest: String,
+    pub digest: String,
 }
 
 impl Content {
@@ -41,7 +41,7 @@ impl Content {
 }
 
 /// Reads the regular file at `path`; a gzip member is recognised by its magic and unpacked.
-pub(in crate::control::data) fn read(path: &Path) -> Result<Content, DataFault> {
+pub fn read(path: &Path) -> Result<Content, DataFault> {
     read_up_to(path, MAX_BYTES)
 }
 
@@ -143,7 +143,7 @@ fn drain(from: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// SHA-256, in lower-case hexadecimal.
-pub(in crate::control::data) fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

@@ -154,7 +154,7 @@ fn read<V: Copy + PartialEq>(
 ) -> Result<Read<V>, String> {
     let reader = Reader::from_source(bytes).map_err(|e| format!("is no sound mmdb file: {e}"))?;
     let tree = Tree::of(bytes, &reader)?;
-    let mut builder = Builder::new();
+    let mut builder = Builder::default();
     let mut known: HashMap<u32, Option<V>> = HashMap::new();
     tree.walk(|net, record| {
         let value = match known.entry(record) {
@@ -168,7 +168,7 @@ fn read<V: Copy + PartialEq>(
             }
         };
         let mut push = |first, last| {
-            let row = builder.len() as u64 + 1;
+            let row = builder.rows() as u64 + 1;
             builder.push(row, first, last, value).map_err(|(_, what)| what)
         };
         match (net.addr(), net.broadcast()) {
@@ -187,7 +187,7 @@ fn read<V: Copy + PartialEq>(
             (first, last) => push(first, last),
         }
     })?;
-    let rows = builder.len() as u64;
+    let rows = builder.rows() as u64;
     let as_of = i64::try_from(reader.metadata().build_epoch).ok();
     let as_of = as_of.filter(|&s| s > 0).and_then(|second| Timestamp::from_second(second).ok());
     let ranges = builder.finish().map_err(|(_, what)| what)?;

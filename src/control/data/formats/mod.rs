@@ -2,13 +2,13 @@
 //! out.
 
 pub(super) mod country;
-pub(super) mod file;
+pub mod file;
 pub(super) mod mmdb;
-pub(super) mod provider;
-pub(super) mod ranges;
+pub mod provider;
+pub mod ranges;
 pub(super) mod sgp;
-pub(super) mod sgt;
-pub(super) mod text;
+pub mod sgt;
+pub mod text;
 
 use std::path::Path;
 

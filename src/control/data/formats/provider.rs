@@ -67,7 +67,7 @@ pub(in crate::control::data) fn check(rows: &[ProviderRow]) -> Result<(), BadRow
 }
 
 /// By address, then the shorter prefix, then the rest.
-pub(in crate::control::data) fn provider_order(a: &ProviderRow, b: &ProviderRow) -> Ordering {
+pub fn provider_order(a: &ProviderRow, b: &ProviderRow) -> Ordering {
     let key = |row: &ProviderRow| (row.net.addr(), row.net.prefix_len());
     let rest = |row: &ProviderRow| (row.anycast, row.country);
     key(a)
@@ -80,7 +80,7 @@ pub(in crate::control::data) fn provider_order(a: &ProviderRow, b: &ProviderRow)
 /// Sorts, and drops doubles and what says less than its surroundings: Azure lists most prefixes
 /// once for a region and again, often as smaller pieces, for services "everywhere". As the longest
 /// prefix wins, such a piece would hide the region that it lies in.
-pub(in crate::control::data) fn settle(rows: &mut Vec<ProviderRow>) {
+pub fn settle(rows: &mut Vec<ProviderRow>) {
     let regional: HashSet<(IpNet, String)> = rows
         .iter()
         .filter(|row| !row.region.is_empty())
@@ -251,13 +251,13 @@ fn service_tags(tags: &[Tag]) -> Result<Read, BadRow> {
 }
 
 /// Front Door is the service of Azure whose addresses are announced from every edge.
-pub(in crate::control::data) fn is_front_door(tag: &str) -> bool {
+pub fn is_front_door(tag: &str) -> bool {
     const FRONT_DOOR: &str = "azurefrontdoor.";
     tag.get(..FRONT_DOOR.len()).is_some_and(|head| head.eq_ignore_ascii_case(FRONT_DOOR))
 }
 
 /// Whether an AWS service is one of those that are announced from many places.
-pub(in crate::control::data) fn is_aws_anycast(service: &str) -> bool {
+pub fn is_aws_anycast(service: &str) -> bool {
     AWS_ANYCAST.contains(&service)
 }
 

@@ -14,30 +14,32 @@ type Rows<T, V> = Vec<(T, T, u64, Option<V>)>;
 
 /// Collects the rows of one table. Rows without a value (no country, AS 0) still take part in the
 /// check for overlaps, and are left out of the result.
-pub(in crate::control::data) struct Builder<V> {
+pub struct Builder<V> {
     v4: Rows<u32, V>,
     v6: Rows<u128, V>,
 }
 
-impl<V: Copy + PartialEq> Builder<V> {
-    pub(in crate::control::data) const fn new() -> Self {
+impl<V> Default for Builder<V> {
+    fn default() -> Self {
         Self { v4: Vec::new(), v6: Vec::new() }
     }
+}
 
+impl<V: Copy + PartialEq> Builder<V> {
     /// Rows taken so far.
-    pub(in crate::control::data) const fn len(&self) -> usize {
+    pub const fn rows(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
     /// Adds a row. IPv4-mapped ends (`::ffff:0:0/96`) are the IPv4 addresses.
-    pub(in crate::control::data) fn push(
+    pub fn push(
         &mut self,
         row: u64,
         first: IpAddr,
         last: IpAddr,
         value: Option<V>,
     ) -> Result<(), BadRow> {
-        if self.len() >= MAX_ROWS {
+        if self.rows() >= MAX_ROWS {
             return Err((row, format!("more than {MAX_ROWS} rows; use a smaller table")));
         }
         match (first.to_canonical(), last.to_canonical()) {
@@ -60,7 +62,7 @@ impl<V: Copy + PartialEq> Builder<V> {
 
     /// Sorts, refuses overlaps, drops rows without a value and joins neighbours of one value.
     /// A row that is there twice with one value is there once.
-    pub(in crate::control::data) fn finish(self) -> Result<Ranges<V>, BadRow> {
+    pub fn finish(self) -> Result<Ranges<V>, BadRow> {
         Ok(Ranges {
             v4: settle(self.v4, |last| last.checked_add(1), |at| IpAddr::V4(at.into()))?,
             v6: settle(self.v6, |last| last.checked_add(1), |at| IpAddr::V6(at.into()))?,
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
 
     fn build(rows: &[(&str, &str, Option<u32>)]) -> Result<Ranges<u32>, BadRow> {
-        let mut builder = Builder::new();
+        let mut builder = Builder::default();
         for (i, &(first, last, value)) in rows.iter().enumerate() {
             builder.push(i as u64 + 1, first.parse().unwrap(), last.parse().unwrap(), value)?;
         }

@@ -44,31 +44,33 @@ const MAX_PAYLOAD: u32 = 128 << 20;
 
 /// What a table says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::control::data) struct Header {
+pub struct Header {
     /// Short name, as in [`crate::control::data::SourceInfo::name`].
-    pub(in crate::control::data) name: String,
+    pub name: String,
     /// Date of the content, where the source tells it.
-    pub(in crate::control::data) as_of: Option<Timestamp>,
+    pub as_of: Option<Timestamp>,
     /// Rows of the table.
-    pub(in crate::control::data) rows: u64,
+    pub rows: u64,
     /// The packages it was made from.
-    pub(in crate::control::data) source: String,
+    pub source: String,
     /// Their licences.
-    pub(in crate::control::data) licence: String,
+    pub licence: String,
 }
 
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::control::data) enum Body {
+pub enum Body {
+    /// Where an address is.
     Country(Ranges<Whereabouts>),
+    /// AS number of each range.
     Asn(Ranges<u32>),
-    /// Sorted as [`super::provider::provider_order`] sorts.
+    /// What providers publish. Sorted as [`super::provider::provider_order`] sorts.
     Provider(Vec<ProviderRow>),
 }
 
 impl Body {
     /// The name of the kind, for messages.
-    pub(in crate::control::data) const fn kind(&self) -> &'static str {
+    pub const fn kind(&self) -> &'static str {
         match self {
             Self::Country(_) => "country",
             Self::Asn(_) => "AS",
@@ -81,7 +83,7 @@ impl Body {
 ///
 /// # Errors
 /// What is too long for its field.
-pub(in crate::control::data) fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
+pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
     let mut payload = Vec::new();
     let kind = match body {
         Body::Country(ranges) => {

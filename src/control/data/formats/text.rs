@@ -13,7 +13,7 @@ use crate::policy::Country;
 
 /// The lines that hold something, with their numbers from 1: no empty ones, no `#` comments, no
 /// byte order mark, no carriage return at the end.
-pub(in crate::control::data) fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+pub fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let numbered = (1_u64..).zip(text.split(|&byte| byte == b'\n'));
     numbered
@@ -23,7 +23,7 @@ pub(in crate::control::data) fn lines(text: &[u8]) -> impl Iterator<Item = (u64,
 
 /// How the fields of a line are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::control::data) enum Separator {
+pub enum Separator {
     /// RFC 4180, quotes and all.
     Comma,
     /// Tabs; a quote is a quote.
@@ -41,7 +41,7 @@ impl Separator {
 ///
 /// # Errors
 /// A quote that does not end, or that ends inside a field.
-pub(in crate::control::data) fn fields<'a>(
+pub fn fields<'a>(
     line: &'a [u8],
     separator: Separator,
     into: &mut Vec<Cow<'a, [u8]>>,
@@ -93,7 +93,7 @@ fn unquote(mut text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 }
 
 /// An address: dotted, with colons, or one decimal number (IPv4 where it fits 32 bits).
-pub(in crate::control::data) fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
+pub fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
     let bad = || (row, format!("{} is no address", shown(field)));
     let text = str::from_utf8(field).map_err(|_| bad())?;
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -107,7 +107,7 @@ pub(in crate::control::data) fn address(row: u64, field: &[u8]) -> Result<IpAddr
 }
 
 /// A prefix without host bits, or a single address.
-pub(in crate::control::data) fn prefix(row: u64, field: &[u8]) -> Result<IpNet, BadRow> {
+pub fn prefix(row: u64, field: &[u8]) -> Result<IpNet, BadRow> {
     let bad = |why: &str| (row, format!("{} {why}", shown(field)));
     let text = str::from_utf8(field).map_err(|_| bad("is no prefix"))?;
     let net = match text.parse::<IpNet>() {
@@ -138,7 +138,7 @@ pub(in crate::control::data) fn country(row: u64, field: &[u8]) -> Result<Option
 }
 
 /// An AS number, with or without `AS` in front. `None` is AS 0 or nothing: unrouted.
-pub(in crate::control::data) fn as_number(row: u64, field: &[u8]) -> Result<Option<u32>, BadRow> {
+pub fn as_number(row: u64, field: &[u8]) -> Result<Option<u32>, BadRow> {
     let digits = match field {
         [b'A' | b'a', b'S' | b's', digits @ ..] => digits,
         digits => digits,
@@ -176,7 +176,7 @@ pub(in crate::control::data) fn begins(day: Date) -> Option<Timestamp> {
 }
 
 /// The first instant of a day written as eight digits, `20260924`.
-pub(in crate::control::data) fn day(digits: &[u8]) -> Option<Timestamp> {
+pub fn day(digits: &[u8]) -> Option<Timestamp> {
     let text = str::from_utf8(digits).ok().filter(|t| t.len() == 8 && t.is_ascii())?;
     let number: u32 = text.parse().ok()?;
     let year = i16::try_from(number / 10_000).ok()?;

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::formats::ranges::Builder;
-use super::super::model::{Ranges, Whereabouts};
-use crate::policy::Country;
+use schengate::control::data::formats::ranges::Builder;
+use schengate::control::data::{Ranges, Whereabouts};
+use schengate::policy::Country;
 
 const BUCKETS: usize = 1 << 16;
 const UNASSIGNED: u8 = 0xff;
@@ -13,7 +13,7 @@ const CUT: &str = "is not of the form of iptocc 1.4, which this reads";
 
 /// The ranges of `v4.bin` and `v6.bin`.
 pub(super) fn ranges(v4: &[u8], v6: &[u8]) -> Result<Ranges<Whereabouts>, String> {
-    let mut builder = Builder::new();
+    let mut builder = Builder::default();
     read_v4(v4, &mut builder).ok_or(CUT)?;
     read_v6(v6, &mut builder).ok_or(CUT)?;
     builder.finish().map_err(|(_, what)| what)
@@ -107,7 +107,7 @@ fn push(
     let at = usize::from(code) * 2;
     let code = str::from_utf8(dict.get(at..at + 2)?).ok()?;
     let country = Country::from_code(code).map(Whereabouts::Country);
-    let row = into.len() as u64 + 1;
+    let row = into.rows() as u64 + 1;
     into.push(row, first, last, country).ok()
 }
 

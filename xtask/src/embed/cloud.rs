@@ -20,14 +20,16 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::super::formats::file;
-use super::super::formats::provider::{is_aws_anycast, is_front_door, provider_order, settle};
-use super::super::formats::sgt::{Body, Header};
-use super::super::formats::text::prefix;
-use super::super::model::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts};
 use super::msgpack::{self, Value};
 use super::{Crate, Made};
-use crate::policy::{Country, CountrySet};
+use schengate::control::data::formats::file;
+use schengate::control::data::formats::provider::{
+    is_aws_anycast, is_front_door, provider_order, settle,
+};
+use schengate::control::data::formats::sgt::{Body, Header};
+use schengate::control::data::formats::text::prefix;
+use schengate::control::data::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts};
+use schengate::policy::{Country, CountrySet};
 
 pub(super) fn table(from: &Path, places: &Ranges<Whereabouts>) -> Result<Made, DataFault> {
     let aws = from.join("aws-ip-ranges");

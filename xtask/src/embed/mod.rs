@@ -7,24 +7,46 @@ mod msgpack;
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::formats::file;
-use super::formats::ranges::Builder;
-use super::formats::sgt::{self, Body, Header};
-use super::formats::text::{self, Separator};
-use super::load;
-use super::model::{BadRow, DataFault, Facts, Ranges, SourceInfo, Whereabouts};
+use schengate::control::data::formats::file;
+use schengate::control::data::formats::ranges::Builder;
+use schengate::control::data::formats::sgt::{self, Body, Header};
+use schengate::control::data::formats::text::{self, Separator};
+use schengate::control::data::{
+    BadRow, DataFault, Facts, Ranges, SourceInfo, Whereabouts, load_country,
+};
+
+use crate::Done;
+
+/// Arguments of `embed`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Embed {
+    /// Directory of unpacked packages (config/README.md)
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// Directory that receives the tables
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/tables"))]
+    out: PathBuf,
+}
+
+/// Rebuilds the tables and says what each is.
+pub(crate) fn run(arguments: &Embed) -> Done {
+    for info in rebuild(&arguments.from, &arguments.out)? {
+        println!("{}: {} rows, sha256 {}", info.name, info.rows, info.digest);
+    }
+    Ok(())
+}
 
 /// Reads the unpacked packages in the folder `from` and writes `country.sgt`, `registrant.sgt`,
 /// `asn.sgt` and `cloud.sgt` into `out`. Nothing is written before everything was read.
 ///
 /// # Errors
 /// The file that is missing or not as expected.
-pub fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
+fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
     let (places, header) = geo_whois(&from.join("geo-whois-asn-country-mmdb"))?;
     let tables = [
         ("country.sgt", header, Body::Country(places.clone())),
@@ -62,7 +84,7 @@ type Made = (&'static str, Header, Body);
 
 /// From the mmdb form: in the CSV of this package 651 rows overlap others and contradict them.
 fn geo_whois(package: &Path) -> Result<(Ranges<Whereabouts>, Header), DataFault> {
-    let ranges = load::load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges;
+    let ranges = load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges;
     let about = Package::read(package)?;
     let header = Header {
         name: "embedded:geo-whois".to_owned(),
@@ -78,7 +100,7 @@ fn geo_whois(package: &Path) -> Result<(Ranges<Whereabouts>, Header), DataFault>
 /// those, so that nothing would follow from knowing them.
 fn networks(package: &Path) -> Result<Made, DataFault> {
     let listed: HashSet<u32> = Facts::built_in().operators.iter().map(|o| o.asn).collect();
-    let mut builder = Builder::new();
+    let mut builder = Builder::default();
     for file in ["asn-ipv4.csv", "asn-ipv6.csv"] {
         let path = package.join(file);
         let content = file::read(&path)?;
@@ -175,5 +197,26 @@ impl Crate {
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| DataFault::whole(&path, error.to_string()))?;
         Ok(format!("crate {} {}", manifest.package.name, manifest.package.version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set `SCHENGATE_PACKAGES` to the folder of unpacked packages that `config/README.md` describes.
+    #[test]
+    fn the_embedded_tables_are_what_the_packages_give_byte_by_byte() {
+        let Some(packages) = std::env::var_os("SCHENGATE_PACKAGES") else {
+            eprintln!("LEFT OUT: SCHENGATE_PACKAGES names no folder of packages");
+            return;
+        };
+        let out = tempfile::tempdir().unwrap();
+        rebuild(Path::new(&packages), out.path()).unwrap_or_else(|fault| panic!("{fault}"));
+        let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/tables");
+        for file in ["country.sgt", "registrant.sgt", "asn.sgt", "cloud.sgt"] {
+            let (built, kept) = (fs::read(out.path().join(file)), fs::read(tables.join(file)));
+            assert!(built.unwrap() == kept.unwrap(), "{file} differs");
+        }
     }
 }
