@@ -22,7 +22,6 @@ use super::clients::{Clients, Shares};
 use super::dialled::Dialled;
 use super::dns;
 use super::gate::Gate;
-use super::judge::Policies;
 use super::registry::Registry;
 use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
 use super::udp;
@@ -58,7 +57,7 @@ enum Order {
 struct Post {
     listeners: Vec<(std::net::TcpListener, Door)>,
     datagrams: Vec<Mailroom>,
-    policies: Arc<dyn Policies>,
+    live: Arc<Live>,
     account: Account,
     names: NamesOf,
     resolver: Arc<Resolver>,
@@ -103,7 +102,7 @@ impl DataPlane {
 
     pub(super) fn launch(
         settings: Settings,
-        policies: Arc<dyn Policies>,
+        live: Arc<Live>,
         account: Account,
         names: NamesOf,
     ) -> io::Result<Self> {
@@ -171,7 +170,7 @@ impl DataPlane {
             let post = Post {
                 listeners,
                 datagrams,
-                policies: Arc::clone(&policies),
+                live: Arc::clone(&live),
                 account: account.clone(),
                 names: Arc::clone(&names),
                 resolver: Arc::clone(&resolver),
@@ -293,7 +292,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         let Post {
             listeners,
             datagrams,
-            policies,
+            live,
             account,
             names,
             resolver,
@@ -313,7 +312,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         let stopping = watch::Sender::new(false);
         let associated = udp::Table::new(udp::Limits::of(associated));
         let gate = Rc::new(Gate {
-            policies,
+            live,
             account,
             names,
             registry: Rc::clone(&registry),

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::accept::Accepted;
 use super::bind::Names;
-use super::judge::{Answer, Asked, Judge, Policies, Tie, now_ms, settle, settle_at_once, unread};
+use super::judge::{Answer, Asked, Tie, now_ms, settle, settle_at_once, unread};
 use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
@@ -22,7 +22,7 @@ use super::udp;
 use super::wire::Wire;
 use crate::account::{Account, End, Hello, Judged, Limit, Record};
 use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
-use crate::policy::{Action, Denial, Permit, Verdict};
+use crate::policy::{Action, Denial, Live, Permit, Policy, Verdict};
 
 /// Connections that are judged again between two chances for the others of the worker.
 const TURN_SHARE: usize = 256;
@@ -33,7 +33,7 @@ const FIRST_BYTE: Duration = Duration::from_millis(300);
 
 /// What a worker's connections share.
 pub(super) struct Gate {
-    pub(super) policies: Arc<dyn Policies>,
+    pub(super) live: Arc<Live>,
     pub(super) account: Account,
     pub(super) names: Names,
     pub(super) registry: Rc<Registry>,
@@ -112,14 +112,14 @@ impl Gate {
         seat: &Seat,
         record: &mut Record,
     ) -> Option<(Result<Permit, Stop>, First)> {
-        let Ok(policy) = self.policies.load(now_ms()) else {
+        let Ok(policy) = self.live.load(now_ms()) else {
             return Some((
                 Err(refused(Verdict::overload(asked.destination), record)),
                 First::Settled,
             ));
         };
-        let (answer, first) = unread(&*policy, asked, self.account.metrics())?;
-        Some((self.note(&*policy, asked.clone(), answer, seat, record), first))
+        let (answer, first) = unread(&policy, asked, self.account.metrics())?;
+        Some((self.note(&policy, asked.clone(), answer, seat, record), first))
     }
 
     /// The verdict on all that was read, noted.
@@ -131,23 +131,23 @@ impl Gate {
     ) -> Result<Permit, Stop> {
         loop {
             let turn = self.registry.turn();
-            let Ok(policy) = self.policies.load(now_ms()) else {
+            let Ok(policy) = self.live.load(now_ms()) else {
                 return Err(refused(Verdict::overload(asked.destination), record));
             };
             let metrics = self.account.metrics();
-            let answer = settle(&*policy, &asked, &self.names, metrics).await;
+            let answer = settle(&policy, &asked, &self.names, metrics).await;
             // A policy that came while the resolver was asked has to be asked as well: the turn
             // that it began did not find this connection among those with a verdict.
             if self.registry.turn() == turn {
-                return self.note(&*policy, asked, answer, seat, record);
+                return self.note(&policy, asked, answer, seat, record);
             }
         }
     }
 
     /// Whether the policy would let this pass, as far as is known without a query.
     pub(super) fn permits(&self, asked: &Asked) -> bool {
-        self.policies.load(now_ms()).is_ok_and(|policy| {
-            settle_at_once(&*policy, asked, self.account.metrics())
+        self.live.load(now_ms()).is_ok_and(|policy| {
+            settle_at_once(&policy, asked, self.account.metrics())
                 .is_some_and(|answer| answer.verdict.action() != Action::Block)
         })
     }
@@ -155,15 +155,15 @@ impl Gate {
     /// What the policy in force says, as far as is known without a query; `None` where one would have
     /// to be made, or no policy is in force.
     pub(super) fn judged_at_once(&self, asked: &Asked) -> Option<Judged> {
-        let policy = self.policies.load(now_ms()).ok()?;
-        let answer = settle_at_once(&*policy, asked, self.account.metrics())?;
-        Some(answer.judged(&*policy, asked))
+        let policy = self.live.load(now_ms()).ok()?;
+        let answer = settle_at_once(&policy, asked, self.account.metrics())?;
+        Some(answer.judged(&policy, asked))
     }
 
     /// Notes an answer in the record and, where it permits, in the registry.
     pub(super) fn note(
         &self,
-        policy: &dyn Judge,
+        policy: &Policy,
         mut asked: Asked,
         answer: Answer,
         seat: &Seat,
@@ -271,14 +271,14 @@ impl Gate {
                 }
                 None => continue,
             };
-            let Ok(policy) = self.policies.load(now_ms()) else {
+            let Ok(policy) = self.live.load(now_ms()) else {
                 flow.cut(End::PolicyChange, None);
                 continue;
             };
-            match settle_at_once(&*policy, &asked, self.account.metrics()) {
+            match settle_at_once(&policy, &asked, self.account.metrics()) {
                 Some(answer) if answer.verdict.action() != Action::Block => {}
                 Some(answer) if policy.grace().is_zero() => {
-                    flow.cut(End::PolicyChange, Some(answer.judged(&*policy, &asked)));
+                    flow.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
                 }
                 // The resolver or the grace has to be waited for, each connection by itself, and
                 // by one task however often the policy changes meanwhile.
@@ -295,10 +295,10 @@ impl Gate {
         let mut waited = false;
         loop {
             let turn = self.registry.turn();
-            let (Ok(policy), Some(Ok(asked))) = (self.policies.load(now_ms()), flow.asked()) else {
+            let (Ok(policy), Some(Ok(asked))) = (self.live.load(now_ms()), flow.asked()) else {
                 return flow.cut(End::PolicyChange, None);
             };
-            let answer = settle(&*policy, &asked, &self.names, self.account.metrics()).await;
+            let answer = settle(&policy, &asked, &self.names, self.account.metrics()).await;
             if self.registry.turn() != turn {
                 continue;
             }
@@ -307,7 +307,7 @@ impl Gate {
             }
             // What was permitted again within the grace goes on.
             if waited || policy.grace().is_zero() {
-                return flow.cut(End::PolicyChange, Some(answer.judged(&*policy, &asked)));
+                return flow.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
             }
             sleep(policy.grace()).await;
             waited = true;

@@ -2,107 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::bind::{Names, Unresolved};
 use super::gate::First;
 use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
 use crate::egress::OverLimit;
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
-use crate::policy::{
-    Action, Binding, Claim, GroupId, Lapsed, Live, Outlook, Policy, Question, RuleId, Transport,
-    Verdict, Whereabouts,
-};
-
-/// What the data plane asks of a policy. [`Policy`] is the one that answers; the tests of the walk
-/// bring their own, since the real one rightly refuses every loopback address.
-pub(super) trait Judge {
-    /// As [`Policy::decide`].
-    fn decide(&self, question: &Question<'_>) -> Verdict;
-    /// As [`Policy::outlook`].
-    fn outlook(&self, question: &Question<'_>) -> Outlook;
-    /// As [`Policy::decide_name`].
-    fn decide_name(&self, question: &Question<'_>) -> Option<Verdict>;
-    /// As [`Policy::refuses_name`].
-    fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict>;
-    /// As [`Policy::asks_here`].
-    fn asks_here(&self, question: &Question<'_>) -> Verdict;
-    /// As [`Policy::refuses_address`].
-    fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict>;
-    /// As [`Policy::on_mismatch`].
-    fn on_mismatch(&self, group: GroupId) -> Action;
-    /// As [`Policy::binding`].
-    fn binding(&self) -> Binding;
-    /// As [`Policy::whereabouts`].
-    fn whereabouts(&self, address: IpAddr) -> Whereabouts<'_>;
-    /// As [`Policy::rule_name`].
-    fn rule_name(&self, rule: RuleId) -> &str;
-    /// As [`Policy::group_name`].
-    fn group_name(&self, group: GroupId) -> &str;
-    /// As [`Policy::version`].
-    fn version(&self) -> &str;
-    /// As [`Policy::contact`].
-    fn contact(&self) -> Option<&str>;
-    /// As [`Policy::grace`].
-    fn grace(&self) -> Duration;
-}
-
-impl Judge for Policy {
-    fn decide(&self, question: &Question<'_>) -> Verdict {
-        Self::decide(self, question)
-    }
-    fn outlook(&self, question: &Question<'_>) -> Outlook {
-        Self::outlook(self, question)
-    }
-    fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
-        Self::decide_name(self, question)
-    }
-    fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
-        Self::refuses_name(self, question)
-    }
-    fn asks_here(&self, question: &Question<'_>) -> Verdict {
-        Self::asks_here(self, question)
-    }
-    fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
-        Self::refuses_address(self, question)
-    }
-    fn on_mismatch(&self, group: GroupId) -> Action {
-        Self::on_mismatch(self, group)
-    }
-    fn binding(&self) -> Binding {
-        Self::binding(self)
-    }
-    fn whereabouts(&self, address: IpAddr) -> Whereabouts<'_> {
-        Self::whereabouts(self, address)
-    }
-    fn rule_name(&self, rule: RuleId) -> &str {
-        Self::rule_name(self, rule)
-    }
-    fn group_name(&self, group: GroupId) -> &str {
-        Self::group_name(self, group)
-    }
-    fn version(&self) -> &str {
-        Self::version(self)
-    }
-    fn contact(&self) -> Option<&str> {
-        Self::contact(self)
-    }
-    fn grace(&self) -> Duration {
-        Self::grace(self)
-    }
-}
-
-/// Where the policy in force comes from.
-pub(super) trait Policies: Send + Sync {
-    /// As [`Live::load`].
-    fn load(&self, now_ms: i64) -> Result<Arc<dyn Judge>, Lapsed>;
-}
-
-impl Policies for Live {
-    fn load(&self, now_ms: i64) -> Result<Arc<dyn Judge>, Lapsed> {
-        Self::load(self, now_ms).map(|policy| policy as Arc<dyn Judge>)
-    }
-}
+use crate::policy::{Action, Binding, Claim, Outlook, Policy, Question, Transport, Verdict};
 
 /// The most names that are kept of bytes that break their protocol's rules.
 const BROKEN_NAMES_MAX: usize = 64;
@@ -249,7 +156,7 @@ pub(super) struct Answer {
 
 impl Answer {
     /// The answer with all that the record says of it.
-    pub(super) fn judged(&self, policy: &dyn Judge, asked: &Asked) -> Judged {
+    pub(super) fn judged(&self, policy: &Policy, asked: &Asked) -> Judged {
         let verdict = self.verdict;
         Judged {
             verdict,
@@ -269,11 +176,7 @@ impl Answer {
 }
 
 /// The verdict that falls before a byte was read, where there is one, and what becomes of the bytes.
-pub(super) fn unread(
-    policy: &dyn Judge,
-    asked: &Asked,
-    metrics: &Metrics,
-) -> Option<(Answer, First)> {
+pub(super) fn unread(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Option<(Answer, First)> {
     let (verdict, first) = match timed(metrics, || policy.outlook(&asked.question(Claim::Unread))) {
         Outlook::Settled(verdict) => (verdict, First::Settled),
         // A datagram waits for its verdict, and no destination speaks before one.
@@ -286,7 +189,7 @@ pub(super) fn unread(
 /// The verdict on all that was read. Asks the resolver only where the answer matters, and never
 /// about a name that would be refused if it were bound: a query carries bytes of the client out.
 pub(super) async fn settle(
-    policy: &dyn Judge,
+    policy: &Policy,
     asked: &Asked,
     names: &Names,
     metrics: &Metrics,
@@ -313,11 +216,7 @@ pub(super) async fn settle(
 }
 
 /// As [`settle`]; `None` where the resolver has to be asked.
-pub(super) fn settle_at_once(
-    policy: &dyn Judge,
-    asked: &Asked,
-    metrics: &Metrics,
-) -> Option<Answer> {
+pub(super) fn settle_at_once(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
     match timed(metrics, || weigh(policy, asked)) {
         Weighed::Settled(answer) => Some(answer),
         Weighed::Open { .. } => None,
@@ -340,11 +239,7 @@ enum Weighed {
 
 /// The refusal of an explicit request whose name no address can save; asked before the name is
 /// resolved, so that no query carries it out.
-pub(super) fn refused_by_name(
-    policy: &dyn Judge,
-    asked: &Asked,
-    metrics: &Metrics,
-) -> Option<Answer> {
+pub(super) fn refused_by_name(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
     let (name, _) = asked.name.as_ref()?;
     let verdict = timed(metrics, || policy.decide_name(&asked.question(Claim::Bound(name))))?;
     (verdict.action() == Action::Block).then_some(Answer { verdict, bound: None })
@@ -352,7 +247,7 @@ pub(super) fn refused_by_name(
 
 /// The refusal of a name on every port, as a client of the name server asks for it.
 pub(super) fn name_refused(
-    policy: &dyn Judge,
+    policy: &Policy,
     client: IpAddr,
     name: &HostName,
     metrics: &Metrics,
@@ -364,7 +259,7 @@ pub(super) fn name_refused(
 
 /// The refusal of one of the name's addresses on every port.
 pub(super) fn address_refused(
-    policy: &dyn Judge,
+    policy: &Policy,
     client: IpAddr,
     name: Option<&HostName>,
     address: IpAddr,
@@ -378,7 +273,7 @@ pub(super) fn address_refused(
 
 /// The strictest of what the tunnel's own name gives, what the policy says about a mismatch, and
 /// what the name inside gives as a claim.
-fn with_inside(policy: &dyn Judge, asked: &Asked, outer: Verdict) -> Verdict {
+fn with_inside(policy: &Policy, asked: &Asked, outer: Verdict) -> Verdict {
     let outer = if asked.mismatched { outer.mismatched(Action::Block) } else { outer };
     let Some(inside) = &asked.inside else { return outer };
     let claimed = policy.decide(&asked.question(Claim::Claimed(inside)));
@@ -393,7 +288,7 @@ fn blocks(verdict: &Verdict) -> bool {
     verdict.would().unwrap_or_else(|| verdict.action()) == Action::Block
 }
 
-fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
+fn weigh(policy: &Policy, asked: &Asked) -> Weighed {
     let decide = |claim| with_inside(policy, asked, policy.decide(&asked.question(claim)));
     let settled = |verdict, bound| Weighed::Settled(Answer { verdict, bound });
     let Some((name, _)) = &asked.name else {
@@ -424,7 +319,7 @@ fn weigh(policy: &dyn Judge, asked: &Asked) -> Weighed {
 
 /// The first of the name's own addresses that the policy permits.
 async fn redialled(
-    policy: &dyn Judge,
+    policy: &Policy,
     asked: &Asked,
     names: &Names,
     name: &HostName,
@@ -454,7 +349,7 @@ pub(super) fn question_about(client: IpAddr, name: Option<&HostName>) -> Asked {
 }
 
 /// What is noted of such a question that goes to a name server of this host.
-pub(super) fn asked_here(policy: &dyn Judge, asked: &Asked, server: SocketAddr) -> Answer {
+pub(super) fn asked_here(policy: &Policy, asked: &Asked, server: SocketAddr) -> Answer {
     let asked = Asked { destination: server, ..asked.clone() };
     let claim = asked.name.as_ref().map_or(Claim::Unread, |(name, _)| Claim::Bound(name));
     Answer { verdict: policy.asks_here(&asked.question(claim)), bound: None }
@@ -472,142 +367,6 @@ fn timed<T>(metrics: &Metrics, answer: impl FnOnce() -> T) -> T {
 pub(super) fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// A policy for tests: the verdict is a function of the question.
-#[cfg(test)]
-pub(super) mod fake {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::policy::{CountrySet, Reason};
-
-    type Decide = dyn Fn(&Question<'_>) -> (Action, Reason) + Send + Sync;
-
-    pub(crate) struct Fake {
-        decide: Box<Decide>,
-        pub(crate) binding: Binding,
-        on_mismatch: Action,
-        /// Whether the first bytes are waited for.
-        reads: bool,
-        observes: bool,
-        grace: Duration,
-    }
-
-    impl Fake {
-        pub(crate) fn new(
-            decide: impl Fn(&Question<'_>) -> (Action, Reason) + Send + Sync + 'static,
-        ) -> Self {
-            Self {
-                decide: Box::new(decide),
-                binding: Binding::Verify,
-                on_mismatch: Action::Block,
-                reads: true,
-                observes: false,
-                grace: Duration::ZERO,
-            }
-        }
-
-        /// The same, which refuses nothing and says what it would.
-        pub(crate) fn observing(self) -> Self {
-            Self { observes: true, ..self }
-        }
-
-        /// The same, with time for what it no longer permits.
-        pub(crate) fn with_grace(self, grace: Duration) -> Self {
-            Self { grace, ..self }
-        }
-
-        /// The same, with another answer to a name that differs inside a tunnel.
-        pub(crate) fn on_mismatch(self, on_mismatch: Action) -> Self {
-            Self { on_mismatch, ..self }
-        }
-
-        /// The same, without a wait for bytes.
-        pub(crate) fn at_once(self) -> Self {
-            Self { reads: false, ..self }
-        }
-    }
-
-    impl Judge for Fake {
-        fn decide(&self, question: &Question<'_>) -> Verdict {
-            let (action, reason) = (self.decide)(question);
-            let verdict = Verdict::given(action, reason, question.destination);
-            if self.observes { verdict.observed() } else { verdict }
-        }
-        fn outlook(&self, question: &Question<'_>) -> Outlook {
-            if self.reads { Outlook::Open } else { Outlook::Settled(self.decide(question)) }
-        }
-        fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
-            let host = question.name.host()?;
-            let refused = Verdict::given(Action::Block, Reason::Rule, question.destination);
-            host.as_str().ends_with("refused.example").then_some(refused)
-        }
-        fn refuses_name(&self, question: &Question<'_>) -> Option<Verdict> {
-            self.decide_name(question)
-        }
-        fn asks_here(&self, question: &Question<'_>) -> Verdict {
-            let given = Verdict::given(Action::Allow, Reason::Permitted, question.destination);
-            self.refuses_name(question).unwrap_or(given)
-        }
-        fn refuses_address(&self, question: &Question<'_>) -> Option<Verdict> {
-            Some(self.decide(question)).filter(blocks)
-        }
-        fn on_mismatch(&self, _: GroupId) -> Action {
-            self.on_mismatch
-        }
-        fn binding(&self) -> Binding {
-            self.binding
-        }
-        fn whereabouts(&self, _: IpAddr) -> Whereabouts<'_> {
-            Whereabouts {
-                codes: CountrySet::EMPTY,
-                anycast: false,
-                source: None,
-                region: None,
-                operator: None,
-                asn: None,
-                law: CountrySet::EMPTY,
-            }
-        }
-        fn rule_name(&self, _: RuleId) -> &'static str {
-            "rule"
-        }
-        fn group_name(&self, _: GroupId) -> &'static str {
-            "default"
-        }
-        fn version(&self) -> &'static str {
-            "0123456789ab"
-        }
-        fn contact(&self) -> Option<&str> {
-            Some("it@hospital.example")
-        }
-        fn grace(&self) -> Duration {
-            self.grace
-        }
-    }
-
-    /// The policy in force, for tests: replaced as a reload replaces it, or lapsed.
-    #[derive(Default)]
-    pub(crate) struct Shelf(pub(crate) Mutex<Option<Arc<Fake>>>);
-
-    impl Shelf {
-        pub(crate) fn with(fake: Fake) -> Arc<Self> {
-            Arc::new(Self(Mutex::new(Some(Arc::new(fake)))))
-        }
-    }
-
-    impl Policies for Shelf {
-        fn load(&self, _: i64) -> Result<Arc<dyn Judge>, Lapsed> {
-            self.0.lock().unwrap().clone().map(|fake| fake as Arc<dyn Judge>).ok_or(Lapsed)
-        }
-    }
-
-    // The walk's tests move these between threads.
-    const _: fn() = || {
-        fn is_send_and_sync<T: Send + Sync>() {}
-        is_send_and_sync::<Fake>();
-    };
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The walk from accept to record, on loopback sockets, with a policy and a resolver of the tests'.
+//! The walk from accept to record, on loopback sockets, with the real decision over a policy of
+//! few addresses, and a resolver of the tests'.
 
 mod explicit;
 
@@ -12,29 +13,29 @@ use tokio::sync::watch;
 
 use super::accept::{Door, Slot};
 use super::bind::book::Book;
-use super::judge::fake::{Fake, Shelf};
 use super::registry::Registry;
 use super::*;
 use crate::account::kept::Kept;
 use crate::account::{Account, End};
-use crate::policy::{Action, Claim, Question, Reason};
+use crate::policy::fixture::{At, Fixture};
+use crate::policy::{Action, Live};
 
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
 /// A worker without threads: connections are handed to `serve` one by one.
 struct Rig {
     gate: Rc<Gate>,
-    shelf: std::sync::Arc<Shelf>,
+    live: std::sync::Arc<Live>,
     account: Account,
     kept: Kept,
 }
 
 impl Rig {
-    fn new(fake: Fake, book: &Book) -> Self {
-        let (shelf, kept) = (Shelf::with(fake), Kept::default());
+    fn new(policy: Fixture, book: &Book) -> Self {
+        let (live, kept) = (published(policy), Kept::default());
         let account = kept.account();
         let gate = Gate {
-            policies: shelf.clone(),
+            live: live.clone(),
             account: account.clone(),
             names: book.names(),
             registry: Rc::new(Registry::default()),
@@ -42,7 +43,7 @@ impl Rig {
             ports: udp::Ports::new(),
             stopping: watch::Sender::new(false),
         };
-        Self { gate: Rc::new(gate), shelf, account, kept }
+        Self { gate: Rc::new(gate), live, account, kept }
     }
 
     /// Connects to `listener` and serves what it accepts. Transparent connections take the
@@ -64,6 +65,10 @@ impl Rig {
         self.gate.registry.emptied().await;
         self.kept.lines(&self.account)
     }
+}
+
+fn published(policy: Fixture) -> std::sync::Arc<Live> {
+    std::sync::Arc::new(Live::new(policy.policy(), None))
 }
 
 async fn accepted(listener: &TcpListener, door: Door) -> (TcpStream, Accepted) {
@@ -95,19 +100,18 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }
 
-/// Permits the names (bound ones) given, and refuses the rest.
-fn only(names: &'static [&'static str]) -> Fake {
-    Fake::new(move |question: &Question<'_>| match question.name {
-        Claim::Bound(name) if names.contains(&name.as_str()) => (Action::Allow, Reason::Rule),
-        Claim::Bound(_) => (Action::Block, Reason::Outside),
-        Claim::Claimed(_) => (Action::Block, Reason::Mismatch),
-        Claim::Unread => (Action::Block, Reason::Unread),
-        Claim::Malformed(_) => (Action::Block, Reason::Malformed),
-    })
+/// Permits these names, where they are bound, and nothing else.
+fn only(names: &[&str]) -> Fixture {
+    let nothing = Fixture::outside().on(|on| {
+        on.unread = Action::Block;
+        on.malformed = Action::Block;
+    });
+    if names.is_empty() { nothing } else { nothing.names(Action::Allow, names) }
 }
 
-fn everything() -> Fake {
-    Fake::new(|_| (Action::Allow, Reason::Permitted))
+/// Permits all but a few names, so that the first bytes matter.
+fn everything() -> Fixture {
+    Fixture::new().names(Action::Block, &["*.refused.example"])
 }
 
 fn local(names: &[&str]) -> Book {
@@ -218,12 +222,12 @@ async fn asked_for_another_hello(rig: &Rig, way: Way) -> (TcpStream, TcpStream) 
 
 #[tokio::test(flavor = "local")]
 async fn a_second_hello_of_another_host_ends_the_connection_and_is_not_sent_on() {
-    for (fake, way) in [
+    for (policy, way) in [
         (only(&["pacs.example"]), Way::Tproxy),
         (only(&["pacs.example"]), Way::Proxy),
         (everything(), Way::Proxy),
     ] {
-        let rig = Rig::new(fake, &local(&["pacs.example"]));
+        let rig = Rig::new(policy, &local(&["pacs.example"]));
         let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
         let sent = [&[20, 3, 3, 0, 1, 1][..], &hello("cloud.example")].concat();
         client.write_all(&sent).await.unwrap();
@@ -277,7 +281,7 @@ async fn a_name_of_another_address_opens_nothing() {
 
 #[tokio::test(flavor = "local")]
 async fn a_verdict_that_needs_no_byte_lets_the_server_speak_first() {
-    let rig = Rig::new(everything().at_once(), &Book::default());
+    let rig = Rig::new(Fixture::new(), &Book::default());
     let world = listener().await;
     let mut client = rig.client(&world, Way::Redirect).await;
     assert_eq!(
@@ -296,8 +300,7 @@ async fn a_verdict_that_needs_no_byte_lets_the_server_speak_first() {
 
 #[tokio::test(flavor = "local")]
 async fn a_refusal_that_needed_no_byte_still_speaks_the_clients_protocol() {
-    let fake = Fake::new(|_| (Action::Block, Reason::Outside)).at_once();
-    let rig = Rig::new(fake, &Book::default());
+    let rig = Rig::new(Fixture::outside(), &Book::default());
     let world = listener().await;
     let mut client = rig.client(&world, Way::Tproxy).await;
     client.write_all(&hello("cloud.example")).await.unwrap();
@@ -317,7 +320,7 @@ async fn a_refusal_that_needed_no_byte_still_speaks_the_clients_protocol() {
 #[tokio::test(flavor = "local")]
 async fn without_a_policy_in_force_nothing_is_forwarded() {
     let rig = Rig::new(everything(), &local(&["pacs.example"]));
-    *rig.shelf.0.lock().unwrap() = None;
+    rig.live.publish(everything().lapsed().policy(), None);
     let world = listener().await;
     let mut client = rig.client(&world, Way::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
@@ -363,7 +366,7 @@ async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_silent_client_is_judged_at_the_deadline_as_unread() {
-    let rig = Rig::new(only(&[]), &Book::default());
+    let rig = Rig::new(only(&["pacs.example"]), &Book::default());
     let world = listener().await;
     let mut client = rig.client(&world, Way::Tproxy).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
@@ -408,8 +411,8 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
 }
 
 /// Puts another policy in force, as a reload does.
-async fn reload(rig: &Rig, fake: Fake) {
-    *rig.shelf.0.lock().unwrap() = Some(std::sync::Arc::new(fake));
+async fn reload(rig: &Rig, policy: Fixture) {
+    rig.live.publish(policy.policy(), None);
     rig.gate.rejudge().await;
 }
 
@@ -456,8 +459,7 @@ async fn a_second_hello_of_another_host_is_judged_when_it_comes_and_when_the_pol
 
 #[tokio::test(flavor = "local")]
 async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_changes() {
-    let refuses =
-        || Fake::new(|_| (Action::Block, Reason::Outside)).with_grace(Duration::from_secs(2));
+    let refuses = || Fixture::outside().grace(Duration::from_secs(2));
     let rig = Rig::new(everything(), &local(&["pacs.example"]));
     let world = listener().await;
     let mut client = rig.client(&world, Way::Tproxy).await;
@@ -485,7 +487,7 @@ async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_change
 }
 
 /// A whole data plane, with threads.
-fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
+fn plane(policy: Fixture, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let (account, book) = (kept.account(), book.clone());
     let listener = Listener {
         way: Way::Proxy,
@@ -515,7 +517,7 @@ fn plane(fake: Fake, book: &Book, kept: &Kept) -> (DataPlane, Account) {
         Settings { listeners: vec![listener], workers, affinity: true, names, dns: None };
     let names =
         std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| book.names());
-    let plane = DataPlane::launch(settings, Shelf::with(fake), account.clone(), names).unwrap();
+    let plane = DataPlane::launch(settings, published(policy), account.clone(), names).unwrap();
     (plane, account)
 }
 

@@ -127,6 +127,8 @@ impl Policy {
             ech: blueprint.ech,
             contact: blueprint.contact,
             grace: blueprint.grace,
+            #[cfg(test)]
+            opens_loopback: false,
         }
     }
 }

@@ -16,6 +16,8 @@ mod compile;
 mod country;
 mod decide;
 mod decide_name;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod host_list;
 mod ip_table;
 mod live;
@@ -114,6 +116,9 @@ pub struct Policy {
     /// operator and its law.
     addressless: SetId,
     unplaced: SetId,
+    /// The policies of [`fixture`] alone judge the loopback addresses as they judge others.
+    #[cfg(test)]
+    opens_loopback: bool,
 }
 
 /// The rules that a class of addresses leaves possible.

@@ -390,14 +390,6 @@ impl Verdict {
         Self { action, reason, ..overload }
     }
 
-    /// The same in `observe`, for the same tests.
-    #[cfg(test)]
-    pub(crate) fn observed(self) -> Self {
-        let refused = self.action == Action::Block;
-        let action = if refused { Action::Log } else { self.action };
-        Self { action, would: refused.then_some(Action::Block), mode: Mode::Observe, ..self }
-    }
-
     /// The refusal of a connection that the gateway cannot take on (no descriptors, no policy in
     /// force ...), before or instead of a judgement.
     pub const fn overload(destination: SocketAddr) -> Denial {

@@ -26,13 +26,13 @@ use tokio::time::{sleep, timeout};
 
 use super::accept::class;
 use super::gate::Gate;
-use super::judge::{self, Answer, Asked, Judge, Tie, now_ms};
+use super::judge::{self, Answer, Asked, Tie, now_ms};
 use super::settings::Dns;
 use super::udp::send_from;
 use crate::account::{Accept, DnsQuery, End, Judged, Way};
 use crate::egress::{Resolver, Server, framed};
 use crate::identify::{HostName, NameSource, Protocol};
-use crate::policy::{Action, Transport, Verdict};
+use crate::policy::{Action, Policy, Transport, Verdict};
 use crate::sys::udp::{self, Mailbox};
 use clients::{Clients, Places};
 use ledger::Ledger;
@@ -295,8 +295,8 @@ impl Desk {
             let why = taken.err()?.to_string();
             (judge::over_limit(&asked, metrics), why, DnsQuery::Limited)
         };
-        let (judged, contact) = match self.gate.policies.load(now_ms()) {
-            Ok(policy) => (answer.judged(&*policy, &asked), policy.contact().map(str::to_owned)),
+        let (judged, contact) = match self.gate.live.load(now_ms()) {
+            Ok(policy) => (answer.judged(&policy, &asked), policy.contact().map(str::to_owned)),
             Err(_) => (Judged::without_policy(answer.verdict), None),
         };
         let reason = answer.verdict.reason().label();
@@ -311,15 +311,15 @@ impl Desk {
 
     /// The refusal of a name that no address, port or protocol can save.
     fn refused_by_name(&self, asking: &Asking, client: SocketAddr) -> Option<(Message, DnsQuery)> {
-        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+        let Ok(policy) = self.gate.live.load(now_ms()) else {
             let words = self.record_overload(client);
             let reply = asking.explained(ResponseCode::ServFail, PROHIBITED, &words);
             return Some((reply, DnsQuery::Refused));
         };
         let name = asking.name.as_ref()?;
         let metrics = self.gate.account.metrics();
-        let (asked, answer) = judge::name_refused(&*policy, client.ip(), name, metrics)?;
-        let words = self.record(&*policy, &asked, answer, client);
+        let (asked, answer) = judge::name_refused(&policy, client.ip(), name, metrics)?;
+        let words = self.record(&policy, &asked, answer, client);
         let code = if self.dns.nxdomain { ResponseCode::NXDomain } else { ResponseCode::Refused };
         Some((asking.explained(code, BLOCKED, &words), DnsQuery::Refused))
     }
@@ -362,14 +362,14 @@ impl Desk {
         client: SocketAddr,
         record: bool,
     ) -> Result<Judged, String> {
-        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+        let Ok(policy) = self.gate.live.load(now_ms()) else {
             return Err(self.record_overload(client));
         };
         let question = judge::question_about(client.ip(), asking.name.as_ref());
         // The host itself is no destination: where a name server here asks on, it asks as a client.
         if server.at.ip().is_loopback() {
-            let answer = judge::asked_here(&*policy, &question, server.at);
-            return Ok(answer.judged(&*policy, &question));
+            let answer = judge::asked_here(&policy, &question, server.at);
+            return Ok(answer.judged(&policy, &question));
         }
         // Who configured the server tied its name to its address. One without a name is none whose
         // name could not be read: it is judged as one that no rule knows (RFC 2606 §2).
@@ -383,16 +383,16 @@ impl Desk {
         let metrics = self.gate.account.metrics();
         let mut permitted = None;
         for asked in all {
-            match judge::settle_at_once(&*policy, &asked, metrics) {
+            match judge::settle_at_once(&policy, &asked, metrics) {
                 Some(answer) if answer.verdict.action() != Action::Block => {
                     let of_name = Asked { name: question.name, ..asked };
-                    let judged = || Judged { bound: None, ..answer.judged(&*policy, &of_name) };
+                    let judged = || Judged { bound: None, ..answer.judged(&policy, &of_name) };
                     permitted.get_or_insert_with(judged);
                 }
                 Some(answer) if record => {
                     let name = asked.name.filter(|_| server.tls.is_some());
                     let asked = Asked { name, ..asked };
-                    return Err(self.record(&*policy, &asked, answer, client));
+                    return Err(self.record(&policy, &asked, answer, client));
                 }
                 Some(_) | None => return Err(String::new()),
             }
@@ -407,7 +407,7 @@ impl Desk {
         client: SocketAddr,
         mut message: Message,
     ) -> (Message, DnsQuery) {
-        let Ok(policy) = self.gate.policies.load(now_ms()) else {
+        let Ok(policy) = self.gate.live.load(now_ms()) else {
             let words = self.record_overload(client);
             return (
                 asking.explained(ResponseCode::ServFail, PROHIBITED, &words),
@@ -416,7 +416,7 @@ impl Desk {
         };
         let metrics = self.gate.account.metrics();
         let refused = |address: IpAddr| {
-            judge::address_refused(&*policy, client.ip(), asking.name.as_ref(), address, metrics)
+            judge::address_refused(&policy, client.ip(), asking.name.as_ref(), address, metrics)
         };
         let keep = |address| !self.dns.filter || refused(address).is_none();
         let before = message.answers().len() + message.additionals().len();
@@ -435,7 +435,7 @@ impl Desk {
         match taken.first() {
             Some(&first) if addresses && left.is_empty() => {
                 if let Some((asked, answer)) = refused(first) {
-                    let words = self.record(&*policy, &asked, answer, client);
+                    let words = self.record(&policy, &asked, answer, client);
                     asking.explain(&mut message, BLOCKED, &words);
                 }
                 (message, DnsQuery::Refused)
@@ -446,13 +446,7 @@ impl Desk {
     }
 
     /// Writes down a refusal, and puts it in words for the client.
-    fn record(
-        &self,
-        policy: &dyn Judge,
-        asked: &Asked,
-        answer: Answer,
-        client: SocketAddr,
-    ) -> String {
+    fn record(&self, policy: &Policy, asked: &Asked, answer: Answer, client: SocketAddr) -> String {
         let mut record = self.gate.account.open(client, Way::Dns);
         record.judged(answer.judged(policy, asked));
         let reason = answer.verdict.reason();

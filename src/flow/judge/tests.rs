@@ -1,7 +1,7 @@
-use super::fake::Fake;
 use super::*;
 use crate::flow::bind::book::Book;
-use crate::policy::Reason;
+use crate::policy::fixture::{At, Fixture, any, by_name, countries};
+use crate::policy::{Reason, RuleSpec};
 
 fn asked(tie: Tie) -> Asked {
     let name = HostName::parse(b"pacs.example").unwrap();
@@ -12,21 +12,19 @@ fn asked(tie: Tie) -> Asked {
     asked
 }
 
-/// Permits what is bound and answers `otherwise` to the rest.
-fn by_name(otherwise: (Action, Reason)) -> Fake {
-    Fake::new(move |question| match question.name {
-        Claim::Bound(_) => (Action::Allow, Reason::Rule),
-        Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => otherwise,
-    })
+/// Permits the name where it is bound; `mismatch` is what it leads to elsewhere.
+fn by_its_name(mismatch: Action) -> Fixture {
+    let names = &["pacs.example", "*.pacs.example"];
+    Fixture::new().names(Action::Allow, names).on(|on| on.mismatch = mismatch)
 }
 
-async fn answer(policy: &Fake, asked: &Asked, book: &Book) -> Answer {
+async fn answer(policy: &Policy, asked: &Asked, book: &Book) -> Answer {
     settle(policy, asked, &book.names(), &Metrics::register()).await
 }
 
 #[tokio::test]
 async fn a_name_opens_only_an_address_of_its_own() {
-    let policy = by_name((Action::Block, Reason::Mismatch));
+    let policy = by_its_name(Action::Block).policy();
     let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
     let there = answer(&policy, &asked(Tie::Said), &book).await;
     assert_eq!((there.verdict.reason(), there.bound), (Reason::Rule, Some(true)));
@@ -42,13 +40,12 @@ async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
     let names: Vec<_> = (0..5).map(|n| format!("n{n}.pacs.example")).collect();
     let add = |book: Book, name: &String| book.entry(name, &["198.51.100.7"]);
     let book = names.iter().fold(Book::default(), add);
-    let policy = by_name((Action::Block, Reason::Mismatch));
-    let mut redial = by_name((Action::Block, Reason::Outside));
-    redial.binding = Binding::Redial;
-    let lenient = by_name((Action::Log, Reason::Mismatch));
+    let policy = by_its_name(Action::Block).policy();
+    let redial = by_its_name(Action::Block).binding(Binding::Redial).policy();
+    let lenient = by_its_name(Action::Log).policy();
     let known = book.names_within(3);
     let metrics = Metrics::register();
-    let ask = async |policy: &Fake, name: &String| {
+    let ask = async |policy: &Policy, name: &String| {
         let name = Some((HostName::parse(name.as_bytes()).unwrap(), NameSource::Sni));
         settle(policy, &Asked { name, ..asked(Tie::Said) }, &known, &metrics).await.verdict
     };
@@ -68,7 +65,7 @@ async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
 #[tokio::test]
 async fn nobody_is_asked_where_the_answer_does_not_matter() {
     let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
-    let same = Fake::new(|_| (Action::Block, Reason::Outside));
+    let same = Fixture::outside().policy();
     let answer = answer(&same, &asked(Tie::Said), &book).await;
     assert_eq!((answer.verdict.action(), answer.bound), (Action::Block, None));
     assert_eq!(book.queries(), 0);
@@ -77,12 +74,14 @@ async fn nobody_is_asked_where_the_answer_does_not_matter() {
 #[tokio::test]
 async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
     let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
-    let policy = Fake::new(|question| match question.name {
-        Claim::Bound(_) => (Action::Block, Reason::Law),
-        Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => {
-            (Action::Allow, Reason::Permitted)
-        }
-    });
+    // As a claim it would be refused for whose the address is, and bound for where it lies.
+    let rule = RuleSpec { operator: Some(vec!["bad".to_owned()]), ..any(Action::Block) };
+    let policy = Fixture::outside()
+        .operator("bad", "us", &[])
+        .operator("good", "de", &["pacs.example"])
+        .of("198.51.100.7", At::Outside, 1)
+        .rule(rule)
+        .policy();
     let answer = answer(&policy, &asked(Tie::Said), &book).await;
     assert_eq!(answer.verdict.action(), Action::Block);
     assert_eq!(book.queries(), 0);
@@ -91,10 +90,10 @@ async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
 #[tokio::test]
 async fn trust_and_the_gateways_own_resolution_need_no_query() {
     let book = Book::default();
-    let mut policy = by_name((Action::Block, Reason::Mismatch));
+    let policy = by_its_name(Action::Block).policy();
     let resolved = answer(&policy, &asked(Tie::Resolved), &book).await;
     assert_eq!((resolved.verdict.action(), resolved.bound), (Action::Allow, Some(true)));
-    policy.binding = Binding::Trust;
+    let policy = by_its_name(Action::Block).binding(Binding::Trust).policy();
     let trusted = answer(&policy, &asked(Tie::Said), &book).await;
     assert_eq!((trusted.verdict.action(), trusted.bound), (Action::Allow, None));
     assert_eq!(book.queries(), 0);
@@ -103,16 +102,10 @@ async fn trust_and_the_gateways_own_resolution_need_no_query() {
 #[tokio::test]
 async fn redial_goes_to_the_names_own_permitted_address_until_something_is_dialled() {
     let book = Book::default().entry("pacs.example", &["203.0.113.1", "203.0.113.2"]);
-    let mut policy = Fake::new(|question| match question.name {
-        Claim::Bound(_) if question.destination.ip().to_string() == "203.0.113.1" => {
-            (Action::Block, Reason::Outside)
-        }
-        Claim::Bound(_) => (Action::Allow, Reason::Rule),
-        Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => {
-            (Action::Block, Reason::Mismatch)
-        }
-    });
-    policy.binding = Binding::Redial;
+    let inside = Some(countries("de"));
+    let rule = RuleSpec { location: inside, ..by_name(Action::Allow, &["pacs.example"]) };
+    let policy =
+        Fixture::new().at("203.0.113.1", At::Outside).rule(rule).binding(Binding::Redial).policy();
     let said = answer(&policy, &asked(Tie::Said), &book).await;
     assert_eq!(said.verdict.destination().to_string(), "203.0.113.2:443");
     assert_eq!(said.verdict.action(), Action::Allow);

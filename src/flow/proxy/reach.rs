@@ -148,11 +148,11 @@ async fn resolved(
     seat: &Seat,
     record: &mut Record,
 ) -> Result<Vec<IpAddr>, Missed> {
-    let Some(policy) = gate.policies.load(now_ms()).ok().filter(|_| has_room) else {
+    let Some(policy) = gate.live.load(now_ms()).ok().filter(|_| has_room) else {
         return Err(Missed::Stopped(refused(Verdict::overload(asked.destination), record)));
     };
-    if let Some(answer) = refused_by_name(&*policy, asked, record.metrics()) {
-        let noted = gate.note(&*policy, asked.clone(), answer, seat, record);
+    if let Some(answer) = refused_by_name(&policy, asked, record.metrics()) {
+        let noted = gate.note(&policy, asked.clone(), answer, seat, record);
         return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
     }
     let Some((name, _)) = &asked.name else { return Err(Missed::Unresolved) };
@@ -161,7 +161,7 @@ async fn resolved(
         Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(Missed::Unresolved),
         Err(Unresolved::OverLimit) => {
             let answer = over_limit(asked, record.metrics());
-            let noted = gate.note(&*policy, asked.clone(), answer, seat, record);
+            let noted = gate.note(&policy, asked.clone(), answer, seat, record);
             noted.map(|_| Vec::new()).map_err(Missed::Stopped)
         }
     }
@@ -184,17 +184,17 @@ fn permitted(
     record: &mut Record,
 ) -> Result<Vec<Permitted>, Missed> {
     let first = all.first().map(|asked| asked.destination).ok_or(Missed::Unresolved)?;
-    let policy = gate.policies.load(now_ms()).ok().filter(|_| has_room);
+    let policy = gate.live.load(now_ms()).ok().filter(|_| has_room);
     let Some(policy) = policy else {
         return Err(Missed::Stopped(refused(Verdict::overload(first), record)));
     };
     let mut permitted = Vec::new();
     let mut noted = None;
     for asked in all {
-        let Some(answer) = settle_at_once(&*policy, &asked, record.metrics()) else { continue };
+        let Some(answer) = settle_at_once(&policy, &asked, record.metrics()) else { continue };
         match answer.verdict.permit() {
             Ok(permit) => {
-                let judged = answer.judged(&*policy, &asked);
+                let judged = answer.judged(&policy, &asked);
                 if permitted.is_empty() {
                     noted = Some((asked.clone(), answer));
                 }
@@ -205,7 +205,7 @@ fn permitted(
         }
     }
     let (asked, answer) = noted.ok_or(Missed::Unresolved)?;
-    let verdict = gate.note(&*policy, asked, answer, seat, record);
+    let verdict = gate.note(&policy, asked, answer, seat, record);
     verdict.map(|_| permitted).map_err(Missed::Stopped)
 }
 

@@ -50,14 +50,9 @@ async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read(
 
 /// What comes of a tunnel to `pacs.example` whose hello names `inside`, and its last line.
 async fn tunnel_with_inside(on: Action, inside: &str) -> (bool, Value) {
-    let fake = Fake::new(|question: &Question<'_>| match question.name {
-        Claim::Bound(_) => (Action::Allow, Reason::Permitted),
-        Claim::Claimed(name) if name.as_str() == "blocked.example" => (Action::Block, Reason::Rule),
-        Claim::Claimed(_) | Claim::Unread | Claim::Malformed(_) => {
-            (Action::Allow, Reason::Permitted)
-        }
-    });
-    let rig = Rig::new(fake.on_mismatch(on), &local(&["pacs.example"]));
+    let policy = everything().names(Action::Block, &["blocked.example"]);
+    let policy = policy.on(|causes| causes.mismatch = on);
+    let rig = Rig::new(policy, &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
     let mut client = rig.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
@@ -142,13 +137,10 @@ async fn a_server_may_speak_first_in_a_tunnel_whose_protocol_does_not_matter() {
 #[tokio::test(flavor = "local")]
 async fn only_permitted_addresses_of_a_name_are_dialled() {
     // The policy permits 127.0.0.1 alone; the refused address comes first and last.
-    let fake = Fake::new(|question| match question.destination.ip().to_string().as_str() {
-        "127.0.0.1" => (Action::Allow, Reason::Permitted),
-        _ => (Action::Block, Reason::Outside),
-    });
+    let policy = Fixture::outside().at("127.0.0.1", At::Inside);
     let book =
         Book::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1", "127.0.0.3", "::1"]);
-    let rig = Rig::new(fake, &book);
+    let rig = Rig::new(policy, &book);
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
     let forbidden = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
@@ -334,17 +326,11 @@ async fn a_client_that_has_asked_for_nothing_yet_is_recorded_when_the_gateway_st
 
 #[tokio::test(flavor = "local")]
 async fn a_permitted_address_behind_many_refused_ones_is_found() {
-    let fake = Fake::new(|question: &Question<'_>| {
-        if question.destination.ip() == std::net::IpAddr::from([127, 0, 0, 1]) {
-            (Action::Allow, Reason::Permitted)
-        } else {
-            (Action::Block, Reason::Outside)
-        }
-    });
+    let policy = Fixture::outside().at("127.0.0.1", At::Inside);
     let mut all: Vec<String> = (1..40).map(|n| format!("198.51.100.{n}")).collect();
     all.push("127.0.0.1".to_owned());
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let rig = Rig::new(fake, &Book::default().entry("pacs.example", &all));
+    let rig = Rig::new(policy, &Book::default().entry("pacs.example", &all));
     let (front, world) = (listener().await, listener().await);
     let mut client = rig.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
@@ -354,15 +340,10 @@ async fn a_permitted_address_behind_many_refused_ones_is_found() {
 #[tokio::test(flavor = "local")]
 async fn the_counters_know_the_verdict_on_the_address_that_was_connected_to() {
     // The first address refuses the connect; the second one is permitted for another reason.
-    let fake = Fake::new(|question: &Question<'_>| {
-        if question.destination.ip() == std::net::IpAddr::from([127, 0, 0, 1]) {
-            (Action::Log, Reason::Disputed)
-        } else {
-            (Action::Allow, Reason::Permitted)
-        }
-    });
+    let policy = Fixture::new().at("127.0.0.1", At::Disputed);
+    let policy = policy.on(|on| on.disputed = Action::Log);
     let book = Book::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1"]);
-    let rig = Rig::new(fake, &book);
+    let rig = Rig::new(policy, &book);
     let (front, world) = (listener().await, listener().await);
     let mut client = rig.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
