@@ -16,6 +16,7 @@ pub mod account;
 pub mod cli;
 pub mod control;
 pub mod egress;
+pub mod evidence;
 pub mod flow;
 pub mod identify;
 pub mod inspect;

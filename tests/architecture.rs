@@ -9,12 +9,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of `sys` only how memory is backed, and only in `pages.rs`: see below.
     ("policy", &["identify", "sys"]),
     ("sys", &[]),
-    ("account", &["identify", "policy", "sys"]),
+    // The record as evidence: of the world it knows files, and of the system a shared mapping.
+    ("evidence", &["sys"]),
+    ("account", &["identify", "policy", "sys", "evidence"]),
     // What the gateway asks of its own, for whoever has it asked.
     ("egress", &["identify", "policy", "account", "sys"]),
     ("flow", &["identify", "policy", "account", "sys", "egress"]),
     ("inspect", &["identify", "policy"]),
-    ("control", &["identify", "policy", "account", "sys", "egress"]),
+    ("control", &["identify", "policy", "account", "sys", "egress", "evidence"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
