@@ -152,9 +152,12 @@ impl Scene {
         line.map_or(Some(0), |value| value.parse().ok())
     }
 
+    /// Open descriptors but pipes, of which each worker keeps some for its next connections.
     fn open_descriptors(&self) -> usize {
         let open = fs::read_dir(Path::new("/proc").join(self.pid.to_string()).join("fd"));
-        open.expect("the gateway lives").count()
+        let open = open.expect("the gateway lives").filter_map(|entry| entry.ok()?.path().into());
+        let is_pipe = |to: &PathBuf| to.as_os_str().as_encoded_bytes().starts_with(b"pipe:");
+        open.filter(|path: &PathBuf| !fs::read_link(path).is_ok_and(|to| is_pipe(&to))).count()
     }
 
     /// Every line of the record that ends a connection or request.
