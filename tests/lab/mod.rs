@@ -22,6 +22,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -58,6 +59,20 @@ reason = \"the refused side of the laboratory\"
 
 "
     )
+}
+
+/// Packets wait for a processor in one queue for all namespaces (`net.core.netdev_max_backlog`): a
+/// flood in one laboratory drops datagrams in another, which nobody sends again.
+static QUEUES: RwLock<()> = RwLock::new(());
+
+/// While it is held, no test floods.
+pub(crate) fn calm() -> RwLockReadGuard<'static, ()> {
+    QUEUES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it is held, no test waits for a datagram that would be sent once.
+pub(crate) fn flood() -> RwLockWriteGuard<'static, ()> {
+    QUEUES.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Client, gateway and world namespaces joined by veth pairs, gone on drop.

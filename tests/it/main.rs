@@ -1,0 +1,34 @@
+//! What needs no laboratory: the library and the built program, asked on this machine alone. One
+//! program, so that what is shared is compiled once; each module is a test subject of its own.
+//!
+//! A test that measures its own process, or changes what all of a process shares (environment, working
+//! directory, limits), is a program of its own beside this one.
+
+#[allow(clippy::duplicate_mod, reason = "the fuzz targets have it too, as a crate of their own")]
+#[path = "../flights/mod.rs"]
+mod flights;
+#[path = "../support/gateway.rs"]
+mod gateway;
+#[path = "../support/mmdb.rs"]
+mod mmdb;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_data;
+mod config;
+mod config_names;
+mod corpus;
+mod data;
+mod data_page;
+mod decide_name;
+mod fuzz_corpus;
+mod identify;
+mod inspect;
+mod malformed;
+mod operations;
+mod reload;
+mod scenarios;
+mod systemd;
+mod tables;
+mod trust;
+mod voices;

@@ -1,0 +1,61 @@
+//! What needs the laboratory (`tests/lab`): network namespaces, the built gateway in one of them, and
+//! all that is counted in the world behind it. One program, so that the laboratory is compiled once;
+//! each module is a test subject of its own.
+
+use std::env;
+
+#[path = "../flights/mod.rs"]
+mod flights;
+#[path = "../lab/mod.rs"]
+mod lab;
+#[path = "../support/mmdb.rs"]
+mod mmdb;
+#[path = "../support/mod.rs"]
+mod support;
+
+// What several modules share.
+mod catalogue;
+mod requests;
+mod site;
+
+mod abrupt;
+mod associate;
+mod capture;
+mod catalogue_answers;
+mod catalogue_connections;
+mod catalogue_data;
+mod catalogue_flight;
+mod catalogue_network;
+mod catalogue_proxy;
+mod catalogue_requests;
+mod catalogue_tls;
+mod clients;
+mod crowd;
+mod dns;
+mod netns;
+mod netns_udp;
+mod relay;
+mod request_streams;
+mod shortcut;
+mod soak;
+mod starttls;
+mod udp_ways;
+mod update;
+
+/// The one entry of every helper process: this program, started again by [`lab::Space::helper`] with
+/// its role in the environment. Without a role it has nothing to do.
+#[test]
+fn a_helper_process_does_as_its_role_says() {
+    match env::var(lab::role::VARIABLE).as_deref() {
+        Ok("abrupt-world") => abrupt::world(),
+        Ok("abrupt-client") => abrupt::client(),
+        Ok("site") => site::site(),
+        Ok("visitor") => site::visitor(),
+        Ok("origin") => request_streams::origin(),
+        Ok("asker") => request_streams::asker(),
+        Ok("filler") => shortcut::filler(),
+        Ok("mirror") => update::mirror(),
+        _ => return lab::role::run_if_asked(),
+    }
+    std::process::exit(0);
+}
