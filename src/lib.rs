@@ -10,6 +10,7 @@
 //!  egress                    what the gateway asks of its own
 //! ```
 //! `flow` (data plane) and `control` never use each other; both use `policy`, `account` and `egress`.
+//! `service` starts and supervises both; `cli` has its arguments.
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
 pub mod account;
@@ -21,4 +22,5 @@ pub mod flow;
 pub mod identify;
 pub mod inspect;
 pub mod policy;
+pub mod service;
 pub mod sys;

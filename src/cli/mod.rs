@@ -5,7 +5,6 @@ mod capture;
 mod check;
 mod data;
 mod explain;
-mod front;
 mod inspect;
 mod journal;
 mod progress;

@@ -22,9 +22,9 @@ use super::loss::losses;
 use crate::policy::{Live, Policy};
 use crate::sys;
 
-/// The one who publishes policies.
+/// Publishes policies: the first at the start, later ones as they are built, successors by date.
 #[derive(Debug)]
-pub struct Governor {
+pub struct PolicyManager {
     path: Option<PathBuf>,
     compiler: Arc<Compiler>,
     current: Arc<Policy>,
@@ -34,7 +34,7 @@ pub struct Governor {
 
 /// The next policy, yet to be built.
 #[derive(Debug, Clone)]
-pub struct Work {
+pub struct ReloadJob {
     /// What is in force, where that is not to be given up for what lacks much of it.
     guarded: Option<Arc<Compiler>>,
     path: Option<PathBuf>,
@@ -45,42 +45,42 @@ pub struct Work {
 /// The policy in force, whose tables are yet to be given their own form: after a reload that changed
 /// them, they stand in a smaller and slower one.
 #[derive(Debug)]
-pub struct Haste(Arc<Compiler>);
+pub struct PromotionJob(Arc<Compiler>);
 
 /// The policy in force over tables in their own form, not yet published.
 #[derive(Debug)]
-pub struct Hastened {
+pub struct PromotedTables {
     compiler: Arc<Compiler>,
     current: Arc<Policy>,
     next: Option<Arc<Policy>>,
 }
 
-impl Haste {
+impl PromotionJob {
     /// Builds the tables anew from what is in memory: nothing is read, and nothing can fail.
     #[must_use]
-    pub fn build(self, now: Timestamp) -> Hastened {
+    pub fn build(self, now: Timestamp) -> PromotedTables {
         let compiler = self.0.hastened().map_or(self.0, Arc::new);
         let current = Arc::new(compiler.policy_at(now));
         let next = compiler.successor(now).map(Arc::new);
         sys::trim_heap();
-        Hastened { compiler, current, next }
+        PromotedTables { compiler, current, next }
     }
 }
 
 /// The next policy, built and not yet published.
 #[derive(Debug)]
-pub struct Built {
+pub struct BuiltPolicy {
     loaded: LoadedPolicy,
     current: Arc<Policy>,
     next: Option<Arc<Policy>>,
 }
 
-impl Work {
+impl ReloadJob {
     /// As a reload that nobody asked for: what lacks much of what the policy in force refuses is not
     /// taken up ([`losses`]).
     #[must_use]
-    pub fn guarded(self, governor: &Governor) -> Self {
-        Self { guarded: Some(Arc::clone(&governor.compiler)), ..self }
+    pub fn guarded(self, manager: &PolicyManager) -> Self {
+        Self { guarded: Some(Arc::clone(&manager.compiler)), ..self }
     }
 
     /// Loads the file and the tables anew, compares them with those in use, and compiles them. May
@@ -88,7 +88,7 @@ impl Work {
     ///
     /// # Errors
     /// Every fault; whatever is in force stays.
-    pub fn build(self, now: Timestamp) -> Result<Built, LoadFault> {
+    pub fn build(self, now: Timestamp) -> Result<BuiltPolicy, LoadFault> {
         let loaded =
             load_against(self.path.as_deref(), now, Against::InUse(&self.memory, &self.drawn))?;
         let before = self.guarded.as_ref();
@@ -100,11 +100,11 @@ impl Work {
         let next = loaded.compiler.successor(now).map(Arc::new);
         // What was read is dropped by now, and most of it stood in the heap.
         sys::trim_heap();
-        Ok(Built { loaded, current, next })
+        Ok(BuiltPolicy { loaded, current, next })
     }
 }
 
-impl Built {
+impl BuiltPolicy {
     /// The policy, as it will be published.
     #[must_use]
     pub const fn policy(&self) -> &Arc<Policy> {
@@ -115,6 +115,12 @@ impl Built {
     #[must_use]
     pub const fn config(&self) -> &Config {
         self.loaded.compiler.config()
+    }
+
+    /// Whether its tables come in a smaller and slower form, and wait to be promoted.
+    #[must_use]
+    pub fn is_compact(&self) -> bool {
+        self.loaded.compiler.drawn().is_lean()
     }
 }
 
@@ -127,7 +133,7 @@ pub struct Reloaded {
     pub needs_restart: bool,
 }
 
-impl Governor {
+impl PolicyManager {
     /// Loads the policy at `path` (`None`: the built-in default) and publishes it as of `now`.
     /// Tables that are older than when the gateway last ran are refused unless `allow_older`.
     ///
@@ -144,9 +150,9 @@ impl Governor {
         let next = compiler.successor(now).map(Arc::new);
         let live = Arc::new(Live::new(Arc::clone(&current), next));
         let memory = loaded.memory;
-        let governor = Self { path: path.map(Path::to_owned), compiler, current, live, memory };
+        let manager = Self { path: path.map(Path::to_owned), compiler, current, live, memory };
         sys::trim_heap();
-        Ok((governor, loaded.lints))
+        Ok((manager, loaded.lints))
     }
 
     /// The published policy, for those who judge.
@@ -182,10 +188,10 @@ impl Governor {
         self.memory.write(&self.config().data.directory)
     }
 
-    /// What [`Work::build`] needs to build the next policy aside, on a thread of its own.
+    /// What [`ReloadJob::build`] needs to build the next policy aside, on a thread of its own.
     #[must_use]
-    pub fn work(&self) -> Work {
-        Work {
+    pub fn job(&self) -> ReloadJob {
+        ReloadJob {
             guarded: None,
             path: self.path.clone(),
             memory: self.memory.clone(),
@@ -195,20 +201,20 @@ impl Governor {
 
     /// What there is to build so that the tables in use take their own form; `None` where they have.
     #[must_use]
-    pub fn haste(&self) -> Option<Haste> {
-        self.compiler.drawn().is_lean().then(|| Haste(Arc::clone(&self.compiler)))
+    pub fn promotion_job(&self) -> Option<PromotionJob> {
+        self.compiler.drawn().is_lean().then(|| PromotionJob(Arc::clone(&self.compiler)))
     }
 
     /// Publishes the policy in force over the tables in their own form. The caller has taken up no
-    /// other one since [`Governor::haste`].
-    pub fn hasten(&mut self, hastened: Hastened, now: Timestamp) {
-        let Hastened { compiler, current, next } = hastened;
-        self.put(compiler, current, next, now);
+    /// other one since [`PolicyManager::promotion_job`].
+    pub fn install_promoted(&mut self, promoted: PromotedTables, now: Timestamp) {
+        let PromotedTables { compiler, current, next } = promoted;
+        self.replace(compiler, current, next, now);
     }
 
     /// Publishes what was built aside.
-    pub fn take_up(&mut self, built: Built, now: Timestamp) -> Reloaded {
-        let Built { loaded, current, next } = built;
+    pub fn install(&mut self, built: BuiltPolicy, now: Timestamp) -> Reloaded {
+        let BuiltPolicy { loaded, current, next } = built;
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
         let resolving = |config: &Config| {
             let names = &config.names;
@@ -219,11 +225,11 @@ impl Governor {
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
         self.memory = loaded.memory;
-        self.put(Arc::new(loaded.compiler), current, next, now);
+        self.replace(Arc::new(loaded.compiler), current, next, now);
         Reloaded { lints: loaded.lints, needs_restart }
     }
 
-    fn put(
+    fn replace(
         &mut self,
         compiler: Arc<Compiler>,
         current: Arc<Policy>,
@@ -234,7 +240,7 @@ impl Governor {
         self.current = Arc::clone(&current);
         self.live.publish(current, next);
         // Building took its time: it may have lapsed since.
-        self.turn_over(now);
+        self.advance(now);
     }
 
     /// Takes these addresses for this host's own, in any order, and tells whether they are others than
@@ -247,7 +253,7 @@ impl Governor {
     }
 
     /// Publishes the policy of `now` where the one in force has lapsed, and tells whether it had.
-    pub fn turn_over(&mut self, now: Timestamp) -> bool {
+    pub fn advance(&mut self, now: Timestamp) -> bool {
         let lapsed = now.as_millisecond() >= self.current.valid_until_ms();
         if lapsed {
             self.publish(now);
@@ -255,7 +261,7 @@ impl Governor {
         lapsed
     }
 
-    /// When [`Governor::turn_over`] will next have something to do; `None`: never.
+    /// When [`PolicyManager::advance`] will next have something to do; `None`: never.
     #[must_use]
     pub fn lapses(&self) -> Option<Timestamp> {
         let until = self.current.valid_until_ms();

@@ -11,7 +11,7 @@ use schengate::control::compile::Compiler;
 use schengate::control::config::{CountryField, Source};
 use schengate::control::data::{Kind, SigningKey, Table, build_pack};
 use schengate::control::load::load;
-use schengate::control::reload::Governor;
+use schengate::control::reload::PolicyManager;
 use schengate::identify::{HostName, Protocol};
 use schengate::policy::{Claim, Policy, Question, Transport};
 use serde_json::json;
@@ -232,14 +232,14 @@ fn fresh(policy: &Path) -> Result<Vec<String>, String> {
     load(Some(policy), now()).map(|l| both(&l.compiler)).map_err(|fault| fault.to_string())
 }
 
-fn reloaded(governor: &mut Governor) -> Result<Vec<String>, String> {
-    let built = governor.work().build(now()).map_err(|fault| fault.to_string())?;
-    governor.take_up(built, now());
-    Ok(both(governor.compiler()))
+fn reloaded(manager: &mut PolicyManager) -> Result<Vec<String>, String> {
+    let built = manager.job().build(now()).map_err(|fault| fault.to_string())?;
+    manager.install(built, now());
+    Ok(both(manager.compiler()))
 }
 
-fn start(world: &World) -> Governor {
-    let started = Governor::start(Some(&world.policy()), false, now());
+fn start(world: &World) -> PolicyManager {
+    let started = PolicyManager::start(Some(&world.policy()), false, now());
     started.unwrap_or_else(|fault| panic!("{fault}")).0
 }
 
@@ -329,8 +329,8 @@ fn a_reload_after_any_change_answers_as_a_fresh_load() {
     let mut faults = Vec::new();
     for (what, change) in CHANGES {
         let world = World::new();
-        let mut governor = start(&world);
-        let before = both(governor.compiler());
+        let mut manager = start(&world);
+        let before = both(manager.compiler());
         change(&world);
         let fresh = fresh(&world.policy());
         let shows = |now: &Vec<String>| {
@@ -339,7 +339,7 @@ fn a_reload_after_any_change_answers_as_a_fresh_load() {
                 .any(|(now, before)| now != before && !now.starts_with("version"))
         };
         assert!(fresh.as_ref().map_or(true, shows), "{what}: the change shows in nothing");
-        let reloaded = reloaded(&mut governor);
+        let reloaded = reloaded(&mut manager);
         if reloaded != fresh {
             let differ = |(a, b): (&String, &String)| (a != b).then(|| format!("\n  {a}\n  {b}"));
             let (a, b) = (reloaded.unwrap_or_default(), fresh.unwrap_or_default());
@@ -354,12 +354,12 @@ fn a_reload_after_any_change_answers_as_a_fresh_load() {
 fn a_change_of_the_clock_is_a_change_of_the_places() {
     let world = World::new();
     world.change("p.toml", "location = ['NO']", "location = ['gdpr-adequacy']");
-    let mut governor = start(&world);
-    let built = governor.work().build(later()).unwrap();
-    governor.take_up(built, later());
+    let mut manager = start(&world);
+    let built = manager.job().build(later()).unwrap();
+    manager.install(built, later());
     let fresh = load(Some(&world.policy()), later()).unwrap();
-    assert_eq!(both(governor.compiler()), both(&fresh.compiler));
-    assert_eq!(answers(governor.current()), answers(&fresh.compiler.policy_at(later())));
+    assert_eq!(both(manager.compiler()), both(&fresh.compiler));
+    assert_eq!(answers(manager.current()), answers(&fresh.compiler.policy_at(later())));
 }
 
 #[test]
@@ -367,26 +367,26 @@ fn the_form_of_the_table_is_taken_up() {
     let world = World::new();
     let row = |n: u32| format!("{0},{0},FR\n", IpAddr::from(((90 << 24) + n * 2).to_be_bytes()));
     world.write("b.csv", &(0..20_000).map(row).collect::<String>());
-    let mut governor = start(&world);
-    let bytes = |governor: &Governor| governor.current().atlas().table_bytes();
-    assert!(bytes(&governor) < 16 << 20);
+    let mut manager = start(&world);
+    let bytes = |manager: &PolicyManager| manager.current().atlas().table_bytes();
+    assert!(bytes(&manager) < 16 << 20);
     world.change("p.toml", "'compact'", "'fast'");
     // Beside the old table the new one comes lean: but for its size it answers the same.
     let answers = |told: Result<Vec<String>, String>| -> Vec<String> {
         told.unwrap().into_iter().filter(|answer| !answer.ends_with("bytes")).collect()
     };
-    assert_eq!(answers(reloaded(&mut governor)), answers(fresh(&world.policy())));
-    assert!(bytes(&governor) < 16 << 20, "{}", bytes(&governor));
+    assert_eq!(answers(reloaded(&mut manager)), answers(fresh(&world.policy())));
+    assert!(bytes(&manager) < 16 << 20, "{}", bytes(&manager));
     // A reload meanwhile changes nothing of that.
-    assert_eq!(answers(reloaded(&mut governor)), answers(fresh(&world.policy())));
-    let hastened = governor.haste().expect("the table is not yet fast").build(now());
-    governor.hasten(hastened, now());
-    assert_eq!(Ok(both(governor.compiler())), fresh(&world.policy()));
-    assert!(bytes(&governor) > 32 << 20, "{}", bytes(&governor));
-    assert!(governor.haste().is_none(), "nothing is left to be done");
+    assert_eq!(answers(reloaded(&mut manager)), answers(fresh(&world.policy())));
+    let promoted = manager.promotion_job().expect("the table is not yet fast").build(now());
+    manager.install_promoted(promoted, now());
+    assert_eq!(Ok(both(manager.compiler())), fresh(&world.policy()));
+    assert!(bytes(&manager) > 32 << 20, "{}", bytes(&manager));
+    assert!(manager.promotion_job().is_none(), "nothing is left to be done");
     world.slip("b.csv", "FR", "DE");
-    assert_eq!(answers(reloaded(&mut governor)), answers(fresh(&world.policy())));
-    assert!(governor.haste().is_some() && bytes(&governor) < 16 << 20, "{}", bytes(&governor));
+    assert_eq!(answers(reloaded(&mut manager)), answers(fresh(&world.policy())));
+    assert!(manager.promotion_job().is_some() && bytes(&manager) < 16 << 20, "{}", bytes(&manager));
 }
 
 /// What a person changes most often costs no more than the compiling of the rules.
@@ -410,19 +410,19 @@ fn what_changes_nothing_by_address_keeps_the_atlas() {
     ];
     for (what, change) in changes {
         let world = World::new();
-        let mut governor = start(&world);
-        let before = governor.current().clone();
+        let mut manager = start(&world);
+        let before = manager.current().clone();
         change(&world);
-        let built = governor.work().build(now()).unwrap();
+        let built = manager.job().build(now()).unwrap();
         assert!(std::ptr::eq(built.policy().atlas(), before.atlas()), "{what}");
-        governor.take_up(built, now());
-        assert_eq!(Ok(both(governor.compiler())), fresh(&world.policy()), "{what}");
+        manager.install(built, now());
+        assert_eq!(Ok(both(manager.compiler())), fresh(&world.policy()), "{what}");
     }
     let world = World::new();
-    let governor = start(&world);
+    let manager = start(&world);
     world.slip("b.csv", "FR", "DE");
-    let built = governor.work().build(now()).unwrap();
-    assert!(!std::ptr::eq(built.policy().atlas(), governor.current().atlas()), "a table");
+    let built = manager.job().build(now()).unwrap();
+    assert!(!std::ptr::eq(built.policy().atlas(), manager.current().atlas()), "a table");
 }
 
 /// A region that only a table knows is asked of the tables in use.
@@ -430,13 +430,13 @@ fn what_changes_nothing_by_address_keeps_the_atlas() {
 fn a_region_that_no_table_knows_is_refused_whether_the_tables_are_read_or_kept() {
     let world = World::new();
     world.slip("p.csv", "gcp,eu,", "gcp,made-up,");
-    let mut governor = start(&world);
+    let mut manager = start(&world);
     let rule =
         |region: &str| format!("\n[[rule]]\nname = 'r'\nregion = ['{region}']\naction = 'block'\n");
     let text = fs::read_to_string(world.policy()).unwrap();
     for (region, known) in [("gcp:made-up", true), ("gcp:nowhere", false)] {
         world.write("p.toml", &format!("{text}{}", rule(region)));
-        let kept = reloaded(&mut governor);
+        let kept = reloaded(&mut manager);
         assert_eq!(kept, fresh(&world.policy()));
         assert_eq!(kept.is_ok(), known, "{region}");
     }

@@ -11,13 +11,12 @@
 
 use std::env;
 use std::io::{self, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, complain};
 use crate::sys;
 
 /// Number of the front, in the environment of the gateway behind it.
@@ -28,9 +27,9 @@ const GONE: &[u8] = b"gone\n";
 
 /// The gateway's side.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Behind {
+pub struct Behind {
     /// Number of the front.
-    pub(super) front: u32,
+    front: u32,
 }
 
 impl Behind {
@@ -38,7 +37,7 @@ impl Behind {
     ///
     /// # Errors
     /// It has ended meanwhile.
-    pub(super) fn find() -> io::Result<Option<Self>> {
+    pub fn find() -> io::Result<Option<Self>> {
         let number = env::var(FRONT).ok().and_then(|number| number.parse().ok());
         let Some(front) = number else { return Ok(None) };
         if sys::end_with_parent(front)? {
@@ -46,6 +45,11 @@ impl Behind {
         } else {
             Err(io::Error::other("the process in front of the gateway has ended"))
         }
+    }
+
+    /// Number of the front.
+    pub(super) const fn front(self) -> u32 {
+        self.front
     }
 
     /// Says that the listeners are free: from here on the front may end.
@@ -60,16 +64,21 @@ impl Behind {
     }
 }
 
-/// Starts the gateway with the same arguments, hands signals on to it, and ends when it has let go,
-/// or as it ends.
-pub(super) fn front() -> Exit {
-    match watch() {
-        Ok(exit) => exit,
-        Err(error) => complain(format_args!("the process in front of the gateway: {error}")),
-    }
+/// How the front ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrontEnd {
+    /// The gateway has let go of its listeners, and ends its connections alone.
+    LetGo,
+    /// The gateway ended, and the front with it.
+    Ended(ExitStatus),
 }
 
-fn watch() -> io::Result<Exit> {
+/// Starts the gateway with the same arguments, hands signals on to it, and ends when it has let go,
+/// or as it ends.
+///
+/// # Errors
+/// No gateway can be started, or it is not heard of.
+pub fn front() -> io::Result<FrontEnd> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before there is somebody to hand them to: none is lost.
@@ -89,13 +98,13 @@ fn watch() -> io::Result<Exit> {
                 _ = interrupt.recv() => libc::SIGINT,
                 _ = ended.recv() => {
                     match gateway.try_wait()? {
-                        Some(status) => return Ok(as_it_ended(status)),
+                        Some(status) => return Ok(FrontEnd::Ended(status)),
                         None => continue,
                     }
                 }
                 read = said.read_buf(&mut words), if words.len() < GONE.len() => {
                     if read? > 0 && words == GONE {
-                        return Ok(Exit::Yes);
+                        return Ok(FrontEnd::LetGo);
                     }
                     continue;
                 }
@@ -115,12 +124,4 @@ fn start() -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-}
-
-fn as_it_ended(status: std::process::ExitStatus) -> Exit {
-    match status.code() {
-        Some(0) => Exit::Yes,
-        Some(1) => Exit::No,
-        _ => complain(format_args!("the gateway ended: {status}")),
-    }
 }

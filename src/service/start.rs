@@ -1,0 +1,121 @@
+//! The order of the start: what may fail comes before what others see.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::Options;
+use super::front::Behind;
+use super::settings::{listeners, name_server, name_service};
+use super::step;
+use super::supervise::{NEEDS, Service, Signals};
+use crate::account::Account;
+use crate::control::addresses::Addresses;
+use crate::control::admin::{self, Health};
+use crate::control::anchors;
+use crate::control::capture::{CaptureFault, Fence, State, StateListener, Wanted};
+use crate::control::load::LoadFault;
+use crate::control::notify::Inherited;
+use crate::control::reload::PolicyManager;
+use crate::control::watch::Watch;
+use crate::flow::{DataPlane, Settings};
+use crate::sys;
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// A socket, a thread, or what else the system gives.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The policy or its tables.
+    #[error(transparent)]
+    Load(#[from] LoadFault),
+    /// Nobody can vouch for the resolvers.
+    #[error(transparent)]
+    Anchors(#[from] anchors::Fault),
+    /// A kernel that judges by the sets of an earlier run is worse than no gateway.
+    #[error("the kernel short cut: {0}; it needs nft and CAP_NET_ADMIN")]
+    Shortcut(CaptureFault),
+}
+
+impl Service {
+    /// Loads the policy, binds every socket and starts the data plane. `behind`: another process is
+    /// watched in this one's place.
+    ///
+    /// # Errors
+    /// The first thing that the gateway cannot do without.
+    pub fn start(
+        options: Options,
+        behind: Option<Behind>,
+        account: Account,
+    ) -> Result<Self, StartFault> {
+        // Before anything takes time: a signal that comes early must not end the process.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals {
+                reload: signal(SignalKind::hangup())?,
+                stop: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            }
+        };
+        if let Err(fault) = sys::raise_descriptor_limit() {
+            warn!(%fault, "the limit of descriptors stays as it is");
+        }
+        let mut inherited = Inherited::take(behind.map(Behind::front))?;
+        let mut watch = Watch::before(Instant::now());
+        let path = options.config.as_deref();
+        let (policies, lints) = PolicyManager::start(path, options.allow_older, Timestamp::now())?;
+        lints.iter().for_each(|lint| warn!("{lint}"));
+        let health = Arc::new(Health::new(account.clone(), &NEEDS));
+        let config = policies.config();
+        let admin = admin::start(config.admin.address, account.clone(), Arc::clone(&health))?;
+        info!(address = %admin, "admin pages");
+        let workers = options.workers.or_else(|| std::thread::available_parallelism().ok());
+        let settings = Settings {
+            workers: workers.unwrap_or(NonZeroUsize::MIN),
+            affinity: options.affinity,
+            names: name_service(config)?,
+            dns: config.dns.as_ref().map(name_server),
+            listeners: listeners(config, &mut inherited),
+        };
+        for socket in inherited.left_over() {
+            warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
+        }
+        let addresses = Addresses::follow()?;
+        let plane = DataPlane::start(settings, policies.live(), account.clone())?;
+        for (way, address) in plane.listeners() {
+            info!(mode = way.label(), %address, "listening");
+        }
+        watch.follow(policies.config(), Instant::now());
+        let fence = Fence::start(policies.config(), account.clone())?;
+        if let Some(fence) = &fence {
+            let wanted = Wanted::new(policies.config(), Arc::clone(policies.current()));
+            let state = fence.keeper().take_up(wanted).map_err(StartFault::Shortcut)?;
+            if let State::Without(why) = state {
+                error!(%why, "the kernel judges nothing: every connection passes the gateway");
+            }
+        }
+        Ok(Self {
+            policies,
+            account,
+            health,
+            plane,
+            signals,
+            watch,
+            addresses,
+            fence,
+            behind,
+            keeper: StateListener::default(),
+            building: None,
+            state: step::State::started(),
+            runtime,
+            options,
+        })
+    }
+}
