@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::compile::{Beside, Compiler, Drawn};
 use super::config::{self, Config, Data, Faults, Lint, Loaded};
-use super::data::{self, DataFault, Memory, Sources};
+use super::data::{self, DataFault, LastGood, Sources};
 use crate::policy::CountrySet;
 
 /// A policy that loads, and what was noticed on the way.
@@ -20,7 +20,7 @@ pub struct LoadedPolicy {
     /// What is worth a second look.
     pub lints: Vec<Lint>,
     /// The tables in use, once this policy is, and those before them.
-    pub memory: Memory,
+    pub last_good: LastGood,
 }
 
 /// What the tables are compared with before they are taken up.
@@ -34,7 +34,7 @@ pub enum Against<'a> {
         allow_older: bool,
     },
     /// What is in use. Where the load would draw the same atlas, it takes this one.
-    InUse(&'a Memory, &'a Arc<Drawn>),
+    InUse(&'a LastGood, &'a Arc<Drawn>),
 }
 
 /// Why a policy does not load.
@@ -93,7 +93,7 @@ pub fn load_against(
     against: Against<'_>,
 ) -> Result<LoadedPolicy, LoadFault> {
     let loaded = config::load(path).map_err(LoadFault::Policy)?;
-    if let Against::InUse(memory, drawn) = against
+    if let Against::InUse(last_good, drawn) = against
         && drawn.holds(&loaded.config, at)
     {
         // The tables in use: nothing of them can speak against themselves.
@@ -101,26 +101,27 @@ pub fn load_against(
         let lints = loaded.lints.clone();
         let (drawn, local) = (Arc::clone(drawn), local_addresses()?);
         let compiler = Compiler::over(loaded.config, drawn, &loaded.text, local);
-        return Ok(LoadedPolicy { compiler, lints, memory: memory.clone() });
+        return Ok(LoadedPolicy { compiler, lints, last_good: last_good.clone() });
     }
     let sources = sources(&loaded)?;
     let settings = &loaded.config.data;
-    let (mut memory, allow_older) = match against {
-        Against::Nothing => (Memory::default(), true),
+    let (mut last_good, allow_older) = match against {
+        Against::Nothing => (LastGood::default(), true),
         Against::Remembered { allow_older } => {
-            let read = Memory::read(&settings.directory);
+            let read = LastGood::read(&settings.directory);
             (read.map_err(|fault| LoadFault::Data(vec![fault]))?, allow_older)
         }
-        Against::InUse(memory, _) => (memory.clone(), false),
+        Against::InUse(last_good, _) => (last_good.clone(), false),
     };
-    let refusals = memory.refusals(settings, &sources, permitted(&loaded.config, at), allow_older);
+    let refusals =
+        last_good.refusals(settings, &sources, permitted(&loaded.config, at), allow_older);
     if !refusals.is_empty() {
         return Err(LoadFault::Data(refusals));
     }
     match against {
         Against::Nothing => {}
         Against::Remembered { .. } | Against::InUse(..) => {
-            memory.take(Memory::of(&sources));
+            last_good.take(LastGood::of(&sources));
         }
     }
     let beside = match against {
@@ -128,7 +129,7 @@ pub fn load_against(
         Against::InUse(..) => Beside::Older,
     };
     let lints = loaded.lints.clone();
-    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at, beside)?, lints, memory })
+    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at, beside)?, lints, last_good })
 }
 
 /// A policy that judges where its own tables are fetched from.

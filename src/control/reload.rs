@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::compile::{Compiler, Drawn};
 use super::config::{Config, Lint};
-use super::data::Memory;
+use super::data::LastGood;
 use super::load::{Against, LoadFault, LoadedPolicy, load_against};
 use super::loss::losses;
 use crate::policy::{Live, Policy};
@@ -29,7 +29,7 @@ pub struct PolicyManager {
     compiler: Arc<Compiler>,
     current: Arc<Policy>,
     live: Arc<Live>,
-    memory: Memory,
+    last_good: LastGood,
 }
 
 /// The next policy, yet to be built.
@@ -38,7 +38,7 @@ pub struct ReloadJob {
     /// What is in force, where that is not to be given up for what lacks much of it.
     guarded: Option<Arc<Compiler>>,
     path: Option<PathBuf>,
-    memory: Memory,
+    last_good: LastGood,
     drawn: Arc<Drawn>,
 }
 
@@ -90,7 +90,7 @@ impl ReloadJob {
     /// Every fault; whatever is in force stays.
     pub fn build(self, now: Timestamp) -> Result<BuiltPolicy, LoadFault> {
         let loaded =
-            load_against(self.path.as_deref(), now, Against::InUse(&self.memory, &self.drawn))?;
+            load_against(self.path.as_deref(), now, Against::InUse(&self.last_good, &self.drawn))?;
         let before = self.guarded.as_ref();
         let lost = before.map(|old| losses(old.config(), loaded.compiler.config()));
         if let Some(lost) = lost.filter(|lost| !lost.is_empty()) {
@@ -149,8 +149,8 @@ impl PolicyManager {
         let current = Arc::new(compiler.policy_at(now));
         let next = compiler.successor(now).map(Arc::new);
         let live = Arc::new(Live::new(Arc::clone(&current), next));
-        let memory = loaded.memory;
-        let manager = Self { path: path.map(Path::to_owned), compiler, current, live, memory };
+        let last_good = loaded.last_good;
+        let manager = Self { path: path.map(Path::to_owned), compiler, current, live, last_good };
         sys::trim_heap();
         Ok((manager, loaded.lints))
     }
@@ -185,7 +185,7 @@ impl PolicyManager {
     /// # Errors
     /// Why it could not be written.
     pub fn remember(&self) -> io::Result<bool> {
-        self.memory.write(&self.config().data.directory)
+        self.last_good.write(&self.config().data.directory)
     }
 
     /// What [`ReloadJob::build`] needs to build the next policy aside, on a thread of its own.
@@ -194,7 +194,7 @@ impl PolicyManager {
         ReloadJob {
             guarded: None,
             path: self.path.clone(),
-            memory: self.memory.clone(),
+            last_good: self.last_good.clone(),
             drawn: Arc::clone(self.compiler.drawn()),
         }
     }
@@ -224,7 +224,7 @@ impl PolicyManager {
         };
         let needs_restart =
             old.listen != new.listen || old.admin != new.admin || resolving(old) != resolving(new);
-        self.memory = loaded.memory;
+        self.last_good = loaded.last_good;
         self.replace(Arc::new(loaded.compiler), current, next, now);
         Reloaded { lints: loaded.lints, needs_restart }
     }

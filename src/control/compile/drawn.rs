@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::chart::chart;
 use super::plan::Plan;
 use crate::control::config::Config;
-use crate::control::data::{Imprint, SourceInfo, Sources};
+use crate::control::data::{Fingerprint, SourceInfo, Sources};
 use crate::policy::{Atlas, AtlasParts, Memory};
 
 /// The facts by address, and all that a reload has to know of the tables without reading them.
@@ -22,7 +22,7 @@ pub struct Drawn {
 #[derive(Debug)]
 struct Ground {
     plan: Plan,
-    imprint: Imprint,
+    fingerprint: Fingerprint,
     infos: Vec<SourceInfo>,
     /// Provider and region of every row of the provider tables.
     regions: BTreeSet<(String, String)>,
@@ -49,7 +49,7 @@ impl Drawn {
         let rows = sources.providers.iter().flat_map(|table| &table.rows);
         let regions = rows.map(|row| (row.provider.clone(), row.region.clone()));
         let ground = Ground {
-            imprint: Imprint::of(&config.data, &sources),
+            fingerprint: Fingerprint::of(&config.data, &sources),
             infos: sources.tables().cloned().collect(),
             regions: regions.collect(),
             // Whatever else was read is given back before the atlas takes its memory.
@@ -80,7 +80,7 @@ impl Drawn {
     /// the same bytes. The files are read, but not understood anew.
     #[must_use]
     pub fn holds(&self, config: &Config, at: Timestamp) -> bool {
-        Plan::of(config, at) == self.ground.plan && self.ground.imprint.holds(&config.data)
+        Plan::of(config, at) == self.ground.plan && self.ground.fingerprint.holds(&config.data)
     }
 
     /// Whether a provider table has rows of `provider:region`.

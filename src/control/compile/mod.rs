@@ -246,7 +246,7 @@ fn version(text: &str, tables: &[SourceInfo]) -> String {
     digest.update(text);
     for info in tables {
         digest.update(&info.digest);
-        info.beside().for_each(|mark| digest.update(mark.digest()));
+        info.beside().for_each(|stamp| digest.update(stamp.digest()));
     }
     digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

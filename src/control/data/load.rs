@@ -194,7 +194,7 @@ fn info(
         rows,
         licence: None,
         digest: content.digest.clone(),
-        files: vec![content.mark(path)],
+        files: vec![content.stamp(path)],
     }
 }
 

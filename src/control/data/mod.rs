@@ -24,11 +24,11 @@ pub use formats::sgp::{SigningKey, build_pack};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use model::{
-    AsnTable, BadRow, CountryTable, DataFault, Facts, Kind, Mark, OperatorFact, ProviderRow,
+    AsnTable, BadRow, CountryTable, DataFault, Facts, FileStamp, Kind, OperatorFact, ProviderRow,
     ProviderTable, Ranges, RegionFact, RegionPlace, SourceInfo, Sources, Table, Whereabouts,
 };
 pub use providers::provider_operator;
-pub use trust::fingerprint::Imprint;
-pub use trust::last_good::Memory;
-pub use trust::vet::{digest_of, leave_out, weigh};
+pub use trust::fingerprint::Fingerprint;
+pub use trust::last_good::LastGood;
+pub use trust::vet::{digest_of, leave_out, vet};
 pub use verify::{Coverage, Share, Verified, verify, verify_files};

@@ -48,7 +48,7 @@ pub struct SourceInfo {
     /// SHA-256 of the bytes read, hex.
     pub digest: String,
     /// Every file that it was read from, as it was then; a table in a pack has none of its own.
-    pub files: Vec<Mark>,
+    pub files: Vec<FileStamp>,
 }
 
 /// A country table.
@@ -108,8 +108,8 @@ pub struct Sources {
 
 impl SourceInfo {
     /// The files that were read with it and that nothing names.
-    pub fn beside(&self) -> impl Iterator<Item = &Mark> {
-        self.files.iter().filter(|mark| mark.is_beside())
+    pub fn beside(&self) -> impl Iterator<Item = &FileStamp> {
+        self.files.iter().filter(|stamp| stamp.is_beside())
     }
 }
 
@@ -297,7 +297,7 @@ impl Table {
 
 /// One file as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct FileStamp {
     pub(super) path: PathBuf,
     /// SHA-256 of the bytes on disk, hex.
     pub(super) digest: String,
@@ -307,7 +307,7 @@ pub struct Mark {
     pub(super) beside: Option<PathBuf>,
 }
 
-impl Mark {
+impl FileStamp {
     pub(super) fn beside(self, table: &Path) -> Self {
         Self { beside: Some(table.to_owned()), ..self }
     }

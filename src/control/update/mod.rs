@@ -263,7 +263,7 @@ impl Job<'_> {
             take::check_signature(&signature.key, &bytes, &text)?;
         }
         place.settle(&mut file, modified)?;
-        let info = data::weigh(self.settings, &source.file, place.aside(), self.permitted);
+        let info = data::vet(self.settings, &source.file, place.aside(), self.permitted);
         let info = info.map_err(Fault::Data)?;
         let same = there.as_deref() == Some(info.digest.as_str());
         place.put(&validators.known_by(&digest))?;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::file;
 use super::ranges::Builder;
 use super::text::{self, Separator, as_number, day, fields, lines, prefix};
-use crate::control::data::model::{BadRow, Mark, Ranges, Whereabouts, shown, shown_path};
+use crate::control::data::model::{BadRow, FileStamp, Ranges, Whereabouts, shown, shown_path};
 use crate::policy::Country;
 
 /// A table, its rows and the date in its content.
@@ -19,7 +19,7 @@ pub(in crate::control::data) struct Read<V> {
     pub(in crate::control::data) rows: u64,
     pub(in crate::control::data) as_of: Option<Timestamp>,
     /// The file beside it that it was read with.
-    pub(in crate::control::data) beside: Option<Mark>,
+    pub(in crate::control::data) beside: Option<FileStamp>,
 }
 
 /// Reads a country table: CSV or TSV of ranges (ip-location-db, DB-IP, iptoasn, IP2Location, Tor),
@@ -225,7 +225,7 @@ pub(in crate::control::data) fn file_of_locations(path: &Path) -> Result<PathBuf
 }
 
 /// Geoname to country, by the file of locations beside `path`.
-fn locations(path: &Path) -> Result<(Places, Mark), String> {
+fn locations(path: &Path) -> Result<(Places, FileStamp), String> {
     let file = file_of_locations(path)?;
     let content = file::read(&file).map_err(|fault| fault.to_string())?;
     let mut columns = Vec::new();
@@ -246,7 +246,7 @@ fn locations(path: &Path) -> Result<(Places, Mark), String> {
         let code = text::country(row, code).map_err(|(_, what)| bad(what))?;
         places.insert(id.to_vec(), code);
     }
-    Ok((places, content.mark(&file).beside(path)))
+    Ok((places, content.stamp(&file).beside(path)))
 }
 
 /// RIR statistics, delegated or delegated-extended: where the holder is registered. Several files

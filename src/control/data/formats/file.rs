@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{SGP_MAGIC, SGT_MAGIC, mmdb};
-use crate::control::data::model::{DataFault, Mark};
+use crate::control::data::model::{DataFault, FileStamp};
 
 /// The largest file that is read, before and after gzip: 1 GiB. Nothing is mapped: a file that
 /// shrinks under a mapping ends the process.
@@ -34,9 +34,9 @@ pub struct Content {
 
 impl Content {
     /// What the file at `path` was when this was read of it.
-    pub(in crate::control::data) fn mark(&self, path: &Path) -> Mark {
+    pub(in crate::control::data) fn stamp(&self, path: &Path) -> FileStamp {
         let (digest, modified) = (self.digest.clone(), self.modified);
-        Mark { path: path.to_owned(), digest, modified, beside: None }
+        FileStamp { path: path.to_owned(), digest, modified, beside: None }
     }
 }
 

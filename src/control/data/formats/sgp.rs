@@ -88,7 +88,7 @@ pub(in crate::control::data) fn read_from(
         rows: tables.iter().map(|table| table.info().rows).sum(),
         licence: None,
         digest: content.digest.clone(),
-        files: vec![content.mark(path)],
+        files: vec![content.stamp(path)],
     };
     Ok(Bundle { info, tables })
 }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use crate::control::config::{CountryField, Data, PackKey, Source};
 use crate::control::data::formats::{country, file};
-use crate::control::data::model::{Mark, SourceInfo, Sources};
+use crate::control::data::model::{FileStamp, SourceInfo, Sources};
 
 /// Everything that the tables of one load hung on.
 #[derive(Debug)]
-pub struct Imprint {
+pub struct Fingerprint {
     asked: Asked,
-    files: Vec<Mark>,
+    files: Vec<FileStamp>,
 }
 
 /// What `[data]` says of what is read, and how.
@@ -49,7 +49,7 @@ impl Asked {
     }
 }
 
-impl Imprint {
+impl Fingerprint {
     /// What `sources`, which were loaded by `settings`, hung on.
     #[must_use]
     pub fn of(settings: &Data, sources: &Sources) -> Self {
@@ -66,7 +66,7 @@ impl Imprint {
 }
 
 /// Whether a load would read the same bytes with the same date.
-fn holds(file: &Mark) -> bool {
+fn holds(file: &FileStamp) -> bool {
     let found = file.beside.as_deref().map(country::file_of_locations);
     let here = found.is_none_or(|found| found.as_ref() == Ok(&file.path));
     let now = || file::stat_digest(&file.path);

@@ -39,7 +39,7 @@ const SHOWN: usize = 5;
 
 /// The tables in use, and those that were before them under other names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct LastGood {
     tables: Vec<Remembered>,
 }
 
@@ -84,7 +84,7 @@ impl Remembered {
     }
 }
 
-impl Memory {
+impl LastGood {
     /// The files among `sources`.
     #[must_use]
     pub fn of(sources: &Sources) -> Self {
@@ -343,17 +343,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         let (settings, first) = table(&path, 100, "2026-06-01");
-        let memory = Memory::of(&first);
-        assert_eq!(memory.tables.len(), 1, "the tables in the program are not remembered");
+        let last_good = LastGood::of(&first);
+        assert_eq!(last_good.tables.len(), 1, "the tables in the program are not remembered");
         let (_, older) = table(&path, 99, "2026-05-31");
-        let refused = memory.refusals(&settings, &older, france(), false);
+        let refused = last_good.refusals(&settings, &older, france(), false);
         assert!(refused[0].what.contains("older than the one in use"), "{refused:?}");
         assert!(refused[0].source.ends_with("t.csv") && refused.len() == 1);
-        assert!(memory.refusals(&settings, &older, france(), true).is_empty());
+        assert!(last_good.refusals(&settings, &older, france(), true).is_empty());
         let (_, same) = table(&path, 100, "2026-05-31");
-        assert!(memory.refusals(&settings, &same, france(), false).is_empty());
+        assert!(last_good.refusals(&settings, &same, france(), false).is_empty());
         let (_, newer) = table(&path, 99, "2026-06-02");
-        assert!(memory.refusals(&settings, &newer, france(), false).is_empty());
+        assert!(last_good.refusals(&settings, &newer, france(), false).is_empty());
     }
 
     #[test]
@@ -361,46 +361,46 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.csv");
         let (settings, first) = table(&path, 100, "2026-06-01");
-        let memory = Memory::of(&first);
+        let last_good = LastGood::of(&first);
         let (_, at_the_limit) = table(&path, 80, "2026-06-02");
-        assert!(memory.refusals(&settings, &at_the_limit, france(), false).is_empty());
+        assert!(last_good.refusals(&settings, &at_the_limit, france(), false).is_empty());
         let (_, beyond) = table(&path, 79, "2026-06-02");
-        let refused = memory.refusals(&settings, &beyond, france(), true);
+        let refused = last_good.refusals(&settings, &beyond, france(), true);
         assert!(refused[0].what.contains("FR 21% (100 to 79 IPv4 addresses)"), "{refused:?}");
-        assert!(memory.refusals(&settings, &beyond, CountrySet::EMPTY, false).is_empty());
+        assert!(last_good.refusals(&settings, &beyond, CountrySet::EMPTY, false).is_empty());
         let any = Data { max_loss: 100, ..settings };
-        assert!(memory.refusals(&any, &beyond, france(), false).is_empty());
+        assert!(last_good.refusals(&any, &beyond, france(), false).is_empty());
     }
 
     #[test]
     fn what_was_written_comes_back_and_what_is_damaged_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (_, sources) = table(&dir.path().join("t.csv"), 9, "2026-06-01");
-        assert_eq!(Memory::read(dir.path()).unwrap(), Memory::default());
-        let memory = Memory::of(&sources);
-        assert!(memory.write(dir.path()).unwrap());
-        assert_eq!(Memory::read(dir.path()).unwrap(), memory);
+        assert_eq!(LastGood::read(dir.path()).unwrap(), LastGood::default());
+        let last_good = LastGood::of(&sources);
+        assert!(last_good.write(dir.path()).unwrap());
+        assert_eq!(LastGood::read(dir.path()).unwrap(), last_good);
         let state = dir.path().join(FILE);
         let text = fs::read(&state).unwrap();
         for cut in [0, 1, text.len() / 2, text.len() - 3] {
             fs::write(&state, &text[..cut]).unwrap();
-            let refused = Memory::read(dir.path()).unwrap_err();
+            let refused = LastGood::read(dir.path()).unwrap_err();
             assert!(refused.what.contains("remove it"), "{cut}: {refused}");
         }
-        assert!(!memory.write(&dir.path().join("absent")).unwrap());
-        assert_eq!(Memory::read(&dir.path().join("absent")).unwrap(), Memory::default());
+        assert!(!last_good.write(&dir.path().join("absent")).unwrap());
+        assert_eq!(LastGood::read(&dir.path().join("absent")).unwrap(), LastGood::default());
     }
 
     #[test]
     fn what_is_no_longer_named_is_still_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let (first, sources) = table(&dir.path().join("a.csv"), 9, "2026-06-01");
-        let mut memory = Memory::of(&sources);
+        let mut last_good = LastGood::of(&sources);
         let (_, sources) = table(&dir.path().join("b.csv"), 9, "2026-06-01");
-        memory.take(Memory::of(&sources));
-        memory.take(Memory::of(&sources));
-        assert_eq!(memory.tables.len(), 2);
+        last_good.take(LastGood::of(&sources));
+        last_good.take(LastGood::of(&sources));
+        assert_eq!(last_good.tables.len(), 2);
         let (_, older) = table(&dir.path().join("a.csv"), 8, "2026-05-01");
-        assert_eq!(memory.refusals(&first, &older, france(), false).len(), 1);
+        assert_eq!(last_good.refusals(&first, &older, france(), false).len(), 1);
     }
 }

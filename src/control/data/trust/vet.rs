@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::last_good::Memory;
+use super::last_good::LastGood;
 use crate::control::config::{Data, Source};
 use crate::control::data::formats::file::{self, Content};
 use crate::control::data::formats::sgp;
@@ -38,7 +38,7 @@ pub fn leave_out(settings: &mut Data) -> Vec<DataFault> {
 /// Everything that speaks against putting it there: what `data verify` would refuse, a date before
 /// that of the file there or of the one last in use, a loss of more than `max_loss` of the addresses
 /// of a country in `permitted` against either.
-pub fn weigh(
+pub fn vet(
     settings: &Data,
     file: &Path,
     fetched: &Path,
@@ -52,10 +52,10 @@ pub fn weigh(
     let new = sources(settings, file, &content).map_err(one)?;
     let mut faults = Vec::new();
     // Where the one there cannot be read, anything that can be is better.
-    let there = read(settings, file).ok().map(|there| Memory::of(&there));
-    let used = Memory::read(&settings.directory).map_err(one)?;
-    for memory in there.into_iter().chain([used]) {
-        faults.extend(memory.refusals(settings, &new, permitted, false));
+    let there = read(settings, file).ok().map(|there| LastGood::of(&there));
+    let used = LastGood::read(&settings.directory).map_err(one)?;
+    for last_good in there.into_iter().chain([used]) {
+        faults.extend(last_good.refusals(settings, &new, permitted, false));
     }
     faults.dedup_by(|a, b| a.source == b.source && a.what == b.what);
     if !faults.is_empty() {
