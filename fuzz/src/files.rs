@@ -160,7 +160,7 @@ fn ordered<A: Copy + Ord + std::fmt::Debug>(ranges: &[(A, A, Label)]) {
 }
 
 fn said(fault: &DataFault) {
-    assert!(!fault.what.is_empty());
+    assert!(!fault.said().is_empty());
     assert!(!fault.to_string().chars().any(char::is_control), "{fault}");
 }
 

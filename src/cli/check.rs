@@ -147,13 +147,13 @@ impl<'a> TableFault<'a> {
     }
 
     fn json(&self) -> Value {
-        let DataFault { source, row, what } = self.fault;
+        let DataFault { source, row, what: _ } = self.fault;
         json!({
             "file": source,
             "line": row,
             "column": null,
             "key": self.key,
-            "what": what,
+            "what": self.fault.said(),
             "help": self.help,
         })
     }

@@ -31,7 +31,7 @@ pub(super) struct Explain {
     #[arg(long, value_name = "IP[:PORT]", value_parser = destination)]
     to: SocketAddr,
     /// The name that the client asks for; without it none could be read
-    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    #[arg(long, value_name = "NAME", value_parser = config::host_name)]
     host: Option<HostName>,
     /// The client's address; without it no `from` matches and no group applies
     #[arg(long, value_name = "IP")]
@@ -85,10 +85,6 @@ fn destination(text: &str) -> Result<SocketAddr, String> {
     }
     text.parse()
         .map_err(|_| "write 192.0.2.1, 192.0.2.1:443, 2001:db8::1 or [2001:db8::1]:443".into())
-}
-
-fn host_name(text: &str) -> Result<HostName, String> {
-    config::host_name(text)
 }
 
 /// Reads a point in time: RFC 3339 with an offset, or a day, which is its first instant in UTC.

@@ -1,6 +1,7 @@
 //! From a policy file to a compiler: the one load that `run`, `check`, `explain` and `inspect` share.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -190,13 +191,17 @@ fn compiler(
     Ok(Compiler::over(loaded.config, drawn, &loaded.text, local))
 }
 
+/// Without its own addresses the gateway does not know itself.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be listed, so the gateway cannot know itself")]
+struct Unlisted(#[source] io::Error);
+
 fn local_addresses() -> Result<Vec<IpAddr>, LoadFault> {
     crate::sys::local_addresses().map_err(|error| {
-        let what = format!("cannot be listed, so the gateway cannot know itself: {error}");
         LoadFault::Data(vec![DataFault {
             source: "addresses of this host".into(),
             row: None,
-            what,
+            what: Unlisted(error).into(),
         }])
     })
 }

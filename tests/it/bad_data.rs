@@ -218,7 +218,7 @@ fn a_byte_order_mark_crlf_and_quotes_are_no_fault_where_they_belong() {
     assert_eq!(load(plain), load(plain.trim_end()), "the last row needs no end");
     let wide: Vec<u8> = plain.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let path = write(dir.path(), "wide.csv", [&[0xff, 0xfe][..], &wide].concat());
-    assert!(load_country(&path).unwrap_err().what.contains("UTF-16"));
+    assert!(load_country(&path).unwrap_err().said().contains("UTF-16"));
 }
 
 /// Sparse files of zeros, from one that could be read to one that never could: none is read whole.

@@ -204,7 +204,7 @@ fn a_fifo_is_refused_without_waiting_for_a_writer() {
         eprintln!("LEFT OUT: mkfifo cannot be run");
         return;
     }
-    assert!(load_country(&path).unwrap_err().what.contains("no regular file"));
+    assert!(load_country(&path).unwrap_err().said().contains("no regular file"));
 }
 
 #[test]
@@ -473,7 +473,7 @@ fn a_faulty_table_is_refused_with_its_file_and_row() {
         let path = write(dir.path(), "table.csv", text);
         let fault = load_country(&path).expect_err(text);
         assert_eq!(fault.row, row, "{text:?}: {fault}");
-        assert!(fault.what.contains(part) && fault.source.ends_with("table.csv"), "{fault}");
+        assert!(fault.said().contains(part) && fault.source.ends_with("table.csv"), "{fault}");
     }
 }
 

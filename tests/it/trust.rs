@@ -444,7 +444,7 @@ fn a_table_that_was_cut_at_any_kilobyte_is_a_fault_with_its_row_or_has_the_rows_
         let whole_rows = text[..cut].matches('\n').count() as u64;
         let path = PathBuf::from(write(dir.path(), "cut.csv", &text[..cut]));
         match load_country(&path) {
-            Err(fault) if cut == 0 => assert!(fault.what.contains("empty"), "{fault}"),
+            Err(fault) if cut == 0 => assert!(fault.said().contains("empty"), "{fault}"),
             Err(fault) => {
                 assert!(fault.source.ends_with("cut.csv"), "{fault}");
                 assert_eq!(fault.row, Some(whole_rows + 1), "at {cut}: {fault}");

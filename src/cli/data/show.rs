@@ -116,7 +116,9 @@ pub(super) fn verify(arguments: &Verify, out: &mut impl Write) -> io::Result<Exi
 /// Exit status, as of diff(1): 0 the tables say the same, 1 they differ, 2 they cannot be compared.
 pub(super) fn diff(arguments: &Diff, out: &mut impl Write) -> io::Result<Exit> {
     let tables = pair(arguments).map_err(|fault| fault.to_string());
-    let mut diff = match tables.and_then(|(old, new)| data::diff(&old, &new)) {
+    let mut diff = match tables
+        .and_then(|(old, new)| data::diff(&old, &new).map_err(|fault| fault.to_string()))
+    {
         Ok(diff) => diff,
         Err(refusal) => return Ok(complain(refusal)),
     };

@@ -43,15 +43,31 @@ use crate::egress::NamesLimit;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
 
+/// Why a text is not a host name.
+#[derive(Debug, thiserror::Error)]
+pub enum NameFault {
+    /// What the policy file would not take either.
+    #[error("{what}; {help}")]
+    Wrong {
+        /// What is wrong.
+        what: String,
+        /// What to write.
+        help: String,
+    },
+    /// It stands for many names.
+    #[error("{0:?} is a pattern; write one name")]
+    Pattern(String),
+}
+
 /// Reads a host name as the policy file does: case folded, a U-label converted.
 ///
 /// # Errors
 /// What is wrong and what to write.
-pub fn host_name(text: &str) -> Result<HostName, String> {
-    let told = |Wrong { what, help }| format!("{what}; {help}");
+pub fn host_name(text: &str) -> Result<HostName, NameFault> {
+    let told = |Wrong { what, help }| NameFault::Wrong { what, help };
     match hosts::pattern(text).map_err(told)? {
         HostPattern { name, below: false } => Ok(name),
-        HostPattern { .. } => Err(format!("{text:?} is a pattern; write one name")),
+        HostPattern { .. } => Err(NameFault::Pattern(text.to_owned())),
     }
 }
 

@@ -49,19 +49,34 @@ pub struct Move {
     pub extent: Extent,
 }
 
+/// Tables of two kinds say nothing of each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{old} is a table of kind {}, {new} one of kind {}: name two of one kind",
+    .old_kind.label(), .new_kind.label()
+)]
+pub struct KindsDiffer {
+    /// Name of the one.
+    pub old: String,
+    /// Its kind.
+    pub old_kind: Kind,
+    /// Name of the other.
+    pub new: String,
+    /// Its kind.
+    pub new_kind: Kind,
+}
+
 /// Compares two tables, address by address.
 ///
 /// # Errors
 /// That they are of different kinds.
-pub fn diff(old: &Table, new: &Table) -> Result<Diff, String> {
+pub fn diff(old: &Table, new: &Table) -> Result<Diff, KindsDiffer> {
     let kind = old.kind();
-    if kind != new.kind() {
-        let (old_kind, new_kind) = (kind.label(), new.kind().label());
-        return Err(format!(
-            "{} is a table of kind {old_kind}, {} one of kind {new_kind}: name two of one kind",
-            old.info().name,
-            new.info().name
-        ));
+    let new_kind = new.kind();
+    if kind != new_kind {
+        let names = (old.info().name.clone(), new.info().name.clone());
+        let (old, new) = names;
+        return Err(KindsDiffer { old, old_kind: kind, new, new_kind });
     }
     let pairs = pairs(&old.labels(), &new.labels());
     let mut sums: BTreeMap<Label, Change> = BTreeMap::new();

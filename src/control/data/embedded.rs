@@ -2,7 +2,7 @@
 //! how they are made, `config/NOTICE` from whose work.
 
 use super::formats::file;
-use super::formats::sgt::{self, Body};
+use super::formats::sgt::{self, Body, SgtFault};
 use super::model::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo};
 
 const COUNTRY: &[u8] = include_bytes!("../../../config/tables/country.sgt");
@@ -57,7 +57,8 @@ fn country(name: &str, table: &[u8]) -> Result<CountryTable, DataFault> {
 }
 
 fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
-    let fault = |what| DataFault { source: name.to_owned(), row: None, what };
+    let fault =
+        |what: SgtFault| DataFault { source: name.to_owned(), row: None, what: what.into() };
     let (header, body) = sgt::read(table).map_err(fault)?;
     let info = SourceInfo {
         name: header.name,
@@ -72,7 +73,11 @@ fn read(name: &str, table: &[u8]) -> Result<(SourceInfo, Body), DataFault> {
     Ok((info, body))
 }
 
+/// A table of this kind stands in the place of another.
+#[derive(Debug, thiserror::Error)]
+#[error("is a table of kind {0}; this build is faulty")]
+struct OtherKind(&'static str);
+
 fn wrong(info: &SourceInfo, body: &Body) -> DataFault {
-    let what = format!("is a table of kind {}; this build is faulty", body.kind());
-    DataFault { source: info.name.clone(), row: None, what }
+    DataFault { source: info.name.clone(), row: None, what: OtherKind(body.kind()).into() }
 }

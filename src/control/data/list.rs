@@ -104,13 +104,14 @@ pub(super) fn listing(
 ) -> Listing {
     let (info, fault) = match info {
         Ok(info) => (info, None),
-        Err(DataFault { source, row, what }) => {
-            let row = row.map_or_else(String::new, |row| format!("row {row}: "));
+        Err(fault) => {
+            let row = fault.row.map_or_else(String::new, |row| format!("row {row}: "));
+            let told = format!("{row}{}", fault.said());
             let (as_of, rows, licence, digest) = (None, 0, None, String::new());
-            let (name, origin, dated_by_file, files) = (source, None, false, Vec::new());
+            let (name, origin, dated_by_file, files) = (fault.source, None, false, Vec::new());
             let info =
                 SourceInfo { name, origin, as_of, dated_by_file, rows, licence, digest, files };
-            (info, Some(format!("{row}{what}")))
+            (info, Some(told))
         }
     };
     let age = |date: Timestamp| now.as_second().saturating_sub(date.as_second()).div_euclid(86_400);

@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::embedded;
-use super::formats::file::{self, Content};
+use super::formats::file::{self, Content, FileFault};
 use super::formats::sgt::{self, Body};
 use super::formats::{SGT_MAGIC, answering, country, mmdb, provider, sgp};
 use super::model::{
@@ -13,6 +13,16 @@ use super::model::{
 };
 use crate::control::config::{CountryField, Data, Source};
 use crate::control::progress::{Progress, Silent, reading};
+
+/// Why a file is not the table that is wanted.
+#[derive(Debug, thiserror::Error)]
+enum KindFault {
+    #[error("is a table of kind {kind}, and one of kind {wanted} is needed")]
+    Other { kind: &'static str, wanted: &'static str },
+    /// What speaks against each kind.
+    #[error("is no table of any kind ({0}); say --kind")]
+    NoKind(String),
+}
 
 /// Loads every source of `[data]`, in order. A source that is named twice in one list counts once.
 ///
@@ -155,12 +165,12 @@ pub(super) fn provider_from(path: &Path, content: &Content) -> Result<ProviderTa
 fn text<'a>(path: &Path, content: &'a Content) -> Result<&'a [u8], DataFault> {
     let bytes = content.bytes.as_slice();
     let what = match bytes {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; write it as UTF-8",
-        [b'P', b'K', 3, 4, ..] => "is a zip archive; unpack it and name the table in it",
-        _ if bytes.contains(&0) => file::FORMLESS,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => FileFault::Utf16,
+        [b'P', b'K', 3, 4, ..] => FileFault::Zip,
+        _ if bytes.contains(&0) => FileFault::Formless,
         _ => return Ok(bytes),
     };
-    Err(DataFault::whole(path, what.to_owned()))
+    Err(DataFault::whole(path, what))
 }
 
 fn packed(path: &Path, content: &Content) -> Result<(SourceInfo, Body), DataFault> {
@@ -170,9 +180,8 @@ fn packed(path: &Path, content: &Content) -> Result<(SourceInfo, Body), DataFaul
     Ok((SourceInfo { licence, ..base }, body))
 }
 
-fn wrong_kind(path: &Path, body: &Body, wanted: &str) -> DataFault {
-    let what = format!("is a table of kind {}, and one of kind {wanted} is needed", body.kind());
-    DataFault::whole(path, what)
+fn wrong_kind(path: &Path, body: &Body, wanted: &'static str) -> DataFault {
+    DataFault::whole(path, KindFault::Other { kind: body.kind(), wanted })
 }
 
 fn info(
@@ -246,22 +255,16 @@ impl Table {
         }
         // What is wrong with the file itself is the same whatever it is read as.
         let same = against.windows(2).all(|pair| match pair {
-            [a, b] => a.1.what == b.1.what && a.1.row == b.1.row,
+            [a, b] => a.1.said() == b.1.said() && a.1.row == b.1.row,
             _ => true,
         });
-        let first = against.first().map(|(_, fault)| (fault.source.clone(), fault.row));
-        let (source, row) = first.unwrap_or_default();
         let said = |(kind, fault): &(Kind, DataFault)| {
             let row = fault.row.map_or_else(String::new, |row| format!("row {row}: "));
-            format!("as {}, {row}{}", kind.label(), fault.what)
+            format!("as {}, {row}{}", kind.label(), fault.said())
         };
-        if same {
-            let what = against.into_iter().next().map(|(_, fault)| fault.what);
-            return Err(DataFault { source, row, what: what.unwrap_or_default() });
-        }
         let said: Vec<_> = against.iter().map(said).collect();
-        let what = format!("is no table of any kind ({}); say --kind", said.join("; "));
-        Err(DataFault { source, row: None, what })
+        let none = DataFault::whole(path, KindFault::NoKind(said.join("; ")));
+        Err(against.into_iter().next().filter(|_| same).map_or(none, |(_, fault)| fault))
     }
 }
 

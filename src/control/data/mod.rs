@@ -16,7 +16,7 @@ mod trust;
 mod verify;
 
 pub use coverage::{Extent, Label, coverage, grouped};
-pub use diff::{Change, Diff, Move, diff};
+pub use diff::{Change, Diff, KindsDiffer, Move, diff};
 pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
 pub use facts::{ZoneRow, operator_id, zone_rows};
 pub use formats::provider::UNNAMED_PROVIDER;
@@ -24,8 +24,9 @@ pub use formats::sgp::{SigningKey, build_pack};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use model::{
-    AsnTable, BadRow, CountryTable, DataFault, Facts, FileStamp, Kind, OperatorFact, ProviderRow,
-    ProviderTable, Ranges, RegionFact, RegionPlace, SourceInfo, Sources, Table, Whereabouts,
+    AsnTable, BadRow, Cause, CountryTable, DataFault, Facts, FileStamp, Kind, OperatorFact,
+    ProviderRow, ProviderTable, Ranges, RegionFact, RegionPlace, Shown, SourceInfo, Sources, Table,
+    Whereabouts,
 };
 pub use providers::provider_operator;
 pub use trust::fingerprint::Fingerprint;

@@ -1,5 +1,6 @@
 //! What the tables say, and where they came from: plain data.
 
+use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -175,6 +176,10 @@ pub enum RegionPlace {
     Several,
 }
 
+/// What is wrong, as the reader that found it says: an enum of its own, with what it came from in
+/// `source()`.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
 /// Why a source was refused: the file, the row where there is one, and what is wrong.
 #[derive(Debug)]
 pub struct DataFault {
@@ -183,23 +188,48 @@ pub struct DataFault {
     /// Row or line, from 1.
     pub row: Option<u64>,
     /// What is wrong, and what to do.
-    pub what: String,
+    pub what: Cause,
 }
 
 impl DataFault {
     /// A fault of a file as a whole.
-    pub fn whole(path: &Path, what: String) -> Self {
-        Self { source: shown_path(path), row: None, what }
+    pub fn whole(path: &Path, what: impl Into<Cause>) -> Self {
+        Self { source: shown_path(path), row: None, what: what.into() }
     }
 
     /// A fault of one row of a file; row 0 is the file as a whole.
-    pub fn at_row(path: &Path, (row, what): BadRow) -> Self {
-        Self { row: Some(row).filter(|&row| row > 0), ..Self::whole(path, what) }
+    pub fn at_row(path: &Path, bad: BadRow) -> Self {
+        Self { row: Some(bad.row).filter(|&row| row > 0), ..Self::whole(path, bad.what) }
+    }
+
+    /// What is wrong, and what that came from, without the place.
+    #[must_use]
+    pub fn said(&self) -> String {
+        said(self.what.as_ref())
     }
 }
 
-/// The row that cannot stand, from 1, and why; 0: the table as a whole.
-pub type BadRow = (u64, String);
+/// An error and what it came from, in one line.
+fn said(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A row that cannot stand.
+#[derive(Debug)]
+pub struct BadRow {
+    /// From 1; 0: the table as a whole.
+    pub row: u64,
+    /// What is wrong.
+    pub what: Cause,
+}
+
+impl BadRow {
+    /// What is wrong with a row, from 1; 0: the table as a whole.
+    pub fn new(row: u64, what: impl Into<Cause>) -> Self {
+        Self { row, what: what.into() }
+    }
+}
 
 /// The path as it may stand in a message: control characters escaped.
 pub(super) fn shown_path(path: &Path) -> String {
@@ -207,22 +237,32 @@ pub(super) fn shown_path(path: &Path) -> String {
 }
 
 /// Bytes of a file as they may stand in a message: quoted, escaped, cut after 40.
-pub(super) fn shown(bytes: &[u8]) -> impl fmt::Display {
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown(String);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub(super) fn shown(bytes: &[u8]) -> Shown {
     let cut = bytes.get(..40);
     let text = String::from_utf8_lossy(cut.unwrap_or(bytes)).escape_debug().to_string();
-    format!("\"{text}\"{}", if cut.is_some_and(|c| c.len() < bytes.len()) { " ..." } else { "" })
+    let end = if cut.is_some_and(|c| c.len() < bytes.len()) { " ..." } else { "" };
+    Shown(format!("\"{text}\"{end}"))
 }
 
 impl fmt::Display for DataFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.row {
-            Some(row) => write!(f, "{}: row {row}: {}", self.source, self.what),
-            None => write!(f, "{}: {}", self.source, self.what),
+            Some(row) => write!(f, "{}: row {row}: {}", self.source, self.said()),
+            None => write!(f, "{}: {}", self.source, self.said()),
         }
     }
 }
 
-impl std::error::Error for DataFault {}
+impl Error for DataFault {}
 
 impl<V> Default for Ranges<V> {
     fn default() -> Self {

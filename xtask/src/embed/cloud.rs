@@ -52,7 +52,7 @@ pub(super) fn table(from: &Path, places: &Ranges<Whereabouts>) -> Result<Made, D
         else {
             return Err(bad("has no provider and cidr"));
         };
-        let net = prefix(number, net.as_bytes()).map_err(|(_, what)| bad(&what))?;
+        let net = prefix(number, net.as_bytes()).map_err(|at| bad(&at.what.to_string()))?;
         let word = |key| range.under(key).and_then(Value::text).unwrap_or_default();
         let more = rows_of(net, provider, word("r"), word("s"), &borders);
         rows.extend(more.ok_or_else(|| bad("is of a provider that is not known here"))?);
@@ -172,7 +172,7 @@ impl<'a> Borders<'a> {
         let mut known: HashMap<(IpNet, String), BTreeSet<String>> = HashMap::new();
         for (row, entry) in (1_u64..).zip(file.prefixes.into_iter().chain(file.ipv6_prefixes)) {
             let net = prefix(row, entry.ip_prefix.as_bytes());
-            let net = net.map_err(|(_, what)| DataFault::whole(path, what))?;
+            let net = net.map_err(|at| DataFault::whole(path, at.what))?;
             known.entry((net, entry.region)).or_default().insert(entry.network_border_group);
         }
         let aws = Facts::built_in().regions.iter().filter(|region| region.provider == "aws");

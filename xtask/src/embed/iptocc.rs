@@ -16,7 +16,7 @@ pub(super) fn ranges(v4: &[u8], v6: &[u8]) -> Result<Ranges<Whereabouts>, String
     let mut builder = Builder::default();
     read_v4(v4, &mut builder).ok_or(CUT)?;
     read_v6(v6, &mut builder).ok_or(CUT)?;
-    builder.finish().map_err(|(_, what)| what)
+    builder.finish().map_err(|fault| fault.to_string())
 }
 
 /// A first level of 65,536 words, one for each /16: top bits 01 one country, 10 nothing, 00 the

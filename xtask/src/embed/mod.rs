@@ -107,7 +107,7 @@ fn networks(package: &Path) -> Result<Made, DataFault> {
         listed_rows(&content.bytes, &listed, &mut builder)
             .map_err(|bad| DataFault::at_row(&path, bad))?;
     }
-    let ranges = builder.finish().map_err(|bad| DataFault::at_row(package, bad))?;
+    let ranges = builder.finish().map_err(|bad| DataFault::at_row(package, bad.into()))?;
     let about = Package::read(package)?;
     let header = Header {
         name: "embedded:asn".to_owned(),
@@ -124,9 +124,10 @@ fn networks(package: &Path) -> Result<Made, DataFault> {
 fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> Result<(), BadRow> {
     let mut columns = Vec::new();
     for (row, line) in text::lines(bytes) {
-        text::fields(line, Separator::Comma, &mut columns).map_err(|what| (row, what))?;
+        text::fields(line, Separator::Comma, &mut columns)
+            .map_err(|what| BadRow::new(row, what))?;
         let [first, last, asn, ..] = columns.as_slice() else {
-            return Err((row, "has fewer than three columns; is the file whole?".to_owned()));
+            return Err(BadRow::new(row, "has fewer than three columns; is the file whole?"));
         };
         if let Some(asn) = text::as_number(row, asn)?.filter(|asn| listed.contains(asn)) {
             into.push(row, text::address(row, first)?, text::address(row, last)?, Some(asn))?;

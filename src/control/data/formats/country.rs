@@ -1,6 +1,7 @@
 //! Country and AS tables that come as text: what the free sources publish, told by content.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,56 @@ use jiff::Timestamp;
 use super::file;
 use super::ranges::Builder;
 use super::text::{self, Separator, as_number, day, fields, lines, prefix};
-use crate::control::data::model::{BadRow, FileStamp, Ranges, Whereabouts, shown, shown_path};
+use crate::control::data::model::{
+    BadRow, Cause, DataFault, FileStamp, Ranges, Shown, Whereabouts, shown, shown_path,
+};
 use crate::policy::Country;
+
+/// What is wrong with a table of these forms.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::control::data) enum CountryFault {
+    #[error("holds no row; an empty table answers nothing")]
+    Empty,
+    #[error("the header names no column with {0}; see config/README.md for the forms")]
+    NoColumn(&'static str),
+    #[error("has {has} columns, {needs} are needed; is the file whole?")]
+    TooFewColumns { has: usize, needs: usize },
+    #[error("has {has} columns, its header {names}; is the file whole?")]
+    OtherThanHeader { has: usize, names: usize },
+    #[error("geoname {0} is not in the file of locations")]
+    Geoname(Shown),
+    #[error("is no row of RIR statistics; is the file whole?")]
+    NoStatistics,
+    #[error("{missing} rows of {kind} are missing; fetch it again")]
+    RowsMissing { missing: i64, kind: Shown },
+    #[error("{0} addresses do not fit there")]
+    Beyond(u32),
+    #[error("is no IPv6 prefix")]
+    NoPrefix,
+    #[error("{0} is no {1}")]
+    OtherFamily(Shown, Shown),
+    #[error("{0} is no number")]
+    NoNumber(Shown),
+}
+
+/// What is wrong with the file of locations that MaxMind's blocks need.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::control::data) enum LocationsFault {
+    #[error(
+        "names countries by geoname: put the one matching ...-Locations-en.csv beside it ({0})"
+    )]
+    Folder(io::Error),
+    #[error("names countries by geoname: put the one matching ...-Locations-en.csv beside it")]
+    NotOne,
+    #[error(transparent)]
+    Unreadable(DataFault),
+    #[error("{file}: row {row}: {what}")]
+    Row { file: String, row: u64, what: Cause },
+    #[error("no geoname_id and country_iso_code")]
+    NoColumns,
+    #[error("a column is missing; is the file whole?")]
+    ColumnMissing,
+}
 
 /// A table, its rows and the date in its content.
 pub(in crate::control::data) struct Read<V> {
@@ -34,9 +83,10 @@ pub(in crate::control::data) fn countries(
     }
     let separator = Separator::of(first);
     let mut columns = Vec::new();
-    fields(first, separator, &mut columns).map_err(|what| (row, what))?;
+    fields(first, separator, &mut columns).map_err(|what| BadRow::new(row, what))?;
     if let Some(names) = text::header(&columns) {
-        return match Named::country(&names).ok_or_else(|| (row, no_column("a country")))? {
+        let no_country = || BadRow::new(row, CountryFault::NoColumn("a country"));
+        return match Named::country(&names).ok_or_else(no_country)? {
             named @ Named { geoname: Some(_), .. } => maxmind(bytes, &named, path),
             named => by_header(bytes, separator, &named, |row, columns| {
                 let code = columns.get(named.value).copied().unwrap_or_default();
@@ -59,9 +109,10 @@ pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, Ba
     let (row, first) = first_line(bytes)?;
     let separator = Separator::of(first);
     let mut columns = Vec::new();
-    fields(first, separator, &mut columns).map_err(|what| (row, what))?;
+    fields(first, separator, &mut columns).map_err(|what| BadRow::new(row, what))?;
     if let Some(names) = text::header(&columns) {
-        let named = Named::asn(&names).ok_or_else(|| (row, no_column("an AS number")))?;
+        let no_number = || BadRow::new(row, CountryFault::NoColumn("an AS number"));
+        let named = Named::asn(&names).ok_or_else(no_number)?;
         return by_header(bytes, separator, &named, |row, columns| {
             as_number(row, columns.get(named.value).copied().unwrap_or_default())
         });
@@ -70,13 +121,7 @@ pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, Ba
 }
 
 fn first_line(bytes: &[u8]) -> Result<(u64, &[u8]), BadRow> {
-    lines(bytes)
-        .next()
-        .ok_or_else(|| (0, "holds no row; an empty table answers nothing".to_owned()))
-}
-
-fn no_column(what: &str) -> String {
-    format!("the header names no column with {what}; see config/README.md for the forms")
+    lines(bytes).next().ok_or_else(|| BadRow::new(0, CountryFault::Empty))
 }
 
 fn done<V: Copy + PartialEq>(
@@ -97,15 +142,12 @@ fn by_position<V: Copy + PartialEq>(
     let mut builder = Builder::default();
     let mut columns = Vec::new();
     for (row, line) in lines(bytes) {
-        fields(line, separator, &mut columns).map_err(|what| (row, what))?;
+        fields(line, separator, &mut columns).map_err(|what| BadRow::new(row, what))?;
         let (Some(first), Some(last), Some(code)) =
             (columns.first(), columns.get(1), columns.get(column))
         else {
             let (has, needs) = (columns.len(), column + 1);
-            return Err((
-                row,
-                format!("has {has} columns, {needs} are needed; is the file whole?"),
-            ));
+            return Err(BadRow::new(row, CountryFault::TooFewColumns { has, needs }));
         };
         let (first, last) = (text::address(row, first)?, text::address(row, last)?);
         builder.push(row, first, last, value(row, code)?)?;
@@ -159,13 +201,10 @@ fn by_header<V: Copy + PartialEq>(
     let mut builder = Builder::default();
     let mut columns = Vec::new();
     for (row, line) in lines(bytes).skip(1) {
-        fields(line, separator, &mut columns).map_err(|what| (row, what))?;
+        fields(line, separator, &mut columns).map_err(|what| BadRow::new(row, what))?;
         if columns.len() != named.count {
             let (has, names) = (columns.len(), named.count);
-            return Err((
-                row,
-                format!("has {has} columns, its header {names}; is the file whole?"),
-            ));
+            return Err(BadRow::new(row, CountryFault::OtherThanHeader { has, names }));
         }
         let columns: Vec<&[u8]> = columns.iter().map(AsRef::as_ref).collect();
         let at = |column: usize| columns.get(column).copied().unwrap_or_default();
@@ -186,7 +225,7 @@ fn ends(net: IpNet) -> (IpAddr, IpAddr) {
 /// MaxMind's CSV: blocks name a geoname, and a file of locations beside them the country. A block
 /// that only names where its holder is registered is no answer.
 fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>, BadRow> {
-    let (places, beside) = locations(path).map_err(|what| (1, what))?;
+    let (places, beside) = locations(path).map_err(|what| BadRow::new(1, what))?;
     let read = by_header(bytes, Separator::Comma, named, |row, columns| {
         let at = |column: Option<usize>| column.and_then(|c| columns.get(c)).copied();
         if at(named.anycast) == Some(b"1") {
@@ -196,10 +235,7 @@ fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>
             None | Some([]) => Ok(None),
             Some(id) => match places.get(id) {
                 Some(&place) => Ok(place.map(Whereabouts::Country)),
-                None => {
-                    let id = shown(id);
-                    Err((row, format!("geoname {id} is not in the file of locations")))
-                }
+                None => Err(BadRow::new(row, CountryFault::Geoname(shown(id)))),
             },
         }
     })?;
@@ -210,40 +246,39 @@ fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>
 type Places = HashMap<Vec<u8>, Option<Country>>;
 
 /// The one `...-Locations-en.csv` beside `path`.
-pub(in crate::control::data) fn file_of_locations(path: &Path) -> Result<PathBuf, String> {
-    let missing = "names countries by geoname: put the one matching ...-Locations-en.csv beside it";
+pub(in crate::control::data) fn file_of_locations(path: &Path) -> Result<PathBuf, LocationsFault> {
     let folder =
         path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let entries = folder.read_dir().map_err(|error| format!("{missing} ({error})"))?;
+    let entries = folder.read_dir().map_err(LocationsFault::Folder)?;
     let mut found = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
         path.file_name().is_some_and(|n| n.to_string_lossy().ends_with("-Locations-en.csv"))
     });
     let (Some(file), None) = (found.next(), found.next()) else {
-        return Err(missing.to_owned());
+        return Err(LocationsFault::NotOne);
     };
     Ok(file)
 }
 
 /// Geoname to country, by the file of locations beside `path`.
-fn locations(path: &Path) -> Result<(Places, FileStamp), String> {
+fn locations(path: &Path) -> Result<(Places, FileStamp), LocationsFault> {
     let file = file_of_locations(path)?;
-    let content = file::read(&file).map_err(|fault| fault.to_string())?;
+    let content = file::read(&file).map_err(LocationsFault::Unreadable)?;
     let mut columns = Vec::new();
     let mut places = HashMap::new();
     let mut at = None;
     for (row, line) in lines(&content.bytes) {
-        let bad = |what: String| format!("{}: row {row}: {what}", shown_path(&file));
-        fields(line, Separator::Comma, &mut columns).map_err(bad)?;
+        let bad = |what: Cause| LocationsFault::Row { file: shown_path(&file), row, what };
+        fields(line, Separator::Comma, &mut columns).map_err(|what| bad(what.into()))?;
         let position = |name: &[u8]| columns.iter().position(|c| c.as_ref() == name);
         let Some((id, code)) = at else {
             let named = position(b"geoname_id").zip(position(b"country_iso_code"));
-            at = Some(named.ok_or_else(|| bad("no geoname_id and country_iso_code".to_owned()))?);
+            at = Some(named.ok_or_else(|| bad(LocationsFault::NoColumns.into()))?);
             continue;
         };
         let (Some(id), Some(code)) = (columns.get(id), columns.get(code)) else {
-            return Err(bad("a column is missing; is the file whole?".to_owned()));
+            return Err(bad(LocationsFault::ColumnMissing.into()));
         };
-        let code = text::country(row, code).map_err(|(_, what)| bad(what))?;
+        let code = text::country(row, code).map_err(|row| bad(row.what))?;
         places.insert(id.to_vec(), code);
     }
     Ok((places, content.stamp(&file).beside(path)))
@@ -281,12 +316,12 @@ fn statistics(bytes: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
                     builder.push(row, first, last, country)?;
                 }
             }
-            _ => return Err((row, "is no row of RIR statistics; is the file whole?".to_owned())),
+            _ => return Err(BadRow::new(row, CountryFault::NoStatistics)),
         }
     }
-    if let Some((kind, off)) = counted.iter().find(|(_, off)| **off != 0) {
+    if let Some((kind, &missing)) = counted.iter().find(|(_, off)| **off != 0) {
         let kind = shown(kind);
-        return Err((last_row, format!("{} rows of {kind} are missing; fetch it again", off)));
+        return Err(BadRow::new(last_row, CountryFault::RowsMissing { missing, kind }));
     }
     Ok(Read { rows, ..done(builder, as_of)? })
 }
@@ -304,21 +339,21 @@ fn delegated(
         (b"ipv4", IpAddr::V4(first)) => {
             let count: u32 = number(row, value)?;
             let last = count.checked_sub(1).and_then(|more| first.to_bits().checked_add(more));
-            let last = last.ok_or_else(|| (row, format!("{count} addresses do not fit there")))?;
+            let last = last.ok_or_else(|| BadRow::new(row, CountryFault::Beyond(count)))?;
             Ok((first.into(), Ipv4Addr::from_bits(last).into()))
         }
         (b"ipv6", IpAddr::V6(first)) => {
             let net = IpNet::new(first.into(), number(row, value)?).ok();
             let net = net.filter(|net| net.trunc() == *net);
-            net.map(ends).ok_or_else(|| (row, "is no IPv6 prefix".to_owned()))
+            net.map(ends).ok_or_else(|| BadRow::new(row, CountryFault::NoPrefix))
         }
-        _ => Err((row, format!("{} is no {}", shown(start), shown(kind)))),
+        _ => Err(BadRow::new(row, CountryFault::OtherFamily(shown(start), shown(kind)))),
     }
 }
 
 fn number<N: std::str::FromStr>(row: u64, field: &[u8]) -> Result<N, BadRow> {
     let number = str::from_utf8(field).ok().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| (row, format!("{} is no number", shown(field))))
+    number.ok_or_else(|| BadRow::new(row, CountryFault::NoNumber(shown(field))))
 }
 
 #[cfg(test)]

@@ -22,6 +22,41 @@ const MAX_BYTES: u64 = 1 << 30;
 const INFLATES_MAX: u64 = 64;
 const INFLATED_MIN_BYTES: u64 = 16 << 20;
 
+/// Why a file is not read, or not as a table.
+#[derive(Debug, thiserror::Error)]
+pub enum FileFault {
+    /// The system does not open it.
+    #[error("cannot be opened")]
+    Unopened(#[source] io::Error),
+    /// The system does not give its bytes.
+    #[error("cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// A folder, a device, a FIFO.
+    #[error("is no regular file; name a file that holds a table")]
+    NotRegular,
+    /// More bytes than that.
+    #[error("is larger than {0} bytes; use a smaller table")]
+    TooLarge(u64),
+    /// More bytes than that, unpacked.
+    #[error("unpacks to more than {0} bytes; use a smaller table")]
+    UnpacksTooLarge(u64),
+    /// The stream breaks off or does not match its sum.
+    #[error("is no sound gzip file")]
+    Gzip(#[source] io::Error),
+    /// No byte.
+    #[error("is empty; an empty table answers nothing")]
+    Empty,
+    /// No reader would know what to do with it.
+    #[error("is in no known form (no mmdb marker, no text); fetch it again")]
+    Formless,
+    /// Text in 16-bit units.
+    #[error("is UTF-16; write it as UTF-8")]
+    Utf16,
+    /// An archive.
+    #[error("is a zip archive; unpack it and name the table in it")]
+    Zip,
+}
+
 /// A file's content and origin.
 pub struct Content {
     /// The bytes, gunzipped.
@@ -47,18 +82,18 @@ pub fn read(path: &Path) -> Result<Content, DataFault> {
 
 /// As [`read`], with another limit.
 pub(in crate::control::data) fn read_up_to(path: &Path, limit: u64) -> Result<Content, DataFault> {
-    let fault = |what: String| DataFault::whole(path, what);
-    let (file, about) = open(path).map_err(|error| fault(format!("cannot be opened: {error}")))?;
+    let fault = |what: FileFault| DataFault::whole(path, what);
+    let (file, about) = open(path).map_err(|error| fault(FileFault::Unopened(error)))?;
     if !about.is_file() {
-        return Err(fault("is no regular file; name a file that holds a table".to_owned()));
+        return Err(fault(FileFault::NotRegular));
     }
-    let too_large = || fault(format!("is larger than {limit} bytes; use a smaller table"));
+    let too_large = || fault(FileFault::TooLarge(limit));
     if about.len() > limit {
         return Err(too_large());
     }
-    let unreadable = |error: io::Error| fault(format!("cannot be read: {error}"));
+    let unreadable = |error: io::Error| fault(FileFault::Unreadable(error));
     if is_formless(&file, about.len()).map_err(unreadable)? {
-        return Err(fault(FORMLESS.to_owned()));
+        return Err(fault(FileFault::Formless));
     }
     let raw = drain(file, limit).map_err(unreadable)?.ok_or_else(too_large)?;
     let digest = digest(&raw);
@@ -66,18 +101,15 @@ pub(in crate::control::data) fn read_up_to(path: &Path, limit: u64) -> Result<Co
     let bytes = if raw.starts_with(&[0x1f, 0x8b]) {
         let packed = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         let most = limit.min(packed.saturating_mul(INFLATES_MAX).max(INFLATED_MIN_BYTES));
-        let too_large = || {
-            let what = format!("unpacks to more than {most} bytes; use a smaller table");
-            fault(what)
-        };
+        let too_large = || fault(FileFault::UnpacksTooLarge(most));
         drain(MultiGzDecoder::new(raw.as_slice()), most)
-            .map_err(|error| fault(format!("is no sound gzip file: {error}")))?
+            .map_err(|error| fault(FileFault::Gzip(error)))?
             .ok_or_else(too_large)?
     } else {
         raw
     };
     if bytes.is_empty() {
-        return Err(fault("is empty; an empty table answers nothing".to_owned()));
+        return Err(fault(FileFault::Empty));
     }
     Ok(Content { bytes, modified, digest })
 }
@@ -110,10 +142,6 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let about = file.metadata()?;
     Ok((file, about))
 }
-
-/// Where no reader would know what to do with it.
-pub(in crate::control::data) const FORMLESS: &str =
-    "is in no known form (no mmdb marker, no text); fetch it again";
 
 /// Whether the head of the file is neither text nor packed, and its end no mmdb's: then it is not
 /// worth the memory that reading it takes (a disk that ran full leaves gigabytes of zeros).

@@ -12,11 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use maxminddb::Reader;
+use maxminddb::{MaxMindDbError, Reader};
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
-use super::ranges::Builder;
+use super::ranges::{Builder, RangeFault};
 use crate::control::config::CountryField;
 use crate::control::data::model::{Ranges, Whereabouts};
 use crate::policy::Country;
@@ -31,6 +31,39 @@ const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 pub(in crate::control::data) fn is_mmdb(bytes: &[u8]) -> bool {
     let tail = bytes.get(bytes.len().saturating_sub(MARKER_WITHIN as usize)..).unwrap_or_default();
     tail.windows(MARKER.len()).any(|window| window == MARKER)
+}
+
+/// What is wrong with a file of this form.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::control::data) enum MmdbFault {
+    #[error("is no sound mmdb file")]
+    Unsound(#[source] MaxMindDbError),
+    #[error("is for an IP version that is neither 4 nor 6")]
+    IpVersion,
+    #[error("has records of {0} bits; 24, 28 or 32 are known")]
+    RecordSize(u16),
+    #[error("is shorter than its own search tree; fetch it again")]
+    Short,
+    #[error("has a tree deeper than an address is long")]
+    Deep,
+    #[error("has a tree that meets itself")]
+    Circle,
+    #[error("has a tree that is cut short")]
+    Cut,
+    #[error("{at}: a record cannot be read")]
+    Record {
+        at: IpAddr,
+        #[source]
+        why: MaxMindDbError,
+    },
+    #[error("{0}: a record is missing")]
+    Missing(IpAddr),
+    #[error("a record's AS number is none")]
+    AsNumber,
+    #[error("has a network that is none")]
+    Network(#[source] ipnet::PrefixLenError),
+    #[error(transparent)]
+    Ranges(#[from] RangeFault),
 }
 
 /// A table and what its metadata says.
@@ -60,7 +93,7 @@ fn licence(database_type: &str) -> Option<&'static str> {
 pub(in crate::control::data) fn countries(
     bytes: &[u8],
     field: CountryField,
-) -> Result<Read<Whereabouts>, String> {
+) -> Result<Read<Whereabouts>, MmdbFault> {
     read(bytes, |record: &Record<'_>| {
         if record.traits.as_ref().is_some_and(|traits| traits.is_anycast) {
             return Ok(Some(Whereabouts::Anycast));
@@ -82,7 +115,7 @@ pub(in crate::control::data) fn countries(
 }
 
 /// Reads AS numbers: `autonomous_system_number`, the same in `traits`, or `asn` as `AS15169`.
-pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, String> {
+pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, MmdbFault> {
     read(bytes, |record: &Record<'_>| {
         let nested = record.traits.as_ref().and_then(|traits| traits.autonomous_system_number);
         let number = record.autonomous_system_number.or(nested);
@@ -93,7 +126,7 @@ pub(in crate::control::data) fn as_numbers(bytes: &[u8]) -> Result<Read<u32>, St
             }
             (number, _) => Ok(number),
         };
-        number.map(|n| n.filter(|&n| n != 0)).map_err(|_| "a record's AS number is none".to_owned())
+        number.map(|n| n.filter(|&n| n != 0)).map_err(|_| MmdbFault::AsNumber)
     })
 }
 
@@ -150,9 +183,9 @@ impl<'de> Deserialize<'de> for Place {
 
 fn read<V: Copy + PartialEq>(
     bytes: &[u8],
-    value: impl Fn(&Record<'_>) -> Result<Option<V>, String>,
-) -> Result<Read<V>, String> {
-    let reader = Reader::from_source(bytes).map_err(|e| format!("is no sound mmdb file: {e}"))?;
+    value: impl Fn(&Record<'_>) -> Result<Option<V>, MmdbFault>,
+) -> Result<Read<V>, MmdbFault> {
+    let reader = Reader::from_source(bytes).map_err(MmdbFault::Unsound)?;
     let tree = Tree::of(bytes, &reader)?;
     let mut builder = Builder::default();
     let mut known: HashMap<u32, Option<V>> = HashMap::new();
@@ -162,14 +195,14 @@ fn read<V: Copy + PartialEq>(
             Entry::Vacant(new) => {
                 let at = net.addr();
                 let found = reader.lookup(at).and_then(|found| found.decode::<Record<'_>>());
-                let record = found.map_err(|e| format!("{at}: a record cannot be read: {e}"))?;
-                let record = record.ok_or_else(|| format!("{at}: a record is missing"))?;
+                let record = found.map_err(|why| MmdbFault::Record { at, why })?;
+                let record = record.ok_or(MmdbFault::Missing(at))?;
                 *new.insert(value(&record)?)
             }
         };
         let mut push = |first, last| {
             let row = builder.rows() as u64 + 1;
-            builder.push(row, first, last, value).map_err(|(_, what)| what)
+            builder.push(row, first, last, value).map_err(MmdbFault::from)
         };
         match (net.addr(), net.broadcast()) {
             // In a tree of IPv6, ::/96 holds the IPv4 addresses.
@@ -190,7 +223,7 @@ fn read<V: Copy + PartialEq>(
     let rows = builder.rows() as u64;
     let as_of = i64::try_from(reader.metadata().build_epoch).ok();
     let as_of = as_of.filter(|&s| s > 0).and_then(|second| Timestamp::from_second(second).ok());
-    let ranges = builder.finish().map_err(|(_, what)| what)?;
+    let ranges = builder.finish()?;
     let licence = licence(&reader.metadata().database_type);
     Ok(Read { ranges, rows, as_of, licence })
 }
@@ -210,22 +243,19 @@ struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn of(bytes: &'a [u8], reader: &Reader<&[u8]>) -> Result<Self, String> {
+    fn of(bytes: &'a [u8], reader: &Reader<&[u8]>) -> Result<Self, MmdbFault> {
         let about = reader.metadata();
         let six = match about.ip_version {
             4 => false,
             6 => true,
-            _ => return Err("is for an IP version that is neither 4 nor 6".to_owned()),
+            _ => return Err(MmdbFault::IpVersion),
         };
         if !matches!(about.record_size, 24 | 28 | 32) {
-            return Err(format!(
-                "has records of {} bits; 24, 28 or 32 are known",
-                about.record_size
-            ));
+            return Err(MmdbFault::RecordSize(about.record_size));
         }
         let length = u64::from(about.node_count) * u64::from(about.record_size) / 4;
         let tree = usize::try_from(length).ok().and_then(|length| bytes.get(..length));
-        let bytes = tree.ok_or("is shorter than its own search tree; fetch it again")?;
+        let bytes = tree.ok_or(MmdbFault::Short)?;
         Ok(Self { bytes, nodes: about.node_count, size: about.record_size, six })
     }
 
@@ -251,7 +281,10 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// `visit`'s, or a node that is reached twice or lies deeper than an address is long.
-    fn walk(&self, mut visit: impl FnMut(IpNet, u32) -> Result<(), String>) -> Result<(), String> {
+    fn walk(
+        &self,
+        mut visit: impl FnMut(IpNet, u32) -> Result<(), MmdbFault>,
+    ) -> Result<(), MmdbFault> {
         let bits = if self.six { 128 } else { 32 };
         let v4_root = if self.six { self.v4_root() } else { None };
         let mut entered = vec![false; self.nodes as usize];
@@ -261,14 +294,14 @@ impl<'a> Tree<'a> {
         }
         while let Some((node, start, depth)) = ahead.pop() {
             if depth >= bits {
-                return Err("has a tree deeper than an address is long".to_owned());
+                return Err(MmdbFault::Deep);
             }
             match entered.get_mut(node as usize) {
                 Some(entered) if !*entered => *entered = true,
-                _ => return Err("has a tree that meets itself".to_owned()),
+                _ => return Err(MmdbFault::Circle),
             }
             for right in [true, false] {
-                let record = self.record(node, right).ok_or("has a tree that is cut short")?;
+                let record = self.record(node, right).ok_or(MmdbFault::Cut)?;
                 let start = start | u128::from(right) << (bits - 1 - depth);
                 let alias = Some(record) == v4_root && (start != 0 || depth + 1 != 96);
                 if record == self.nodes || alias {
@@ -283,7 +316,7 @@ impl<'a> Tree<'a> {
                 } else {
                     low(Ipv6Addr::from_bits(start))
                 };
-                let net = IpNet::new(address, depth + 1).map_err(|error| error.to_string())?;
+                let net = IpNet::new(address, depth + 1).map_err(MmdbFault::Network)?;
                 visit(net, record)?;
             }
         }
@@ -351,10 +384,10 @@ mod tests {
     #[test]
     fn a_tree_that_meets_itself_is_refused_at_once() {
         let refused = countries(&file(&[(0, 0)]), CountryField::Country).unwrap_err();
-        assert!(refused.contains("meets itself"), "{refused}");
+        assert!(matches!(refused, MmdbFault::Circle), "{refused}");
         let refused =
             countries(&file(&[(1, 1), (2, 2), (3, 3), (4, 4)]), CountryField::Country).unwrap_err();
-        assert!(refused.contains("meets itself"), "{refused}");
+        assert!(matches!(refused, MmdbFault::Circle), "{refused}");
     }
 
     #[test]

@@ -20,6 +20,11 @@ pub(super) const SGT_MAGIC: &[u8; 4] = b"SGT1";
 /// The first bytes of a pack.
 pub(super) const SGP_MAGIC: &[u8; 4] = b"SGP1";
 
+/// A table that answers nothing is a mistake, not a table: what no row of it names.
+#[derive(Debug, thiserror::Error)]
+#[error("names no {0} in any row; is it another table?")]
+struct Unanswering(String);
+
 /// A table that answers nothing is a mistake, not a table.
 pub(super) fn answering<V>(
     path: &Path,
@@ -27,10 +32,7 @@ pub(super) fn answering<V>(
     what: &str,
 ) -> Result<Ranges<V>, DataFault> {
     if ranges.is_empty() {
-        return Err(DataFault::whole(
-            path,
-            format!("names no {what} in any row; is it another table?"),
-        ));
+        return Err(DataFault::whole(path, Unanswering(what.to_owned())));
     }
     Ok(ranges)
 }

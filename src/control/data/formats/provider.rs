@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::ranges::MAX_ROWS;
 use super::text::{self, Separator, fields, lines, prefix};
-use crate::control::data::model::{BadRow, ProviderRow, shown};
+use crate::control::data::model::{BadRow, ProviderRow, Shown, shown};
 use crate::control::data::providers::provider_of_words;
 use crate::policy::Country;
 
@@ -26,6 +26,47 @@ const ALL_ANYCAST: [&str; 2] = ["cloudflare", "fastly"];
 /// The provider of a geofeed whose file name tells none. It has no regions and no operator: such
 /// rows say where, and leave whose to the AS table.
 pub const UNNAMED_PROVIDER: &str = "geofeed";
+
+/// What is wrong with a provider's file.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::control::data) enum ProviderFault {
+    #[error("names no prefix; an empty table answers nothing")]
+    Empty,
+    #[error("has more than {MAX_ROWS} rows")]
+    TooLarge,
+    #[error("more than {MAX_ROWS} rows")]
+    TooMany,
+    #[error("{net}: {region} is no key of a region")]
+    RegionKey { net: IpNet, region: Shown },
+    #[error("is no JSON of a known form")]
+    Json(#[source] serde_json::Error),
+    #[error("mixes the forms of AWS and Google")]
+    Mixed,
+    #[error(
+        "is JSON of none of the known forms (AWS ip-ranges, Google cloud.json, Azure ServiceTags, \
+         Oracle, Fastly)"
+    )]
+    UnknownForm,
+    #[error("entry {row} has no {key}")]
+    Missing { row: u64, key: &'static str },
+    #[error("{0} is under the key of the other family")]
+    OtherFamily(IpNet),
+    #[error("the header is not cidr,provider,region,country")]
+    Header,
+    #[error("has not four columns; is the file whole?")]
+    NotFour,
+    #[error(
+        "a list of prefixes does not say whose they are; name the file after its provider, as in \
+         cloudflare-ips-v4.txt"
+    )]
+    Whose,
+    #[error("has no prefix")]
+    NoPrefix,
+    #[error("{0} is no key")]
+    Key(Shown),
+    #[error("names no provider")]
+    NoProvider,
+}
 
 /// Rows, how many there were before doubles were dropped, and what the content says of its date.
 #[derive(Debug)]
@@ -51,16 +92,16 @@ pub(in crate::control::data) fn read(bytes: &[u8], path: &Path) -> Result<Read, 
 /// record as they are.
 pub(in crate::control::data) fn check(rows: &[ProviderRow]) -> Result<(), BadRow> {
     if rows.is_empty() {
-        return Err((0, "names no prefix; an empty table answers nothing".to_owned()));
+        return Err(BadRow::new(0, ProviderFault::Empty));
     }
     if rows.len() > MAX_ROWS {
-        return Err((0, format!("has more than {MAX_ROWS} rows")));
+        return Err(BadRow::new(0, ProviderFault::TooLarge));
     }
     let sound = |key: &str| key.len() <= 64 && key.escape_debug().eq(key.chars());
     match rows.iter().find(|row| !sound(&row.provider) || !sound(&row.region)) {
         Some(row) => {
             let region = shown(row.region.as_bytes());
-            Err((0, format!("{}: {region} is no key of a region", row.net)))
+            Err(BadRow::new(0, ProviderFault::RegionKey { net: row.net, region }))
         }
         None => Ok(()),
     }
@@ -160,7 +201,7 @@ struct RegionCidr {
 
 fn json(bytes: &[u8]) -> Result<Read, BadRow> {
     let json: Json = serde_json::from_slice(bytes)
-        .map_err(|error| (error.line() as u64, format!("is no JSON of a known form: {error}")))?;
+        .map_err(|error| BadRow::new(error.line() as u64, ProviderFault::Json(error)))?;
     if let Some(prefixes) = json.prefixes {
         let google = |p: &JsonPrefix| p.google_v4.is_some() || p.google_v6.is_some();
         return match (json.v6_prefixes, prefixes.iter().any(google)) {
@@ -168,7 +209,7 @@ fn json(bytes: &[u8]) -> Result<Read, BadRow> {
             (v6, false) => {
                 aws_ranges(&prefixes, &v6.unwrap_or_default(), json.create_date.as_deref())
             }
-            (Some(_), true) => Err((1, "mixes the forms of AWS and Google".to_owned())),
+            (Some(_), true) => Err(BadRow::new(1, ProviderFault::Mixed)),
         };
     }
     if let Some(tags) = json.values {
@@ -178,12 +219,11 @@ fn json(bytes: &[u8]) -> Result<Read, BadRow> {
         return oracle_ranges(&regions, json.last_updated.as_deref());
     }
     let Some(v4) = json.addresses else {
-        let known = "AWS ip-ranges, Google cloud.json, Azure ServiceTags, Oracle, Fastly";
-        return Err((1, format!("is JSON of none of the known forms ({known})")));
+        return Err(BadRow::new(1, ProviderFault::UnknownForm));
     };
     let all = v4.iter().chain(json.v6_addresses.iter().flatten());
     let rows = (1..).zip(all).map(|(row, net)| Ok(anycast("fastly", prefix(row, net.as_bytes())?)));
-    Ok(Read { rows: rows.collect::<Result<_, _>>()?, count: 0, as_of: None, name: None })
+    Ok(Read { rows: rows.collect::<Result<_, BadRow>>()?, count: 0, as_of: None, name: None })
 }
 
 /// The place of a row is its `network_border_group`, never its `region`: local zones stand in
@@ -192,7 +232,7 @@ fn aws_ranges(v4: &[JsonPrefix], v6: &[JsonPrefix], date: Option<&str>) -> Resul
     let mut rows = Vec::with_capacity(v4.len() + v6.len());
     let numbered = (1_u64..).zip(v4.iter().chain(v6));
     for (row, entry) in numbered {
-        let missing = |key: &str| (row, format!("entry {row} has no {key}"));
+        let missing = |key| BadRow::new(row, ProviderFault::Missing { row, key });
         let six = row > v4.len() as u64;
         let (net, key) = match six {
             false => (&entry.ip_prefix, "ip_prefix"),
@@ -200,7 +240,7 @@ fn aws_ranges(v4: &[JsonPrefix], v6: &[JsonPrefix], date: Option<&str>) -> Resul
         };
         let net = prefix(row, net.as_deref().ok_or_else(|| missing(key))?.as_bytes())?;
         if net.addr().is_ipv6() != six {
-            return Err((row, format!("{net} is under the key of the other family")));
+            return Err(BadRow::new(row, ProviderFault::OtherFamily(net)));
         }
         let group = entry.network_border_group.as_deref().filter(|group| !group.is_empty());
         let service = entry.service.as_deref().ok_or_else(|| missing("service"))?;
@@ -218,10 +258,11 @@ fn aws_ranges(v4: &[JsonPrefix], v6: &[JsonPrefix], date: Option<&str>) -> Resul
 
 /// `cloud.json`, whose scope is a region or `global`, and `goog.json`, which has no scope.
 fn google_ranges(prefixes: &[JsonPrefix], date: Option<&str>) -> Result<Read, BadRow> {
+    let missing = |row| BadRow::new(row, ProviderFault::Missing { row, key: "prefix" });
     let mut rows = Vec::with_capacity(prefixes.len());
     for (row, entry) in (1_u64..).zip(prefixes) {
         let net = entry.google_v4.as_deref().or(entry.google_v6.as_deref());
-        let net = net.ok_or_else(|| (row, format!("entry {row} has no prefix")))?;
+        let net = net.ok_or_else(|| missing(row))?;
         let region = entry.scope.clone().unwrap_or_default();
         rows.push(ProviderRow {
             net: prefix(row, net.as_bytes())?,
@@ -285,12 +326,11 @@ fn plain(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
     let mut named = None;
     let provider = provider_of_path(path);
     for (row, line) in lines(bytes) {
-        fields(line, Separator::Comma, &mut columns).map_err(|what| (row, what))?;
+        fields(line, Separator::Comma, &mut columns).map_err(|what| BadRow::new(row, what))?;
         if rows.is_empty() && named.is_none() && text::header(&columns).is_some() {
             let names: Vec<&[u8]> = columns.iter().map(AsRef::as_ref).collect();
             if names != [b"cidr".as_slice(), b"provider", b"region", b"country"] {
-                let known = "cidr,provider,region,country";
-                return Err((row, format!("the header is not {known}")));
+                return Err(BadRow::new(row, ProviderFault::Header));
             }
             named = Some(());
             continue;
@@ -300,9 +340,7 @@ fn plain(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
             ([net, provider, region, code], Some(()), _) => {
                 named_row(row, net, provider, region, code)?
             }
-            (_, Some(()), _) => {
-                return Err((row, "has not four columns; is the file whole?".to_owned()));
-            }
+            (_, Some(()), _) => return Err(BadRow::new(row, ProviderFault::NotFour)),
             ([net], None, Some(provider)) => {
                 let net = prefix(row, net)?;
                 if ALL_ANYCAST.contains(&provider) {
@@ -311,22 +349,15 @@ fn plain(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
                     placed(provider, net, None)
                 }
             }
-            ([_], None, None) => {
-                return Err((
-                    row,
-                    "a list of prefixes does not say whose they are; name the file after its \
-                     provider, as in cloudflare-ips-v4.txt"
-                        .to_owned(),
-                ));
-            }
+            ([_], None, None) => return Err(BadRow::new(row, ProviderFault::Whose)),
             ([net, code, ..], None, provider) => {
                 let country = text::country(row, code)?;
                 placed(provider.unwrap_or(UNNAMED_PROVIDER), prefix(row, net)?, country)
             }
-            ([], None, _) => return Err((row, "has no prefix".to_owned())),
+            ([], None, _) => return Err(BadRow::new(row, ProviderFault::NoPrefix)),
         });
         if rows.len() > MAX_ROWS {
-            return Err((row, format!("more than {MAX_ROWS} rows")));
+            return Err(BadRow::new(row, ProviderFault::TooMany));
         }
     }
     Ok(Read { rows, count: 0, as_of: None, name: None })
@@ -341,11 +372,11 @@ fn named_row(
 ) -> Result<ProviderRow, BadRow> {
     let word = |field: &[u8]| {
         let text = str::from_utf8(field).map(str::to_owned);
-        text.map_err(|_| (row, format!("{} is no key", shown(field))))
+        text.map_err(|_| BadRow::new(row, ProviderFault::Key(shown(field))))
     };
     let (provider, region) = (word(provider)?, word(region)?);
     if provider.is_empty() {
-        return Err((row, "names no provider".to_owned()));
+        return Err(BadRow::new(row, ProviderFault::NoProvider));
     }
     let anycast = code.eq_ignore_ascii_case(b"zz");
     let country = text::country(row, code)?;
@@ -384,7 +415,7 @@ mod tests {
     use super::*;
 
     fn rows(text: &str, path: &str) -> Result<Vec<String>, String> {
-        let read = read(text.as_bytes(), Path::new(path)).map_err(|(_, what)| what)?;
+        let read = read(text.as_bytes(), Path::new(path)).map_err(|bad| bad.what.to_string())?;
         let shown = |row: &ProviderRow| {
             let country = row.country.map_or("-", Country::code);
             let anycast = if row.anycast { "anycast" } else { "placed" };

@@ -8,6 +8,72 @@ use crate::control::data::model::{BadRow, Ranges};
 /// five; the limit bounds memory, not use.
 pub(in crate::control::data) const MAX_ROWS: usize = 16 << 20;
 
+/// What is wrong with the ranges of a table; each with the row that cannot stand.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeFault {
+    /// There is no end to the table.
+    #[error("more than {MAX_ROWS} rows; use a smaller table")]
+    TooMany {
+        /// The first row beyond the limit.
+        row: u64,
+    },
+    /// The last address stands before the first.
+    #[error("the range ends before it begins: {first} to {last}")]
+    Reversed {
+        /// The row.
+        row: u64,
+        /// Its first address.
+        first: IpAddr,
+        /// Its last address.
+        last: IpAddr,
+    },
+    /// The ends are of two families.
+    #[error("one end is IPv4, the other IPv6: {first} to {last}")]
+    Mixed {
+        /// The row.
+        row: u64,
+        /// Its first address.
+        first: IpAddr,
+        /// Its last address.
+        last: IpAddr,
+    },
+    /// Two rows say two things of one range.
+    #[error("it contradicts row {early} ({first} to {last}); correct one of the two")]
+    Contradicts {
+        /// The later of the two.
+        row: u64,
+        /// The other one.
+        early: u64,
+        /// The first address of both.
+        first: IpAddr,
+        /// The last address of both.
+        last: IpAddr,
+    },
+    /// Two rows share a part of their ranges.
+    #[error("it overlaps row {early} ({first} to {last}); correct one of the two")]
+    Overlaps {
+        /// The later of the two.
+        row: u64,
+        /// The other one.
+        early: u64,
+        /// The first address of both.
+        first: IpAddr,
+        /// The last address of both.
+        last: IpAddr,
+    },
+}
+
+impl From<RangeFault> for BadRow {
+    fn from(fault: RangeFault) -> Self {
+        let (RangeFault::TooMany { row }
+        | RangeFault::Reversed { row, .. }
+        | RangeFault::Mixed { row, .. }
+        | RangeFault::Contradicts { row, .. }
+        | RangeFault::Overlaps { row, .. }) = fault;
+        Self::new(row, fault)
+    }
+}
+
 /// A row as read: first address, last address, row number in its file, and the value, where the row
 /// has one.
 type Rows<T, V> = Vec<(T, T, u64, Option<V>)>;
@@ -38,13 +104,13 @@ impl<V: Copy + PartialEq> Builder<V> {
         first: IpAddr,
         last: IpAddr,
         value: Option<V>,
-    ) -> Result<(), BadRow> {
+    ) -> Result<(), RangeFault> {
         if self.rows() >= MAX_ROWS {
-            return Err((row, format!("more than {MAX_ROWS} rows; use a smaller table")));
+            return Err(RangeFault::TooMany { row });
         }
         match (first.to_canonical(), last.to_canonical()) {
             (first, last) if first.is_ipv4() == last.is_ipv4() && first > last => {
-                Err((row, format!("the range ends before it begins: {first} to {last}")))
+                Err(RangeFault::Reversed { row, first, last })
             }
             (IpAddr::V4(first), IpAddr::V4(last)) => {
                 self.v4.push((first.into(), last.into(), row, value));
@@ -55,14 +121,14 @@ impl<V: Copy + PartialEq> Builder<V> {
                 Ok(())
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
-                Err((row, format!("one end is IPv4, the other IPv6: {first} to {last}")))
+                Err(RangeFault::Mixed { row, first, last })
             }
         }
     }
 
     /// Sorts, refuses overlaps, drops rows without a value and joins neighbours of one value.
     /// A row that is there twice with one value is there once.
-    pub fn finish(self) -> Result<Ranges<V>, BadRow> {
+    pub fn finish(self) -> Result<Ranges<V>, RangeFault> {
         Ok(Ranges {
             v4: settle(self.v4, |last| last.checked_add(1), |at| IpAddr::V4(at.into()))?,
             v6: settle(self.v6, |last| last.checked_add(1), |at| IpAddr::V6(at.into()))?,
@@ -74,7 +140,7 @@ fn settle<T: Copy + Ord, V: Copy + PartialEq>(
     mut rows: Rows<T, V>,
     after: impl Fn(T) -> Option<T>,
     shown: impl Fn(T) -> IpAddr,
-) -> Result<Vec<(T, T, V)>, BadRow> {
+) -> Result<Vec<(T, T, V)>, RangeFault> {
     // The row number last, so that the fault for a file is the same in each run.
     rows.sort_unstable_by_key(|&(first, last, row, _)| (first, last, row));
     let mut ranges: Vec<(T, T, V)> = Vec::with_capacity(rows.len());
@@ -88,16 +154,13 @@ fn settle<T: Copy + Ord, V: Copy + PartialEq>(
             if same && value == value_before {
                 continue;
             }
-            let what = if same { "contradicts" } else { "overlaps" };
-            let (late, early) = (row.max(row_before), row.min(row_before));
-            return Err((
-                late,
-                format!(
-                    "it {what} row {early} ({} to {}); correct one of the two",
-                    shown(first),
-                    shown(last.min(last_before)),
-                ),
-            ));
+            let (row, early) = (row.max(row_before), row.min(row_before));
+            let (first, last) = (shown(first), shown(last.min(last_before)));
+            return Err(if same {
+                RangeFault::Contradicts { row, early, first, last }
+            } else {
+                RangeFault::Overlaps { row, early, first, last }
+            });
         }
         before = Some(now);
         let Some(value) = value else { continue };
@@ -145,7 +208,7 @@ fn find<T: Copy + Ord, V: Copy>(ranges: &[(T, T, V)], address: T) -> Option<V> {
 mod tests {
     use super::*;
 
-    fn build(rows: &[(&str, &str, Option<u32>)]) -> Result<Ranges<u32>, BadRow> {
+    fn build(rows: &[(&str, &str, Option<u32>)]) -> Result<Ranges<u32>, RangeFault> {
         let mut builder = Builder::default();
         for (i, &(first, last, value)) in rows.iter().enumerate() {
             builder.push(i as u64 + 1, first.parse().unwrap(), last.parse().unwrap(), value)?;
@@ -174,8 +237,9 @@ mod tests {
     #[test]
     fn a_row_without_a_value_still_contradicts_one_with() {
         let both = [("192.0.2.0", "192.0.2.255", None), ("192.0.2.0", "192.0.2.255", Some(1))];
-        let (row, what) = build(&both).unwrap_err();
-        assert!(row == 2 && what.contains("contradicts row 1"), "{row} {what}");
+        let fault = build(&both).unwrap_err();
+        assert!(fault.to_string().contains("contradicts row 1"), "{fault}");
+        assert_eq!(BadRow::from(fault).row, 2);
     }
 
     #[test]

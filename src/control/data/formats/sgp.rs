@@ -21,16 +21,17 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use ring::error::KeyRejected;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
 use super::file::{self, Content};
-use super::sgt::{self, Body, Header};
+use super::sgt::{self, Body, Header, SgtFault};
 use super::{SGP_MAGIC as MAGIC, answering, provider};
 use crate::control::config::PackKey;
 use crate::control::data::model::{
-    AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo, Table, shown_path,
+    AsnTable, Cause, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Table, shown_path,
 };
 
 /// What is signed before the content, so that a signature by the same key over something else is
@@ -41,8 +42,42 @@ const SIGNATURE_AT: usize = 5;
 const DIGEST_AT: usize = 69;
 const CONTENT_AT: usize = 101;
 
-const DAMAGED: &str = "is damaged: its digest differs; fetch or build it again";
-const CUT: &str = "holds tables that do not fit their lengths, although its digest is right";
+/// What is wrong with a pack, with what it is to be made from, or with the key that signs it.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::control::data) enum PackFault {
+    #[error("is no schengate pack, or was cut short")]
+    NoPack,
+    #[error(
+        "is not signed, and [data] pack_key asks for a signature; fetch it from where it is \
+         signed, or sign it: `schengate data build --pack --sign`"
+    )]
+    Unsigned,
+    #[error(
+        "is not signed by [data] pack_key, or was changed since; do not use it, and find out \
+         where it came from"
+    )]
+    OtherKey,
+    #[error("is damaged: its digest differs; fetch or build it again")]
+    Damaged,
+    #[error("holds tables that do not fit their lengths, although its digest is right")]
+    Cut,
+    #[error("holds no table")]
+    Empty,
+    #[error("table {at} of it {what}")]
+    Table { at: usize, what: SgtFault },
+    #[error("has too many tables")]
+    TooManyTables,
+    #[error("a table of kind {} is too large", .0.label())]
+    TooLarge(Kind),
+    #[error("two of its tables are called {0}; name one otherwise")]
+    SameName(String),
+    #[error("cannot be written")]
+    Unwritable(#[source] io::Error),
+    #[error("is no private key in PEM (no line {PEM_HEAD})")]
+    NoPem,
+    #[error("is no Ed25519 key: {0}")]
+    NoKey(KeyRejected),
+}
 
 /// A pack and its tables.
 #[derive(Debug)]
@@ -69,14 +104,14 @@ pub(in crate::control::data) fn read_from(
     content: &Content,
     key: Option<&PackKey>,
 ) -> Result<Bundle, DataFault> {
-    let fault = |what: &str| DataFault::whole(path, what.to_owned());
+    let fault = |what: PackFault| DataFault::whole(path, what);
     let signed = authentic(&content.bytes, key).map_err(fault)?;
     let (date, parts) = parts(signed).map_err(fault)?;
     let mut tables = Vec::new();
     for part in parts {
-        let (header, body) = sgt::read(part).map_err(|what| {
-            DataFault::whole(path, format!("table {} of it {what}", tables.len() + 1))
-        })?;
+        let at = tables.len() + 1;
+        let (header, body) =
+            sgt::read(part).map_err(|what| fault(PackFault::Table { at, what }))?;
         tables.push(table(path, part, header, body)?);
     }
     let file = path.file_name().unwrap_or(path.as_os_str());
@@ -124,47 +159,45 @@ fn table(path: &Path, part: &[u8], header: Header, body: Body) -> Result<Table, 
 }
 
 /// The content of a pack, whose digest holds and which the key signed, where there is one.
-fn authentic<'a>(pack: &'a [u8], key: Option<&PackKey>) -> Result<&'a [u8], &'static str> {
+fn authentic<'a>(pack: &'a [u8], key: Option<&PackKey>) -> Result<&'a [u8], PackFault> {
     let known = pack.starts_with(MAGIC);
     let signature = pack.get(SIGNATURE_AT..DIGEST_AT).filter(|_| known);
-    let (signature, signed) =
-        signature.zip(pack.get(DIGEST_AT..)).ok_or("is no schengate pack, or was cut short")?;
+    let (signature, signed) = signature.zip(pack.get(DIGEST_AT..)).ok_or(PackFault::NoPack)?;
     let kind = pack.get(4).copied();
     if let Some(key) = key {
         if kind != Some(1) {
-            return Err("is not signed, and [data] pack_key asks for a signature; fetch it from \
-                        where it is signed, or sign it: `schengate data build --pack --sign`");
+            return Err(PackFault::Unsigned);
         }
         let message = [CONTEXT, signed].concat();
-        UnparsedPublicKey::new(&ED25519, key.bytes()).verify(&message, signature).map_err(|_| {
-            "is not signed by [data] pack_key, or was changed since; do not use it, and find out \
-             where it came from"
-        })?;
+        UnparsedPublicKey::new(&ED25519, key.bytes())
+            .verify(&message, signature)
+            .map_err(|_| PackFault::OtherKey)?;
     } else if !matches!(kind, Some(0 | 1)) {
-        return Err(DAMAGED);
+        return Err(PackFault::Damaged);
     }
-    let digest = pack.get(DIGEST_AT..CONTENT_AT).ok_or(DAMAGED)?;
-    let content = pack.get(CONTENT_AT..).ok_or(DAMAGED)?;
-    if Sha256::digest(content).as_slice() == digest { Ok(content) } else { Err(DAMAGED) }
+    let digest = pack.get(DIGEST_AT..CONTENT_AT).ok_or(PackFault::Damaged)?;
+    let content = pack.get(CONTENT_AT..).ok_or(PackFault::Damaged)?;
+    let holds = Sha256::digest(content).as_slice() == digest;
+    if holds { Ok(content) } else { Err(PackFault::Damaged) }
 }
 
 /// The date of the build, and the bytes of each table.
-fn parts(content: &[u8]) -> Result<(Timestamp, Vec<&[u8]>), &'static str> {
-    let (date, rest) = content.split_first_chunk().ok_or(CUT)?;
-    let (count, mut rest) = rest.split_first_chunk().ok_or(CUT)?;
-    let date = Timestamp::from_second(i64::from_le_bytes(*date)).map_err(|_| CUT)?;
+fn parts(content: &[u8]) -> Result<(Timestamp, Vec<&[u8]>), PackFault> {
+    let (date, rest) = content.split_first_chunk().ok_or(PackFault::Cut)?;
+    let (count, mut rest) = rest.split_first_chunk().ok_or(PackFault::Cut)?;
+    let date = Timestamp::from_second(i64::from_le_bytes(*date)).map_err(|_| PackFault::Cut)?;
     let mut parts = Vec::new();
     for _ in 0..u16::from_le_bytes(*count) {
-        let (length, after) = rest.split_first_chunk().ok_or(CUT)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| CUT)?;
-        let (part, after) = after.split_at_checked(length).ok_or(CUT)?;
+        let (length, after) = rest.split_first_chunk().ok_or(PackFault::Cut)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| PackFault::Cut)?;
+        let (part, after) = after.split_at_checked(length).ok_or(PackFault::Cut)?;
         parts.push(part);
         rest = after;
     }
     if parts.is_empty() {
-        return Err("holds no table");
+        return Err(PackFault::Empty);
     }
-    if rest.is_empty() { Ok((date, parts)) } else { Err(CUT) }
+    if rest.is_empty() { Ok((date, parts)) } else { Err(PackFault::Cut) }
 }
 
 /// Writes tables into one pack at `out`, whole or not at all. The same tables with the same date
@@ -178,17 +211,17 @@ pub fn build_pack(
     key: Option<&SigningKey>,
     out: &Path,
 ) -> Result<SourceInfo, DataFault> {
-    let fault = |what: String| DataFault::whole(out, what);
-    let count = u16::try_from(tables.len()).map_err(|_| fault("has too many tables".to_owned()))?;
+    let fault = |what: PackFault| DataFault::whole(out, what);
+    let count = u16::try_from(tables.len()).map_err(|_| fault(PackFault::TooManyTables))?;
     let mut names = Vec::new();
     let mut content = date.as_second().to_le_bytes().to_vec();
     content.extend(count.to_le_bytes());
     let mut rows = 0;
     for table in tables {
         let kind = table.kind();
-        let part = serialise(table, &mut rows, &mut names).map_err(fault)?;
-        let length = u32::try_from(part.len())
-            .map_err(|_| fault(format!("a table of kind {} is too large", kind.label())))?;
+        let part =
+            serialise(table, &mut rows, &mut names).map_err(|what| DataFault::whole(out, what))?;
+        let length = u32::try_from(part.len()).map_err(|_| fault(PackFault::TooLarge(kind)))?;
         content.extend(length.to_le_bytes());
         content.extend(part);
     }
@@ -201,7 +234,7 @@ pub fn build_pack(
     let mut new = out.as_os_str().to_owned();
     new.push(".new");
     let written = fs::write(&new, &pack).and_then(|()| fs::rename(&new, out));
-    written.map_err(|error| fault(format!("cannot be written: {error}")))?;
+    written.map_err(|error| fault(PackFault::Unwritable(error)))?;
     let name = shown_path(Path::new(out.file_name().unwrap_or(out.as_os_str())));
     let (as_of, licence, digest) = (Some(date), None, file::digest(&pack));
     let (origin, dated_by_file, files) = (Some(out.to_owned()), false, Vec::new());
@@ -209,7 +242,7 @@ pub fn build_pack(
 }
 
 /// A table as `.sgt`. Two of one name in a pack could not be told apart in a record.
-fn serialise(table: Table, rows: &mut u64, names: &mut Vec<String>) -> Result<Vec<u8>, String> {
+fn serialise(table: Table, rows: &mut u64, names: &mut Vec<String>) -> Result<Vec<u8>, Cause> {
     let (info, body) = match table {
         Table::Country(table) => (table.info, Body::Country(table.ranges)),
         Table::Asn(table) => (table.info, Body::Asn(table.ranges)),
@@ -219,14 +252,14 @@ fn serialise(table: Table, rows: &mut u64, names: &mut Vec<String>) -> Result<Ve
         }
     };
     if names.contains(&info.name) {
-        return Err(format!("two of its tables are called {}; name one otherwise", info.name));
+        return Err(PackFault::SameName(info.name).into());
     }
     *rows += info.rows;
     names.push(info.name.clone());
     let licence = info.licence.unwrap_or_default();
     let source = format!("sha256 {}", info.digest);
     let header = Header { name: info.name, as_of: info.as_of, rows: info.rows, source, licence };
-    sgt::write(&header, &body)
+    Ok(sgt::write(&header, &body)?)
 }
 
 /// The private half of a site's key.
@@ -264,9 +297,8 @@ impl SigningKey {
     /// # Errors
     /// Why it cannot be read; never what it holds.
     pub fn read(path: &Path) -> Result<Self, DataFault> {
-        let fault = |what: String| DataFault::whole(path, what);
         let content = file::read_up_to(path, 16 << 10)?;
-        let no_pem = || fault(format!("is no private key in PEM (no line {PEM_HEAD})"));
+        let no_pem = || DataFault::whole(path, PackFault::NoPem);
         let text = String::from_utf8(content.bytes).map_err(|_| no_pem())?;
         let (_, inner) = text.split_once(PEM_HEAD).ok_or_else(no_pem)?;
         let (inner, _) = inner.split_once(PEM_FOOT).ok_or_else(no_pem)?;
@@ -274,7 +306,7 @@ impl SigningKey {
         let document = STANDARD.decode(encoded).map_err(|_| no_pem())?;
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(&document)
             .map(Self)
-            .map_err(|rejected| fault(format!("is no Ed25519 key: {rejected}")))
+            .map_err(|rejected| DataFault::whole(path, PackFault::NoKey(rejected)))
     }
 
     /// The public half, as `[data] pack_key` has it.
@@ -316,7 +348,7 @@ mod tests {
     fn why(folder: &Path, pack: &[u8], key: Option<&PackKey>) -> String {
         let path = folder.join("other.sgp");
         fs::write(&path, pack).unwrap();
-        read(&path, key).map_or_else(|fault| fault.what, |_| "taken".to_owned())
+        read(&path, key).map_or_else(|fault| fault.said(), |_| "taken".to_owned())
     }
 
     fn key(folder: &Path, name: &str) -> (SigningKey, PackKey) {
@@ -377,7 +409,7 @@ mod tests {
         for bit in (DIGEST_AT * 8)..pack.len() * 8 {
             let mut pack = pack.clone();
             pack[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(why(dir.path(), &pack, None), DAMAGED, "bit {bit}");
+            assert_eq!(why(dir.path(), &pack, None), PackFault::Damaged.to_string(), "bit {bit}");
         }
     }
 
@@ -392,7 +424,7 @@ mod tests {
         assert_eq!(SigningKey::read(&path).unwrap().public(), key.public());
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace('M', "N")).unwrap();
-        let refused = SigningKey::read(&path).unwrap_err().what;
+        let refused = SigningKey::read(&path).unwrap_err().said();
         assert!(refused.starts_with("is no "), "{refused}");
     }
 }

@@ -42,6 +42,32 @@ const HEADER_AT: usize = 36;
 /// The largest payload that is unpacked; all AS numbers of the world take 6 MB.
 const MAX_PAYLOAD: u32 = 128 << 20;
 
+/// What is wrong with a table of this form, or with one that does not fit it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SgtFault {
+    /// Other bytes, or too few of them.
+    #[error("is no schengate table, or was cut short")]
+    NoTable,
+    /// Some bytes are others than were written.
+    #[error("is damaged: its digest differs; fetch or build it again")]
+    Damaged,
+    /// Written by a later version.
+    #[error("is of a kind that this version does not know")]
+    UnknownKind,
+    /// The digest held, so the writer wrote this: it is no accident.
+    #[error("holds a table that makes no sense, although its digest is right")]
+    Broken,
+    /// The payload is larger than any that is read.
+    #[error("the table is too large for this form")]
+    TooLarge,
+    /// More values than an index of three bytes names.
+    #[error("the table has too many values for this form")]
+    TooManyValues,
+    /// More bytes than two bytes of length count.
+    #[error("a text is too long for this form")]
+    LongText,
+}
+
 /// What a table says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -83,7 +109,7 @@ impl Body {
 ///
 /// # Errors
 /// What is too long for its field.
-pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
+pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, SgtFault> {
     let mut payload = Vec::new();
     let kind = match body {
         Body::Country(ranges) => {
@@ -106,7 +132,7 @@ pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
         }
     };
     let length = u32::try_from(payload.len()).ok().filter(|&len| len <= MAX_PAYLOAD);
-    let length = length.ok_or("the table is too large for this form")?;
+    let length = length.ok_or(SgtFault::TooLarge)?;
     let mut rest = vec![kind];
     rest.extend(header.as_of.map_or(NO_DATE, Timestamp::as_second).to_le_bytes());
     rest.extend(header.rows.to_le_bytes());
@@ -115,8 +141,9 @@ pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
         text_16(&mut rest, text)?;
     }
     let mut deflate = DeflateEncoder::new(rest, Compression::best());
-    deflate.write_all(&payload).map_err(|error| error.to_string())?;
-    let rest = deflate.finish().map_err(|error| error.to_string())?;
+    // Into memory: nothing of it can fail.
+    let deflated = deflate.write_all(&payload).and_then(|()| deflate.finish());
+    let rest = deflated.map_err(|_| SgtFault::TooLarge)?;
     let mut table = MAGIC.to_vec();
     table.extend(Sha256::digest(&rest));
     table.extend(rest);
@@ -127,12 +154,12 @@ pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// What is wrong with it; a table is sound to the last bit or refused.
-pub(in crate::control::data) fn read(table: &[u8]) -> Result<(Header, Body), String> {
+pub(in crate::control::data) fn read(table: &[u8]) -> Result<(Header, Body), SgtFault> {
     let digest = table.get(DIGEST_AT..HEADER_AT).filter(|_| table.starts_with(MAGIC));
-    let digest = digest.ok_or("is no schengate table, or was cut short")?;
+    let digest = digest.ok_or(SgtFault::NoTable)?;
     let rest = table.get(HEADER_AT..).unwrap_or_default();
     if Sha256::digest(rest).as_slice() != digest {
-        return Err("is damaged: its digest differs; fetch or build it again".to_owned());
+        return Err(SgtFault::Damaged);
     }
     let mut bytes = Bytes(rest);
     let (header, kind, length) = read_header(&mut bytes)?;
@@ -150,9 +177,9 @@ pub(in crate::control::data) fn read(table: &[u8]) -> Result<(Header, Body), Str
         })?),
         2 => Body::Asn(read_ranges(&mut bytes, |bytes| bytes.array().map(u32::from_le_bytes))?),
         3 => Body::Provider(read_rows(&mut bytes)?),
-        _ => return Err("is of a kind that this version does not know".to_owned()),
+        _ => return Err(SgtFault::UnknownKind),
     };
-    if bytes.0.is_empty() { Ok((header, body)) } else { Err(BROKEN.to_owned()) }
+    if bytes.0.is_empty() { Ok((header, body)) } else { Err(BROKEN) }
 }
 
 /// The date of a table that has none.
@@ -161,10 +188,9 @@ const NO_DATE: i64 = i64::MIN;
 /// The code that stands for "announced from many places".
 const ANYCAST: &str = "**";
 
-/// The digest held, so the writer wrote this: it is no accident.
-const BROKEN: &str = "holds a table that makes no sense, although its digest is right";
+const BROKEN: SgtFault = SgtFault::Broken;
 
-fn read_header(bytes: &mut Bytes<'_>) -> Result<(Header, u8, u32), &'static str> {
+fn read_header(bytes: &mut Bytes<'_>) -> Result<(Header, u8, u32), SgtFault> {
     let [kind] = bytes.array()?;
     let as_of = match i64::from_le_bytes(bytes.array()?) {
         NO_DATE => None,
@@ -176,7 +202,7 @@ fn read_header(bytes: &mut Bytes<'_>) -> Result<(Header, u8, u32), &'static str>
     Ok((Header { name, as_of, rows, source, licence }, kind, length))
 }
 
-fn inflate(deflated: &[u8], length: u32) -> Result<Vec<u8>, &'static str> {
+fn inflate(deflated: &[u8], length: u32) -> Result<Vec<u8>, SgtFault> {
     if length > MAX_PAYLOAD {
         return Err(BROKEN);
     }
@@ -192,7 +218,7 @@ fn write_ranges<V: Copy, K: Copy + Ord>(
     ranges: &Ranges<V>,
     key: &impl Fn(V) -> K,
     put: impl Fn(&mut Vec<u8>, K),
-) -> Result<(), &'static str> {
+) -> Result<(), SgtFault> {
     let of_v4 = ranges.v4.iter().map(|&(_, _, value)| key(value));
     let mut values: Vec<K> = of_v4.chain(ranges.v6.iter().map(|r| key(r.2))).collect();
     values.sort_unstable();
@@ -212,7 +238,7 @@ fn write_starts(
     ranges: impl Iterator<Item = (u128, u128, usize)>,
     end: u128,
     values: usize,
-) -> Result<(), &'static str> {
+) -> Result<(), SgtFault> {
     let mut starts: Vec<(u128, usize)> = Vec::new();
     let mut free = Some(0);
     for (first, last, index) in ranges {
@@ -256,8 +282,8 @@ fn write_planes(
     out: &mut Vec<u8>,
     values: usize,
     indexes: impl Iterator<Item = usize> + Clone,
-) -> Result<(), &'static str> {
-    for plane in 0..planes(values).ok_or("the table has too many values for this form")? {
+) -> Result<(), SgtFault> {
+    for plane in 0..planes(values).ok_or(SgtFault::TooManyValues)? {
         out.extend(indexes.clone().map(|index| (index >> (8 * plane)) as u8));
     }
     Ok(())
@@ -265,8 +291,8 @@ fn write_planes(
 
 fn read_ranges<V: Copy>(
     bytes: &mut Bytes<'_>,
-    value: impl Fn(&mut Bytes<'_>) -> Result<V, &'static str>,
-) -> Result<Ranges<V>, &'static str> {
+    value: impl Fn(&mut Bytes<'_>) -> Result<V, SgtFault>,
+) -> Result<Ranges<V>, SgtFault> {
     let count = bytes.count()?;
     let values = (0..count).map(|_| value(bytes)).collect::<Result<Vec<V>, _>>()?;
     let mut ranges = Ranges::default();
@@ -285,7 +311,7 @@ fn read_starts<A: Copy + Into<u128> + TryFrom<u128>, V: Copy>(
     end: u128,
     values: &[V],
     mut range: impl FnMut(u128, u128, V),
-) -> Result<(), &'static str> {
+) -> Result<(), SgtFault> {
     let count = bytes.count()?;
     let starts: Vec<A> = read_distances(bytes, count, end)?;
     let indexes = read_planes(bytes, count, values.len())?;
@@ -305,7 +331,7 @@ fn read_distances<A: TryFrom<u128>>(
     bytes: &mut Bytes<'_>,
     count: usize,
     end: u128,
-) -> Result<Vec<A>, &'static str> {
+) -> Result<Vec<A>, SgtFault> {
     let zeros = bytes.take(count)?;
     let mut start = 0_u128;
     zeros
@@ -326,7 +352,7 @@ fn read_planes<'a>(
     bytes: &mut Bytes<'a>,
     count: usize,
     values: usize,
-) -> Result<impl Iterator<Item = usize> + use<'a>, &'static str> {
+) -> Result<impl Iterator<Item = usize> + use<'a>, SgtFault> {
     let width = planes(values).ok_or(BROKEN)?;
     let low = bytes.take(count)?;
     let middle = if width > 1 { bytes.take(count)? } else { &[] };
@@ -342,7 +368,7 @@ fn row_value(row: &ProviderRow) -> RowValue<'_> {
     (&row.provider, &row.region, row.anycast, row.country)
 }
 
-fn write_rows(out: &mut Vec<u8>, rows: &[ProviderRow]) -> Result<(), &'static str> {
+fn write_rows(out: &mut Vec<u8>, rows: &[ProviderRow]) -> Result<(), SgtFault> {
     let mut values: Vec<RowValue<'_>> = rows.iter().map(row_value).collect();
     values.sort_unstable();
     values.dedup();
@@ -369,7 +395,7 @@ fn write_rows(out: &mut Vec<u8>, rows: &[ProviderRow]) -> Result<(), &'static st
     Ok(())
 }
 
-fn read_rows(bytes: &mut Bytes<'_>) -> Result<Vec<ProviderRow>, &'static str> {
+fn read_rows(bytes: &mut Bytes<'_>) -> Result<Vec<ProviderRow>, SgtFault> {
     let count = bytes.count()?;
     let values = (0..count).map(|_| read_row_value(bytes)).collect::<Result<Vec<_>, _>>()?;
     let mut rows = Vec::new();
@@ -393,7 +419,7 @@ fn read_rows(bytes: &mut Bytes<'_>) -> Result<Vec<ProviderRow>, &'static str> {
     Ok(rows)
 }
 
-fn read_row_value(bytes: &mut Bytes<'_>) -> Result<ProviderRow, &'static str> {
+fn read_row_value(bytes: &mut Bytes<'_>) -> Result<ProviderRow, SgtFault> {
     let (provider, region) = (bytes.text_16()?, bytes.text_16()?);
     let [anycast] = bytes.array()?;
     let code = bytes.array::<2>()?;
@@ -416,8 +442,8 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-fn text_16(out: &mut Vec<u8>, text: &str) -> Result<(), &'static str> {
-    let length = u16::try_from(text.len()).map_err(|_| "a text is too long for this form")?;
+fn text_16(out: &mut Vec<u8>, text: &str) -> Result<(), SgtFault> {
+    let length = u16::try_from(text.len()).map_err(|_| SgtFault::LongText)?;
     out.extend(length.to_le_bytes());
     out.extend(text.as_bytes());
     Ok(())
@@ -435,23 +461,23 @@ fn leb128(out: &mut Vec<u8>, mut number: u128) {
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], SgtFault> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(BROKEN)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], SgtFault> {
         self.take(N)?.try_into().map_err(|_| BROKEN)
     }
 
-    fn text_16(&mut self) -> Result<String, &'static str> {
+    fn text_16(&mut self) -> Result<String, SgtFault> {
         let length = u16::from_le_bytes(self.array()?);
         let text = self.take(length.into())?;
         str::from_utf8(text).map(str::to_owned).map_err(|_| BROKEN)
     }
 
-    fn leb128(&mut self) -> Result<u128, &'static str> {
+    fn leb128(&mut self) -> Result<u128, SgtFault> {
         let mut number = 0_u128;
         for shift in (0..128).step_by(7) {
             let [byte] = self.array()?;
@@ -468,7 +494,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// A count of entries, each of which takes at least a byte of what is left.
-    fn count(&mut self) -> Result<usize, &'static str> {
+    fn count(&mut self) -> Result<usize, SgtFault> {
         let count = self.leb128()?;
         usize::try_from(count).ok().filter(|&count| count <= self.0.len()).ok_or(BROKEN)
     }
@@ -549,7 +575,7 @@ mod tests {
         rest[17..21].copy_from_slice(&9_u32.to_le_bytes());
         let mut deflate = DeflateEncoder::new(rest, Compression::best());
         deflate.write_all(&payload).unwrap();
-        assert_eq!(read(&reseal(&deflate.finish().unwrap())), Err(BROKEN.to_owned()));
+        assert_eq!(read(&reseal(&deflate.finish().unwrap())), Err(BROKEN));
     }
 
     fn ranges_of<V: Strategy<Value = T>, T: Copy + std::fmt::Debug + PartialEq>(

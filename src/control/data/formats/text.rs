@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::control::data::model::{BadRow, shown};
+use crate::control::data::model::{BadRow, Shown, shown};
 use crate::policy::Country;
 
 /// The lines that hold something, with their numbers from 1: no empty ones, no `#` comments, no
@@ -19,6 +19,37 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     numbered
         .map(|(number, line)| (number, line.strip_suffix(b"\r").unwrap_or(line)))
         .filter(|(_, line)| !line.trim_ascii().is_empty() && !line.starts_with(b"#"))
+}
+
+/// What is wrong with a line, or with a field of it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextFault {
+    /// RFC 4180: a quoted field ends on the line that it begins on, in the files that are known.
+    #[error("a quote does not end on its line; is the file whole?")]
+    OpenQuote,
+    /// RFC 4180: a comma or the end follows a closing quote.
+    #[error("a quoted field goes on after its closing quote")]
+    AfterQuote,
+    /// Neither dotted, nor with colons, nor one number.
+    #[error("{0} is no address")]
+    Address(Shown),
+    /// Neither a prefix nor an address.
+    #[error("{0} is no prefix")]
+    Prefix(Shown),
+    /// A prefix that names an address within it.
+    #[error("{field} has bits beyond its length; is {meant} meant?")]
+    HostBits {
+        /// What stands there.
+        field: Shown,
+        /// The prefix that it lies in.
+        meant: IpNet,
+    },
+    /// Longer than a code: the column is another one.
+    #[error("{0} is no two-letter country code")]
+    Country(Shown),
+    /// Not 32 bits of digits.
+    #[error("{0} is no AS number")]
+    AsNumber(Shown),
 }
 
 /// How the fields of a line are kept apart.
@@ -45,7 +76,7 @@ pub fn fields<'a>(
     line: &'a [u8],
     separator: Separator,
     into: &mut Vec<Cow<'a, [u8]>>,
-) -> Result<(), String> {
+) -> Result<(), TextFault> {
     into.clear();
     if separator == Separator::Tab {
         into.extend(line.split(|&byte| byte == b'\t').map(|f| Cow::Borrowed(f.trim_ascii())));
@@ -56,8 +87,7 @@ pub fn fields<'a>(
         let trimmed = line.trim_ascii_start();
         let (field, after) = match trimmed.strip_prefix(b"\"") {
             Some(quoted) => {
-                let (field, after) = unquote(quoted)
-                    .ok_or("a quote does not end on its line; is the file whole?")?;
+                let (field, after) = unquote(quoted).ok_or(TextFault::OpenQuote)?;
                 (Cow::Owned(field), after.trim_ascii_start())
             }
             None => {
@@ -69,7 +99,7 @@ pub fn fields<'a>(
         rest = match after {
             [] => None,
             [b',', next @ ..] => Some(next),
-            _ => return Err("a quoted field goes on after its closing quote".to_owned()),
+            _ => return Err(TextFault::AfterQuote),
         };
         into.push(field);
     }
@@ -94,7 +124,7 @@ fn unquote(mut text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 
 /// An address: dotted, with colons, or one decimal number (IPv4 where it fits 32 bits).
 pub fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
-    let bad = || (row, format!("{} is no address", shown(field)));
+    let bad = || BadRow::new(row, TextFault::Address(shown(field)));
     let text = str::from_utf8(field).map_err(|_| bad())?;
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().map_err(|_| bad());
@@ -108,16 +138,17 @@ pub fn address(row: u64, field: &[u8]) -> Result<IpAddr, BadRow> {
 
 /// A prefix without host bits, or a single address.
 pub fn prefix(row: u64, field: &[u8]) -> Result<IpNet, BadRow> {
-    let bad = |why: &str| (row, format!("{} {why}", shown(field)));
-    let text = str::from_utf8(field).map_err(|_| bad("is no prefix"))?;
+    let bad = || BadRow::new(row, TextFault::Prefix(shown(field)));
+    let text = str::from_utf8(field).map_err(|_| bad())?;
     let net = match text.parse::<IpNet>() {
         Ok(net) => net,
-        Err(_) => IpNet::from(text.parse::<IpAddr>().map_err(|_| bad("is no prefix"))?),
+        Err(_) => IpNet::from(text.parse::<IpAddr>().map_err(|_| bad())?),
     };
     if net.trunc() == net {
         Ok(net)
     } else {
-        Err(bad(&format!("has bits beyond its length; is {} meant?", net.trunc())))
+        let fault = TextFault::HostBits { field: shown(field), meant: net.trunc() };
+        Err(BadRow::new(row, fault))
     }
 }
 
@@ -133,7 +164,7 @@ pub(in crate::control::data) fn country(row: u64, field: &[u8]) -> Result<Option
         {
             Ok(None)
         }
-        _ => Err((row, format!("{} is no two-letter country code", shown(field)))),
+        _ => Err(BadRow::new(row, TextFault::Country(shown(field)))),
     }
 }
 
@@ -148,7 +179,7 @@ pub fn as_number(row: u64, field: &[u8]) -> Result<Option<u32>, BadRow> {
     }
     let plain = digits.iter().all(u8::is_ascii_digit);
     let number = str::from_utf8(digits).ok().filter(|_| plain).and_then(|d| d.parse().ok());
-    let number: u32 = number.ok_or_else(|| (row, format!("{} is no AS number", shown(field))))?;
+    let number: u32 = number.ok_or_else(|| BadRow::new(row, TextFault::AsNumber(shown(field))))?;
     Ok(Some(number).filter(|&number| number != 0))
 }
 
@@ -188,7 +219,7 @@ pub fn day(digits: &[u8]) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
-    fn split(line: &str) -> Result<Vec<String>, String> {
+    fn split(line: &str) -> Result<Vec<String>, TextFault> {
         let mut into = Vec::new();
         fields(line.as_bytes(), Separator::of(line.as_bytes()), &mut into)?;
         Ok(into.iter().map(|f| String::from_utf8_lossy(f).into_owned()).collect())
@@ -231,8 +262,8 @@ mod tests {
 
     #[test]
     fn host_bits_are_refused_with_the_prefix_that_was_meant() {
-        let (row, what) = prefix(7, b"192.0.2.1/24").unwrap_err();
-        assert!(row == 7 && what.contains("192.0.2.0/24"), "{what}");
+        let BadRow { row, what } = prefix(7, b"192.0.2.1/24").unwrap_err();
+        assert!(row == 7 && what.to_string().contains("192.0.2.0/24"), "{what}");
         assert_eq!(prefix(1, b"192.0.2.1").unwrap().prefix_len(), 32);
         assert!(prefix(1, b"192.0.2.0/33").is_err() && prefix(1, b"\xff").is_err());
     }

@@ -68,7 +68,7 @@ impl Fingerprint {
 /// Whether a load would read the same bytes with the same date.
 fn holds(file: &FileStamp) -> bool {
     let found = file.beside.as_deref().map(country::file_of_locations);
-    let here = found.is_none_or(|found| found.as_ref() == Ok(&file.path));
+    let here = found.is_none_or(|found| found.is_ok_and(|found| found == file.path));
     let now = || file::stat_digest(&file.path);
     here && now()
         .is_some_and(|(digest, modified)| digest == file.digest && modified == file.modified)

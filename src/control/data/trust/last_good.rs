@@ -105,20 +105,18 @@ impl LastGood {
     /// Where the file cannot be read or makes no sense: then nobody knows what was in use.
     pub fn read(directory: &Path) -> Result<Self, DataFault> {
         let path = directory.join(FILE);
-        let help = "remove it to take the tables as they are";
         let content = match file::read_up_to(&path, FILE_MAX_BYTES) {
             Ok(content) => content,
             Err(_) if fs::File::open(&path).is_err_and(|error| is_none_of_ours(&error)) => {
                 return Ok(Self::default());
             }
             Err(fault) => {
-                return Err(DataFault { what: format!("{}; {help}", fault.what), ..fault });
+                return Err(DataFault { what: Unknown(fault.said()).into(), ..fault });
             }
         };
         serde_json::from_slice(&content.bytes).map_err(|error| {
             let row = u64::try_from(error.line()).ok().filter(|&line| line > 0);
-            let what = format!("is no record of the tables in use ({error}); {help}");
-            DataFault { row, ..DataFault::whole(&path, what) }
+            DataFault { row, ..DataFault::whole(&path, NoRecord(error)) }
         })
     }
 
@@ -187,11 +185,7 @@ impl LastGood {
                 && now < before
                 && !allow_older
             {
-                let what = format!(
-                    "is of {now}, older than the one in use ({before}); fetch a newer one, or \
-                     start with --allow-older"
-                );
-                faults.push(DataFault::whole(path, what));
+                faults.push(DataFault::whole(path, Refusal::Older { now, before }));
             }
             let now = counts(&said);
             let lost = losses(&old.countries, &now, permitted, settings.max_loss);
@@ -199,18 +193,38 @@ impl LastGood {
                 let more = lost.len().saturating_sub(SHOWN);
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 let shown: Vec<_> = lost.into_iter().take(SHOWN).collect();
-                let what = format!(
-                    "lost more than {}% of what is permitted against the one in use: {}{more}; \
-                     compare the two with `schengate data diff`, fetch it again, or set a larger \
-                     [data] max_loss",
-                    settings.max_loss,
-                    shown.join(", "),
-                );
-                faults.push(DataFault::whole(path, what));
+                let lost = format!("{}{more}", shown.join(", "));
+                let fault = Refusal::Lost { max_loss: settings.max_loss, lost };
+                faults.push(DataFault::whole(path, fault));
             }
         }
         faults
     }
+}
+
+/// What was in use cannot be read: why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; remove it to take the tables as they are")]
+struct Unknown(String);
+
+/// What is there is not what this wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("is no record of the tables in use ({0}); remove it to take the tables as they are")]
+struct NoRecord(serde_json::Error);
+
+/// What speaks against taking a table up.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(
+        "is of {now}, older than the one in use ({before}); fetch a newer one, or start with \
+         --allow-older"
+    )]
+    Older { now: Timestamp, before: Timestamp },
+    #[error(
+        "lost more than {max_loss}% of what is permitted against the one in use: {lost}; compare \
+         the two with `schengate data diff`, fetch it again, or set a larger [data] max_loss"
+    )]
+    Lost { max_loss: u8, lost: String },
 }
 
 /// Not there, not ours to see or to write, or on a file system that is not written to.
@@ -347,7 +361,7 @@ mod tests {
         assert_eq!(last_good.tables.len(), 1, "the tables in the program are not remembered");
         let (_, older) = table(&path, 99, "2026-05-31");
         let refused = last_good.refusals(&settings, &older, france(), false);
-        assert!(refused[0].what.contains("older than the one in use"), "{refused:?}");
+        assert!(refused[0].said().contains("older than the one in use"), "{refused:?}");
         assert!(refused[0].source.ends_with("t.csv") && refused.len() == 1);
         assert!(last_good.refusals(&settings, &older, france(), true).is_empty());
         let (_, same) = table(&path, 100, "2026-05-31");
@@ -366,7 +380,7 @@ mod tests {
         assert!(last_good.refusals(&settings, &at_the_limit, france(), false).is_empty());
         let (_, beyond) = table(&path, 79, "2026-06-02");
         let refused = last_good.refusals(&settings, &beyond, france(), true);
-        assert!(refused[0].what.contains("FR 21% (100 to 79 IPv4 addresses)"), "{refused:?}");
+        assert!(refused[0].said().contains("FR 21% (100 to 79 IPv4 addresses)"), "{refused:?}");
         assert!(last_good.refusals(&settings, &beyond, CountrySet::EMPTY, false).is_empty());
         let any = Data { max_loss: 100, ..settings };
         assert!(last_good.refusals(&any, &beyond, france(), false).is_empty());
@@ -385,7 +399,7 @@ mod tests {
         for cut in [0, 1, text.len() / 2, text.len() - 3] {
             fs::write(&state, &text[..cut]).unwrap();
             let refused = LastGood::read(dir.path()).unwrap_err();
-            assert!(refused.what.contains("remove it"), "{cut}: {refused}");
+            assert!(refused.said().contains("remove it"), "{cut}: {refused}");
         }
         assert!(!last_good.write(&dir.path().join("absent")).unwrap());
         assert_eq!(LastGood::read(&dir.path().join("absent")).unwrap(), LastGood::default());

@@ -57,13 +57,18 @@ pub fn vet(
     for last_good in there.into_iter().chain([used]) {
         faults.extend(last_good.refusals(settings, &new, permitted, false));
     }
-    faults.dedup_by(|a, b| a.source == b.source && a.what == b.what);
+    faults.dedup_by(|a, b| a.source == b.source && a.said() == b.said());
     if !faults.is_empty() {
         return Err(faults);
     }
     let first = new.pack.into_iter().chain(infos(new.countries, new.asns, new.providers)).next();
-    first.ok_or_else(|| one(DataFault::whole(file, "is named by no list of [data]".to_owned())))
+    first.ok_or_else(|| one(DataFault::whole(file, Unnamed)))
 }
+
+/// `[data]` does not say what the file is.
+#[derive(Debug, thiserror::Error)]
+#[error("is named by no list of [data]")]
+struct Unnamed;
 
 /// SHA-256 of the file there, hex; `None` where there is none to be read.
 #[must_use]
