@@ -16,6 +16,7 @@ mod check;
 mod fence;
 mod keep;
 mod keeper;
+mod matches;
 mod probe;
 mod program;
 mod routing;

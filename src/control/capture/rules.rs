@@ -2,20 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::matches::{HERE, ICMP, TCP, UDP};
 use super::{Capture, EMPTY_TABLE, Family, Form, HTTPS, MARK, shortcut};
 use crate::control::config::ListenMode;
-
-/// Matches destinations that this machine, or nobody in particular, answers for.
-pub(super) const HERE: &str = "fib daddr type { local, broadcast, anycast, multicast }";
 
 /// The answer to UDP that no listener takes (POLICY.md §4).
 pub(super) const REJECT_UDP: &str =
     "meta l4proto 17 counter reject with icmpx type admin-prohibited";
-
-/// TCP, UDP, ICMP: by number, so that `nft` needs no `/etc/protocols`.
-pub(super) const TCP: &str = "meta l4proto 6";
-pub(super) const UDP: &str = "meta l4proto 17";
-pub(super) const ICMP: &str = "meta l4proto { 1, 58 }";
 
 /// Longest packets that the host form lets out unjudged, in bytes, IP header included: what `ping`
 /// sends by default, what the kernel quotes in an error (RFC 1812 §4.3.2.3, RFC 4443 §2.4), and

@@ -18,7 +18,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::rules::{HERE, ICMP, TCP, UDP};
+use super::matches::{HERE, ICMP, TCP, UDP};
 use super::{Capture, Family, HTTPS};
 use crate::control::config::Shortcut as Setting;
 use crate::policy::{Action, Fate, Interval, PLANES_MAX, Plane, Reason, Shortcut, Transport};
