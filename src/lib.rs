@@ -23,4 +23,5 @@ pub mod identify;
 pub mod inspect;
 pub mod policy;
 pub mod service;
+pub mod settings;
 pub mod sys;

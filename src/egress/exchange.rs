@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
 
 use super::question::Question;
-use super::servers::Server;
+use crate::settings::Resolver as Server;
 use crate::sys;
 
 /// After how long without an answer a datagram is sent again (RFC 1035 §4.2.1): the answer to any of

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::servers::{Server, Servers};
+use super::servers::Servers;
 use crate::identify::HostName;
+use crate::settings::Resolver as Server;
 
 /// Time between two looks whether a file is another one, as a name is asked about.
 const LOOK: Duration = Duration::from_secs(1);

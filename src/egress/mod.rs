@@ -18,4 +18,3 @@ pub(crate) use question::{Question, UDP_MAX};
 pub use resolver::Resolver;
 pub(crate) use resolver::{Addresses, Family, NoAddresses, localhost};
 pub(crate) use servers::PATIENCE;
-pub use servers::Server;

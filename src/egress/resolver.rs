@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use super::host::Host;
 use super::question::Question;
-use super::servers::{PATIENCE, Server, Servers};
+use super::servers::{PATIENCE, Servers};
 use crate::identify::HostName;
+use crate::settings::Resolver as Server;
 
 /// Questions of one name, where each answer is an alias of which nothing more is said.
 const QUESTIONS_MAX: usize = 8;

@@ -1,7 +1,6 @@
 //! Name servers of which any may answer: who is asked first, for how long, and who next.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::exchange;
 use super::question::Question;
-use crate::identify::HostName;
+use crate::settings::Resolver as Server;
 
 /// Time for one of them to answer: what a host's own resolver has (resolv.conf(5): `timeout:5`).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,16 +24,6 @@ const DOWN: Duration = Duration::from_secs(30);
 
 /// Name servers that are asked about one question.
 const ASKED_MAX: usize = 3;
-
-/// One name server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Server {
-    /// Its address.
-    pub at: SocketAddr,
-    /// The name that its certificate has to have, where it is asked over TLS (RFC 7858); else it is
-    /// asked over UDP and TCP.
-    pub tls: Option<HostName>,
-}
 
 /// The servers, and which of them did not answer lately.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 
 use crate::account::Way;
 use crate::egress::NamesLimit;
-pub use crate::egress::Server as Resolver;
+pub use crate::settings::{Dns, Resolver};
 
 /// Everything that is fixed for the life of a data plane.
 #[derive(Debug)]
@@ -37,23 +37,6 @@ pub struct NameService {
     pub remember: Duration,
     /// How many names one client may have asked about.
     pub limit: NamesLimit,
-}
-
-/// The gateway as a name server: it asks the resolvers of [`NameService`].
-#[derive(Debug, Clone)]
-pub struct Dns {
-    /// Where it answers, over UDP and TCP.
-    pub listen: SocketAddr,
-    /// Say that a refused name does not exist, and not that it is refused.
-    pub nxdomain: bool,
-    /// Leave out the addresses that the policy refuses.
-    pub filter: bool,
-    /// Leave out the keys of ECH.
-    pub strip_ech: bool,
-    /// Questions a second that one client may ask.
-    pub rate: u32,
-    /// Types of records that may be asked for (RFC 1035 §3.2.2).
-    pub types: Vec<u16>,
 }
 
 /// One place where connections come in.

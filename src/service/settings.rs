@@ -2,29 +2,23 @@
 
 use crate::account::Way;
 use crate::control::anchors;
-use crate::control::config::{self, Config, ListenMode};
+use crate::control::config::{Config, Listen, ListenMode};
 use crate::control::notify::Inherited;
-use crate::flow::{Datagrams, Dns, Listener, NameService, Resolver, Socket};
+use crate::flow::{Datagrams, Listener, NameService, Socket};
 
 pub(super) fn name_service(config: &Config) -> Result<NameService, anchors::Fault> {
     let names = &config.names;
-    let resolver = |it: &config::Resolver| Resolver { at: it.at, tls: it.tls };
     let tls = if names.resolvers.iter().any(|resolver| resolver.tls.is_some()) {
         Some(anchors::client(names.resolver_ca.as_deref())?)
     } else {
         None
     };
-    let resolvers = names.resolvers.iter().map(resolver).collect();
+    let resolvers = names.resolvers.clone();
     Ok(NameService { resolvers, tls, remember: names.remember, limit: names.limit })
 }
 
-pub(super) fn name_server(dns: &config::Dns) -> Dns {
-    let &config::Dns { listen, nxdomain, filter, strip_ech, rate, ref types } = dns;
-    Dns { listen, nxdomain, filter, strip_ech, rate, types: types.clone() }
-}
-
 pub(super) fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {
-    let mut listener = |listen: &config::Listen| Listener {
+    let mut listener = |listen: &Listen| Listener {
         way: match listen.mode {
             ListenMode::Tproxy => Way::Tproxy,
             ListenMode::Redirect => Way::Redirect,

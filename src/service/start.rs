@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Options;
 use super::front::Behind;
-use super::settings::{listeners, name_server, name_service};
+use super::settings::{listeners, name_service};
 use super::step;
 use super::supervise::{NEEDS, Service, Signals};
 use crate::account::Account;
@@ -81,7 +81,7 @@ impl Service {
             workers: workers.unwrap_or(NonZeroUsize::MIN),
             affinity: options.affinity,
             names: name_service(config)?,
-            dns: config.dns.as_ref().map(name_server),
+            dns: config.dns.clone(),
             listeners: listeners(config, &mut inherited),
         };
         for socket in inherited.left_over() {

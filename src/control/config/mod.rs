@@ -22,7 +22,6 @@ mod time;
 mod update;
 mod zones;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +41,7 @@ pub use self::zones::built_in;
 use crate::egress::NamesLimit;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
+pub use crate::settings::{Dns, Listen, ListenMode, Resolver};
 
 /// Why a text is not a host name.
 #[derive(Debug, thiserror::Error)]
@@ -407,108 +407,10 @@ pub struct Names {
     pub limit: NamesLimit,
 }
 
-/// One of `[names] resolvers`: `address:port`, or `tls://address:port#name`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resolver {
-    /// Where it answers.
-    pub at: SocketAddr,
-    /// The name in its certificate, where it is asked over TLS (RFC 7858).
-    pub tls: Option<HostName>,
-}
-
-impl fmt::Display for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.tls {
-            None => self.at.fmt(f),
-            Some(name) => write!(f, "tls://{}#{name}", self.at),
-        }
-    }
-}
-
-/// `[dns]`: the gateway as a name server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dns {
-    /// Address and port, for UDP and TCP.
-    pub listen: SocketAddr,
-    /// `refuse = "nxdomain"`: a refused name does not exist. Default `"refused"`.
-    pub nxdomain: bool,
-    /// Whether the addresses that the policy refuses are left out. Default true.
-    pub filter: bool,
-    /// Whether the keys of ECH are left out. Default false.
-    pub strip_ech: bool,
-    /// Questions a second that one client may ask, 1 to 100,000. Default 100.
-    pub rate: u32,
-    /// Types of records that may be asked for, in ascending order. Default [`DNS_TYPES`].
-    pub types: Vec<u16>,
-}
-
 /// The types that are forwarded where `[dns] types` is not written: what browsers, mail and directory
 /// clients need. TXT and NULL, whose answers carry what one likes, are not among them.
 pub const DNS_TYPES: [&str; 10] =
     ["A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "SVCB"];
-
-/// `[[listen]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// How connections arrive.
-    pub mode: ListenMode,
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Time allowed for the first bytes. Default 3 s, 50 ms to 60 s.
-    pub peek_timeout: Duration,
-    /// Time allowed for the connect to the destination. Default 10 s.
-    pub connect_timeout: Duration,
-    /// Time without a byte either way after which a relay ends. Default 1 h.
-    pub idle_timeout: Duration,
-    /// As `idle_timeout`, once one side has closed; never longer. Default: the same.
-    pub half_closed_timeout: Duration,
-    /// Time after which a connection ends, whatever it does. Default: never.
-    pub lifetime: Option<Duration>,
-    /// Silence after which a peer is asked whether it is there (TCP keep-alive). Default: never.
-    pub keepalive: Option<Duration>,
-    /// Time that sent bytes may stay unacknowledged (RFC 5482). Default: the kernel's.
-    pub user_timeout: Option<Duration>,
-    /// Dial from the client's own address; transparent modes only. Default false.
-    pub keep_source: bool,
-    /// Connections at once on this listener; more are refused as `overload`. Default 65,536.
-    pub max_connections: usize,
-    /// Connections at once of one client (an IPv4 address or an IPv6 /64); more are refused as
-    /// `overload`. 0 is no limit of its own. Default: a quarter of what all listeners together may
-    /// have, by their limits and by the descriptors of the process, and no more than 14,116, half of
-    /// the local ports that there are to one destination.
-    pub max_connections_per_client: Option<usize>,
-    /// Drop instead of refusing aloud (no alert, no reset, no answer). Default false.
-    pub silent: bool,
-    /// Follow STARTTLS to the name in the hello, on the ports of SMTP, IMAP, POP3 and PostgreSQL;
-    /// transparent modes only. Default false.
-    pub starttls: bool,
-    /// Where UDP comes in beside it (TPROXY only): `udp = true`, the default of that mode, is the
-    /// same address and port; an address puts it elsewhere; `false` leaves UDP to the firewall.
-    pub udp: Option<SocketAddr>,
-}
-
-/// `[[listen]] mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ListenMode {
-    /// TPROXY: the local address of the accepted socket is the original destination.
-    Tproxy,
-    /// REDIRECT: the original destination is asked of conntrack.
-    Redirect,
-    /// Explicit proxy: HTTP CONNECT, plain HTTP and SOCKS5 on one port.
-    Proxy,
-}
-
-impl ListenMode {
-    /// `tproxy`, `redirect` or `proxy`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Tproxy => "tproxy",
-            Self::Redirect => "redirect",
-            Self::Proxy => "proxy",
-        }
-    }
-}
 
 /// `[admin]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
