@@ -348,7 +348,7 @@ impl<'a> Answer<'a> {
             places.push(format!("located in {}", location.codes));
         }
         if location.anycast {
-            places.push("announced from many places (anycast)".into());
+            places.push("answering from many places (anycast)".into());
         }
         if location.unknown {
             places.push("of unknown location".into());

@@ -61,7 +61,7 @@ pub enum Reason {
     Unknown,
     /// The sources disagree, and one of them says outside.
     Disputed,
-    /// The address is announced from many places.
+    /// The address answers from many places: anycast, or front ends that DNS steers.
     Anycast,
     /// The name does not belong to the address.
     Mismatch,
@@ -151,7 +151,7 @@ impl Reason {
             Self::Operator => "Nobody knows whose network the destination is in.",
             Self::Unknown => "No source knows where the destination lies.",
             Self::Disputed => "The sources disagree about where the destination lies.",
-            Self::Anycast => "The destination is announced from many places at once.",
+            Self::Anycast => "The destination answers from many places at once.",
             Self::Mismatch => "The name that was asked for does not belong to the address.",
             Self::Unread => "The policy needs the server's name, and none could be read.",
             Self::Malformed => {

@@ -1,4 +1,5 @@
-//! Of several lists that hold rows of one provider, the first speaks for it alone (POLICY.md §3).
+//! Of several lists that hold rows of one provider, the first speaks for it alone, and an address
+//! that answers from many places has no country (POLICY.md §3).
 
 use std::fs;
 use std::path::Path;
@@ -24,14 +25,18 @@ fn folder(providers: &str) -> TempDir {
     folder
 }
 
-fn location(folder: &Path, to: &str) -> (Vec<String>, String) {
+fn explain(folder: &Path, to: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_schengate"))
         .args(["explain", "--json", "--to", to, "--config"])
         .arg(folder.join("policy.toml"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"))
+}
+
+fn location(folder: &Path, to: &str) -> (Vec<String>, String) {
+    let answer = explain(folder, to);
     let codes = answer["location"]["codes"].as_array().unwrap().iter();
     let codes = codes.map(|code| code.as_str().unwrap().to_owned()).collect();
     (codes, answer["location"]["source"].as_str().unwrap_or_default().to_owned())
@@ -70,4 +75,78 @@ fn geofeeds_without_a_provider_do_not_silence_each_other() {
     // Where two of them speak of one prefix, either may be right.
     let three = folder(r#"["b.csv", "c.csv"]"#);
     assert_eq!(location(three.path(), "9.9.9.9").0, ["BE", "NL"]);
+}
+
+/// Addresses of services that answer from many places, one of each family.
+const EVERYWHERE: [(&str, &str, &str); 12] = [
+    ("Google Public DNS", "8.8.8.8", "2001:4860:4860::8888"),
+    ("Google", "142.250.75.238", "2a00:1450:4007:80c::200e"),
+    ("Cloudflare's resolver", "1.1.1.1", "2606:4700:4700::1111"),
+    ("Meta", "157.240.196.35", "2a03:2880:f177:83:face:b00c:0:25de"),
+    ("Apple", "17.253.144.10", "2620:149:af0::10"),
+    ("Fastly", "146.75.0.1", "2a04:4e42::1"),
+    ("Akamai", "23.40.0.1", "2a02:26f0:1::1"),
+    ("Quad9", "9.9.9.9", "2620:fe::9"),
+    ("OpenDNS", "208.67.222.222", "2620:119:35::35"),
+    ("k.root-servers.net", "193.0.14.129", "2001:7fd::1"),
+    ("a.gtld-servers.net", "192.5.6.30", "2001:503:a83e::2:30"),
+    ("AdGuard DNS", "94.140.14.14", "2a10:50c0::ad1:ff"),
+];
+
+#[test]
+fn what_answers_from_many_places_has_no_country_over_either_family() {
+    let embedded = folder(r#"["embedded"]"#);
+    for (service, v4, v6) in EVERYWHERE {
+        for to in [v4, v6] {
+            let answer = explain(embedded.path(), to);
+            let at = &answer["location"];
+            assert_eq!(at["anycast"], Value::Bool(true), "{service} at {to}: {at}");
+            assert_eq!(at["codes"].as_array().unwrap().len(), 0, "{service} at {to}: {at}");
+            let source = at["source"].as_str().unwrap_or_default();
+            let known = ["built-in:anycast.csv", "built-in:edges.csv", "embedded:cloud"];
+            assert!(known.contains(&source), "{service} at {to}: {at}");
+            assert_eq!(answer["reason"], "anycast", "{service} at {to}");
+        }
+    }
+}
+
+#[test]
+fn a_published_region_outranks_the_network_that_it_is_announced_from() {
+    let embedded = folder(r#"["embedded"]"#);
+    // europe-west9 and a part of asia-south2 that AS15169 itself announces.
+    for (to, country) in [("34.155.0.1", "FR"), ("34.0.0.1", "IN")] {
+        let (codes, source) = location(embedded.path(), to);
+        assert_eq!((codes, source.as_str()), (vec![country.to_owned()], "embedded:cloud"), "{to}");
+    }
+}
+
+#[test]
+fn who_names_other_provider_lists_alone_is_answered_by_those_alone() {
+    let own = folder(r#"["a.csv"]"#);
+    for to in ["8.8.8.8", "2a03:2880:f177:83:face:b00c:0:25de"] {
+        let answer = explain(own.path(), to);
+        assert_eq!(answer["location"]["anycast"], Value::Bool(false), "{answer}");
+    }
+}
+
+#[test]
+fn a_census_of_anycast_prefixes_is_a_list_of_providers() {
+    let census = folder(r#"["census.csv", "embedded"]"#);
+    fs::write(
+        census.path().join("census.csv"),
+        "cidr,provider,region,country\n213.186.33.0/24,census,,ZZ\n3.120.5.0/24,census,,ZZ\n",
+    )
+    .unwrap();
+    // The second lies in a region of AWS, which stays around it.
+    for (to, anycast) in
+        [("213.186.33.5", true), ("213.186.34.5", false), ("3.120.5.1", true), ("3.120.9.1", false)]
+    {
+        let answer = explain(census.path(), to);
+        let at = &answer["location"];
+        assert_eq!(at["anycast"], Value::Bool(anycast), "{to}: {at}");
+        assert_eq!(at["codes"].as_array().unwrap().is_empty(), anycast, "{to}: {at}");
+        assert_eq!(at["source"] == "census.csv", anycast, "{to}: {at}");
+        // Whose it is does not follow from it.
+        assert!(answer["operator"]["name"].is_string(), "{to}");
+    }
 }

@@ -14,7 +14,7 @@ use super::keyed::Keyed;
 use super::locate::{Locator, OperatorChoice, Statements};
 use super::plan::Plan;
 use super::voices::Voices;
-use crate::control::data::{Ranges, Sources, Whereabouts};
+use crate::control::data::{Facts, Ranges, Sources, Whereabouts};
 use crate::policy::{
     AddressBits, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
     special_v4, special_v6, standing,
@@ -82,9 +82,11 @@ enum Layer {
     Operator,
     /// Index into [`Drawing::to`].
     To,
+    /// 1 where the facts say that the addresses answer from many places.
+    Anycast,
 }
 
-const FIXED: usize = 5;
+const FIXED: usize = 6;
 
 /// Every way of standing.
 const STANDINGS: [Standing; 5] =
@@ -248,7 +250,10 @@ impl<'a> Drawing<'a> {
             let rows = chain.into_iter().filter(|&(length, _, _)| Some(length) == longest);
             provider.id(rows.map(|(_, table, row)| (table, row)).collect())
         });
-        let fixed: [Vec<(A, u32)>; FIXED] = [standing, place, provider, operator, to];
+        let anycast = Facts::built_in().anycast.iter().filter(|_| self.sources.counts_edges());
+        let anycast = anycast.map(|net| (net, ()));
+        let anycast = spread(anycast, |chain| u32::from(!chain.is_empty()));
+        let fixed: [Vec<(A, u32)>; FIXED] = [standing, place, provider, operator, to, anycast];
         let country = |said: Whereabouts| match said {
             Whereabouts::Anycast => 1,
             Whereabouts::Country(country) => index(country.index()) + 2,
@@ -292,6 +297,7 @@ impl<'a> Drawing<'a> {
             standing,
             place: position(Layer::Place),
             provider: provider.map(Vec::as_slice).unwrap_or_default(),
+            anycast: fixed[Layer::Anycast as usize] != 0,
             countries: &countries,
             asn: asns.iter().copied().find(|&asn| asn != 0).unwrap_or(0),
             operator: position(Layer::Operator),

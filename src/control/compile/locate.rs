@@ -1,6 +1,6 @@
 //! The statements about one class of addresses -> where it may be and whose it is (POLICY.md §3).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -17,6 +17,8 @@ pub(super) struct Statements<'a> {
     pub(super) place: Option<usize>,
     /// Rows of the longest provider prefix, as `(table, row)`.
     pub(super) provider: &'a [(usize, usize)],
+    /// The facts know the address as one that answers from many places.
+    pub(super) anycast: bool,
     /// What each country table says, in their order.
     pub(super) countries: &'a [Option<Whereabouts>],
     pub(super) asn: u32,
@@ -32,6 +34,9 @@ pub(super) struct Locator<'a> {
     by_asn: HashMap<u32, usize>,
     built_in: HashMap<u32, &'a crate::control::data::OperatorFact>,
     by_name: HashMap<&'a str, &'a crate::control::data::OperatorFact>,
+    facts: &'static Facts,
+    /// AS numbers of edge networks, where they count.
+    edges: Option<&'static HashSet<u32>>,
     region_ids: HashMap<String, u32>,
     pub(super) region_names: Vec<String>,
 }
@@ -57,12 +62,15 @@ impl<'a> Locator<'a> {
             by_asn: by_asn.collect(),
             built_in: facts.operators.iter().map(|fact| (fact.asn, fact)).collect(),
             by_name,
+            facts,
+            edges: sources.counts_edges().then_some(&facts.edges),
             region_ids: HashMap::new(),
             region_names: Vec::new(),
         }
     }
 
-    /// The sources of locations: `[[place]]` first, then provider tables, then country tables.
+    /// The sources of locations: `[[place]]` first, then provider tables, country tables, and the
+    /// facts by prefix and by AS number.
     pub(super) fn source_notes(&self) -> Vec<SourceNote> {
         let place = SourceNote { name: "place".into(), as_of_ms: None };
         let providers = self.sources.providers.iter().map(|table| &table.info);
@@ -71,7 +79,12 @@ impl<'a> Locator<'a> {
             name: info.name.clone(),
             as_of_ms: info.as_of.map(Timestamp::as_millisecond),
         };
-        std::iter::once(place).chain(providers.chain(countries).map(note)).collect()
+        let facts = ["built-in:anycast.csv", "built-in:edges.csv"].map(|name| SourceNote {
+            name: name.into(),
+            as_of_ms: self.facts.as_of.map(Timestamp::as_millisecond),
+        });
+        let tables = providers.chain(countries).map(note);
+        std::iter::once(place).chain(tables).chain(facts).collect()
     }
 
     fn provider_source(&self, table: usize) -> u32 {
@@ -80,6 +93,19 @@ impl<'a> Locator<'a> {
 
     fn country_source(&self, table: usize) -> u32 {
         index(1 + self.sources.providers.len() + table)
+    }
+
+    /// The file of facts by which the address answers from many places, if any: such an address is
+    /// in no country, whatever a country table says of it.
+    fn steered(&self, said: &Statements<'_>) -> Option<u32> {
+        let edge = self.edges.is_some_and(|edges| edges.contains(&said.asn));
+        let file = match (said.anycast, edge) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => return None,
+        };
+        let Sources { providers, countries, .. } = self.sources;
+        Some(index(1 + providers.len() + countries.len() + file))
     }
 
     pub(super) fn locate(&mut self, said: &Statements<'_>) -> Location {
@@ -118,6 +144,10 @@ impl<'a> Locator<'a> {
                 location.codes = CountrySet::EMPTY;
                 location.unknown = false;
             }
+            return location;
+        }
+        if let Some(source) = self.steered(said) {
+            (location.anycast, location.source) = (true, Some(source));
             return location;
         }
         let answers = said.countries.iter().enumerate();

@@ -1,25 +1,39 @@
 //! Our own facts, built in: operators, regions, zones. Read once, from the files in `config/facts`.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::formats::text::{Separator, as_number, begins, fields, lines};
+use super::formats::text::{Separator, as_number, begins, fields, lines, prefix};
 use super::model::{Facts, OperatorFact, RegionFact, RegionPlace};
 use crate::policy::{Country, CountrySet};
 
 const OPERATORS: &str = include_str!("../../../config/facts/operators.csv");
 const REGIONS: &str = include_str!("../../../config/facts/cloud-regions.csv");
 const SETS: &str = include_str!("../../../config/facts/jurisdiction-sets.csv");
+const ANYCAST: &str = include_str!("../../../config/facts/anycast.csv");
+const EDGES: &str = include_str!("../../../config/facts/edges.csv");
 
 /// The day on which the facts were last gone through.
-pub(super) const AS_OF: &str = "2026-11-24";
+const AS_OF: &str = "2026-11-30";
 
 /// The facts' files as built in: name, content and header.
-pub(super) const FILES: [(&str, &str); 3] =
-    [("operators.csv", OPERATORS), ("cloud-regions.csv", REGIONS), ("jurisdiction-sets.csv", SETS)];
+pub(super) const FILES: [(&str, &str); 5] = [
+    ("operators.csv", OPERATORS),
+    ("cloud-regions.csv", REGIONS),
+    ("jurisdiction-sets.csv", SETS),
+    ("anycast.csv", ANYCAST),
+    ("edges.csv", EDGES),
+];
+
+/// The day on which the facts were last gone through.
+pub(super) fn as_of() -> Option<Timestamp> {
+    AS_OF.parse().ok().and_then(begins)
+}
 
 /// A row of `jurisdiction-sets.csv`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +56,13 @@ impl Facts {
     #[must_use]
     pub fn built_in() -> &'static Self {
         static FACTS: OnceLock<Facts> = OnceLock::new();
-        FACTS.get_or_init(|| Self { operators: operators(), regions: regions() })
+        FACTS.get_or_init(|| Self {
+            operators: operators(),
+            regions: regions(),
+            anycast: anycast(),
+            edges: edges(),
+            as_of: as_of(),
+        })
     }
 }
 
@@ -102,6 +122,16 @@ fn regions() -> Vec<RegionFact> {
         Some(RegionFact { provider: provider.into_owned(), region: region.into_owned(), place })
     })
     .collect()
+}
+
+/// The prefixes whose operators publish that they answer from many places.
+fn anycast() -> Vec<IpNet> {
+    rows::<5>(ANYCAST).filter_map(|[net, ..]| prefix(0, net.as_bytes()).ok()).collect()
+}
+
+/// The AS numbers of the networks whose front ends stand in many places.
+fn edges() -> HashSet<u32> {
+    rows::<5>(EDGES).filter_map(|[asn, ..]| as_number(0, asn.as_bytes()).ok()?).collect()
 }
 
 /// The rows of a built-in file below its header. A test holds that none is malformed; one that
@@ -214,6 +244,32 @@ mod tests {
             .collect();
         let allowed = ["stackit"];
         assert!(without.iter().all(|p| allowed.contains(p)), "{without:?}");
+    }
+
+    #[test]
+    fn anycast_prefixes_and_edges_are_told_once_with_source_and_day() {
+        let facts = Facts::built_in();
+        let sound = |[first, operator, kind, source, day]: [Cow<'static, str>; 5]| {
+            let known = kind == "anycast" || kind == "edge";
+            assert!(known && !operator.is_empty(), "{first}");
+            assert!(source.starts_with("https://"), "{first}: {source}");
+            let day = since_of(&day).unwrap_or_else(|| panic!("{first}: {day}"));
+            assert!(as_of().is_some_and(|latest| day <= latest), "{first}: {day}");
+        };
+        assert_eq!(rows::<5>(ANYCAST).map(sound).count(), facts.anycast.len());
+        assert_eq!(rows::<5>(EDGES).map(sound).count(), facts.edges.len());
+        let lines = |file: &str| file.trim_end().lines().count() - 1;
+        let counts = (facts.anycast.len(), facts.edges.len());
+        assert_eq!(counts, (lines(ANYCAST), lines(EDGES)));
+        let prefixes: HashSet<&IpNet> = facts.anycast.iter().collect();
+        assert_eq!(prefixes.len(), facts.anycast.len(), "a prefix is there twice");
+        // The embedded AS table knows the networks of listed operators alone.
+        for asn in &facts.edges {
+            assert!(facts.operators.iter().any(|operator| operator.asn == *asn), "AS{asn}");
+        }
+        for (asn, steered) in [(15169, true), (32934, true), (714, true), (396_982, false)] {
+            assert_eq!(facts.edges.contains(&asn), steered, "AS{asn}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::formats::file;
-use super::formats::text::begins;
 use super::load::load_all;
 use super::model::{DataFault, SourceInfo};
 use super::{embedded, facts};
@@ -81,7 +80,7 @@ fn built_in(now: Timestamp) -> impl Iterator<Item = Listing> {
             }
             _ => content.lines().count().saturating_sub(1),
         };
-        let as_of = facts::AS_OF.parse().ok().and_then(begins);
+        let as_of = facts::as_of();
         let info = SourceInfo {
             name: format!("built-in:{name}"),
             origin: None,

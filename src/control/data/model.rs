@@ -1,5 +1,6 @@
 //! What the tables say, and where they came from: plain data.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,13 @@ impl SourceInfo {
 }
 
 impl Sources {
+    /// Whether the facts of anycast prefixes and edge networks count: they stand with the embedded
+    /// list of providers, and who names other lists alone is answered by those alone.
+    #[must_use]
+    pub fn counts_edges(&self) -> bool {
+        self.providers.iter().any(|table| table.info.origin.is_none())
+    }
+
     /// Where each came from: the pack, then the tables in their order.
     pub fn infos(&self) -> impl Iterator<Item = &SourceInfo> {
         self.pack.iter().chain(self.tables())
@@ -135,6 +143,14 @@ pub struct Facts {
     pub operators: Vec<OperatorFact>,
     /// Regions of each provider.
     pub regions: Vec<RegionFact>,
+    /// Prefixes that are announced from many places, or whose addresses DNS hands out by where the
+    /// client is (`anycast.csv`); they may nest.
+    pub anycast: Vec<IpNet>,
+    /// AS numbers of networks that are nothing but such addresses, wherever their operator
+    /// publishes no region (`edges.csv`).
+    pub edges: HashSet<u32>,
+    /// The day on which the facts were last gone through.
+    pub as_of: Option<Timestamp>,
 }
 
 /// A row of `operators.csv`.
