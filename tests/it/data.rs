@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use schengate::control::config::{Data, Source};
 use schengate::control::data::{
     CountryTable, Facts, ProviderRow, ProviderTable, RegionPlace, Whereabouts, embedded_asn,
-    embedded_country, embedded_providers, embedded_registrant, list, load, load_asn, load_country,
-    load_provider,
+    embedded_country, embedded_dissent, embedded_providers, embedded_registrant, list, load,
+    load_asn, load_country, load_provider,
 };
 use schengate::policy::Country;
 
@@ -264,10 +264,11 @@ fn regions() -> HashMap<(&'static str, &'static str), RegionPlace> {
     regions.map(|r| ((r.provider.as_str(), r.region.as_str()), r.place)).collect()
 }
 
-/// `expected-lookups.csv` was made from the same country and registrant packages, so that those
-/// agree on every address, and from an overlay of other, mostly older provider files: there two
-/// addresses of AWS may be in more countries than the one that the overlay names, since the border
-/// groups that are embedded are older than the ranges (see `xtask/src/embed/cloud.rs`).
+/// `expected-lookups.csv` was made from the same registrant package, which agrees on every address,
+/// from one of the three packages of the country table, which the other two outvote on some, and
+/// from an overlay of other, mostly older provider files: there one
+/// address of AWS may be in more countries than the one that the overlay names, since the border
+/// groups that are embedded are older than the ranges.
 #[test]
 fn the_embedded_tables_agree_with_an_independent_lookup() {
     let Some(folder) = shared("data/geo") else { return };
@@ -276,7 +277,7 @@ fn the_embedded_tables_agree_with_an_independent_lookup() {
     let listed: Vec<u32> = Facts::built_in().operators.iter().map(|o| o.asn).collect();
     let regions = regions();
     let text = fs::read_to_string(folder.join("expected-lookups.csv")).unwrap();
-    let (mut checked, mut differences) = (0, Vec::new());
+    let (mut checked, mut outvoted, mut differences) = (0, 0, Vec::new());
     for line in text.lines().skip(1) {
         let columns: Vec<&str> = line.split(',').collect();
         let address: IpAddr = columns[0].parse().unwrap();
@@ -291,7 +292,7 @@ fn the_embedded_tables_agree_with_an_independent_lookup() {
         };
         let expected = |code: &str| Country::from_code(code).map_or("", Country::code);
         let (geo, rir) = (country.ranges.lookup(address), registrant.ranges.lookup(address));
-        assert_eq!(code(geo), expected(columns[1]), "{line}");
+        outvoted += usize::from(code(geo) != expected(columns[1]));
         assert_eq!(code(rir), expected(columns[2]), "{line}");
         let wanted = columns[3].parse().ok().filter(|asn| listed.contains(asn));
         assert_eq!(asn.ranges.lookup(address), wanted, "{line}");
@@ -309,8 +310,8 @@ fn the_embedded_tables_agree_with_an_independent_lookup() {
         checked += 1;
     }
     assert!(checked > 100, "{checked}");
-    let known = [r#"75.45.159.134: ["DE", "GR"]"#, r#"16.159.153.142: ["PH", "SG", "TH", "VN"]"#];
-    assert_eq!(differences, known);
+    assert_eq!(differences, [r#"75.45.159.134: ["DE", "GR"]"#]);
+    assert!((1..20).contains(&outvoted), "{outvoted}");
 }
 
 /// Against the provider's own list: no address that AWS places in one country is placed only in
@@ -500,7 +501,8 @@ fn load_tells_every_fault_at_once_and_counts_a_double_once() {
 #[test]
 fn the_embedded_tables_are_of_their_kind_and_of_their_date() {
     let tables = [
-        (embedded_country().unwrap().info, "embedded:geo-whois", Some("2026-06-17")),
+        (embedded_country().unwrap().info, "embedded:country", Some("2026-09-01")),
+        (embedded_dissent().unwrap().info, "embedded:db-ip", Some("2026-09-01")),
         (embedded_asn().unwrap().info, "embedded:asn", Some("2026-06-17")),
         (embedded_providers().unwrap().info, "embedded:cloud", Some("2026-10-26")),
         (embedded_registrant().unwrap().info, "embedded:registrant", None),

@@ -6,16 +6,26 @@ use super::formats::sgt::{self, Body, SgtFault};
 use super::model::{AsnTable, CountryTable, DataFault, ProviderTable, SourceInfo};
 
 const COUNTRY: &[u8] = include_bytes!("../../../config/tables/country.sgt");
+const DISSENT: &[u8] = include_bytes!("../../../config/tables/dissent.sgt");
 const REGISTRANT: &[u8] = include_bytes!("../../../config/tables/registrant.sgt");
 const ASN: &[u8] = include_bytes!("../../../config/tables/asn.sgt");
 const CLOUD: &[u8] = include_bytes!("../../../config/tables/cloud.sgt");
 
-/// Where addresses are: `embedded:geo-whois`.
+/// Where addresses are, by two of three tables: `embedded:country`.
 ///
 /// # Errors
 /// The binary is damaged.
 pub fn embedded_country() -> Result<CountryTable, DataFault> {
-    country("embedded:geo-whois", COUNTRY)
+    country("embedded:country", COUNTRY)
+}
+
+/// Where DB-IP places addresses elsewhere than [`embedded_country`]: `embedded:db-ip`. It is
+/// nothing but dissent.
+///
+/// # Errors
+/// As for [`embedded_country`].
+pub fn embedded_dissent() -> Result<CountryTable, DataFault> {
+    country("embedded:db-ip", DISSENT)
 }
 
 /// Where the holders of addresses are registered: `embedded:registrant`. It says nothing about

@@ -15,7 +15,7 @@ use crate::control::progress::Silent;
 /// One source of data. As JSON an object with the fields' names; as text one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listing {
-    /// Short name: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`; for a source that cannot
+    /// Short name: `embedded:country`, `country-a.csv`, `aws-ranges`; for a source that cannot
     /// be read, its path.
     pub name: String,
     /// `pack`, `country`, `asn`, `providers`, `registrant` or `facts`.

@@ -304,6 +304,10 @@ pub(super) fn load_all(
             Source::File(path) => reading(progress, path, load),
         };
         tables.push((kind, table));
+        // The witness stands behind the table that it was heard for.
+        if (kind, source) == (Kind::Country, &Source::Embedded) {
+            tables.push((kind, embedded::embedded_dissent().map(Table::Country)));
+        }
     }
     // Stable: within a kind the order stays.
     tables.sort_by_key(|table| table.0);

@@ -17,7 +17,9 @@ mod verify;
 
 pub use coverage::{Extent, Label, coverage, grouped};
 pub use diff::{Change, Diff, KindsDiffer, Move, diff};
-pub use embedded::{embedded_asn, embedded_country, embedded_providers, embedded_registrant};
+pub use embedded::{
+    embedded_asn, embedded_country, embedded_dissent, embedded_providers, embedded_registrant,
+};
 pub use facts::{ZoneRow, operator_id, zone_rows};
 pub use formats::provider::UNNAMED_PROVIDER;
 pub use formats::sgp::{SigningKey, build_pack};

@@ -33,7 +33,7 @@ pub enum Whereabouts {
 /// Where a table came from.
 #[derive(Debug, Clone)]
 pub struct SourceInfo {
-    /// Short name for records and `explain`: `embedded:geo-whois`, `country-a.csv`, `aws-ranges`.
+    /// Short name for records and `explain`: `embedded:country`, `country-a.csv`, `aws-ranges`.
     pub name: String,
     /// The file that it came from, of a table in a pack with the table's name below it; `None`: it
     /// is in the program.

