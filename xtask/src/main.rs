@@ -3,6 +3,7 @@
 //! A command is a module with its arguments and a function `run`; exit status 0: done, 1: not.
 
 mod embed;
+mod truth;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -21,11 +22,14 @@ struct Arguments {
 enum Command {
     /// Rebuild the embedded tables from the packages that config/README.md names
     Embed(embed::Embed),
+    /// Hold what the embedded tables say against what providers publish
+    Truth(truth::Truth),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Embed(arguments) => embed::run(&arguments),
+        Command::Truth(arguments) => truth::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
