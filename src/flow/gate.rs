@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::accept::Accepted;
 use super::bind::Names;
-use super::judge::{Answer, Asked, Tie, now_ms, settle, settle_at_once, unread};
+use super::judge::{Answer, Asked, Tie, now_ms, settle, settle_at_once, settle_unasked, unread};
 use super::origin;
 use super::peek::{Ended, Seen};
 use super::refuse::Notice;
@@ -157,6 +157,14 @@ impl Gate {
     pub(super) fn judged_at_once(&self, asked: &Asked) -> Option<Judged> {
         let policy = self.live.load(now_ms()).ok()?;
         let answer = settle_at_once(&policy, asked, self.account.metrics())?;
+        Some(answer.judged(&policy, asked))
+    }
+
+    /// As [`Gate::judged_at_once`], where nobody waits for a query: a name that one would have to be made
+    /// about is what the client claims. `None` where no policy is in force.
+    pub(super) fn judged_unasked(&self, asked: &Asked) -> Option<Judged> {
+        let policy = self.live.load(now_ms()).ok()?;
+        let answer = settle_unasked(&policy, asked, self.account.metrics());
         Some(answer.judged(&policy, asked))
     }
 

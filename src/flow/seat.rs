@@ -38,16 +38,16 @@ impl Seat {
     }
 
     /// What was read of a connection that has its verdict already: asked with it from here on. Whether
-    /// it may go on, where the policy in force is a later one by which that matters.
+    /// it may go on, where the policy in force is a later one by which that matters. The bytes are held
+    /// meanwhile, so that no query is waited for: what only one could permit does not go on.
     pub(super) fn learnt(&self, asked: &Asked) -> bool {
         self.flow.note(asked, asked.name.map(Into::into));
-        match self.gate.judged_at_once(asked) {
-            Some(judged) if judged.verdict.action() == Action::Block => {
-                self.flow.judge(judged);
-                false
-            }
-            Some(_) | None => true,
+        let Some(judged) = self.gate.judged_unasked(asked) else { return false };
+        let goes_on = judged.verdict.action() != Action::Block;
+        if !goes_on {
+            self.flow.judge(judged);
         }
+        goes_on
     }
 
     /// The client has named another host than the one that was judged. Whether it may go on by the

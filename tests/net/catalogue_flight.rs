@@ -34,12 +34,10 @@ struct Scene<'lab> {
     had: usize,
 }
 
-impl<'lab> Scene<'lab> {
-    fn start(lab: &'lab Lab, form: &str, mode: &str, peek: &str, more: &str) -> Self {
-        let world = lab.world.helper("world");
-        let (places, admin) = (lab::places(), lab::ADMIN);
-        let gateway = lab.start_gateway(&format!(
-            "schema = 1
+fn policy(form: &str, mode: &str, peek: &str, more: &str) -> String {
+    let (places, admin) = (lab::places(), lab::ADMIN);
+    format!(
+        "schema = 1
 [policy]
 mode = \"{mode}\"
 permit = [\"FR\"]
@@ -55,7 +53,13 @@ peek_timeout = \"{peek}\"
 [admin]
 address = \"{admin}\"
 {more}"
-        ));
+    )
+}
+
+impl<'lab> Scene<'lab> {
+    fn start(lab: &'lab Lab, form: &str, mode: &str, peek: &str, more: &str) -> Self {
+        let world = lab.world.helper("world");
+        let gateway = lab.start_gateway(&policy(form, mode, peek, more));
         gateway.capture();
         Self { gateway, world, client: lab.client.helper("client"), had: 0 }
     }
@@ -375,6 +379,38 @@ fn l04_the_name_stands_in_the_record_where_no_rule_asks_for_one() {
                 assert_eq!(read, ["pacs.example", source, protocol], "{line}");
                 assert_eq!([&line["verdict"], &line["reason"]], ["allow", "permitted"]);
             }
+        }
+    }
+}
+
+#[test]
+fn l04_what_is_silent_until_a_later_policy_is_judged_by_that_one() {
+    // Nobody waits for a resolver by then: a name that only one could tie to the address is a claim.
+    let rule = |action: &str| {
+        format!(
+            "[[rule]]\nname = \"later\"\nhost = [\"permitted.example\"]\naction = \"{action}\"\n\
+             reason = \"the name decides in these tests\"\n"
+        )
+    };
+    for form in [TPROXY, REDIRECT] {
+        let Some(lab) = lab("l04 later") else { return };
+        for (action, reason) in [("block", "rule"), ("allow", "mismatch")] {
+            let mut scene = Scene::start(&lab, form, "enforce", "5s", "");
+            let to = at(PERMITTED[0], 443);
+            scene.client.ask(&json!({"do": "keep", "to": to, "hex": "", "patience_ms": 100}));
+            wait_until("it is connected", || {
+                (scene.world.arrived(PERMITTED[0]).1 > 0).then_some(())
+            });
+            scene.gateway.reload(&policy(form, "enforce", "5s", &rule(action)));
+            let before = scene.world.arrived(PERMITTED[0]).0;
+            let ask = json!({"do": "say-on", "to": to, "hex": hex(&hello(&["permitted.example"])),
+                "patience_ms": 3_000});
+            let end = scene.client.ask(&ask);
+            assert_ne!(end["end"], "silence", "{form}, {action}: {end}");
+            let line = wait_until("it ends", || scene.gateway.final_lines().pop());
+            let said = [&line["verdict"], &line["reason"], &line["host"]];
+            assert_eq!(said, ["block", reason, "permitted.example"], "{form}: {line}");
+            assert_eq!(scene.world.arrived(PERMITTED[0]).0, before, "{form}, {action}: bytes");
         }
     }
 }
