@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Exit, PolicyFile, complain};
-use crate::control::capture::candidates;
+use crate::control::capture::{Capture, Form, Servers, candidates};
 use crate::control::compile::Compiler;
 use crate::control::config::{self, Rule, Shortcut};
 use crate::control::load::load;
@@ -187,6 +187,17 @@ impl<'a> Answer<'a> {
                 Err("`capture.shortcut` is \"permitted\": refusals are recorded")
             }
             Path::Kernel(_, _) => Ok(()),
+        }
+    }
+
+    /// What this host's own programs may send there without a verdict, where their traffic is captured;
+    /// nothing where no listener is for that.
+    fn unjudged(&self) -> Vec<String> {
+        let config = self.compiler.config();
+        // Whoever is exempt: the form is asked for, and not set.
+        match Capture::new(Form::Host { exempt_uid: 0 }, &config.listen) {
+            Ok(_) => Servers::new(config).open_to(self.arguments.to.ip()),
+            Err(_) => Vec::new(),
         }
     }
 
@@ -458,6 +469,7 @@ impl<'a> Answer<'a> {
             "law": codes(self.law()),
             "path": if path.is_ok() { "kernel" } else { "gateway" },
             "path_reason": path.err(),
+            "host_unjudged": self.unjudged(),
             "ground": rule.and_then(|id| self.rule(id)).map(|rule| json!({
                 "basis": rule.basis,
                 "reason": rule.reason,
@@ -499,6 +511,16 @@ impl<'a> Answer<'a> {
         writeln!(out, "\nsteps")?;
         for (at, step) in self.steps.iter().enumerate() {
             writeln!(out, "{:3}. {step}", at + 1)?;
+        }
+        let unjudged = self.unjudged();
+        if !unjudged.is_empty() {
+            writeln!(
+                out,
+                "\nunjudged, where this host's own traffic is captured (`capture --host`)"
+            )?;
+        }
+        for way in unjudged {
+            writeln!(out, "  - {way}")?;
         }
         Ok(())
     }

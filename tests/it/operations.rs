@@ -97,6 +97,29 @@ fn h10_commands_take_the_installed_policy_and_say_so() {
 }
 
 #[test]
+fn w06_explain_says_of_an_address_what_a_host_leaves_unjudged() {
+    let host = format!(
+        "{POLICY}[[listen]]\nmode = 'redirect'\naddress = '[::]:15002'\n[capture]\n\
+         ntp = ['81.0.0.9']\n"
+    );
+    let explain = |policy: &str, more: &[&str]| {
+        let arguments = [&["explain", "--to", "81.0.0.9:123"], more].concat();
+        with_etc(Some(policy), &arguments).map(|output| text(&output.stdout))
+    };
+    let Some(said) = explain(&host, &[]) else { return };
+    let unjudged = said.split("\nunjudged, where this host's own traffic is captured").nth(1);
+    let unjudged = unjudged.unwrap_or_else(|| panic!("{said}"));
+    for way in ["NTP: UDP to port 123", "ICMP type 8 (echo request) of at most 84 bytes"] {
+        assert!(unjudged.contains(way), "{said}");
+    }
+    let json = explain(&host, &["--json"]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["host_unjudged"][0].as_str().unwrap().starts_with("NTP"), "{json}");
+    // Without a listener for it a host's own traffic is not captured.
+    assert!(!explain(POLICY, &[]).unwrap().contains("unjudged"));
+}
+
+#[test]
 fn h10_without_an_installed_policy_the_built_in_one_answers_and_is_named() {
     let note = "note: no --config: the built-in policy, which only observes\n";
     for (command, _) in COMMANDS {

@@ -13,9 +13,9 @@ pub(super) const REJECT_UDP: &str =
 /// Longest packets that the host form lets out unjudged, in bytes, IP header included: what `ping`
 /// sends by default, what the kernel quotes in an error (RFC 1812 §4.3.2.3, RFC 4443 §2.4), and
 /// neighbour discovery (RFC 4861 §4).
-const ECHO_MAX: [u16; 2] = [84, 104];
-const ERROR_MAX: [u16; 2] = [576, 1280];
-const NEIGHBOUR_MAX: u16 = 120;
+pub(super) const ECHO_MAX: [u16; 2] = [84, 104];
+pub(super) const ERROR_MAX: [u16; 2] = [576, 1280];
+pub(super) const NEIGHBOUR_MAX: u16 = 120;
 
 /// Named counters of the gateway form, and of the host form.
 const GATEWAY_COUNTERS: [&str; 3] = ["loop", "astray", "no_route"];

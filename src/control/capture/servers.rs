@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::Family;
+use super::rules::{ECHO_MAX, ERROR_MAX, NEIGHBOUR_MAX};
 use crate::control::config::Config;
 
 /// Where the system says whom it asks; the second is what stands behind the stub of
@@ -69,6 +70,39 @@ impl Servers {
             };
             Family::ALL.into_iter().filter(move |family| family.served_by(listen)).map(to)
         })
+    }
+
+    /// What this host's own programs may send to an address without a verdict where the host form
+    /// stands, one way each: the rules of `let_out`, and of ICMP, in words.
+    #[must_use]
+    pub fn open_to(&self, ip: IpAddr) -> Vec<String> {
+        let ip = ip.to_canonical();
+        let mut open = Vec::new();
+        if self.names.is_none() && self.resolvers.contains(&ip) {
+            open.push("DNS: UDP to port 53, since it is a resolver of this host".to_owned());
+        }
+        if self.ntp.contains(&ip) {
+            open.push("NTP: UDP to port 123, by [capture] ntp".to_owned());
+        }
+        let at = usize::from(ip.is_ipv6());
+        if self.dhcp.contains(&ip) {
+            let ports = ["68 to 67", "546 to 547"][at];
+            open.push(format!("DHCP: UDP from port {ports}, by [capture] dhcp"));
+        }
+        let (echo, errors) = [(8, "3, 11, 12"), (128, "1 to 4")][at];
+        open.push(format!(
+            "ICMP type {echo} (echo request) of at most {} bytes, 10 a second; types {errors} (errors) \
+             about its connections, of at most {} bytes",
+            ECHO_MAX[at], ERROR_MAX[at]
+        ));
+        if at == 1 {
+            open.push(format!(
+                "ICMP types 133, 135, 136 (neighbours) of at most {NEIGHBOUR_MAX} bytes, which no router \
+                 passes on"
+            ));
+        }
+        open.push("answers to connections that came from there".to_owned());
+        open
     }
 
     /// The rules that let questions out.
@@ -167,6 +201,29 @@ mod tests {
         assert!(!judged.let_out().iter().any(|rule| rule.contains("dport 53 ")));
         let rule = "meta nfproto ipv4 meta l4proto { 6, 17 } th dport 53 dnat ip to 127.0.0.1:53";
         assert_eq!(judged.names_here().collect::<Vec<_>>(), [rule]);
+    }
+
+    #[test]
+    fn w06_what_stays_open_is_said_of_each_address_as_the_rules_have_it() {
+        let every = Servers { names: None, ..Servers::every_kind() };
+        for (ip, ways) in [
+            ("192.0.2.53", &["DNS", "ICMP type 8 "][..]),
+            ("192.0.2.123", &["NTP", "ICMP type 8 "]),
+            ("192.0.2.67", &["DHCP: UDP from port 68", "ICMP type 8 "]),
+            ("::ffff:192.0.2.123", &["NTP", "ICMP type 8 "]),
+            ("192.0.2.9", &["ICMP type 8 "]),
+            ("2001:db8::53", &["DNS", "ICMP type 128 ", "ICMP types 133"]),
+            ("2001:db8::547", &["DHCP: UDP from port 546", "ICMP type 128 ", "ICMP types 133"]),
+        ] {
+            let open = every.open_to(ip.parse().unwrap());
+            assert_eq!(open.len(), ways.len() + 1, "{ip}: {open:?}");
+            for (said, way) in open.iter().zip(ways) {
+                assert!(said.starts_with(way), "{ip}: {open:?}");
+            }
+        }
+        // Where [dns] judges names nobody else is asked.
+        let judged = Servers::every_kind().open_to("192.0.2.53".parse().unwrap());
+        assert!(!judged.iter().any(|way| way.starts_with("DNS")), "{judged:?}");
     }
 
     #[test]
