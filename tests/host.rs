@@ -11,8 +11,11 @@ use std::sync::Mutex;
 const PACKAGES: &str =
     "systemd,systemd-sysv,dbus,nftables,iproute2,procps,iputils-ping,curl,ca-certificates,python3";
 
+/// Other software with rules of its own, off until a driver starts it.
+const OTHERS: &str = "libpam-systemd,iptables,ufw,firewalld,docker.io,docker-cli";
+
 /// Seconds that one boot may take with all that is done in it.
-const LIMIT: &str = "240";
+const LIMIT: &str = "420";
 
 /// One boot at a time: what is measured is not the others.
 static TURN: Mutex<()> = Mutex::new(());
@@ -54,10 +57,15 @@ fn mirror() -> Option<String> {
     own.map(str::to_owned).find(|uri| uri.trim_end_matches('/').ends_with("/debian"))
 }
 
-/// The tree of a release, made once and kept beside what cargo builds.
-fn tree(release: &str) -> PathBuf {
+/// The tree of a release, made once and kept beside what cargo builds; with the programs of [`OTHERS`]
+/// where they are asked for.
+fn tree(release: &str, has_others: bool) -> PathBuf {
     let trees = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trees");
-    let ready = trees.join(release);
+    let (name, packages) = match has_others {
+        false => (release.to_owned(), PACKAGES.to_owned()),
+        true => (format!("{release}-others"), format!("{PACKAGES},{OTHERS}")),
+    };
+    let ready = trees.join(name);
     if ready.is_dir() {
         return ready;
     }
@@ -65,7 +73,7 @@ fn tree(release: &str) -> PathBuf {
     let making = tempfile::tempdir_in(&trees).unwrap();
     let tree = making.path().join(release);
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", &format!("--include={PACKAGES}"), release]);
+    command.args(["--variant=minbase", &format!("--include={packages}"), release]);
     command.arg(&tree).args(mirror());
     let output = command.output().unwrap();
     assert!(output.status.success(), "debootstrap {release}: {}", said(&output));
@@ -79,7 +87,7 @@ fn boot(release: &str, driver: &str, prepare: &str) {
         return;
     }
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let tree = tree(release);
+    let tree = tree(release, driver == "others.sh");
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report");
     let scripts = here().join("tests/host");
@@ -108,6 +116,11 @@ fn h01_h02_h07_w10_what_is_taken_away_on_debian_12_is_back_at_once_and_nothing_l
 #[test]
 fn h01_h02_h07_w10_what_is_taken_away_on_debian_13_is_back_at_once_and_nothing_leaves() {
     boot("trixie", "keeper.sh", "installed.sh");
+}
+
+#[test]
+fn w10_no_command_of_ufw_firewalld_docker_or_iptables_opens_the_post() {
+    boot("trixie", "others.sh", "installed-others.sh");
 }
 
 #[test]
