@@ -45,8 +45,26 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct Said {
-    missing: Vec<&'static str>,
+    missing: Vec<Missing>,
     facts: Vec<(&'static str, String)>,
+}
+
+/// One thing that is needed and not there, and why where that is known.
+#[derive(Debug, Clone)]
+struct Missing {
+    what: &'static str,
+    why: Option<String>,
+}
+
+impl Missing {
+    const fn of(what: &'static str) -> Self {
+        Self { what, why: None }
+    }
+
+    fn text(&self) -> String {
+        let why = self.why.as_ref().map(|why| format!(" ({why})"));
+        format!("{}{}", self.what, why.unwrap_or_default())
+    }
 }
 
 impl Health {
@@ -54,7 +72,8 @@ impl Health {
     #[must_use]
     pub fn new(account: Account, missing: &[&'static str]) -> Self {
         account.metrics().ready(missing.is_empty());
-        let said = Said { missing: missing.to_vec(), facts: Vec::new() };
+        let missing = missing.iter().copied().map(Missing::of).collect();
+        let said = Said { missing, facts: Vec::new() };
         let closing = watch::Sender::new(false);
         Self { account, said: Mutex::new(said), closing, closed: Mutex::default() }
     }
@@ -62,15 +81,32 @@ impl Health {
     /// One thing that is needed is there.
     pub fn met(&self, what: &str) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.missing.retain(|missing| *missing != what);
+        said.missing.retain(|missing| missing.what != what);
         self.account.metrics().ready(said.missing.is_empty());
     }
 
     /// One thing that is needed is not there (any more): the policy lapsed, the gateway is stopping.
     pub fn misses(&self, what: &'static str) {
+        let why = self.why(what);
+        self.lacks(Missing { what, why });
+    }
+
+    /// As [`Health::misses`], with the reason and what mends it, in words. A later reason replaces it.
+    pub fn misses_since(&self, what: &'static str, why: String) {
+        self.lacks(Missing { what, why: Some(why) });
+    }
+
+    /// The reason that was told before.
+    fn why(&self, what: &str) -> Option<String> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.missing.iter().find(|missing| missing.what == what)?.why.clone()
+    }
+
+    fn lacks(&self, missing: Missing) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if !said.missing.contains(&what) {
-            said.missing.push(what);
+        match said.missing.iter_mut().find(|known| known.what == missing.what) {
+            Some(known) => *known = missing,
+            None => said.missing.push(missing),
         }
         self.account.metrics().ready(false);
     }
@@ -100,8 +136,9 @@ impl Health {
         }
     }
 
-    fn missing(&self) -> Vec<&'static str> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).missing.clone()
+    fn missing(&self) -> Vec<String> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.missing.iter().map(Missing::text).collect()
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -287,6 +324,10 @@ mod tests {
         assert!(get(at, "GET /metrics").1.contains("\nschengate_ready 1\n"));
         health.misses("policy");
         assert_eq!(get(at, "GET /readyz").0, "HTTP/1.1 503 Service Unavailable");
+        health.misses_since("policy", "old".to_owned());
+        health.misses_since("policy", "it lapsed".to_owned());
+        health.misses("policy");
+        assert_eq!(get(at, "GET /readyz").1, "not ready; missing: policy (it lapsed)\n");
         assert!(account.metrics().render().contains("\nschengate_ready 0\n"));
     }
 

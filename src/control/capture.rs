@@ -13,10 +13,12 @@
 //! `/etc/protocols`.
 
 mod check;
+mod delivery;
 mod fence;
 mod keep;
 mod keeper;
 mod matches;
+mod own;
 mod probe;
 mod program;
 mod routing;
@@ -434,6 +436,23 @@ impl Capture {
             .zip(self.tcp.iter().zip(&self.udp))
             .filter(move |(_, (tcp, udp))| transparent(tcp) || transparent(udp))
             .map(|(family, _)| family)
+    }
+
+    /// What can be in the way of what is captured.
+    fn delivery(&self) -> delivery::Delivery {
+        let is_handed = |target: &Option<Target>| {
+            target.is_some_and(|target| target.mode == ListenMode::Tproxy)
+        };
+        let captured = Family::ALL.into_iter().zip(self.tcp.iter().zip(&self.udp));
+        let handed = captured.filter(|(_, (tcp, udp))| is_handed(tcp) || is_handed(udp));
+        let handed = handed.map(|(family, _)| family).filter(|family| family.exists());
+        let interfaces = self.interfaces.iter().filter(|name| *name != PROBE_INTERFACE);
+        delivery::Delivery {
+            routed: self.routed().filter(|family| family.exists()).collect(),
+            handed: handed.collect(),
+            interfaces: Some(interfaces.cloned().collect()),
+            answers: self.keeps_source,
+        }
     }
 }
 

@@ -298,6 +298,7 @@ fn addresses<P, T>(state: &mut State, heard: Heard, actions: &mut Vec<Action<P, 
 fn capture<P, T>(state: &mut State, word: Word, actions: &mut Vec<Action<P, T>>) {
     let tells = |word: &Word| match word {
         Word::Says(said) => (said.wrong(), said.probe.is_empty()),
+        Word::Hindered(how) => (Some(how.clone()), true),
         Word::Nobody | Word::Silent => (None, true),
     };
     let same = std::mem::discriminant(&word) == std::mem::discriminant(&state.capture)
@@ -308,6 +309,7 @@ fn capture<P, T>(state: &mut State, word: Word, actions: &mut Vec<Action<P, T>>)
     }
     let (wrong, stands) = match &state.capture {
         Word::Nobody => (None, "not probed: `schengate capture keep` does not run".to_owned()),
+        Word::Hindered(how) => (Some(how.clone()), how.clone()),
         Word::Silent => {
             let gone = "the keeper of the capture is gone, or hangs".to_owned();
             (Some(gone.clone()), gone)

@@ -17,7 +17,7 @@ use super::{LAST_LINES, Options};
 use crate::account::Account;
 use crate::control::addresses::Addresses;
 use crate::control::admin::Health;
-use crate::control::capture::{Fence, Keeper, StateListener, Wanted, Word};
+use crate::control::capture::{Check, Fence, Keeper, StateListener, Wanted, Word};
 use crate::control::data::SourceInfo;
 use crate::control::load::LoadFault;
 use crate::control::notify;
@@ -150,6 +150,7 @@ impl Service {
             Action::Misses(need) => self.health.misses(named(need)),
             Action::CaptureFails(wrong) => {
                 error!(%wrong, "the capture does not hold, or brings nothing here");
+                self.health.misses_since(named(Need::Probe), wrong);
             }
             Action::CaptureStands(how) => info!(capture = %how, "the capture"),
             Action::CaptureFact(fact) => self.health.fact("Capture", fact),
@@ -196,8 +197,18 @@ impl Service {
             return;
         }
         let word = self.keeper.hear(&self.options.keeper, Instant::now());
+        let word = match (word, self.fence.as_ref().and_then(Fence::hindered)) {
+            (Word::Nobody, Some(how)) => Word::Hindered(how),
+            // Whoever keeps the capture sees more.
+            (word, _) => word,
+        };
         if let Word::Says(said) = &word {
             let metrics = self.account.metrics();
+            for check in Check::HINDERS {
+                if let Some(how) = said.hindered.get(check.label()) {
+                    metrics.capture_intact(check.label(), how.is_empty());
+                }
+            }
             said.ways().for_each(|(way, held)| metrics.capture_probe(way, held));
             said.restored.iter().for_each(|(part, times)| metrics.capture_restored(part, *times));
         }

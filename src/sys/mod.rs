@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
 pub mod epoll;
+mod links;
 mod memory;
 mod netfilter;
 mod netlink;
@@ -22,6 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub use links::{Link, links};
 pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use news::{News, messages};
@@ -35,6 +37,13 @@ pub use route::{
 pub use socket::accept;
 pub use tun::Tun;
 pub use writers::Writers;
+
+/// The number of the user that this process acts as.
+#[must_use]
+pub fn user() -> u32 {
+    // SAFETY: takes nothing, and cannot fail.
+    unsafe { libc::geteuid() }
+}
 
 /// The number of a user of this name, from every user database of the system (getpwnam_r(3));
 /// `None` where there is none.

@@ -55,6 +55,8 @@ const TABLE_COMPAT: u8 = 252;
 const NUMBER: u16 = 1;
 const FORWARDING: u16 = 2;
 const REVERSE_PATH: u16 = 3;
+/// `rp_filter` of RFC 3704, strict; 2 is loose and wins.
+const STRICT: i32 = 1;
 
 /// Reads for one dump, at most.
 const READS_MAX: usize = 65_536;
@@ -340,7 +342,8 @@ pub struct Switches {
     pub interface: String,
     /// Whether it forwards.
     pub forwarding: bool,
-    /// Whether it drops what is not routed back by it (`rp_filter=1`).
+    /// Whether it drops what is not routed back by it: the greater of its own `rp_filter` and that
+    /// of `all` is 1.
     pub strict: bool,
 }
 
@@ -355,10 +358,17 @@ pub fn switches(is_v6: bool) -> io::Result<Vec<Switches>> {
             found.extend(body.get(4..).and_then(read_switches));
         }
     })?;
-    Ok(found)
+    let of_all = found.iter().find(|(switches, _)| switches.interface == "all");
+    let of_all = of_all.map_or(0, |(_, filter)| *filter);
+    let in_effect = |(switches, filter): (Switches, i32)| {
+        let strict = switches.interface != "all" && filter.max(of_all) == STRICT;
+        Switches { strict, ..switches }
+    };
+    Ok(found.into_iter().map(in_effect).collect())
 }
 
-fn read_switches(attributes: &[u8]) -> Option<Switches> {
+/// The switches of an interface, and its own `rp_filter`.
+fn read_switches(attributes: &[u8]) -> Option<(Switches, i32)> {
     let number = |kind| Some(i32::from_ne_bytes(*attribute(attributes, kind)?.first_chunk()?));
     let interface = match number(NUMBER)? {
         -1 => "all".to_owned(),
@@ -366,12 +376,9 @@ fn read_switches(attributes: &[u8]) -> Option<Switches> {
         ..=-2 => return None,
         number => name_of(number.cast_unsigned())?,
     };
-    Some(Switches {
-        forwarding: number(FORWARDING).is_some_and(|on| on != 0),
-        strict: number(REVERSE_PATH) == Some(1),
-        interface,
-    })
-    .filter(|switches| switches.interface != "lo")
+    let filter = number(REVERSE_PATH).unwrap_or_default();
+    let forwarding = number(FORWARDING).is_some_and(|on| on != 0);
+    (interface != "lo").then_some((Switches { forwarding, strict: false, interface }, filter))
 }
 
 fn name_of(number: u32) -> Option<String> {
@@ -426,7 +433,7 @@ impl AddressWatch {
 }
 
 /// Asks for a list, and hands over each message with its type.
-fn dump(
+pub(super) fn dump(
     kind: u16,
     header: &[u8],
     attributes: &[u8],

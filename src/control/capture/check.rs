@@ -7,6 +7,8 @@
 use std::fmt;
 use std::io;
 
+use super::delivery::Delivery;
+use super::probe::NEAR;
 use super::{Capture, CaptureFault, Family, Form, checked, families, routing, shortcut, words};
 use crate::control::config::{Listen, ListenMode, Shortcut};
 use crate::sys::{self, Switches};
@@ -24,10 +26,19 @@ pub enum Check {
     Routing,
     /// Forwarding is off where nothing needs it.
     Forwarding,
-    /// No interface filters by strict reverse path, which drops the answers of TPROXY.
+    /// No interface filters by strict reverse path, which drops without a count what is routed back
+    /// by another interface.
     ReversePath,
     /// No flow table takes packets past the hooks.
     Offload,
+    /// `src_valid_mark` is off where marked packets come in: it drops them.
+    ValidMark,
+    /// `tcp_fwmark_accept` is off: it keeps the answers here.
+    AcceptMark,
+    /// No bridge shows its packets to the hooks before they are for this host (`br_netfilter`).
+    Bridge,
+    /// No interface that is named is the port of another one.
+    Port,
 }
 
 impl Check {
@@ -42,8 +53,15 @@ impl Check {
             Self::Forwarding => "forwarding",
             Self::ReversePath => "rp_filter",
             Self::Offload => "offload",
+            Self::ValidMark => "src_valid_mark",
+            Self::AcceptMark => "tcp_fwmark_accept",
+            Self::Bridge => "br_netfilter",
+            Self::Port => "bridge_port",
         }
     }
+
+    /// What keeps packets from the listeners where it is broken, although nothing leaves.
+    pub const HINDERS: [Self; 4] = [Self::ValidMark, Self::AcceptMark, Self::Bridge, Self::Port];
 }
 
 /// What one look found.
@@ -70,8 +88,8 @@ impl fmt::Display for Finding {
 /// What should stand for the listeners of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fences {
-    /// The families for which marked packets are delivered here.
-    routed: Vec<Family>,
+    /// What is in the way of packets; the rules that stand name the interfaces.
+    delivery: Delivery,
     shortcut: bool,
 }
 
@@ -84,9 +102,8 @@ impl Fences {
         let capture = Capture::new(Form::Gateway, listen).ok();
         let udp = listen.iter().rev().filter_map(|listen| listen.udp);
         let capture = capture.map(|capture| udp.fold(capture, Capture::with_udp));
-        let routed = capture.iter().flat_map(Capture::routed);
-        let routed = routed.filter(|family| family.exists()).collect();
-        Some(Self { routed, shortcut: shortcut != Shortcut::Off })
+        let delivery = capture.map(|capture| capture.delivery()).unwrap_or_default();
+        Some(Self { delivery, shortcut: shortcut != Shortcut::Off })
     }
 
     /// Looks at everything once.
@@ -95,7 +112,9 @@ impl Fences {
         let list = |what: &str| checked("nft", &words(what), None);
         let chains = list("list chains");
         let is_host = chains.as_ref().is_ok_and(|chains| is_host_form(chains));
-        let mut found = vec![(Check::Rules, rules(&chains, || list("list table inet schengate")))];
+        let table = list("list table inet schengate");
+        let interfaces = table.as_ref().ok().map(|table| named(table));
+        let mut found = vec![(Check::Rules, rules(&chains, || table))];
         if is_host {
             // A host's own traffic is not forwarded, and no packet is delivered by mark.
             return found;
@@ -105,16 +124,19 @@ impl Fences {
         found.push((Check::Offload, offload(list("list flowtables"))));
         let fence = |family| routing::fence_fault(family, self.shortcut);
         found.push((Check::Fence, first_fault(families(), fence)));
-        found.push((Check::Routing, first_fault(self.routed.iter().copied(), routing::way_fault)));
+        let routed = &self.delivery.routed;
+        found.push((Check::Routing, first_fault(routed.iter().copied(), routing::way_fault)));
         let switches: Vec<_> = families()
             .map(|family| sys::switches(family == Family::V6).map_err(|error| error.to_string()))
             .collect();
         if !self.shortcut {
-            found.push((Check::Forwarding, forwarding(&switches)));
+            let others = others(&found);
+            found.push((Check::Forwarding, forwarding(&switches, &others)));
         }
-        if !self.routed.is_empty() {
+        if !routed.is_empty() {
             found.push((Check::ReversePath, reverse_path(&switches)));
         }
+        found.extend(Delivery { interfaces, ..self.delivery.clone() }.look());
         found
     }
 }
@@ -132,6 +154,32 @@ fn first_fault(
         }
     }
     Finding::Intact
+}
+
+/// The clients' interfaces that the rules name; none where every one counts.
+fn named(table: &str) -> Vec<String> {
+    let chain = table.split("\tchain prerouting {").nth(1).unwrap_or_default();
+    let rules = chain.lines().take_while(|line| *line != "\t}").map(str::trim);
+    let names = rules.filter_map(|rule| rule.strip_prefix("iifname != ")?.strip_suffix(" return"));
+    let names = names.flat_map(|names| names.split('"').skip(1).step_by(2));
+    names.filter(|name| *name != NEAR).map(str::to_owned).collect()
+}
+
+/// What of the other fences was seen to stand, in words.
+fn others(found: &[(Check, Finding)]) -> String {
+    let of = |wanted: Check| found.iter().find(|(check, _)| *check == wanted).map(|(_, it)| it);
+    let (guard, fence) = (of(Check::Guard), of(Check::Fence));
+    match (guard, fence) {
+        (Some(Finding::Intact), Some(Finding::Intact)) => "the guard and the routing rules hold",
+        (Some(Finding::Intact), _) => "the guard alone holds",
+        (Some(Finding::Unseen(_)), Some(Finding::Intact)) => {
+            "the routing rules hold; the guard is not seen from here"
+        }
+        (_, Some(Finding::Intact)) => "the routing rules alone hold",
+        (Some(Finding::Unseen(_)), _) => "whether the guard holds is not seen from here",
+        _ => "NEITHER THE GUARD NOR THE ROUTING RULES HOLD",
+    }
+    .to_owned()
 }
 
 /// Whether the capture that stands is of a host's own traffic.
@@ -235,12 +283,12 @@ fn interface(seen: &Seen, is: impl Fn(&Switches) -> bool) -> Result<Option<&str>
     Ok(None)
 }
 
-fn forwarding(seen: &Seen) -> Finding {
+fn forwarding(seen: &Seen, others: &str) -> Finding {
     match interface(seen, |switches| switches.forwarding) {
         Err(why) => Finding::Unseen(why),
         Ok(None) => Finding::Intact,
         Ok(Some(name)) => Finding::Broken(format!(
-            "{name} forwards: something switched it on, and the guard alone holds"
+            "{name} forwards: something switched it on (`schengate capture up` switches it off); {others}"
         )),
     }
 }
@@ -266,7 +314,9 @@ fn reverse_path(seen: &Seen) -> Finding {
         Err(why) => Finding::Unseen(why),
         Ok(None) => Finding::Intact,
         Ok(Some(name)) => Finding::Broken(format!(
-            "{name} filters by strict reverse path (rp_filter=1), which drops what TPROXY delivers"
+            "{name} filters by strict reverse path (rp_filter=1): what is routed back by another \
+             interface is dropped there and not counted; `sysctl -w net.ipv4.conf.{}.rp_filter=2`",
+            name.replace('.', "/")
         )),
     }
 }
@@ -350,13 +400,48 @@ table inet schengate {
             let interface = "lan0".to_owned();
             vec![Ok(vec![Switches { interface, forwarding, strict }]), Ok(Vec::new())]
         };
-        assert_eq!(forwarding(&one(false, true)), Finding::Intact);
+        assert_eq!(forwarding(&one(false, true), ""), Finding::Intact);
+        let found = forwarding(&one(true, false), "the guard alone holds");
         assert!(
-            matches!(forwarding(&one(true, false)), Finding::Broken(how) if how.contains("lan0"))
+            matches!(found, Finding::Broken(how) if how.contains("lan0") && how.contains("alone"))
         );
         assert_eq!(reverse_path(&one(true, false)), Finding::Intact);
         assert!(matches!(reverse_path(&one(false, true)), Finding::Broken(_)));
-        assert!(matches!(forwarding(&[Err("none".into())]), Finding::Unseen(_)));
+        assert!(matches!(forwarding(&[Err("none".into())], ""), Finding::Unseen(_)));
+    }
+
+    #[test]
+    fn what_was_not_seen_is_not_said_to_hold() {
+        let (broken, unseen) = (|| Finding::Broken(String::new()), || Finding::Unseen("x".into()));
+        let said = |guard: Finding, fence: Finding| {
+            others(&[(Check::Guard, guard), (Check::Fence, fence)])
+        };
+        assert_eq!(said(Finding::Intact, Finding::Intact), "the guard and the routing rules hold");
+        assert_eq!(said(Finding::Intact, broken()), "the guard alone holds");
+        for guard in [broken(), unseen()] {
+            assert!(!said(guard.clone(), Finding::Intact).contains("guard alone"));
+            assert!(!said(guard.clone(), broken()).contains("guard alone"));
+            assert!(!said(guard, unseen()).contains("guard alone"));
+        }
+        assert!(said(unseen(), unseen()).contains("not seen"));
+        assert!(said(broken(), broken()).contains("NEITHER"));
+    }
+
+    #[test]
+    fn the_interfaces_are_those_that_the_rules_name() {
+        let table = |rule: &str| {
+            format!(
+                "table inet schengate {{\n\tchain redirect_in {{\n\t\tiifname != \"other\" return\n\t}}\n\
+                 \tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy \
+                 accept;\n{rule}\t\tcounter packets 0 bytes 0 drop\n\t}}\n}}\n"
+            )
+        };
+        assert_eq!(named(&table("\t\tiifname != { \"lan0\", \"schg-near\" } return\n")), ["lan0"]);
+        assert_eq!(named(&table("\t\tiifname != \"br0.7\" return\n")), ["br0.7"]);
+        assert_eq!(named(&table("")), [] as [&str; 0]);
+        // What answers to a kept source need is no list of interfaces.
+        let answers = "\t\tiifname != { \"lan0\" } fib daddr oifname \"lan0\" accept\n";
+        assert_eq!(named(&table(answers)), [] as [&str; 0]);
     }
 
     #[test]

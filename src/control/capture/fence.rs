@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub struct Fence {
     keeper: Arc<Keeper>,
     orders: Sender<Wanted>,
+    hindered: Arc<Mutex<Option<String>>>,
 }
 
 impl Fence {
@@ -35,8 +36,10 @@ impl Fence {
         }
         let keeper = Arc::new(Keeper::default());
         let (orders, heard) = channel();
+        let hindered = Arc::default();
         let watch = Watch {
             keeper: Arc::clone(&keeper),
+            hindered: Arc::clone(&hindered),
             account,
             listen: config.listen.clone(),
             setting: config.capture.shortcut,
@@ -46,7 +49,14 @@ impl Fence {
         };
         let work = move || watch.run(&heard);
         thread::Builder::new().name("fence".into()).spawn(work)?;
-        Ok(Some(Self { keeper, orders }))
+        Ok(Some(Self { keeper, orders, hindered }))
+    }
+
+    /// What keeps packets from the listeners by the last look, with what mends it; `None` where nothing
+    /// is seen to.
+    #[must_use]
+    pub fn hindered(&self) -> Option<String> {
+        self.hindered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The one who fills the kernel's sets.
@@ -67,6 +77,7 @@ impl Fence {
 
 struct Watch {
     keeper: Arc<Keeper>,
+    hindered: Arc<Mutex<Option<String>>>,
     account: Account,
     listen: Vec<Listen>,
     setting: Shortcut,
@@ -140,7 +151,11 @@ impl Watch {
 
     fn look(&mut self) {
         let Some(fences) = Fences::new(&self.listen, self.setting) else { return };
+        let mut hindered = None;
         for (check, finding) in fences.look() {
+            if let (Finding::Broken(how), true) = (&finding, Check::HINDERS.contains(&check)) {
+                hindered.get_or_insert_with(|| how.clone());
+            }
             let before = self.found.get(&check);
             if before == Some(&finding) {
                 continue;
@@ -163,5 +178,6 @@ impl Watch {
             }
             self.found.insert(check, finding);
         }
+        *self.hindered.lock().unwrap_or_else(PoisonError::into_inner) = hindered;
     }
 }

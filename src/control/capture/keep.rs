@@ -5,7 +5,7 @@
 //! rules and the switches of forwarding ([`News`]). A look from time to time is for what it does not
 //! tell of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -16,9 +16,10 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::check::forwarding_interfaces;
+use super::own::Own;
 use super::probe::Probe;
 use super::state::{Said, Seen};
-use super::{Capture, CaptureFault, Form, ROUTE_TABLE, checked, families, routing, words};
+use super::{Capture, CaptureFault, Finding, Form, ROUTE_TABLE, checked, families, routing, words};
 use crate::sys::{self, News};
 
 /// Time between two looks where nothing was told, and between two probes.
@@ -32,6 +33,12 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// A part of the capture, and what is said of it: empty where it is gone.
 type Standing = BTreeMap<&'static str, String>;
+
+/// Parts of the capture, by name.
+type Parts = BTreeSet<&'static str>;
+
+/// Probes once, and says what became of it by way.
+type Asker = Box<dyn FnMut() -> BTreeMap<String, Seen> + Send>;
 
 /// Who keeps a capture.
 #[derive(Debug)]
@@ -85,21 +92,49 @@ impl Keep {
         }
         info!("the capture is set, and kept");
         let probe = self.probe().map_err(subscribed)?;
+        let mut before = BTreeMap::new();
+        // What was put back, and not seen to stand yet.
+        let mut unsure = BTreeSet::new();
         loop {
             if news.wait(LOOK_EVERY).map_err(subscribed)? {
                 thread::sleep(CROWD);
             }
             news.forget();
             let found = self.standing();
+            let hindered = self.hindered();
+            if hindered != before {
+                tell_of_hindrances(&hindered, &before);
+                before.clone_from(&hindered);
+            }
+            self.board.say(|said| said.hindered = hindered);
             if found == wanted {
-                self.board.say(|said| said.fault = None);
-            } else if self.restore(&wanted, &found) {
+                if !unsure.is_empty() {
+                    warn!(parts = ?unsure, "a part of the capture that was taken away is back");
+                }
+                self.board.say(|said| {
+                    said.fault = None;
+                    said.put_back(std::mem::take(&mut unsure));
+                });
+            } else if self.restore(&wanted, &found, &mut unsure) {
                 // Whoever probes may have seen the gap. One turn that waits already will do.
                 probe.try_send(()).ok();
             } else {
                 thread::sleep(TRY_AGAIN);
             }
         }
+    }
+
+    /// Whoever probes; `None` where nothing that this process does is captured.
+    fn asker(&self) -> Result<Option<Asker>, CaptureFault> {
+        Ok(match self.capture.form {
+            Form::Gateway => {
+                let mut probe = Probe::start(&self.capture)?;
+                Some(Box::new(move || probe.ask()))
+            }
+            Form::Host { .. } => {
+                Own::start(&self.capture)?.map(|own| -> Asker { Box::new(move || own.ask()) })
+            }
+        })
     }
 
     /// Probes on a thread of its own: an answer that does not come must not hold up a repair. Told
@@ -111,12 +146,12 @@ impl Keep {
             warn!(%why, "the capture is not probed");
             self.board.say(|said| said.unprobed = why);
         };
-        match Probe::start(&self.capture) {
-            Ok(Some(mut probe)) => {
+        match self.asker() {
+            Ok(Some(mut ask)) => {
                 let probing = move || {
                     let mut before = BTreeMap::new();
                     loop {
-                        let seen = probe.ask();
+                        let seen = ask();
                         tell_of(&seen, &before);
                         board.say(|said| said.probe = seen.clone());
                         before = seen;
@@ -128,7 +163,9 @@ impl Keep {
                 drop(thread::Builder::new().name("probe".into()).spawn(probing)?);
             }
             Ok(None) => {
-                self.board.say(|said| said.unprobed = "no clients but this host".to_owned())
+                let why =
+                    "the keeper runs as the gateway's own user, whose connections are left alone";
+                self.board.say(|said| said.unprobed = why.to_owned());
             }
             Err(fault @ CaptureFault::Tun { .. }) => {
                 let source = std::error::Error::source(&fault).map(ToString::to_string);
@@ -140,7 +177,7 @@ impl Keep {
     }
 
     /// Puts back what is gone; whether all is well again.
-    fn restore(&self, wanted: &Standing, found: &Standing) -> bool {
+    fn restore(&self, wanted: &Standing, found: &Standing, unsure: &mut Parts) -> bool {
         let is_lost = |(part, is): &(&&'static str, &String)| found.get(**part) != Some(*is);
         let lost: Vec<&'static str> =
             wanted.iter().filter(is_lost).map(|(part, _)| *part).collect();
@@ -164,13 +201,28 @@ impl Keep {
             }
         };
         let mended = fault.is_none();
+        unsure.extend(lost);
         self.board.say(|said| {
-            for part in lost {
-                *said.restored.entry(part.to_owned()).or_default() += u64::from(mended);
+            if mended {
+                said.put_back(std::mem::take(unsure));
             }
             said.fault = fault;
         });
         mended
+    }
+
+    /// What keeps packets from the listeners, by the label of the check: nothing where all is well.
+    fn hindered(&self) -> BTreeMap<String, String> {
+        if self.capture.form != Form::Gateway {
+            return BTreeMap::new();
+        }
+        let looked = self.capture.delivery().look().into_iter();
+        let seen = looked.filter_map(|(check, finding)| match finding {
+            Finding::Intact => Some((check.label().to_owned(), String::new())),
+            Finding::Broken(how) => Some((check.label().to_owned(), how)),
+            Finding::Unseen(_) => None,
+        });
+        seen.collect()
     }
 
     /// Whether nothing may be forwarded: not even what the short cut marks.
@@ -200,6 +252,17 @@ impl Keep {
             standing.insert(FORWARDING, names);
         }
         standing
+    }
+}
+
+/// Tells of what has come into the way since the last look, and of what has gone from it.
+fn tell_of_hindrances(now: &BTreeMap<String, String>, before: &BTreeMap<String, String>) {
+    for (check, how) in now.iter().filter(|(check, how)| before.get(*check) != Some(*how)) {
+        match how.as_str() {
+            "" if before.contains_key(check) => info!(%check, "is as it should be again"),
+            "" => {}
+            how => warn!(%check, %how, "clients' packets do not arrive"),
+        }
     }
 }
 

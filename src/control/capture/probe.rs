@@ -12,7 +12,7 @@ use etherparse::{
 };
 
 use super::state::Seen;
-use super::{Capture, CaptureFault, Family, Form, checked, words};
+use super::{Capture, CaptureFault, Family, checked, words};
 use crate::policy::probe::{FROM, TO};
 use crate::sys::Tun;
 
@@ -20,17 +20,21 @@ use crate::sys::Tun;
 pub const NEAR: &str = "schg-near";
 
 /// The interface on which they would come out.
-const FAR: &str = "schg-far";
+pub(super) const FAR: &str = "schg-far";
 
 /// An address for the near interface: without one the kernel trusts no source there (strict reverse
 /// path). Of the link alone (RFC 3927).
 const NEAR_ADDRESS: &str = "169.254.83.71/32";
 
+/// And over IPv6, where REDIRECT delivers to an address of the interface that a packet came in by: beside
+/// the one that probes come from.
+const NEAR_ADDRESS_6: &str = "100:0:0:1::5348/128";
+
 /// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_millis(1500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The port of QUIC, and of what most clients ask for.
-const HTTPS: u16 = 443;
+pub(super) const HTTPS: u16 = 443;
 
 /// A protocol that nobody speaks (RFC 3692): no listener takes it, so the fences must stop it.
 const NOBODYS: IpNumber = IpNumber(253);
@@ -66,7 +70,7 @@ enum Udp {
 
 /// One packet, as far as a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Packet {
+pub(super) struct Packet {
     from: IpAddr,
     to: IpAddr,
     what: What,
@@ -89,23 +93,33 @@ enum What {
     Other,
 }
 
+impl Packet {
+    /// Whether a probe from there sent it: no probe ends a connection. Where answers lead back to this
+    /// host, its kernel does, in the probe's name.
+    pub(super) fn is_sent(&self, from: IpAddr) -> bool {
+        self.from == from && !matches!(self.what, What::Tcp { ends: true, .. })
+    }
+}
+
+/// Makes an interface, and has it up.
+pub(super) fn open(name: &'static str) -> Result<Tun, CaptureFault> {
+    let tun = Tun::open(name).map_err(|source| CaptureFault::Tun { name, source })?;
+    // No address of its own making, and none of its neighbours': IPv6 may be switched off.
+    ip(&format!("link set dev {name} addrgenmode none")).ok();
+    ip(&format!("link set dev {name} up"))?;
+    Ok(tun)
+}
+
 impl Probe {
-    /// Makes the two interfaces; `None` for the form that captures what no interface brings.
+    /// Makes the two interfaces.
     ///
     /// # Errors
     /// They cannot be made, or no route leads to them.
-    pub(super) fn start(capture: &Capture) -> Result<Option<Self>, CaptureFault> {
-        if capture.form != Form::Gateway {
-            return Ok(None);
-        }
-        let open = |name| Tun::open(name).map_err(|source| CaptureFault::Tun { name, source });
+    pub(super) fn start(capture: &Capture) -> Result<Self, CaptureFault> {
         let (near, far) = (open(NEAR)?, open(FAR)?);
-        for name in [NEAR, FAR] {
-            // No address of its own making, and none of its neighbours': IPv6 may be switched off.
-            ip(&words(&format!("link set dev {name} addrgenmode none"))).ok();
-            ip(&words(&format!("link set dev {name} up")))?;
-        }
-        ip(&words(&format!("-4 address replace {NEAR_ADDRESS} dev {NEAR} scope link")))?;
+        ip(&format!("-4 address replace {NEAR_ADDRESS} dev {NEAR} scope link"))?;
+        // IPv6 may be switched off.
+        ip(&format!("-6 address replace {NEAR_ADDRESS_6} dev {NEAR} nodad")).ok();
         let mut asks = Vec::new();
         let captured = capture.tcp.iter().zip(&capture.udp);
         for ((place, family), (tcp, udp)) in Family::ALL.into_iter().enumerate().zip(captured) {
@@ -116,7 +130,7 @@ impl Probe {
                 let (digit, to) = (family.digit(), ips.get(place).ok_or(())?);
                 // As the kernel's own: systemd-networkd takes away those of others.
                 let route = format!("-{digit} route replace {to} dev {name} protocol kernel");
-                ip(&words(&route)).map(drop).map_err(drop)
+                ip(&route).map(drop).map_err(drop)
             });
             if routed.is_err() {
                 tracing::info!(family = %family.digit(), "no probes of this family: it is off here");
@@ -125,7 +139,7 @@ impl Probe {
             let udp = udp.map_or(Udp::Prohibited, |target| Udp::Answered(target.address.port()));
             asks.push(Ask { family, tcp: tcp.is_some(), udp });
         }
-        Ok(Some(Self { near, far, asks, turn: 0 }))
+        Ok(Self { near, far, asks, turn: 0 })
     }
 
     /// Asks everything once, and gives what became of it by way.
@@ -268,7 +282,7 @@ impl Exchange {
 
     /// Takes what came out on the far side.
     fn came_out(&mut self, packet: &Packet) {
-        if packet.from != self.from {
+        if !packet.is_sent(self.from) {
             return;
         }
         match packet.what {
@@ -292,8 +306,8 @@ impl Exchange {
 }
 
 /// `ip` is asked for these interfaces alone: without it the capture is kept, and not probed.
-fn ip(arguments: &[String]) -> Result<String, CaptureFault> {
-    checked("ip", arguments, None)
+pub(super) fn ip(arguments: &str) -> Result<String, CaptureFault> {
+    checked("ip", &words(arguments), None)
 }
 
 fn headers(from: IpAddr, to: IpAddr) -> PacketBuilderStep<Ip> {
@@ -316,7 +330,7 @@ fn written(headers: PacketBuilderStep<Ip>, protocol: IpNumber) -> Vec<u8> {
 }
 
 /// What a packet is; `None` for what is no packet of IP.
-fn parse(bytes: &[u8]) -> Option<Packet> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Packet> {
     let sliced = SlicedPacket::from_ip(bytes).ok()?;
     let (from, to) = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => {
@@ -408,6 +422,10 @@ mod tests {
             exchange.came_out(&out);
             assert!(exchange.end().contains(&(way, Seen::Open)), "{way}");
         }
+        // Answers that lead back to this host: its kernel ends what it knows nothing of.
+        let mut exchange = ask(Family::V6, Udp::Prohibited);
+        exchange.came_out(&Packet { from: exchange.from, to: exchange.to, what: tcp(false, true) });
+        assert!(exchange.end().contains(&("tcp", Seen::Lost)));
         let mut exchange = ask(Family::V4, Udp::Prohibited);
         let through = packet(&exchange, What::Other);
         exchange.came_back(&through);

@@ -36,6 +36,9 @@ pub struct Said {
     pub restored: BTreeMap<String, u64>,
     /// What cannot be put back, and why.
     pub fault: Option<String>,
+    /// What keeps packets from the listeners, by the label of the check: how, and what mends it, or
+    /// nothing where nothing does.
+    pub hindered: BTreeMap<String, String>,
     /// By way (`tcp4`, `udp6`, `past4` ...) what became of the last probe.
     pub probe: BTreeMap<String, Seen>,
     /// Why there are no probes.
@@ -56,6 +59,13 @@ impl Said {
         std::fs::rename(next, path)
     }
 
+    /// Counts what was put back.
+    pub(super) fn put_back(&mut self, parts: impl IntoIterator<Item = &'static str>) {
+        for part in parts {
+            *self.restored.entry(part.to_owned()).or_default() += 1;
+        }
+    }
+
     /// The ways that were probed, and whether the probe was refused as it should be.
     pub fn ways(&self) -> impl Iterator<Item = (&str, bool)> {
         self.probe.iter().map(|(way, seen)| (way.as_str(), *seen == Seen::Held))
@@ -69,10 +79,13 @@ impl Said {
             ways.map(|(way, _)| way.as_str()).collect::<Vec<_>>().join(", ")
         };
         let (open, lost) = (ways(Seen::Open), ways(Seen::Lost));
+        let mut hindered = self.hindered.values().filter(|how| !how.is_empty());
         if !open.is_empty() {
             Some(format!("THE POST IS OPEN for {open}"))
         } else if let Some(fault) = &self.fault {
             Some(fault.clone())
+        } else if let Some(how) = hindered.next() {
+            Some(how.clone())
         } else if !lost.is_empty() {
             Some(format!("no answer for {lost}"))
         } else {
@@ -86,6 +99,8 @@ impl Said {
 pub enum Word {
     /// Nobody keeps the capture: it is not probed.
     Nobody,
+    /// Nobody does, and the gateway itself sees what keeps packets from the listeners: how.
+    Hindered(String),
     /// There was one, and now there is none, or he hangs.
     Silent,
     /// What he says.
@@ -148,6 +163,10 @@ mod tests {
         assert_eq!(said.wrong(), None);
         said.probe.insert("tcp4".into(), Seen::Lost);
         assert!(said.wrong().unwrap().contains("tcp4"));
+        said.hindered.insert("br_netfilter".into(), String::new());
+        assert!(said.wrong().unwrap().contains("tcp4"));
+        said.hindered.insert("src_valid_mark".into(), "why `and what to do`".into());
+        assert_eq!(said.wrong().unwrap(), "why `and what to do`");
         said.probe.insert("past4".into(), Seen::Open);
         assert_eq!(said.wrong().unwrap(), "THE POST IS OPEN for past4");
     }

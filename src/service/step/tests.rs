@@ -246,6 +246,10 @@ fn the_gateway_is_ready_as_far_as_the_probes_are_and_says_the_same_once() {
         (Event::Capture(Word::Silent), vec![]),
         (says(&[("tcp4", Probed::Held)]), stands("probed, and holds")),
         (Event::Capture(Word::Nobody), stands("not probed: `schengate capture keep` does not run")),
+        (Event::Capture(Word::Hindered("`do this`".into())), fails("`do this`")),
+        (Event::Capture(Word::Hindered("`do this`".into())), vec![]),
+        (Event::Capture(Word::Hindered("`do that`".into())), fails("`do that`")),
+        (Event::Capture(Word::Nobody), stands("not probed: `schengate capture keep` does not run")),
     ]);
 }
 
