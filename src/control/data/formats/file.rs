@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{SGP_MAGIC, SGT_MAGIC, mmdb};
+use super::{SGP_MAGIC, SGT_MAGIC, mmdb, tar};
 use crate::control::data::model::{DataFault, FileStamp};
 
 /// The largest file that is read, before and after gzip: 1 GiB. Nothing is mapped: a file that
@@ -59,7 +59,7 @@ pub enum FileFault {
 
 /// A file's content and origin.
 pub struct Content {
-    /// The bytes, gunzipped.
+    /// The bytes, gunzipped; of a tar archive, those of the table in it.
     pub bytes: Vec<u8>,
     /// When the file was last written.
     pub modified: Option<Timestamp>,
@@ -75,7 +75,8 @@ impl Content {
     }
 }
 
-/// Reads the regular file at `path`; a gzip member is recognised by its magic and unpacked.
+/// Reads the regular file at `path`; gzip is recognised by its magic and unpacked, a tar archive by
+/// the checksum of its first header, and its table taken out.
 pub fn read(path: &Path) -> Result<Content, DataFault> {
     read_up_to(path, MAX_BYTES)
 }
@@ -107,6 +108,12 @@ pub(in crate::control::data) fn read_up_to(path: &Path, limit: u64) -> Result<Co
             .ok_or_else(too_large)?
     } else {
         raw
+    };
+    let bytes = if tar::is_tar(&bytes) {
+        let table = tar::table(&bytes).map_err(|bad| DataFault::whole(path, bad))?;
+        table.to_vec()
+    } else {
+        bytes
     };
     if bytes.is_empty() {
         return Err(fault(FileFault::Empty));
@@ -152,7 +159,8 @@ fn is_formless(file: &File, length: u64) -> io::Result<bool> {
     // Packed, or something that is better called by its name: UTF-16, a zip archive.
     let known: [&[u8]; 6] =
         [&[0x1f, 0x8b], SGT_MAGIC, SGP_MAGIC, &[0xff, 0xfe], &[0xfe, 0xff], b"PK\x03\x04"];
-    if !head.contains(&0) || known.iter().any(|magic| head.starts_with(magic)) {
+    let known = known.iter().any(|magic| head.starts_with(magic)) || tar::is_tar(head);
+    if !head.contains(&0) || known {
         return Ok(false);
     }
     let mut tail = Vec::new();

@@ -8,6 +8,7 @@ pub mod provider;
 pub mod ranges;
 pub(super) mod sgp;
 pub mod sgt;
+pub(super) mod tar;
 pub mod text;
 
 use std::path::Path;
