@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Exit, PolicyFile};
+use crate::control::compile::Compiler;
 use crate::control::config::{self, Data, Fault, Source};
 use crate::control::data::DataFault;
 use crate::control::load::{Against, LoadFault, load_against};
@@ -44,6 +45,7 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
                 "version": loaded.compiler.policy_at(now).version(),
                 "faults": [],
                 "lints": loaded.lints,
+                "old_tables": old_tables(&loaded.compiler, now),
             }),
             Err(LoadFault::Policy(faults)) => {
                 let faults: Vec<_> = faults.0.iter().map(policy_fault).collect();
@@ -66,6 +68,9 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
         Ok(loaded) => {
             for lint in &loaded.lints {
                 eprintln!("{lint}");
+            }
+            for old in old_tables(&loaded.compiler, now) {
+                eprintln!("warning: {old}");
             }
             let compiler = &loaded.compiler;
             let policy = compiler.policy_at(now);
@@ -93,6 +98,11 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
         }
     }
     Ok(exit)
+}
+
+/// What is to be said of each table that is older than 90 days.
+fn old_tables(compiler: &Compiler, now: Timestamp) -> Vec<String> {
+    compiler.infos().iter().filter_map(|info| info.old(now)).collect()
 }
 
 /// A fault of the policy; what is not known is null, as in one of a table.

@@ -236,7 +236,7 @@ impl<'a> Answer<'a> {
 
     /// By how much a source is older than `[data] max_age`, in words.
     fn too_old(&self, source: u32) -> Option<String> {
-        let max_age = self.compiler.config().data.max_age?;
+        let max_age = self.compiler.max_age(self.source_name(source))?;
         let date = self.atlas().sources().get(source as usize)?.as_of_ms?;
         let age = self.at.duration_since(Timestamp::from_millisecond(date).ok()?);
         let age = Duration::try_from(age).ok().filter(|age| *age > max_age)?;

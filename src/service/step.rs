@@ -79,6 +79,8 @@ pub(super) struct Candidate<P> {
 pub(super) struct Dated {
     pub(super) table: String,
     pub(super) as_of: Timestamp,
+    /// How old it may be.
+    pub(super) max_age: Option<Duration>,
 }
 
 /// What happens to a running gateway.
@@ -101,7 +103,7 @@ pub(super) enum Event<P, T> {
     /// What the keeper of the capture says; only where one is kept.
     Capture(Word),
     /// The ages of the tables are due; those without a date have none.
-    Ages { now: Timestamp, max_age: Option<Duration>, tables: Vec<Dated> },
+    Ages { now: Timestamp, tables: Vec<Dated> },
     /// A date in the policy has passed: its successor is in force.
     Advanced,
 }
@@ -231,9 +233,7 @@ pub(super) fn step<P, T>(mut state: State, event: Event<P, T>) -> (State, Vec<Ac
         }
         Event::Addresses(heard) => addresses(&mut state, heard, &mut actions),
         Event::Capture(word) => capture(&mut state, word, &mut actions),
-        Event::Ages { now, max_age, tables } => {
-            ages(&mut state, now, max_age, tables, &mut actions);
-        }
+        Event::Ages { now, tables } => ages(&mut state, now, tables, &mut actions),
         Event::Advanced => {
             let said = "a date in the policy has passed: judged anew";
             actions.extend([Action::Publish, Action::Rejudge, Action::Note(said)]);
@@ -333,12 +333,11 @@ fn capture<P, T>(state: &mut State, word: Word, actions: &mut Vec<Action<P, T>>)
 fn ages<P, T>(
     state: &mut State,
     now: Timestamp,
-    max_age: Option<Duration>,
     tables: Vec<Dated>,
     actions: &mut Vec<Action<P, T>>,
 ) {
     let mut stale = BTreeSet::new();
-    for Dated { table, as_of } in tables {
+    for Dated { table, as_of, max_age } in tables {
         // A date to come is no age.
         let Ok(age) = Duration::try_from(now.duration_since(as_of)) else { continue };
         let limit = max_age.filter(|&max_age| age > max_age);

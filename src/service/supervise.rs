@@ -185,11 +185,17 @@ impl Service {
     }
 
     fn look_at_ages(&mut self) {
-        let dated =
-            |info: &SourceInfo| Some(Dated { table: info.name.clone(), as_of: info.as_of? });
-        let tables = self.policies.compiler().infos().iter().filter_map(dated).collect();
-        let max_age = self.policies.config().data.max_age;
-        self.follow_up(Event::Ages { now: Timestamp::now(), max_age, tables });
+        let now = Timestamp::now();
+        let compiler = self.policies.compiler();
+        let dated = |info: &SourceInfo| {
+            let (table, max_age) = (info.name.clone(), compiler.max_age(&info.name));
+            Some(Dated { table, as_of: info.as_of?, max_age })
+        };
+        let tables = compiler.infos().iter().filter_map(dated).collect();
+        let old: Vec<_> = compiler.infos().iter().filter_map(|info| info.old(now)).collect();
+        let old = if old.is_empty() { "none".to_owned() } else { old.join("; ") };
+        self.health.fact("Tables older than 90 days", old);
+        self.follow_up(Event::Ages { now, tables });
     }
 
     fn hear_keeper(&mut self) {

@@ -8,6 +8,16 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Every step of an explanation at an instant.
+fn steps(folder: &Path, at: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_schengate"))
+        .args(["explain", "--to", "184.76.0.1", "--at", at, "--config"])
+        .arg(folder.join("policy.toml"))
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// An AWS list with one prefix, which the embedded table has too.
 const AWS: &str = r#"{"syncToken": "1", "createDate": "2026-09-16-12-00-00", "ipv6_prefixes": [],
     "prefixes": [{"ip_prefix": "184.76.0.0/14", "region": "eu-central-1", "service": "AMAZON",
@@ -149,4 +159,36 @@ fn a_census_of_anycast_prefixes_is_a_list_of_providers() {
         // Whose it is does not follow from it.
         assert!(answer["operator"]["name"].is_string(), "{to}");
     }
+}
+
+#[test]
+fn a_list_of_a_provider_grows_stale_by_itself_and_what_is_old_is_told_of() {
+    // It is of 2026-09-16; 180 days later it is 2027-03-15.
+    let first = folder(r#"["aws.json", "embedded"]"#);
+    assert!(!steps(first.path(), "2027-03-15T12:00:00Z").contains("cause stale"));
+    let later = steps(first.path(), "2027-03-17");
+    assert!(later.contains("cause stale holds -> log"), "{later}");
+    assert!(later.contains("that table is 181 days old"), "{later}");
+    // The tables in the program do not, and a `max_age` that is written holds for all.
+    let alone = folder(r#"["embedded"]"#);
+    assert!(!steps(alone.path(), "2029-01-01").contains("cause stale"));
+    let policy = first.path().join("policy.toml");
+    let text = fs::read_to_string(&policy).unwrap();
+    fs::write(&policy, format!("{text}max_age = '1000d'\n")).unwrap();
+    assert!(!steps(first.path(), "2027-03-17").contains("cause stale"));
+    // `check` tells of tables older than 90 days; the date of this one is its file's.
+    let feed = fs::File::options().append(true).open(first.path().join("a.csv")).unwrap();
+    feed.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    fs::write(&policy, text.replace("aws.json", "a.csv")).unwrap();
+    let check = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_schengate"));
+        let output = command.args(["check", "--config"]).arg(&policy).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        output
+    };
+    let said = String::from_utf8_lossy(&check(&[]).stderr).into_owned();
+    assert!(said.contains("warning: the table a.csv is ") && said.contains("days old"), "{said}");
+    let told: Value = serde_json::from_slice(&check(&["--json"]).stdout).unwrap();
+    let old = told["old_tables"].as_array().unwrap();
+    assert!(old.iter().any(|old| old.as_str().unwrap().contains("a.csv")), "{told}");
 }

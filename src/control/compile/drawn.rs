@@ -26,6 +26,8 @@ struct Ground {
     infos: Vec<SourceInfo>,
     /// Provider and region of every row of the provider tables.
     regions: BTreeSet<(String, String)>,
+    /// Names of the provider tables that came from files.
+    provider_files: BTreeSet<String>,
     /// Kept only where the plan moves.
     sources: Option<Sources>,
 }
@@ -48,10 +50,13 @@ impl Drawn {
         let parts = chart(&plan, &sources);
         let rows = sources.providers.iter().flat_map(|table| &table.rows);
         let regions = rows.map(|row| (row.provider.clone(), row.region.clone()));
+        let provider_files = sources.providers.iter().map(|table| &table.info);
+        let provider_files = provider_files.filter(|info| info.origin.is_some());
         let ground = Ground {
             fingerprint: Fingerprint::of(&config.data, &sources),
             infos: sources.tables().cloned().collect(),
             regions: regions.collect(),
+            provider_files: provider_files.map(|info| info.name.clone()).collect(),
             // Whatever else was read is given back before the atlas takes its memory.
             sources: Some(sources).filter(|_| plan.moves),
             plan,
@@ -89,6 +94,11 @@ impl Drawn {
         region.split_once(':').is_some_and(|(provider, region)| {
             self.ground.regions.contains(&(provider.to_owned(), region.to_owned()))
         })
+    }
+
+    /// Whether the table of this name is a file of `[data] providers`.
+    pub(super) fn is_provider_file(&self, name: &str) -> bool {
+        self.ground.provider_files.contains(name)
     }
 
     /// The atlas as it was drawn.

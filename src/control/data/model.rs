@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -108,7 +109,30 @@ pub struct Sources {
     pub providers: Vec<ProviderTable>,
 }
 
+/// Age from which a table is called old: each that is published at all has been published anew by
+/// then, most of them every month.
+pub const OLD_AFTER: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
 impl SourceInfo {
+    /// How old it is; `None` where it tells no date, or one to come.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        Duration::try_from(now.duration_since(self.as_of?)).ok()
+    }
+
+    /// What is to be said of it where it is older than [`OLD_AFTER`], and what to do about it.
+    #[must_use]
+    pub fn old(&self, now: Timestamp) -> Option<String> {
+        let age = self.age(now).filter(|age| *age > OLD_AFTER)?;
+        let days = age.as_secs() / 86_400;
+        let help = if self.origin.is_some() {
+            "fetch a newer one (`schengate data update`)"
+        } else {
+            "it is in the program: name a newer file before it in [data], or update the program"
+        };
+        Some(format!("the table {} is {days} days old; {help}", self.name))
+    }
+
     /// The files that were read with it and that nothing names.
     pub fn beside(&self) -> impl Iterator<Item = &FileStamp> {
         self.files.iter().filter(|stamp| stamp.is_beside())
@@ -382,6 +406,29 @@ impl FileStamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_is_old_after_90_days() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let mut info = SourceInfo {
+            name: "c.csv".to_owned(),
+            origin: None,
+            as_of: Some(at("2026-01-01T00:00:00Z")),
+            dated_by_file: false,
+            rows: 1,
+            licence: None,
+            digest: String::new(),
+            files: Vec::new(),
+        };
+        assert_eq!(info.old(at("2026-04-01T00:00:00Z")), None);
+        let old = info.old(at("2026-04-02T00:00:00Z")).unwrap();
+        assert!(old.starts_with("the table c.csv is 91 days old; it is in the program"), "{old}");
+        assert_eq!(info.age(at("2025-12-31T00:00:00Z")), None, "a date to come is not an age");
+        info.origin = Some(PathBuf::from("c.csv"));
+        assert!(info.old(at("2027-01-01T00:00:00Z")).unwrap().contains("data update"));
+        info.as_of = None;
+        assert_eq!(info.old(at("2027-01-01T00:00:00Z")), None);
+    }
 
     #[test]
     fn control_bytes_never_reach_a_message() {

@@ -259,12 +259,12 @@ fn a_table_that_grows_stale_is_told_of_once_until_it_is_young_again() {
     let begun: Timestamp = "2026-11-01T00:00:00Z".parse().unwrap();
     let at = |days: u32| begun + day * days;
     let due = |now: u32, max_age: Option<u32>, tables: &[(&str, u32)]| {
-        let dated = |&(table, of): &(&str, u32)| Dated { table: table.to_owned(), as_of: at(of) };
-        Event::Ages {
-            now: at(now),
-            max_age: max_age.map(|days| day * days),
-            tables: tables.iter().map(dated).collect(),
-        }
+        let max_age = max_age.map(|days| day * days);
+        let dated = |&(table, of): &(&str, u32)| {
+            let table = table.to_owned();
+            Dated { table, as_of: at(of), max_age }
+        };
+        Event::Ages { now: at(now), tables: tables.iter().map(dated).collect() }
     };
     let age = |table: &str, days: u32, is_stale| Action::Age {
         table: table.to_owned(),
