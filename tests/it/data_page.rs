@@ -80,9 +80,11 @@ fn the_commands_of_the_page_answer_as_it_shows() {
 
 #[test]
 fn the_policies_of_the_page_load() {
-    let update =
-        config::parse(blocks("policy")[0], None).unwrap_or_else(|faults| panic!("{faults}"));
-    assert_eq!(update.config.data.update.unwrap().sources.len(), 2);
+    for (block, sources) in blocks("policy").into_iter().zip([2, 3]) {
+        let update = config::parse(block, None).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(update.config.data.update.unwrap().sources.len(), sources);
+        assert!(update.lints.is_empty(), "{:?}", update.lints);
+    }
     assert!(config::parse(blocks("file: site.toml")[0], None).is_ok());
 }
 

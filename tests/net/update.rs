@@ -6,8 +6,9 @@ use std::env;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::lab::role::{self, hex, unhex};
 use crate::lab::{self, Helper, Lab, NAME_SERVER, PERMITTED, REFUSED};
+use crate::mmdb;
 
 /// Where the mirror listens, on a permitted and on a refused address.
 const PORT: u16 = 8443;
@@ -148,9 +150,51 @@ impl Scene {
     }
 
     fn run(&self, config: &Path, more: &[&str]) -> Output {
+        self.command(config, more).output().unwrap()
+    }
+
+    fn command(&self, config: &Path, more: &[&str]) -> Command {
         let mut command = self.lab.gateway.command("timeout");
         command.args(["60", env!("CARGO_BIN_EXE_schengate"), "data", "update", "--config"]);
-        command.arg(config).args(more).output().unwrap()
+        command.arg(config).args(more);
+        command
+    }
+
+    /// Writes the credential, for the eyes of these only.
+    fn key(&self, text: &str, mode: u32) {
+        let path = self.lab.write("key", text);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Every answer that the command has under a policy with this source: in words, as JSON, and what
+    /// it would do.
+    fn all_answers(&self, source: &str) -> Vec<Output> {
+        let config = self.lab.write("policy.toml", &policy(source));
+        let forms: [&[&str]; 4] = [&["--dry-run"], &["--dry-run", "--json"], &[], &["--json"]];
+        forms.map(|more| self.run(&config, more)).into()
+    }
+
+    fn forget(&self) {
+        for name in ["c.csv", ".c.csv.update"] {
+            fs::remove_file(self.folder().join(name)).ok();
+        }
+    }
+
+    /// Looks for texts in what was said, and in every file beside the policy and the credential.
+    fn search(&self, said: &[Output], texts: &[&str]) {
+        let holds = |bytes: &[u8]| {
+            let all = String::from_utf8_lossy(bytes);
+            texts.iter().find(|text| all.contains(**text)).map(|text| format!("{text} in {all}"))
+        };
+        for output in said {
+            assert_eq!(holds(&output.stdout).or_else(|| holds(&output.stderr)), None);
+        }
+        for entry in fs::read_dir(self.folder()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() && !path.ends_with("policy.toml") && !path.ends_with("key") {
+                assert_eq!(holds(&fs::read(&path).unwrap()), None, "{}", path.display());
+            }
+        }
     }
 
     fn table(&self) -> String {
@@ -370,6 +414,252 @@ fn nobody_is_dialled_whom_the_policy_refuses_and_redirects_are_judged_again() {
     assert!(report["what"].as_str().unwrap().contains("certificate"), "{report}");
 }
 
+/// A credential with what has to be escaped in a URL, and in lower case, as the mirror keeps heads.
+const KEY: &str = "s3cr3t/k3y+0";
+const KEY_IN_URL: &str = "s3cr3t%2fk3y%2b0";
+
+#[test]
+fn a_credential_reaches_its_server_and_is_shown_nowhere() {
+    let Some(mut scene) = Scene::new("data update, credentials") else { return };
+    let pair = STANDARD.encode(format!("12:{KEY}"));
+    let basic = format!("authorization: basic {}", pair.to_lowercase());
+    let own = at("/c.csv");
+    let in_url = at("/t/{credential}/c.csv?k={credential}&edition=a");
+    let in_url_asked = format!("/t/{KEY_IN_URL}/c.csv?k={KEY_IN_URL}&edition=a");
+    let bearer = format!("authorization: bearer {KEY}");
+    let pair_in_file = format!("12:{KEY}");
+    let encoded = STANDARD.encode(KEY);
+    let texts = ["s3cr3t", pair.as_str(), encoded.as_str()];
+    for (source, key, path, sent) in [
+        (format!("{own}user = '12'\n"), KEY, "/c.csv", basic.as_str()),
+        (format!("{own}auth = 'basic'\n"), &pair_in_file, "/c.csv", &basic),
+        (own.clone(), KEY, "/c.csv", &bearer),
+        (format!("{own}header = 'X-Api-Key'\n"), KEY, "/c.csv", &format!("x-api-key: {KEY}")),
+        (in_url, KEY, &in_url_asked, &format!("get {in_url_asked} http")),
+    ] {
+        let source = format!("{source}credential_file = 'key'\n");
+        scene.key(&format!("{key}\n"), 0o600);
+        scene.put(path, france(100).as_bytes(), dated("Mon, 01 Jun 2026"));
+        let said = scene.all_answers(&source);
+        assert_eq!(scene.table(), france(100), "{source} {}", lab::said(&said[2]));
+        let heads = scene.heads();
+        assert_eq!(heads.len(), 2, "a dry run dials nobody");
+        assert!(heads[0].contains(sent), "{source} {heads:?}");
+        scene.search(&said, &texts);
+        // What the server makes of it: a refusal, itself in a row, in a place of its own and elsewhere.
+        let place = format!("/else?k={key}");
+        let answers = [
+            (json!({"status": 401}), 2),
+            (json!({"status": 302, "headers": {"Location": place}}), 2),
+            (json!({"status": 302, "headers": {"Location": format!("http://a.example/{key}")}}), 1),
+            (json!({"status": 302, "headers": {"Location": format!("https://[{key}")}}), 1),
+            (
+                json!({"status": 302, "headers": {"Location":
+                format!("https://mixed.example:{PORT}/c.csv?k={KEY}")}}),
+                1,
+            ),
+            (json!({"headers": {"ETag": "\"2\""}}), 1),
+        ];
+        // Each of them for the first form, and for the others those that show most.
+        let first = if sent == basic && key == KEY { 0 } else { 4 };
+        for (answer, status) in answers.into_iter().skip(first) {
+            let row = format!("192.0.2.0,192.0.2.9,{key}\n");
+            scene.put(path, row.as_bytes(), answer.clone());
+            let config = scene.lab.write("policy.toml", &policy(&source));
+            let said = [&[][..], &["--json"]].map(|more| scene.run(&config, more));
+            assert_eq!(said[0].status.code(), Some(status), "{answer} {}", lab::said(&said[0]));
+            scene.search(&said, &texts);
+        }
+        scene.forget();
+        scene.heads();
+    }
+}
+
+#[test]
+fn a_redirect_to_another_server_takes_no_credential_along() {
+    let Some(mut scene) = Scene::new("data update, credentials elsewhere") else { return };
+    let to = |location: &str| json!({"status": 302, "headers": {"Location": location}});
+    scene.key(KEY, 0o600);
+    scene.put("/c.csv", france(100).as_bytes(), dated("Mon, 01 Jun 2026"));
+    scene.put("/same", b"", to("/c.csv"));
+    scene.put("/other", b"", to(&format!("https://mixed.example:{PORT}/c.csv")));
+    scene.put("/away", b"", to(&format!("https://mixed.example:{PORT}/back")));
+    scene.put("/back", b"", to(&format!("https://permitted.example:{PORT}/c.csv")));
+    scene.put("/sums", sha256(france(100).as_bytes()).as_bytes(), json!({}));
+    for (source, told) in [
+        (at("/same"), vec![true, true]),
+        (at("/other"), vec![true, false]),
+        // Whoever was led away is not told again, even where the way leads back.
+        (at("/away"), vec![true, false, false]),
+        (
+            format!("{}sha256_url = 'https://permitted.example:{PORT}/sums'", at("/c.csv")),
+            vec![true, true],
+        ),
+        (
+            format!("{}sha256_url = 'https://mixed.example:{PORT}/sums'", at("/c.csv")),
+            vec![false, true],
+        ),
+    ] {
+        scene.forget();
+        let (status, report) = scene.update(&format!("{source}\ncredential_file = 'key'"), &[]);
+        assert_eq!((status, report["result"].as_str()), (0, Some("updated")), "{source} {report}");
+        let heads = scene.heads();
+        let got: Vec<_> = heads.iter().map(|head| head.contains("authorization")).collect();
+        assert_eq!(got, told, "{source} {heads:?}");
+    }
+}
+
+#[test]
+fn a_credential_that_others_may_read_is_not_sent() {
+    let Some(mut scene) = Scene::new("data update, a credential of everybody") else { return };
+    scene.put("/c.csv", france(100).as_bytes(), dated("Mon, 01 Jun 2026"));
+    let source = format!("{}credential_file = 'key'\n", at("/c.csv"));
+    let (status, report) = scene.update(&source, &[]);
+    assert_eq!((status, report["result"].as_str()), (2, Some("failed")), "{report}");
+    for (mode, ended, result) in
+        [(0o644, 1, "refused"), (0o602, 1, "refused"), (0o640, 0, "updated")]
+    {
+        scene.key(KEY, mode);
+        let (status, report) = scene.update(&source, &[]);
+        assert_eq!((status, report["result"].as_str()), (ended, Some(result)), "{report}");
+        assert_eq!(scene.heads().len(), usize::from(ended == 0), "{mode:o}");
+    }
+    // As systemd hands it over.
+    scene.forget();
+    let config = format!("{}credential = 'key'\n", at("/c.csv"));
+    let config = scene.lab.write("policy.toml", &policy(&config));
+    let unset = scene.command(&config, &[]).env_remove("CREDENTIALS_DIRECTORY").output().unwrap();
+    assert_eq!(unset.status.code(), Some(2), "{}", lab::said(&unset));
+    let folder = scene.folder();
+    let named = scene.command(&config, &[]).env("CREDENTIALS_DIRECTORY", folder).output().unwrap();
+    assert_eq!(named.status.code(), Some(0), "{}", lab::said(&named));
+    assert!(scene.heads().remove(0).contains(&format!("authorization: bearer {KEY}")));
+}
+
+#[test]
+fn a_token_that_somebody_wrote_into_the_url_is_not_shown_either() {
+    let Some(mut scene) = Scene::new("data update, a token in the URL") else { return };
+    let path = "/c.csv?license_key=s3cr3t&suffix=csv";
+    scene.put(path, france(100).as_bytes(), dated("Mon, 01 Jun 2026"));
+    let mut said = scene.all_answers(&at(path));
+    assert_eq!(scene.table(), france(100));
+    assert!(lab::said(&said[0]).contains("/c.csv?license_key=***&suffix=***"));
+    scene.put(path, b"", json!({"status": 503}));
+    said.extend(scene.all_answers(&at(path)));
+    // Nor in what is said of a policy that does not load.
+    for url in ["http://me.example/", "https://me:s3cr3t@me.example/", "https://a.example/{s3cr3t}"]
+    {
+        said.extend(scene.all_answers(&format!("url = '{url}?token=s3cr3t'\n")));
+    }
+    let check = Command::new(env!("CARGO_BIN_EXE_schengate"))
+        .args(["check", "--config"])
+        .arg(scene.lab.write("policy.toml", &policy(&at(path))))
+        .output()
+        .unwrap();
+    assert!(lab::said(&check).contains("seems to hold a credential"), "{}", lab::said(&check));
+    said.push(check);
+    scene.search(&said, &["s3cr3t"]);
+    // Another edition behind another query is not the file that is there.
+    let other = "/c.csv?license_key=s3cr3t&suffix=other";
+    scene.put(other, france(101).as_bytes(), dated("Tue, 02 Jun 2026"));
+    scene.heads();
+    let (status, report) = scene.update(&at(other), &[]);
+    assert_eq!((status, report["result"].as_str()), (0, Some("updated")), "{report}");
+    assert!(!scene.heads().remove(0).contains("if-none-match"));
+}
+
+#[test]
+fn a_dated_url_is_asked_for_today_and_then_for_the_month_before() {
+    let Some(mut scene) = Scene::new("data update, dated URLs") else { return };
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let path = |months: i64| {
+        let month = today.checked_sub(jiff::Span::new().months(months)).unwrap();
+        format!("/c-{:04}-{:02}.csv", month.year(), month.month())
+    };
+    let source = at("/c-{yyyy}-{mm}.csv");
+    scene.put(&path(2), france(90).as_bytes(), dated("Mon, 01 Jun 2026"));
+    let (status, report) = scene.update(&source, &[]);
+    assert_eq!(status, 2, "{report}");
+    assert!(report["what"].as_str().unwrap().contains(&path(0)), "{report}");
+    assert_eq!(scene.heads().len(), 2, "today's, and the month before");
+    scene.put(&path(1), france(91).as_bytes(), dated("Tue, 02 Jun 2026"));
+    let (status, report) = scene.update(&source, &[]);
+    assert_eq!((status, scene.table()), (0, france(91)), "{report}");
+    assert!(report["url"].as_str().unwrap().ends_with(&path(1)), "{report}");
+    scene.put(&path(0), france(92).as_bytes(), dated("Wed, 03 Jun 2026"));
+    let (status, report) = scene.update(&source, &[]);
+    assert_eq!((status, scene.table()), (0, france(92)), "{report}");
+}
+
+/// A gzipped tar archive of these files, as MaxMind hands its tables out.
+fn tar_gz(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    for (name, content) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, *content).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+#[test]
+fn an_archive_of_maxmind_is_taken_with_its_account_and_key() {
+    let Some(mut scene) = Scene::new("data update, an archive") else { return };
+    let table = mmdb::mmdb(&[("192.0.2.0/24", json!({"country": {"iso_code": "FR"}}))], mmdb::JUNE);
+    let papers = b"Copyright".as_slice();
+    let body = tar_gz(&[("GeoLite2_20260601/COPYRIGHT.txt", papers), ("G_1/G.mmdb", &table)]);
+    let path = "/geoip/databases/country/download?suffix=tar.gz";
+    let sums = format!("{}  GeoLite2_20260601.tar.gz\n", sha256(&body));
+    scene.key(KEY, 0o600);
+    scene.put(path, &body, json!({}));
+    scene.put(&format!("{path}.sha256"), sums.as_bytes(), json!({}));
+    let source = format!(
+        "{}user = '12'\ncredential_file = 'key'\n\
+         sha256_url = 'https://permitted.example:{PORT}{path}.sha256'\n",
+        at(path)
+    );
+    let (status, report) = scene.update(&source, &[]);
+    assert_eq!((status, report["result"].as_str()), (0, Some("updated")), "{report}");
+    assert_eq!((&report["rows"], &report["date"]), (&json!(1), &json!("2026-06-01T00:00:00Z")));
+    assert!(scene.heads().iter().all(|head| head.contains("authorization: basic ")));
+    let (_, report) = scene.update(&source, &[]);
+    assert_eq!(report["result"], "unchanged", "{report}");
+    // A tar is told as a tar, packed or not, and what it holds is looked at.
+    let two = tar_gz(&[("a.mmdb", &table), ("b.mmdb", &table)]);
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(two.as_slice()).read_to_end(&mut plain).unwrap();
+    for body in [two, plain] {
+        scene.put("/two", &body, json!({}));
+        let (status, report) = scene.update(&at("/two"), &[]);
+        assert_eq!(status, 1, "{report}");
+        let what = report["what"].as_str().unwrap();
+        assert!(what.contains("is a tar archive of several tables (a.mmdb, b.mmdb)"), "{what}");
+    }
+}
+
+#[test]
+fn a_geofeed_is_taken_and_says_where() {
+    let Some(mut scene) = Scene::new("data update, a geofeed") else { return };
+    let feed = "# prefix,country,region,city,postal\n213.186.33.0/24,NL,NL-NH,Amsterdam,\n\
+                2001:db8::/32,,,,\n";
+    scene.put("/feed.csv", feed.as_bytes(), dated("Mon, 01 Jun 2026"));
+    let text = policy(&at("/feed.csv")).replace("country = ['c.csv']", "providers = ['c.csv']");
+    let config = scene.lab.write("policy.toml", &text);
+    let output = scene.run(&config, &["--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told[0]["result"], &told[0]["rows"]), (&json!("updated"), &json!(2)), "{told}");
+    let explained = Command::new(env!("CARGO_BIN_EXE_schengate"))
+        .args(["explain", "--json", "--to", "213.186.33.9", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&explained.stdout).unwrap();
+    assert_eq!(answer["location"]["codes"], json!(["NL"]), "{answer}");
+    assert_eq!(answer["location"]["source"], "c.csv", "{answer}");
+}
+
 #[test]
 fn a_running_gateway_takes_up_what_was_fetched() {
     let Some(mut scene) = Scene::new("data update, a gateway") else { return };
@@ -391,10 +681,8 @@ fn a_running_gateway_takes_up_what_was_fetched() {
 
 #[test]
 fn without_the_section_nothing_is_fetched_and_the_command_says_so() {
-    let off = std::process::Command::new(env!("CARGO_BIN_EXE_schengate"))
-        .args(["data", "update"])
-        .output()
-        .unwrap();
+    let off =
+        Command::new(env!("CARGO_BIN_EXE_schengate")).args(["data", "update"]).output().unwrap();
     assert_eq!(off.status.code(), Some(2));
     assert!(lab::said(&off).contains("names nothing to fetch"), "{}", lab::said(&off));
 }

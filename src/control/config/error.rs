@@ -133,6 +133,8 @@ pub enum LintKind {
     Unrecorded,
     /// A cause that refuses nothing, so that what it is about is open.
     OpenCause,
+    /// A credential that stands in the policy.
+    TokenInUrl,
 }
 
 /// A region that the built-in facts do not know. A fault, unless a loaded provider table knows it.

@@ -37,6 +37,7 @@ pub(super) fn all(
                     write its pack_key";
         lints.add(LintKind::Unsigned, marks.data.at("pack"), "data.pack", what, help);
     }
+    lints.tokens(marks.data.at("update"));
     if config.capture.shortcut != Shortcut::Off {
         let what = "what the kernel carries or refuses by itself is counted, and not recorded: no \
                     record says who went where";
@@ -57,6 +58,21 @@ struct Lints<'l> {
 }
 
 impl Lints<'_> {
+    /// URLs of [data.update] with what looks like a token: the policy is read by many.
+    fn tokens(&mut self, at: usize) {
+        let sources = self.config.data.update.as_ref().map_or(&[][..], |update| &update.sources);
+        for source in sources.iter().filter(|source| source.url.holds_credential()) {
+            let what = format!(
+                "the URL of the source \"{}\" seems to hold a credential, which everybody can read \
+                 who can read this file",
+                source.name
+            );
+            let help = "put it into a file of its own (credential_file) and write {credential} in \
+                        its place";
+            self.add(LintKind::TokenInUrl, at, "data.update.source.url", what, help);
+        }
+    }
+
     fn add(
         &mut self,
         kind: LintKind,

@@ -5,6 +5,7 @@
 //! result once more for what is sound and still not meant.
 
 mod codes;
+mod credential;
 mod error;
 mod file;
 mod hosts;
@@ -18,6 +19,7 @@ mod resolve;
 mod rules;
 mod shadow;
 mod share;
+mod source_url;
 mod time;
 mod update;
 mod zones;
@@ -30,12 +32,14 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use toml::de::DeTable;
 
+pub use self::credential::{Credential, CredentialAt, CredentialSent};
 use self::error::Wrong;
 pub(crate) use self::error::nearest;
 pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
 pub use self::pack_key::{BadPackKey, PackKey};
 use self::reader::{Reader, Table};
-pub(super) use self::update::unfit;
+pub use self::source_url::SourceUrl;
+pub(super) use self::source_url::{percent_encoded, unfit};
 pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
 use crate::egress::NamesLimit;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
-
+use super::credential::{self, Credential};
 use super::error::Wrong;
 use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::resolve::{optional, or};
+use super::source_url::SourceUrl;
 use super::{Data, PackKey, Source, rules, time};
 
 /// The `[data.update]` of a policy.
@@ -30,8 +30,10 @@ pub struct Update {
 pub struct UpdateSource {
     /// Unique name, for `schengate data update NAME`.
     pub name: String,
-    /// Where it is; `https`, with a host name, no user and no fragment.
-    pub url: Url,
+    /// Where it is.
+    pub url: SourceUrl,
+    /// What the server wants to know of those who ask.
+    pub credential: Option<Credential>,
     /// Where it goes: a file that `[data]` names as a table or as the pack.
     pub file: PathBuf,
     /// What its digest must be.
@@ -46,7 +48,7 @@ pub enum Digest {
     /// Written in the policy, lower-case hexadecimal.
     Is(String),
     /// Published beside the file, as `sha256sum` writes it, or the digest alone.
-    At(Url),
+    At(SourceUrl),
 }
 
 /// An Ed25519 signature over the bytes of a file.
@@ -55,7 +57,7 @@ pub struct Signature {
     /// The key of the one who signs.
     pub key: PackKey,
     /// Where the signature is: 64 bytes, or those in base64.
-    pub url: Url,
+    pub url: SourceUrl,
 }
 
 const SOURCE_KEYS: [&str; 7] =
@@ -101,7 +103,7 @@ fn source(
     names: &mut BTreeMap<String, usize>,
     files: &mut BTreeMap<PathBuf, usize>,
 ) -> Option<UpdateSource> {
-    reader.only(table, &SOURCE_KEYS);
+    reader.only(table, &[&SOURCE_KEYS[..], &credential::KEYS[..]].concat());
     let name = rules::unique_name(reader, table, names);
     let help = "say where it is: url = \"https://...\"";
     let url = reader.required(table, "url", help).and_then(|item| address(reader, &item));
@@ -124,9 +126,11 @@ fn source(
     });
     let digest = digest(reader, table);
     let signature = signature(reader, table, url.as_ref());
+    let credential = credential::read(reader, table, url.as_ref());
     Some(UpdateSource {
         name: name?,
         url: url?,
+        credential: credential?,
         file: file?,
         digest: digest?,
         signature: signature?,
@@ -154,7 +158,7 @@ fn digest(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Option<Digest>> 
 fn signature(
     reader: &mut Reader<'_>,
     table: &Table<'_>,
-    of: Option<&Url>,
+    of: Option<&SourceUrl>,
 ) -> Option<Option<Signature>> {
     let at = optional(table, "signature_url", |item| address(reader, item));
     let Some(item) = table.item("key") else {
@@ -168,12 +172,7 @@ fn signature(
     let help = "write the 32 bytes of the Ed25519 public key in base64";
     let key = reader.string(&item, help)?.parse();
     let key = reader.keep(&item, key.map_err(|bad: BadPackKey| Wrong::new(bad.to_string(), help)));
-    let url = at?.or_else(|| {
-        let mut url = of?.clone();
-        let path = format!("{}.sig", url.path());
-        url.set_path(&path);
-        Some(url)
-    });
+    let url = at?.or_else(|| Some(of?.with_ending(".sig")));
     Some(Some(Signature { key: key?, url: url? }))
 }
 
@@ -181,35 +180,9 @@ fn path(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<PathBuf> {
     reader.line(item).map(|path| reader.base.join(path))
 }
 
-fn address(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Url> {
+fn address(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<SourceUrl> {
     let text = reader.line(item)?;
-    reader.keep(item, https(&text))
-}
-
-fn https(text: &str) -> Result<Url, Wrong> {
-    const HELP: &str = "write https://, a host name and a path";
-    let wrong = |what: String| Err(Wrong::new(what, HELP));
-    match Url::parse(text) {
-        Err(bad) => wrong(format!("{text:?} is no URL: {bad}")),
-        Ok(url) => match unfit(&url) {
-            Some(what) => wrong(format!("{text:?} {what}")),
-            None => Ok(url),
-        },
-    }
-}
-
-/// Why nothing is fetched from a URL, however it came to be one.
-pub(in crate::control) fn unfit(url: &Url) -> Option<&'static str> {
-    if url.scheme() != "https" {
-        return Some("is not https: who answers, and with what, could not be told");
-    }
-    if !matches!(url.host(), Some(url::Host::Domain(_))) {
-        return Some("has no host name that a certificate could be for");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Some("holds a user or a password, which are not sent");
-    }
-    None
+    reader.keep(item, SourceUrl::parse(&text))
 }
 
 /// Whether a file is one that `[data]` reads.
@@ -224,6 +197,7 @@ fn is_named(data: &Data, file: &std::path::Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::credential::{CredentialAt, CredentialSent};
     use super::*;
     use crate::control::config::parse;
 
@@ -245,7 +219,9 @@ mod tests {
         assert_eq!(update.timeout, Duration::from_secs(600));
         assert_eq!((update.max_bytes, update.ca), (256 << 20, None));
         let source = &update.sources[0];
-        assert_eq!(source.url.as_str(), "https://data.example.eu/c.mmdb?x=1");
+        let day = jiff::civil::date(2026, 11, 30);
+        assert_eq!(source.url.on(day, "").unwrap().as_str(), "https://data.example.eu/c.mmdb?x=1");
+        assert_eq!(source.credential, None);
         assert_eq!((&source.digest, &source.signature), (&None, &None));
         let digest = "AB".repeat(32);
         let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
@@ -253,7 +229,29 @@ mod tests {
         let source = read(&more).unwrap().sources.remove(0);
         assert_eq!(source.digest, Some(Digest::Is(digest.to_lowercase())));
         let signed = source.signature.unwrap();
-        assert_eq!(signed.url.as_str(), "https://data.example.eu/c.mmdb.sig?x=1");
+        let url = signed.url.on(day, "").unwrap();
+        assert_eq!(url.as_str(), "https://data.example.eu/c.mmdb.sig?x=1");
+    }
+
+    #[test]
+    fn a_credential_is_sent_as_the_keys_say_and_bearer_where_they_say_nothing() {
+        for (keys, sent) in [
+            ("", CredentialSent::Bearer),
+            ("auth = 'bearer'", CredentialSent::Bearer),
+            ("auth = 'basic'", CredentialSent::Basic(None)),
+            ("user = '12'", CredentialSent::Basic(Some("12".to_owned()))),
+            ("user = '12'\nauth = 'basic'", CredentialSent::Basic(Some("12".to_owned()))),
+            ("header = 'X-Api-Key'", CredentialSent::Header("x-api-key".to_owned())),
+        ] {
+            let update = read(&format!("{SOURCE}credential = 'maxmind'\n{keys}")).unwrap();
+            let at = CredentialAt::Named("maxmind".to_owned());
+            assert_eq!(update.sources[0].credential, Some(Credential { at, sent }), "{keys}");
+        }
+        let in_url = SOURCE.replace("x=1", "x={credential}");
+        let update = read(&format!("{in_url}credential_file = 'key'")).unwrap();
+        let at = CredentialAt::File(PathBuf::from("key"));
+        let sent = CredentialSent::Url;
+        assert_eq!(update.sources[0].credential, Some(Credential { at, sent }));
     }
 
     #[test]
@@ -264,7 +262,7 @@ mod tests {
             (&SOURCE.replace("https:", "http:"), "is not https"),
             (&SOURCE.replace("Data.Example.eu", "192.0.2.1"), "has no host name"),
             (&SOURCE.replace("Data.Example.eu", "me@Data.Example.eu"), "holds a user"),
-            (&SOURCE.replace("https://Data.Example.eu", "c"), "is no URL"),
+            (&SOURCE.replace("https://Data.Example.eu", "c"), "is not a URL"),
             (&SOURCE.replace("'c.mmdb'", "'d.mmdb'"), "no list of [data] names this file"),
             (&SOURCE.replace("name = 'c'", ""), "data.update.source.name: missing"),
             (&format!("{SOURCE}{SOURCE}"), "was given in line"),
@@ -282,6 +280,15 @@ mod tests {
             (&format!("timeout = '0s'\n{SOURCE}"), "out of bounds"),
             (&format!("max_mib = 2000\n{SOURCE}"), "out of bounds"),
             (&format!("every = '1d'\n{SOURCE}"), "unknown key"),
+            (&format!("{SOURCE}user = 'me'"), "and none is named"),
+            (&format!("{SOURCE}auth = 'bearer'"), "and none is named"),
+            (&SOURCE.replace("x=1", "x={credential}"), "and none is named"),
+            (&format!("{SOURCE}credential = '../c'"), "is not the name of a systemd credential"),
+            (&format!("{SOURCE}credential = 'c'\ncredential_file = 'c'"), "write one of the two"),
+            (&format!("{SOURCE}credential = 'c'\nuser = 'a'\nauth = 'bearer'"), "in two ways"),
+            (&format!("{SOURCE}credential = 'c'\nuser = 'a:b'"), "has no \":\""),
+            (&format!("{SOURCE}credential = 'c'\nheader = 'host'"), "is not a header"),
+            (&format!("{SOURCE}credential = 'c'\nauth = 'digest'"), "basic"),
         ] {
             let faults = read(sources).unwrap_err();
             assert!(faults.contains(fault), "{sources}\n{faults}");

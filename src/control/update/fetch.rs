@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
 
+use super::credential::Credential;
 use super::take::Validators;
 use crate::control::anchors;
 use crate::control::config::{self, Names, Update, unfit};
@@ -79,9 +80,9 @@ pub(super) enum Fault {
         said: String,
     },
     /// An answer that is no file.
-    #[error("{url} answers with status {status}")]
+    #[error("{url} answers with status {status}{}", hint(.status))]
     Status {
-        /// What was asked for.
+        /// What was asked for, as it is shown.
         url: String,
         /// The status code.
         status: u16,
@@ -89,7 +90,7 @@ pub(super) enum Fault {
     /// A redirect that is not followed.
     #[error("the redirect to {to} {why}")]
     Redirect {
-        /// Where it points.
+        /// Where it points, without what may be secret.
         to: String,
         /// What is wrong with it.
         why: &'static str,
@@ -99,7 +100,7 @@ pub(super) enum Fault {
         "{url} is longer than {limit} bytes; set a larger [data.update] max_mib if it should be"
     )]
     Long {
-        /// What was asked for.
+        /// What was asked for, as it is shown.
         url: String,
         /// The limit.
         limit: u64,
@@ -118,6 +119,21 @@ pub(super) enum Fault {
     /// A digest or signature that cannot be read, or does not hold.
     #[error("{0}")]
     Unproven(&'static str),
+    /// The credential is not there, or is none.
+    #[error("the credential{} {why}", in_file(.path.as_deref()))]
+    Credential {
+        /// Its file, where one is known.
+        path: Option<PathBuf>,
+        /// What is wrong; never what it holds.
+        why: String,
+    },
+    /// Anybody on the host may read the credential, or write it.
+    #[error(
+        "the credential in {} is not kept from others of this host, so that it is not sent; take \
+         their rights away (chmod o-rwx), and have a new one issued if anybody may have read it",
+        .0.display()
+    )]
+    Exposed(PathBuf),
     /// A file of ours cannot be written or read.
     #[error("{}: {error}", .path.display())]
     Aside {
@@ -144,12 +160,14 @@ impl Fault {
             | Self::Long { .. }
             | Self::Digest { .. }
             | Self::Unproven(_)
+            | Self::Exposed(_)
             | Self::Data(_) => true,
             Self::Unresolved(_)
             | Self::Unreached { .. }
             | Self::Broken { .. }
             | Self::Status { .. }
             | Self::Late(_)
+            | Self::Credential { .. }
             | Self::Aside { .. }
             | Self::Busy(_) => false,
         }
@@ -158,6 +176,18 @@ impl Fault {
     pub(super) fn aside(path: &Path, error: io::Error) -> Self {
         Self::Aside { path: path.to_owned(), error }
     }
+}
+
+/// What a status says of a credential.
+const fn hint(status: &u16) -> &'static str {
+    match *status {
+        401 | 403 => ": it wants a credential, or another one",
+        _ => "",
+    }
+}
+
+fn in_file(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |path| format!(" in {}", path.display()))
 }
 
 fn in_words(faults: &[DataFault]) -> String {
@@ -176,6 +206,20 @@ fn chain(error: &dyn Error) -> String {
         cause = inner.source();
     }
     said.escape_debug().to_string()
+}
+
+/// What is asked for. Its URL may hold a credential, so that `shown` stands for it in every text.
+pub(super) struct Target<'t> {
+    pub(super) url: Url,
+    pub(super) shown: String,
+    /// Sent to the origin of `url`, and to nobody else.
+    pub(super) credential: Option<&'t Credential>,
+}
+
+/// A URL that a server named, as it is shown: neither its path nor its query, which may hold a
+/// signature or a credential that it gave back.
+fn elsewhere(url: &Url) -> String {
+    format!("{}/...", url.origin().ascii_serialization())
 }
 
 /// Asks for URLs, as far as a policy permits.
@@ -200,7 +244,7 @@ impl<'a> Client<'a> {
     ) -> Result<Vec<Permit>, Fault> {
         let text = url.host_str().unwrap_or_default();
         let host = HostName::parse(text.as_bytes())
-            .map_err(|bad| Fault::Redirect { to: url.to_string(), why: bad_name(bad) })?;
+            .map_err(|bad| Fault::Redirect { to: elsewhere(url), why: bad_name(bad) })?;
         let port = url.port_or_known_default().unwrap_or(443);
         let question = |address: IpAddr| Question {
             client: None,
@@ -282,16 +326,18 @@ impl<'a> Client<'a> {
         self.tls.connect(name, stream).await
     }
 
-    /// Asks for a URL, through its redirects; `None` where what `known` says of it still holds.
+    /// Asks for a URL, through its redirects; `None` where what `known` says of it still holds. Once a
+    /// redirect has led to another origin (RFC 6454), no credential is sent any more.
     pub(super) async fn get(
         &self,
-        url: &Url,
+        target: &Target<'_>,
         known: &Validators,
         judged: &mut Option<Verdict>,
     ) -> Result<Option<Answer>, Fault> {
-        let mut url = url.clone();
+        let (mut url, mut shown) = (target.url.clone(), target.shown.clone());
+        let mut credential = target.credential;
         for _ in 0..=REDIRECTS_MAX {
-            let answer = self.ask(&url, known, judged).await?;
+            let answer = self.ask(&url, &shown, credential, known, judged).await?;
             let status = answer.response.status();
             if status == StatusCode::OK {
                 return Ok(Some(answer));
@@ -302,24 +348,32 @@ impl<'a> Client<'a> {
             let location = answer.response.headers().get(header::LOCATION);
             let location = location.filter(|_| status.is_redirection());
             let Some(location) = location else {
-                return Err(Fault::Status { url: url.to_string(), status: status.as_u16() });
+                return Err(Fault::Status { url: shown, status: status.as_u16() });
             };
-            let text = String::from_utf8_lossy(location.as_bytes());
-            let next = url.join(&text).map_err(|_| Fault::Redirect {
-                to: text.escape_debug().to_string(),
-                why: "is no URL",
-            })?;
+            let next = url
+                .join(&String::from_utf8_lossy(location.as_bytes()))
+                .map_err(|_| Fault::Redirect { to: shown, why: "is not a URL" })?;
+            shown = elsewhere(&next);
             if let Some(why) = unfit(&next) {
-                return Err(Fault::Redirect { to: next.to_string(), why });
+                return Err(Fault::Redirect { to: shown, why });
+            }
+            if next.origin() != url.origin() {
+                if target.credential.is_some_and(|credential| credential.is_in(next.as_str())) {
+                    let why = "would carry the credential to another server";
+                    return Err(Fault::Redirect { to: shown, why });
+                }
+                credential = None;
             }
             url = next;
         }
-        Err(Fault::Redirect { to: url.to_string(), why: "is one too many" })
+        Err(Fault::Redirect { to: shown, why: "is one too many" })
     }
 
     async fn ask(
         &self,
         url: &Url,
+        shown: &str,
+        credential: Option<&Credential>,
         known: &Validators,
         judged: &mut Option<Verdict>,
     ) -> Result<Answer, Fault> {
@@ -349,21 +403,24 @@ impl<'a> Client<'a> {
         for (name, value) in known.conditions() {
             request = request.header(name, value);
         }
+        if let Some((name, value)) = credential.and_then(Credential::header) {
+            request = request.header(name, value);
+        }
         let request = request.body(Empty::new()).map_err(|error| broken(&error))?;
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        Ok(Answer { url: url.to_string(), host, response })
+        Ok(Answer { shown: shown.to_owned(), host, response })
     }
 
     /// All of a short text, such as a digest or a signature.
     pub(super) async fn small(
         &self,
-        url: &Url,
+        target: &Target<'_>,
         limit: u64,
         judged: &mut Option<Verdict>,
     ) -> Result<Vec<u8>, Fault> {
-        let answer = self.get(url, &Validators::default(), judged).await?;
+        let answer = self.get(target, &Validators::default(), judged).await?;
         let Some(answer) = answer else {
-            return Err(Fault::Status { url: url.to_string(), status: 304 });
+            return Err(Fault::Status { url: target.shown.clone(), status: 304 });
         };
         let mut bytes = Vec::new();
         answer.pour(&mut bytes, limit, |_| ()).await?;
@@ -373,7 +430,7 @@ impl<'a> Client<'a> {
 
 /// A file that is on its way.
 pub(super) struct Answer {
-    url: String,
+    shown: String,
     host: String,
     response: Response<Incoming>,
 }
@@ -385,8 +442,8 @@ impl Answer {
         length.to_str().ok()?.parse().ok()
     }
 
-    /// What tells this file from a later one at `url`.
-    pub(super) fn validators(&self, url: &Url) -> Validators {
+    /// What tells this file from a later one at `url`, which holds no credential.
+    pub(super) fn validators(&self, url: &str) -> Validators {
         let headers = self.response.headers();
         let etag = line(headers, header::ETAG).filter(|etag| etag.len() <= ETAG_MAX_BYTES);
         Validators::of(url, etag, line(headers, header::LAST_MODIFIED))
@@ -417,7 +474,7 @@ impl Answer {
         limit: u64,
         told: impl Fn(u64),
     ) -> Result<(), Fault> {
-        let long = || Fault::Long { url: self.url.clone(), limit };
+        let long = || Fault::Long { url: self.shown.clone(), limit };
         if self.length().is_some_and(|length| length > limit) {
             return Err(long());
         }
@@ -432,8 +489,8 @@ impl Answer {
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             left = left
                 .checked_sub(length)
-                .ok_or_else(|| Fault::Long { url: self.url.clone(), limit })?;
-            into.write_all(&bytes).map_err(|error| Fault::aside(Path::new(&self.url), error))?;
+                .ok_or_else(|| Fault::Long { url: self.shown.clone(), limit })?;
+            into.write_all(&bytes).map_err(|error| Fault::aside(Path::new(&self.shown), error))?;
             told(length);
         }
         Ok(())

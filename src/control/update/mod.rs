@@ -8,6 +8,7 @@
 //! Nothing is fetched unless `[data.update]` says from where. A running gateway notices the rename as
 //! it does any change of its files, and loads what it finds with the same checks once more.
 
+mod credential;
 mod fetch;
 mod take;
 
@@ -16,11 +17,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use self::fetch::{Client, Fault};
+use self::credential::Credential;
+use self::fetch::{Client, Fault, Target};
 use self::take::Place;
-use super::config::{Data, Digest, Update, UpdateSource};
+use super::config::{Data, Digest, SourceUrl, Update, UpdateSource};
 use super::data;
 use super::load::{Fetching, LoadFault, load_to_fetch};
 use super::progress::Progress;
@@ -78,7 +82,7 @@ pub enum Ended {
 pub struct Report {
     /// Name of the source.
     pub name: String,
-    /// Where it is fetched from.
+    /// Where it is fetched from, without the values of a query and without any credential.
     pub url: String,
     /// Where it goes.
     pub file: String,
@@ -122,7 +126,9 @@ pub fn update(
     let reports = runtime.block_on(async {
         let names = &compiler.config().names;
         let client = Client::new(&policy, names, update).map_err(CannotUpdate::Broken)?;
-        let job = Job { client, settings: &settings, permitted, dry_run: asked.dry_run, progress };
+        let (settings, dry_run) = (&settings, asked.dry_run);
+        let today = now.to_zoned(TimeZone::UTC).date();
+        let job = Job { client, settings, permitted, dry_run, today, progress };
         let mut reports = Vec::new();
         for source in sources {
             reports.push(job.report(source, update).await);
@@ -152,7 +158,16 @@ struct Job<'a> {
     settings: &'a Data,
     permitted: CountrySet,
     dry_run: bool,
+    /// In UTC.
+    today: Date,
     progress: &'a dyn Progress,
+}
+
+/// What is to be said of a source, however it ends.
+struct Trail {
+    judged: Option<Verdict>,
+    /// The day whose URL was asked for last.
+    day: Date,
 }
 
 /// How a source ended where nothing went wrong.
@@ -164,13 +179,21 @@ enum Done {
 
 impl Job<'_> {
     async fn report(&self, source: &UpdateSource, update: &Update) -> Report {
-        let mut judged = None;
-        let one = self.one(source, update.max_bytes, &mut judged);
-        let ended = tokio::time::timeout(update.timeout, one).await;
+        let mut trail = Trail { judged: None, day: self.today };
+        let credential = source.credential.as_ref().map(Credential::read).transpose();
+        let (ended, credential) = match credential {
+            Err(fault) => (Err(fault), None),
+            Ok(credential) => {
+                let one = self.one(source, credential.as_ref(), update.max_bytes, &mut trail);
+                let ended = tokio::time::timeout(update.timeout, one).await;
+                (ended.unwrap_or(Err(Fault::Late(update.timeout))), credential)
+            }
+        };
         self.progress.end();
+        let Trail { judged, day } = trail;
         let mut report = Report {
             name: source.name.clone(),
-            url: source.url.to_string(),
+            url: source.url.shown_on(day),
             file: source.file.display().to_string(),
             result: Ended::Failed,
             address: judged.map(|verdict| verdict.destination()),
@@ -181,7 +204,6 @@ impl Job<'_> {
             digest: None,
             what: None,
         };
-        let ended = ended.unwrap_or(Err(Fault::Late(update.timeout)));
         match ended {
             Ok(Done::Updated(info)) => {
                 report.result = Ended::Updated;
@@ -204,6 +226,10 @@ impl Job<'_> {
                 report.what = Some(fault.to_string());
             }
         }
+        // No text above is made of the credential; what a server says may be.
+        if let Some(credential) = credential {
+            report.what = report.what.map(|what| credential.masked(&what));
+        }
         if let Some(would) = judged.and_then(|verdict| verdict.would())
             && would == Action::Block
         {
@@ -214,50 +240,90 @@ impl Job<'_> {
         report
     }
 
+    /// The file of today, else the one before it where the URL holds a date: the new one comes some
+    /// time after the day or month began.
     async fn one(
         &self,
         source: &UpdateSource,
+        credential: Option<&Credential>,
+        max_bytes: u64,
+        trail: &mut Trail,
+    ) -> Result<Done, Fault> {
+        let days = source.url.days(self.today);
+        let mut missing = None;
+        for day in days {
+            trail.day = day;
+            match self.one_of(day, source, credential, max_bytes, &mut trail.judged).await {
+                Err(Fault::Status { url, status: 404 }) => {
+                    // What is said is that today's is missing.
+                    missing.get_or_insert(Fault::Status { url, status: 404 });
+                }
+                ended => return ended,
+            }
+        }
+        trail.day = self.today;
+        Err(missing.unwrap_or_else(|| Fault::Status { url: source.url.to_string(), status: 404 }))
+    }
+
+    async fn one_of(
+        &self,
+        day: Date,
+        source: &UpdateSource,
+        credential: Option<&Credential>,
         max_bytes: u64,
         judged: &mut Option<Verdict>,
     ) -> Result<Done, Fault> {
         let client = &self.client;
         let there = data::digest_of(&source.file);
+        let target = target(&source.url, day, credential)?;
+        let key = source.url.dated(day);
         if self.dry_run {
             if let (Some(Digest::Is(wanted)), Some(there)) = (&source.digest, &there)
                 && wanted == there
             {
                 return Ok(Done::Unchanged(PINNED));
             }
-            client.judge(&source.url, judged).await?;
-            let known = take::validators(&source.file, &source.url, there.as_deref());
+            client.judge(&target.url, judged).await?;
+            let known = take::validators(&source.file, &key, there.as_deref());
             let how = if known.is_empty() { "whole" } else { "if it changed since it was fetched" };
             return Ok(Done::WouldFetch(how.to_owned()));
         }
+        // What lies beside the file is asked for with its credential where the same server has it.
+        let beside = |url: &SourceUrl| {
+            let it = self::target(url, day, credential)?;
+            let own = it.url.origin() == target.url.origin();
+            if !own && url.wants_credential() {
+                let why = "is of another server, which is not told the credential";
+                return Err(Fault::Redirect { to: it.shown, why });
+            }
+            Ok(Target { credential: it.credential.filter(|_| own), ..it })
+        };
         let wanted = match &source.digest {
             None => None,
             Some(Digest::Is(digest)) => Some(digest.clone()),
             Some(Digest::At(url)) => {
-                let text = client.small(url, take::DIGESTS_MAX_BYTES, judged).await?;
-                Some(take::published_digest(&text, &source.url)?)
+                let text = client.small(&beside(url)?, take::DIGESTS_MAX_BYTES, judged).await?;
+                Some(take::published_digest(&text, &target.url)?)
             }
         };
         if wanted.is_some() && wanted == there {
             return Ok(Done::Unchanged(PINNED));
         }
         let place = Place::take(&source.file)?;
-        let known = take::validators(&source.file, &source.url, there.as_deref());
-        let Some(answer) = client.get(&source.url, &known, judged).await? else {
+        let known = take::validators(&source.file, &key, there.as_deref());
+        let Some(answer) = client.get(&target, &known, judged).await? else {
             return Ok(Done::Unchanged("the server says that it did not change"));
         };
         self.progress.begin(&format!("fetching {}", source.name), answer.length());
-        let (validators, modified) = (answer.validators(&source.url), answer.modified());
+        let (validators, modified) = (answer.validators(&key), answer.modified());
         let mut file = place.create()?;
         let digest = answer.write(&mut file, max_bytes, self.progress).await?;
         if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
             return Err(Fault::Digest { wanted, got: digest });
         }
         if let Some(signature) = &source.signature {
-            let text = client.small(&signature.url, take::SIGNATURE_MAX_BYTES, judged).await?;
+            let url = beside(&signature.url)?;
+            let text = client.small(&url, take::SIGNATURE_MAX_BYTES, judged).await?;
             let bytes =
                 fs::read(place.aside()).map_err(|error| Fault::aside(place.aside(), error))?;
             take::check_signature(&signature.key, &bytes, &text)?;
@@ -268,6 +334,20 @@ impl Job<'_> {
         let same = there.as_deref() == Some(info.digest.as_str());
         place.put(&validators.known_by(&digest))?;
         Ok(if same { Done::Unchanged("the same bytes came again") } else { Done::Updated(info) })
+    }
+}
+
+/// What is asked for on a day.
+fn target<'t>(
+    url: &SourceUrl,
+    day: Date,
+    credential: Option<&'t Credential>,
+) -> Result<Target<'t>, Fault> {
+    let shown = url.shown_on(day);
+    let whole = url.on(day, credential.map_or("", Credential::in_url));
+    match whole {
+        Ok(url) => Ok(Target { url, shown, credential }),
+        Err(_) => Err(Fault::Redirect { to: shown, why: "is not a URL with this credential" }),
     }
 }
 
