@@ -136,6 +136,7 @@ const DATA_ROOMS: &[&str] = &[
     "providers",
     "formats",
     "facts",
+    "services",
     "embedded",
     "load",
     "coverage",

@@ -399,7 +399,9 @@ impl<'a> Answer<'a> {
         let mut sentence = format!("rule `{}` matches -> {action}", self.policy.rule_name(id));
         let Some(rule) = self.rule(id) else { return sentence };
         let until = rule.until.map(|until| until.to_string());
+        let services = rule.service.as_ref().map(|services| services.join(", "));
         let parts = [
+            ("service", services.as_deref()),
             ("basis", rule.basis.as_deref()),
             ("reason", rule.reason.as_deref()),
             ("owner", rule.owner.as_deref()),
@@ -472,6 +474,7 @@ impl<'a> Answer<'a> {
             "host_unjudged": self.unjudged(),
             "ground": rule.and_then(|id| self.rule(id)).map(|rule| json!({
                 "basis": rule.basis,
+                "service": rule.service,
                 "reason": rule.reason,
                 "owner": rule.owner,
                 "until": rule.until.map(|until| until.0.to_string()),

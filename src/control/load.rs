@@ -153,7 +153,7 @@ pub struct Fetching {
 /// # Errors
 /// As [`load_against`], but for those files.
 pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, LoadFault> {
-    let mut loaded = config::load(path).map_err(LoadFault::Policy)?;
+    let mut loaded = config::load_to_fetch(path).map_err(LoadFault::Policy)?;
     let settings = loaded.config.data.clone();
     let left_out = data::leave_out(&mut loaded.config.data);
     let permitted = permitted(&loaded.config, at);

@@ -165,7 +165,7 @@ fn now() -> Time {
 /// Every file that a load of this policy reads.
 fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let data = &config.data;
-    let lists = [&data.country, &data.asn, &data.providers].into_iter().flatten();
+    let lists = [&data.country, &data.asn, &data.providers, &data.services].into_iter().flatten();
     let tables = lists.filter_map(|source| match source {
         Source::Embedded => None,
         Source::File(path) => Some(path),

@@ -494,7 +494,7 @@ fn load_tells_every_fault_at_once_and_counts_a_double_once() {
     assert_eq!(sources.countries[0].info.name, "good.csv");
     let listed = list(&settings);
     assert_eq!(listed.iter().filter(|listing| listing.fault.is_some()).count(), 4);
-    assert_eq!(listed.iter().filter(|listing| listing.kind == "facts").count(), 5);
+    assert_eq!(listed.iter().filter(|listing| listing.kind == "facts").count(), 6);
     assert!(listed.iter().all(|listing| !listing.to_string().contains('\n')));
 }
 

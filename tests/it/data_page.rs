@@ -85,6 +85,9 @@ fn the_policies_of_the_page_load() {
         assert_eq!(update.config.data.update.unwrap().sources.len(), sources);
         assert!(update.lints.is_empty(), "{:?}", update.lints);
     }
+    let rules =
+        config::parse(blocks("services")[0], None).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(rules.config.rules.iter().all(|rule| rule.service.is_some()));
     assert!(config::parse(blocks("file: site.toml")[0], None).is_ok());
 }
 

@@ -28,6 +28,7 @@ mod malformed;
 mod operations;
 mod reload;
 mod scenarios;
+mod services;
 mod systemd;
 mod tables;
 mod trust;

@@ -661,6 +661,67 @@ fn a_geofeed_is_taken_and_says_where() {
 }
 
 #[test]
+fn services_are_fetched_and_those_of_another_key_are_refused() {
+    let Some(mut scene) = Scene::new("data update, services") else { return };
+    let key = |seed: u8| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let signed = |seed: u8, row: &str| {
+        let body = format!("service,endpoint,use,source,as_of\n{row}");
+        let message = [b"schengate services 1\0".as_slice(), body.as_bytes()].concat();
+        let signature = STANDARD.encode(key(seed).sign(&message).as_ref());
+        format!("# schengate services 1 signed {signature}\n{body}").into_bytes()
+    };
+    let row = "own/app,app.example.eu,,https://example.eu/,2026-11-02\n";
+    let rule = "[[rule]]\nname = 'app'\nservice = ['own/app']\naction = 'allow'\nbasis = 'b'\n";
+    let text = |data: &str| {
+        let text = policy(&at("/services"));
+        text.replace("country = ['c.csv']", &format!("services = ['c.csv', 'embedded']\n{data}"))
+            + rule
+    };
+    let public = STANDARD.encode(key(1).public_key().as_ref());
+    let config = scene.lab.write("policy.toml", &text(&format!("services_key = '{public}'")));
+    let update = |scene: &Scene| {
+        let output = scene.run(&config, &["--json"]);
+        let told = serde_json::from_slice::<Value>(&output.stdout);
+        told.unwrap_or_else(|e| panic!("{e}: {}", lab::said(&output)))[0].clone()
+    };
+    // The file that the rule hangs on is not there yet.
+    scene.put("/services", &signed(1, row), json!({}));
+    let report = update(&scene);
+    assert_eq!((&report["result"], &report["rows"]), (&json!("updated"), &json!(1)), "{report}");
+    let good = scene.table();
+    let older = row.replace("2026-11-02", "2026-11-01");
+    for (body, why) in [
+        (signed(2, row), "is not signed by [data] services_key"),
+        (row.as_bytes().to_vec(), "is not signed, and [data] services_key asks"),
+        (signed(1, &older), "older than the one in use"),
+        (signed(1, &row.replace("app.example.eu", "10.0.0.0/8")), "not the public address"),
+    ] {
+        scene.put("/services", &body, json!({}));
+        let report = update(&scene);
+        assert_eq!(report["result"], "refused", "{report}");
+        assert!(report["what"].as_str().unwrap().contains(why), "{report}");
+        assert_eq!(scene.table(), good, "the last good one stays");
+    }
+    // The list of Microsoft 365, as its web service gives it.
+    scene.lab.write("policy.toml", &text("").replace("own/app", "microsoft-365/exchange/allow"));
+    let list = r#"[{"id": 10, "serviceArea": "Exchange", "serviceAreaDisplayName": "Exchange Online",
+        "urls": ["*.mail.protection.outlook.com"], "ips": ["40.92.0.0/15"], "tcpPorts": "25",
+        "expressRoute": true, "category": "Allow", "required": true}]"#;
+    scene.put("/services", list.as_bytes(), json!({}));
+    fs::remove_file(scene.folder().join("c.csv")).unwrap();
+    let report = update(&scene);
+    assert_eq!((&report["result"], &report["rows"]), (&json!("updated"), &json!(2)), "{report}");
+    let explained = Command::new(env!("CARGO_BIN_EXE_schengate"))
+        .args(["explain", "--to", "40.92.0.9", "--host", "a.mail.protection.outlook.com"])
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    let said = lab::said(&explained);
+    assert!(said.contains("service microsoft-365/exchange/allow (by c.csv of "), "{said}");
+}
+
+#[test]
 fn a_running_gateway_takes_up_what_was_fetched() {
     let Some(mut scene) = Scene::new("data update, a gateway") else { return };
     scene.put("/c.csv", france(100).as_bytes(), dated("Mon, 01 Jun 2026"));

@@ -18,11 +18,15 @@ const LONG_ROWS: u64 = 100_000;
 
 /// Arguments of `data build`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("made").required(true).args(["pack", "services"]))]
 pub(super) struct Build {
     /// Build one pack and write it to this file
     #[arg(long, value_name = "OUT")]
-    pack: PathBuf,
-    /// Sign the pack with this key (`schengate data keygen`)
+    pack: Option<PathBuf>,
+    /// Put files of services into one and write it to this file
+    #[arg(long, value_name = "OUT", conflicts_with = "date")]
+    services: Option<PathBuf>,
+    /// Sign it with this key (`schengate data keygen`)
     #[arg(long, value_name = "KEYFILE")]
     sign: Option<PathBuf>,
     /// Date of the build; without it now. A pack is never taken up after a later one
@@ -84,7 +88,11 @@ pub(super) fn build(arguments: &Build, out: &mut impl Write) -> io::Result<Exit>
         Ok(key) => key,
         Err(fault) => return Ok(complain(fault)),
     };
-    let built = build_pack(arguments, key.as_ref(), &progress, out)?;
+    let built = match (&arguments.pack, &arguments.services) {
+        (Some(pack), _) => build_pack(arguments, pack, key.as_ref(), &progress, out)?,
+        (None, Some(services)) => build_services(&arguments.sources, services, key.as_ref()),
+        (None, None) => return Ok(complain("say --pack or --services")),
+    };
     match built {
         Ok(built) => {
             for info in built {
@@ -104,6 +112,7 @@ pub(super) fn build(arguments: &Build, out: &mut impl Write) -> io::Result<Exit>
 /// Every source read, then the pack written; every fault at once.
 fn build_pack(
     arguments: &Build,
+    pack: &Path,
     key: Option<&SigningKey>,
     progress: &dyn Progress,
     out: &mut impl Write,
@@ -128,11 +137,29 @@ fn build_pack(
     if long {
         progress.begin(&format!("packing {rows} rows"), None);
     }
-    let built = data::build_pack(tables, date, key, &arguments.pack);
+    let built = data::build_pack(tables, date, key, pack);
     if long {
         progress.end();
     }
     Ok(built.map(|info| vec![info]).map_err(|fault| vec![fault]))
+}
+
+/// Files of services, put into one.
+fn build_services(
+    inputs: &[Input],
+    services: &Path,
+    key: Option<&SigningKey>,
+) -> Result<Vec<SourceInfo>, Vec<DataFault>> {
+    let file = |input: &Input| match input {
+        Input::Any(path) => Ok(path.clone()),
+        Input::Of(..) => {
+            let what = "takes files of services alone, and no table of a kind";
+            Err(vec![DataFault::whole(Path::new("--services"), what)])
+        }
+    };
+    let files = inputs.iter().map(file).collect::<Result<Vec<_>, _>>()?;
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    data::build_services(&files, key, services).map(|info| vec![info])
 }
 
 /// Exit status: 0 written, 2 not.

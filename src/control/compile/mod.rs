@@ -59,7 +59,8 @@ impl Compiler {
     /// As [`Compiler::new`], over an atlas that holds for `config`.
     #[must_use]
     pub fn over(config: Config, drawn: Arc<Drawn>, text: &str, local: Vec<IpAddr>) -> Self {
-        let version = version(text, drawn.infos());
+        let services = config.services.iter().filter(|info| info.origin.is_some());
+        let version = version(text, drawn.infos().iter().chain(services));
         Self { config, drawn, version, local }
     }
 
@@ -253,8 +254,8 @@ fn net(prefix: &IpNet) -> (IpAddr, u8) {
     (prefix.addr(), prefix.prefix_len())
 }
 
-/// The first 12 hex digits of a digest of the file and of every table.
-fn version(text: &str, tables: &[SourceInfo]) -> String {
+/// The first 12 hex digits of a digest of the file, of every table and of every file of services.
+fn version<'i>(text: &str, tables: impl Iterator<Item = &'i SourceInfo>) -> String {
     let mut digest = Sha256::new();
     digest.update(text);
     for info in tables {

@@ -1,5 +1,7 @@
 //! What is sound and maybe not meant: said once, beside the place, refusing nothing.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 
 use super::error::{Lint, LintKind, Wrong};
@@ -47,6 +49,9 @@ pub(super) fn all(
         lints.add(LintKind::Unrecorded, at, "capture.shortcut", what, help);
     }
     lints.found.sort_by_key(|lint| lint.finding.position);
+    // A rule of services is several, and told of once.
+    let mut told = HashSet::new();
+    lints.found.retain(|lint| told.insert(lint.to_string()));
     lints.found
 }
 

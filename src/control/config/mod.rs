@@ -17,6 +17,7 @@ mod pack_key;
 mod reader;
 mod resolve;
 mod rules;
+mod services;
 mod shadow;
 mod share;
 mod source_url;
@@ -42,6 +43,7 @@ pub use self::source_url::SourceUrl;
 pub(super) use self::source_url::{percent_encoded, unfit};
 pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
+use crate::control::data::SourceInfo;
 use crate::egress::NamesLimit;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
@@ -75,6 +77,11 @@ pub fn host_name(text: &str) -> Result<HostName, NameFault> {
     }
 }
 
+/// Reads a host pattern as the policy file does.
+pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
+    hosts::pattern(text).map_err(|Wrong { what, .. }| what)
+}
+
 /// What holds where no file is given, written out.
 const DEFAULT: &str = include_str!("../../../config/default.toml");
 
@@ -100,8 +107,22 @@ pub struct Loaded {
 /// # Errors
 /// Every fault of the file and of the host files it names.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Faults> {
+    open(path, false)
+}
+
+/// As [`load`], for an update: the files of services that it is to bring may be missing, and a rule
+/// that names a service of such a file is left out.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_fetch(path: Option<&Path>) -> Result<Loaded, Faults> {
+    open(path, true)
+}
+
+fn open(path: Option<&Path>, fetching: bool) -> Result<Loaded, Faults> {
+    let now = Timestamp::now();
     let Some(path) = path else {
-        return read(DEFAULT, "the built-in policy".to_owned(), None, Timestamp::now());
+        return read(DEFAULT, "the built-in policy".to_owned(), None, now, fetching);
     };
     let named = path.display().to_string();
     let fault = |wrong| Faults(vec![Fault::whole(&named, wrong)]);
@@ -117,7 +138,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Faults> {
         let wrong = Wrong::new("the file is no UTF-8 from here on", "save the file as UTF-8");
         Faults(vec![Fault { position: Some(position), ..Fault::whole(&named, wrong) }])
     })?;
-    parse(&text, Some(path))
+    read(&text, named, Some(path), now, fetching)
 }
 
 /// Reads the text of a policy file. `path` names it in faults, and what it names is relative to
@@ -135,12 +156,19 @@ pub fn parse(text: &str, path: Option<&Path>) -> Result<Loaded, Faults> {
 /// As [`parse`].
 pub fn parse_at(text: &str, path: Option<&Path>, now: Timestamp) -> Result<Loaded, Faults> {
     let file = path.map_or_else(|| "<policy>".to_owned(), |path| path.display().to_string());
-    read(text, file, path, now)
+    read(text, file, path, now, false)
 }
 
-fn read(text: &str, file: String, path: Option<&Path>, now: Timestamp) -> Result<Loaded, Faults> {
+fn read(
+    text: &str,
+    file: String,
+    path: Option<&Path>,
+    now: Timestamp,
+    fetching: bool,
+) -> Result<Loaded, Faults> {
     let base = path.and_then(Path::parent).unwrap_or_else(|| Path::new("")).to_owned();
     let mut reader = Reader::new(text, file, base);
+    reader.fetching = fetching;
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
@@ -195,6 +223,8 @@ pub struct Config {
     pub capture: Capture,
     /// `[data]`.
     pub data: Data,
+    /// Where the services of its rules came from.
+    pub services: Vec<SourceInfo>,
 }
 
 /// `[policy]`: the settings of every client that is in no group.
@@ -304,6 +334,9 @@ pub struct Rule {
     pub action: Action,
     pub from: Option<Vec<From>>,
     pub host: Option<HostList>,
+    /// Each with what says so. Its hosts and prefixes are in `host` or `to`: a rule of services is one
+    /// by host and one by prefix, of the same name.
+    pub service: Option<Vec<String>>,
     pub to: Option<Vec<IpNet>>,
     pub location: Option<ZoneList>,
     pub law: Option<ZoneList>,
@@ -475,6 +508,10 @@ pub struct Data {
     pub asn: Vec<Source>,
     /// Provider region files.
     pub providers: Vec<Source>,
+    /// Files of services that rules may name; for each family the first that holds it speaks alone.
+    pub services: Vec<Source>,
+    /// Who must have signed those files; `None`: nobody.
+    pub services_key: Option<PackKey>,
     /// Age from which a table is `stale`.
     pub max_age: Option<Duration>,
     /// Share of a permitted country's addresses, in percent, that a table may lose against the one
@@ -500,6 +537,8 @@ impl Default for Data {
             country: vec![Source::Embedded],
             asn: vec![Source::Embedded],
             providers: vec![Source::Embedded],
+            services: vec![Source::Embedded],
+            services_key: None,
             max_age: None,
             max_loss: 20,
             memory: Memory::Fast,

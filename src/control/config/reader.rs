@@ -18,6 +18,8 @@ pub(super) struct Reader<'t> {
     pub(super) faults: Vec<Fault>,
     /// Host files that were read, or should have been.
     pub(super) host_files: Vec<PathBuf>,
+    /// Whether the policy is read to fetch what it names.
+    pub(super) fetching: bool,
     text: &'t str,
     /// Byte at which each line begins.
     lines: Vec<usize>,
@@ -74,7 +76,8 @@ impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str, file: String, base: PathBuf) -> Self {
         let breaks = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let lines = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
-        Self { file, base, faults: Vec::new(), host_files: Vec::new(), text, lines }
+        let (faults, host_files) = (Vec::new(), Vec::new());
+        Self { file, base, faults, host_files, fetching: false, text, lines }
     }
 
     /// Lines of the text that are neither empty nor a comment.

@@ -14,8 +14,8 @@ use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Capture, Causes, Config, CountryField, DNS_TYPES, Data, Defaults, Dns, Group, Listen,
-    ListenMode, Names, Shortcut, Source, Until, ZoneList, listen, net, rules, share, time, update,
-    zones,
+    ListenMode, Names, Shortcut, Source, Until, ZoneList, listen, net, rules, services, share,
+    time, update, zones,
 };
 use crate::egress::NamesLimit;
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
@@ -25,11 +25,13 @@ const SECTIONS: [&str; 13] = [
     "admin", "capture", "data",
 ];
 
-const DATA_KEYS: [&str; 11] = [
+const DATA_KEYS: [&str; 13] = [
     "directory",
     "country",
     "asn",
     "providers",
+    "services",
+    "services_key",
     "max_age",
     "max_loss",
     "memory",
@@ -126,7 +128,9 @@ pub(super) fn config(
     let operators = rules::operators(reader, root);
     let places = rules::places(reader, root, &names);
     let rule_tables = reader.tables(root, "rule");
-    let known = rules::Known { zones: &names, groups: &group_names };
+    let data = data(reader, root);
+    let services = services::load(reader, root, data.as_ref());
+    let known = rules::Known { zones: &names, groups: &group_names, services: &services };
     let mut unknown_regions = Vec::new();
     let rules = rules::rules(reader, &rule_tables, root, &known, &mut unknown_regions);
     let name_table = reader.table(root, "names");
@@ -135,14 +139,15 @@ pub(super) fn config(
     let admin = admin(reader, root);
     let listen = listen::listeners(reader, root, admin.as_ref());
     let capture = capture(reader, root, listen.as_deref());
-    let data = data(reader, root);
+    let (rules, tables_of_rules) = rules.unzip();
+    let mark = |&at: &usize| rule_tables.get(at).map(Mark::of);
     let marks = Marks {
         policy: policy_table.as_ref().map(Mark::of).unwrap_or_default(),
         names: name_table.as_ref().map(Mark::of).unwrap_or_default(),
         capture: reader.table(root, "capture").as_ref().map(Mark::of).unwrap_or_default(),
         data: reader.table(root, "data").as_ref().map(Mark::of).unwrap_or_default(),
         groups: group_tables.iter().map(Mark::of).collect(),
-        rules: rule_tables.iter().map(Mark::of).collect(),
+        rules: tables_of_rules.iter().flatten().filter_map(mark).collect(),
     };
     let config = Config {
         path: path.map(Path::to_owned),
@@ -160,6 +165,7 @@ pub(super) fn config(
         admin: admin?,
         capture: capture?,
         data: data?,
+        services: services.infos().to_vec(),
     };
     Some((config, marks, unknown_regions))
 }
@@ -552,6 +558,12 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
     let country = sources("country", default.country);
     let asn = sources("asn", default.asn);
     let providers = sources("providers", default.providers);
+    let services = or(&table, "services", default.services, |item| source_list(reader, item));
+    let services_key = optional(&table, "services_key", |item| {
+        let help = "write the key that `schengate data keygen` printed";
+        let key = reader.string(item, help)?.parse();
+        reader.keep(item, key.map_err(|bad: BadPackKey| Wrong::new(bad.to_string(), help)))
+    });
     let max_age = optional(&table, "max_age", |item| {
         time::duration(reader, item, Duration::from_secs(1), None)
     });
@@ -567,6 +579,8 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         country: country?,
         asn: asn?,
         providers: providers?,
+        services: services?,
+        services_key: services_key?,
         max_age: max_age?,
         max_loss: max_loss?,
         memory: memory?,

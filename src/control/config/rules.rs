@@ -9,17 +9,19 @@ use super::error::{UnknownRegion, Wrong, nearest};
 use super::reader::{Item, Reader, Table};
 use super::resolve::{ACTIONS, only_owner, optional};
 use super::{
-    From, HostPattern, OperatorEntry, Place, PlaceLocation, Rule, Until, hosts, known, net, time,
-    zones,
+    From, HostPattern, OperatorEntry, Place, PlaceLocation, Rule, Until, hosts, known, net,
+    services, time, zones,
 };
+use crate::control::data::{Endpoints, Services};
 use crate::identify::Protocol;
 use crate::policy::{HostList, Transport};
 
 /// The conditions of a rule; a rule has at least one.
-const CONDITIONS: [&str; 14] = [
+const CONDITIONS: [&str; 15] = [
     "from",
     "host",
     "host_file",
+    "service",
     "to",
     "location",
     "law",
@@ -51,6 +53,7 @@ pub(super) struct Known<'k> {
     pub(super) zones: &'k zones::Names,
     /// Index of each group by name.
     pub(super) groups: &'k BTreeMap<String, usize>,
+    pub(super) services: &'k Services,
 }
 
 /// `name`, which no other table of its kind may have; `taken` holds the line of each.
@@ -71,20 +74,21 @@ pub(super) fn unique_name(
     Some(name)
 }
 
+/// The rules, and of each the index of its table: a rule of services is several.
 pub(super) fn rules(
     reader: &mut Reader<'_>,
     tables: &[Table<'_>],
     root: &Table<'_>,
     known: &Known<'_>,
     unknown_regions: &mut Vec<UnknownRegion>,
-) -> Option<Vec<Rule>> {
+) -> Option<(Vec<Rule>, Vec<usize>)> {
     let own = own_operators(root);
     let mut taken = BTreeMap::new();
     let read: Vec<_> = tables
         .iter()
         .map(|table| rule(reader, table, known, &own, &mut taken, unknown_regions))
         .collect();
-    let hosts = read.iter().flatten().filter_map(|rule| rule.host.as_ref());
+    let hosts = read.iter().flatten().filter_map(|(rule, _)| rule.host.as_ref());
     let bytes: usize = hosts.map(HostList::bytes).sum();
     if bytes > HOSTS_MAX_BYTES
         && let Some(table) = tables.first()
@@ -93,7 +97,11 @@ pub(super) fn rules(
         let help = format!("keep to {HOSTS_MAX_BYTES}; \"*.\" covers many names");
         reader.fault_at(table.span.start, "rule.host", Wrong::new(what, help));
     }
-    read.into_iter().collect()
+    let read: Vec<_> = read.into_iter().collect::<Option<_>>()?;
+    let expanded = read.into_iter().enumerate().flat_map(|(at, (rule, endpoints))| {
+        services::expand(rule, endpoints).into_iter().map(move |rule| (rule, at))
+    });
+    Some(expanded.unzip())
 }
 
 fn rule(
@@ -103,7 +111,7 @@ fn rule(
     own_operators: &BTreeSet<String>,
     taken: &mut BTreeMap<String, usize>,
     unknown_regions: &mut Vec<UnknownRegion>,
-) -> Option<Rule> {
+) -> Option<(Rule, Option<Endpoints>)> {
     let texts = ["name", "action", "basis", "reason", "owner"];
     reader.only(table, &[&CONDITIONS[..], &texts[..]].concat());
     let name = unique_name(reader, table, taken);
@@ -121,6 +129,15 @@ fn rule(
     let from = optional(table, "from", |item| clients(reader, item, known.groups));
     let host = hosts::condition(reader, table);
     let to = optional(table, "to", |item| net::prefixes(reader, item));
+    let service = optional(table, "service", |item| {
+        services::condition(reader, item, known.services, action)
+    });
+    if let Some(item) = table.item("service")
+        && ["host", "host_file", "to"].iter().any(|key| table.has(key))
+    {
+        let what = "a service is hosts and prefixes, and the rule names others as well";
+        reader.fault(&item, what, "write two rules");
+    }
     let location = optional(table, "location", |item| zones::zone_list(reader, item, known.zones));
     let law = optional(table, "law", |item| zones::zone_list(reader, item, known.zones));
     let operator = optional(table, "operator", |item| {
@@ -138,11 +155,13 @@ fn rule(
     let [basis, reason, owner] =
         ["basis", "reason", "owner"].map(|key| optional(table, key, |item| reader.line(item)));
     conditioned.then_some(())?;
-    Some(Rule {
+    let (service, endpoints) = service?.unzip();
+    let rule = Rule {
         name: name?,
         action: action?,
         from: from?,
         host: host.ok()?,
+        service,
         to: to?,
         location: location?,
         law: law?,
@@ -158,7 +177,8 @@ fn rule(
         reason: reason?,
         owner: owner?,
         line,
-    })
+    };
+    Some((rule, endpoints))
 }
 
 /// `from`: groups and prefixes.

@@ -112,7 +112,7 @@ fn source(
         let file = path(reader, &item)?;
         if !is_named(data, &file) {
             let what = "no list of [data] names this file, so that nobody would read it";
-            let help = "name it in country, asn or providers, or as the pack";
+            let help = "name it in country, asn, providers or services, or as the pack";
             reader.fault(&item, what, help);
             return None;
         }
@@ -187,7 +187,7 @@ fn address(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<SourceUrl> {
 
 /// Whether a file is one that `[data]` reads.
 fn is_named(data: &Data, file: &std::path::Path) -> bool {
-    let lists = [&data.country, &data.asn, &data.providers].into_iter().flatten();
+    let lists = [&data.country, &data.asn, &data.providers, &data.services].into_iter().flatten();
     let mut files = lists.filter_map(|source| match source {
         Source::Embedded => None,
         Source::File(path) => Some(path),

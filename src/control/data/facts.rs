@@ -14,6 +14,7 @@ use crate::policy::{Country, CountrySet};
 
 const OPERATORS: &str = include_str!("../../../config/facts/operators.csv");
 const REGIONS: &str = include_str!("../../../config/facts/cloud-regions.csv");
+pub(super) const SERVICES: &str = include_str!("../../../config/facts/services.csv");
 const SETS: &str = include_str!("../../../config/facts/jurisdiction-sets.csv");
 const ANYCAST: &str = include_str!("../../../config/facts/anycast.csv");
 const EDGES: &str = include_str!("../../../config/facts/edges.csv");
@@ -22,12 +23,13 @@ const EDGES: &str = include_str!("../../../config/facts/edges.csv");
 const AS_OF: &str = "2026-11-30";
 
 /// The facts' files as built in: name, content and header.
-pub(super) const FILES: [(&str, &str); 5] = [
+pub(super) const FILES: [(&str, &str); 6] = [
     ("operators.csv", OPERATORS),
     ("cloud-regions.csv", REGIONS),
     ("jurisdiction-sets.csv", SETS),
     ("anycast.csv", ANYCAST),
     ("edges.csv", EDGES),
+    ("services.csv", SERVICES),
 ];
 
 /// The day on which the facts were last gone through.

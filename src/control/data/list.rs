@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::formats::file;
 use super::load::load_all;
 use super::model::{DataFault, SourceInfo};
-use super::{embedded, facts};
-use crate::control::config::Data;
+use super::{embedded, facts, services};
+use crate::control::config::{Data, Source};
 use crate::control::progress::Silent;
 
 /// One source of data. As JSON an object with the fields' names; as text one line.
@@ -18,7 +18,7 @@ pub struct Listing {
     /// Short name: `embedded:country`, `country-a.csv`, `aws-ranges`; for a source that cannot
     /// be read, its path.
     pub name: String,
-    /// `pack`, `country`, `asn`, `providers`, `registrant` or `facts`.
+    /// `pack`, `country`, `asn`, `providers`, `services`, `registrant` or `facts`.
     pub kind: &'static str,
     /// Rows.
     pub rows: u64,
@@ -66,6 +66,15 @@ fn list_at(settings: &Data, now: Timestamp) -> Vec<Listing> {
     let named = tables
         .into_iter()
         .map(|(kind, table)| listing(kind.label(), table.map(|table| table.info().clone()), now));
+    let files = settings.services.iter().filter_map(|source| match source {
+        Source::Embedded => None,
+        Source::File(path) => Some(path),
+    });
+    let services = files.map(|path| {
+        let read = services::read_file(path, settings.services_key.as_ref());
+        listing("services", read.map(|(_, info)| info), now)
+    });
+    let named = named.chain(services);
     let registrant = embedded::embedded_registrant().map(|table| table.info);
     let registrant = std::iter::once_with(|| listing("registrant", registrant, now));
     pack.into_iter().chain(named).chain(registrant).chain(built_in(now)).collect()

@@ -12,6 +12,7 @@ mod list;
 mod load;
 mod model;
 mod providers;
+mod services;
 mod trust;
 mod verify;
 
@@ -31,6 +32,7 @@ pub use model::{
     Sources, Table, Whereabouts,
 };
 pub use providers::provider_operator;
+pub use services::{Endpoints, Services, build_services};
 pub use trust::fingerprint::Fingerprint;
 pub use trust::last_good::LastGood;
 pub use trust::vet::{digest_of, leave_out, vet};

@@ -6,6 +6,7 @@ pub mod file;
 pub(super) mod mmdb;
 pub mod provider;
 pub mod ranges;
+pub(super) mod services;
 pub(super) mod sgp;
 pub mod sgt;
 pub(super) mod tar;

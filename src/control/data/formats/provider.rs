@@ -47,6 +47,11 @@ pub(in crate::control::data) enum ProviderFault {
          Oracle, Fastly)"
     )]
     UnknownForm,
+    #[error(
+        "is a JSON list, as the endpoints of Microsoft 365 are, which say whose an address is and \
+         not where; name such a file in [data] services"
+    )]
+    JsonList,
     #[error("entry {row} has no {key}")]
     Missing { row: u64, key: &'static str },
     #[error("{0} is under the key of the other family")]
@@ -80,6 +85,9 @@ pub(in crate::control::data) struct Read {
 
 /// Reads a provider's file.
 pub(in crate::control::data) fn read(bytes: &[u8], path: &Path) -> Result<Read, BadRow> {
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(BadRow::new(1, ProviderFault::JsonList));
+    }
     let mut read =
         if bytes.trim_ascii_start().starts_with(b"{") { json(bytes)? } else { plain(bytes, path)? };
     check(&read.rows)?;

@@ -315,7 +315,8 @@ impl SigningKey {
         STANDARD.encode(self.0.public_key().as_ref())
     }
 
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
+    /// Signs a message; what it is for stands at its head.
+    pub(in crate::control::data) fn sign(&self, message: &[u8]) -> Vec<u8> {
         self.0.sign(message).as_ref().to_vec()
     }
 }

@@ -35,6 +35,9 @@ impl Asked {
             pack,
             pack_key,
             directory: _,
+            // They are a part of the rules, not of the tables.
+            services: _,
+            services_key: _,
             max_age: _,
             max_loss: _,
             memory: _,

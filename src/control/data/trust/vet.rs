@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::last_good::LastGood;
 use crate::control::config::{Data, Source};
 use crate::control::data::formats::file::{self, Content};
@@ -10,6 +12,7 @@ use crate::control::data::formats::sgp;
 use crate::control::data::model::{
     AsnTable, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Table, shown_path,
 };
+use crate::control::data::services;
 use crate::policy::CountrySet;
 
 /// Takes out of `[data]` the files that an update is to bring and that cannot be read as they are,
@@ -24,7 +27,8 @@ pub fn leave_out(settings: &mut Data) -> Vec<DataFault> {
         if settings.pack.as_ref() == Some(&file) {
             settings.pack = None;
         }
-        let lists = [&mut settings.country, &mut settings.asn, &mut settings.providers];
+        let Data { country, asn, providers, services, .. } = settings;
+        let lists = [country, asn, providers, services];
         for list in lists {
             list.retain(|source| *source != Source::File(file.clone()));
         }
@@ -49,6 +53,9 @@ pub fn vet(
         // The reader names what it was given; the file is known by where it would go.
         one(DataFault { source: shown_path(file), ..fault })
     })?;
+    if is_services(settings, file) {
+        return vet_services(settings, file, &content).map_err(one);
+    }
     let new = sources(settings, file, &content).map_err(one)?;
     let mut faults = Vec::new();
     // Where the one there cannot be read, anything that can be is better.
@@ -70,10 +77,36 @@ pub fn vet(
 #[error("is named by no list of [data]")]
 struct Unnamed;
 
+/// A file of services is older than the one there.
+#[derive(Debug, thiserror::Error)]
+#[error("is of {now}, older than the one in use, of {there}")]
+struct Older {
+    now: Timestamp,
+    there: Timestamp,
+}
+
 /// SHA-256 of the file there, hex; `None` where there is none to be read.
 #[must_use]
 pub fn digest_of(file: &Path) -> Option<String> {
     file::read(file).ok().map(|content| content.digest)
+}
+
+fn is_services(settings: &Data, file: &Path) -> bool {
+    settings.services.contains(&Source::File(file.to_owned()))
+}
+
+/// As [`vet`], of services: sound, signed where that is asked for, and not older than those there.
+fn vet_services(settings: &Data, file: &Path, content: &Content) -> Result<SourceInfo, DataFault> {
+    let key = settings.services_key.as_ref();
+    let (_, new) = services::from(file, content, key)?;
+    // Where the one there cannot be read, anything that can be is better.
+    let there = services::read_file(file, key).ok().and_then(|(_, info)| info.as_of);
+    match (there, new.as_of) {
+        (Some(there), Some(now)) if now < there => {
+            Err(DataFault::whole(file, Older { now, there }))
+        }
+        _ => Ok(new),
+    }
 }
 
 fn read(settings: &Data, file: &Path) -> Result<Sources, DataFault> {
@@ -84,6 +117,9 @@ fn read(settings: &Data, file: &Path) -> Result<Sources, DataFault> {
 fn sources(settings: &Data, file: &Path, content: &Content) -> Result<Sources, DataFault> {
     let mut sources = Sources::default();
     let mut tables = Vec::new();
+    if is_services(settings, file) {
+        services::from(file, content, settings.services_key.as_ref())?;
+    }
     if settings.pack.as_deref() == Some(file) {
         let bundle = sgp::read_from(file, content, settings.pack_key.as_ref())?;
         sources.pack = Some(bundle.info);
