@@ -174,3 +174,112 @@ fn the_rooms_of_the_data_use_only_those_before_them() {
     }
     assert!(arrows > 30, "{arrows}");
 }
+
+/// The rooms of `flow`, each of which uses only those before it. What a worker shares holds the UDP
+/// flows of its SOCKS5 clients, so that their table lies below it and the rest of `udp` above.
+const FLOW_ROOMS: &[&str] = &[
+    "settings",
+    "reactor",
+    "origin",
+    "clients",
+    "authority",
+    "bind",
+    "dialled",
+    "wire",
+    "buffer",
+    "close",
+    "connect",
+    "relay",
+    "listener",
+    "judge",
+    "registry",
+    "udp/ports",
+    "udp/table",
+    "gate",
+    "seat",
+    "http",
+    "overload",
+    "accept",
+    "refuse",
+    "admit",
+    "rejudge",
+    "reach",
+    "first_flight",
+    "along",
+    "second",
+    "starttls",
+    "udp",
+    "dns",
+    "forward",
+    "proxy",
+    "serve",
+    "drain",
+];
+
+/// The rooms of `flow` that a file names; `file` is its path below `src/flow`.
+fn flow_rooms(file: &Path, code: &str) -> Vec<String> {
+    let parts: Vec<_> = file.iter().map(|part| part.to_str().expect("UTF-8")).collect();
+    // How many `super` lead to `flow` itself.
+    let depth = parts.len() - usize::from(parts.ends_with(&["mod.rs"]));
+    let of_folder = |word: &str| format!("{}/{word}", parts[0]);
+    let mut rooms = Vec::new();
+    for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        let line = line.replace("crate::flow::", &"super::".repeat(depth));
+        let mut rest = line.as_str();
+        while let Some(at) = rest.find("super::") {
+            let mut ups = 0;
+            rest = &rest[at..];
+            while let Some(behind) = rest.strip_prefix("super::") {
+                (rest, ups) = (behind, ups + 1);
+            }
+            let named = rest.strip_prefix('{').map_or(rest, |list| list.trim_end_matches("};"));
+            let several = rest.starts_with('{');
+            for path in named.split(", ").take(if several { usize::MAX } else { 1 }) {
+                let mut words = path.split(|c: char| !c.is_alphanumeric() && c != '_');
+                let word = words.next().unwrap_or_default();
+                let below = words.nth(1).map(|below| format!("{word}/{below}"));
+                let listed = |room: &String| FLOW_ROOMS.contains(&room.as_str());
+                if word.is_empty() {
+                    continue;
+                }
+                if ups == depth {
+                    rooms.push(below.filter(listed).unwrap_or_else(|| word.to_owned()));
+                } else if ups + 1 == depth {
+                    let own = Some(of_folder(word)).filter(listed);
+                    rooms.push(own.unwrap_or_else(|| parts[0].to_owned()));
+                }
+            }
+        }
+    }
+    rooms
+}
+
+#[test]
+fn the_rooms_of_the_flow_use_only_those_before_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/flow");
+    let place = |room: &str| FLOW_ROOMS.iter().position(|known| *known == room);
+    let mut arrows = std::collections::BTreeSet::new();
+    for path in sources(&root) {
+        let file = path.strip_prefix(&root).expect("a file of the room");
+        let below = file.with_extension("");
+        let below = below.to_str().expect("UTF-8");
+        if below == "mod" || below.split('/').any(|part| part == "tests") {
+            continue;
+        }
+        let top = below.split('/').next().unwrap_or_default();
+        let own = place(below).or_else(|| place(top));
+        let own = own.unwrap_or_else(|| panic!("{below} has no place in the order"));
+        let text = fs::read_to_string(&path).expect("a source file");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for room in flow_rooms(file, code) {
+            let other = place(&room).unwrap_or_else(|| panic!("{below} names {room}: no room"));
+            assert!(other <= own, "{below} uses {room}, which stands above it");
+            if other < own {
+                arrows.insert((own, other));
+            }
+        }
+    }
+    // An order in which every arrow leads down has no circle.
+    println!("flow: {} rooms, {} arrows, none up, 0 circles", FLOW_ROOMS.len(), arrows.len());
+    assert!(arrows.len() > 100, "{}", arrows.len());
+}

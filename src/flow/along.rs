@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::peek::Seen;
+use super::first_flight::Seen;
 use super::wire::Wire;
 use crate::account::{Bytes, End};
 use crate::identify::{Identity, Missing, Progress, Step, identify_further};

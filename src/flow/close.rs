@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::relay::read_shared;
+use super::buffer::read_shared;
 use super::wire::Wire;
 
 /// Time until the first look at what was acknowledged; doubled from the first to the last.

@@ -16,13 +16,15 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
-use super::accept::{self, Door};
+use super::accept;
 use super::bind::{Memory, Names};
 use super::clients::{Clients, Shares};
 use super::dialled::Dialled;
 use super::dns;
 use super::gate::Gate;
+use super::listener::{self, Door};
 use super::registry::Registry;
+use super::serve::serve;
 use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
 use super::udp;
 use crate::account::{Account, End, Way};
@@ -126,7 +128,7 @@ impl DataPlane {
             };
             let at = at.map_or_else(|_| "of the service manager".into(), |at| at.to_string());
             let way = listener.way;
-            let mut opened = accept::open(listener, count).map_err(|e| {
+            let mut opened = listener::open(listener, count).map_err(|e| {
                 let needs = match (way, e.kind()) {
                     (Way::Tproxy, io::ErrorKind::PermissionDenied) => {
                         "; a transparent listener needs CAP_NET_ADMIN, or a socket unit that opens \
@@ -328,7 +330,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         spawn_local(async move { counting.registry.count_bytes(counting.account.metrics()).await });
         let registry = Rc::clone(&gate.registry);
         for (listener, door) in listeners {
-            accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate)));
+            accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate), serve));
         }
         for Mailroom { socket, door, flows, workers } in datagrams {
             match UdpSocket::from_std(socket) {

@@ -1,31 +1,23 @@
 //! Dials what was permitted, and nothing else; then relays.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::{Instant, timeout};
-
-use super::accept::{Accepted, Door, Slot};
+use super::admit;
 use super::along;
-use super::dialled::Source;
-use super::gate::{self, First};
+use super::connect::{Connecting, Dialling};
+use super::first_flight::Seen;
 use super::http;
-use super::judge::Asked;
-use super::peek::Seen;
+use super::judge::{Asked, First};
+use super::listener::{Accepted, Door, Slot};
 use super::refuse;
 use super::relay;
 use super::seat::Seat;
 use super::second::{Follower, Opening};
 use super::starttls::{self, Dialogue};
-use super::wire::{Wire, answer_with_data, prepare, set_limits};
-use crate::account::{Connect, End, Limit, Metrics, Record};
+use super::wire::Wire;
+use crate::account::{End, Record};
 use crate::identify::{Identity, Step, each_name, identify};
 use crate::policy::Permit;
-use crate::sys;
 
 /// Dials the permitted destination. One that cannot be reached is a reset for the client, as it would
 /// be without a gateway.
@@ -87,7 +79,7 @@ pub(super) struct Joined {
     is_read_along: bool,
     pub(super) door: Rc<Door>,
     /// Held as long as the connection.
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Slot,
 }
 
 impl Joined {
@@ -143,255 +135,10 @@ impl Joined {
             };
             follower.note(&seat, &mut record);
             if let Some(read) = read {
-                gate::label(&mut record, &read);
+                admit::label(&mut record, &read);
             }
             drop((client, upstream, door, slot));
-            gate::close(record, &seat, end);
-        }
-    }
-}
-
-/// How destinations are dialled.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Dialling {
-    /// Time allowed.
-    pub(super) limit: Duration,
-    /// As in [`super::Listener`].
-    pub(super) keepalive: Option<Duration>,
-    /// As in [`super::Listener`].
-    pub(super) user_timeout: Option<Duration>,
-    /// Bytes are sent as soon as the connect is done.
-    pub(super) speaks: bool,
-}
-
-/// Why a connect failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DialFault {
-    /// The destination answered with a reset.
-    #[error("the destination refused the connection")]
-    Refused,
-    /// Nobody answered in time.
-    #[error("the destination did not answer in time")]
-    TimedOut,
-    /// No route, or a router said that it is prohibited.
-    #[error("the destination cannot be reached")]
-    Unreachable,
-    /// Anything else, on this host: no descriptors, no local port ...
-    #[error("the connect failed on the gateway")]
-    Failed(#[source] io::Error),
-}
-
-impl DialFault {
-    /// The end of a connection that got no further.
-    pub(super) const fn end(&self) -> End {
-        match self {
-            Self::Refused => End::ConnectRefused,
-            Self::TimedOut => End::ConnectTimedOut,
-            Self::Unreachable => End::ConnectUnreachable,
-            Self::Failed(_) => End::ConnectFailed,
-        }
-    }
-
-    const fn result(&self) -> Connect {
-        match self {
-            Self::Refused => Connect::Refused,
-            Self::TimedOut => Connect::TimedOut,
-            Self::Unreachable => Connect::Unreachable,
-            Self::Failed(_) => Connect::Failed,
-        }
-    }
-}
-
-impl From<io::Error> for DialFault {
-    fn from(fault: io::Error) -> Self {
-        use io::ErrorKind;
-        if fault.kind() == ErrorKind::ConnectionRefused {
-            return Self::Refused;
-        }
-        // An ICMP "administratively prohibited" comes as EACCES or EHOSTUNREACH.
-        let unreachable = [
-            ErrorKind::HostUnreachable,
-            ErrorKind::NetworkUnreachable,
-            ErrorKind::PermissionDenied,
-        ];
-        if unreachable.contains(&fault.kind()) {
-            return Self::Unreachable;
-        }
-        if fault.kind() == ErrorKind::TimedOut { Self::TimedOut } else { Self::Failed(fault) }
-    }
-}
-
-/// A socket that can connect to `destination`, and does so from `source` where that is given. Its
-/// port is chosen by the connect, for the one destination: the bind would take it for all of them.
-fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(destination), kind, Some(Protocol::TCP))?;
-    let socket = sys::unreserved(socket)?;
-    prepare(&socket);
-    set_limits(&socket, how.keepalive, how.user_timeout)?;
-    if how.speaks {
-        answer_with_data(&socket);
-    }
-    if let Some(source) = source {
-        // One flag in the kernel, whichever of the two options sets it.
-        socket.set_ip_transparent_v4(true)?;
-        sys::choose_port_at_connect(socket.as_fd())?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-    }
-    Ok(socket)
-}
-
-/// Connects to exactly the permitted address; from `source`, or not at all, where that is given.
-pub(super) async fn dial(
-    permit: &Permit,
-    how: Dialling,
-    source: Option<Source>,
-    metrics: &Metrics,
-) -> Result<Wire, DialFault> {
-    Connecting::begin(permit, how, source, metrics)?.done(metrics).await
-}
-
-/// Dials another destination for a client that has one already.
-pub(super) async fn dial_behind(
-    permit: &Permit,
-    door: &Door,
-    record: &mut Record,
-) -> Result<Wire, End> {
-    let source = door.source(record.client().ip());
-    let how = Dialling { speaks: true, ..door.dialling };
-    record.forwarding();
-    dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
-}
-
-/// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].
-struct Connecting {
-    wire: Wire,
-    begun: Instant,
-    limit: Duration,
-}
-
-impl Connecting {
-    /// As [`dial`], without waiting for the destination.
-    fn begin(
-        permit: &Permit,
-        how: Dialling,
-        source: Option<Source>,
-        metrics: &Metrics,
-    ) -> Result<Self, DialFault> {
-        let begun = Instant::now();
-        let wire = Self::wire(permit.destination(), how, source);
-        match wire {
-            Ok(wire) => Ok(Self { wire, begun, limit: how.limit }),
-            Err(fault) => {
-                if let DialFault::Failed(cause) = &fault
-                    && cause.raw_os_error() == Some(libc::EMFILE)
-                {
-                    metrics.limit_hit(Limit::Descriptors);
-                }
-                metrics.connected(fault.result(), begun.elapsed());
-                Err(fault)
-            }
-        }
-    }
-
-    fn wire(
-        destination: SocketAddr,
-        how: Dialling,
-        source: Option<Source>,
-    ) -> Result<Wire, DialFault> {
-        // What fails here fails on this host, whatever the error is called.
-        let ip = source.as_ref().map(|source| source.ip);
-        let socket = socket(destination, how, ip).map_err(DialFault::Failed)?;
-        let connect = || match socket.connect(&destination.into()) {
-            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
-            _ => Ok(()),
-        };
-        let from = || -> io::Result<SocketAddr> {
-            connect()?;
-            Ok(socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?)
-        };
-        let in_question = match source {
-            None => connect().map(|()| None)?,
-            Some(source) => Some(source.dial(destination, from)?),
-        };
-        Wire::connecting(socket.into(), in_question).map_err(DialFault::Failed)
-    }
-
-    /// Waits until the connection stands.
-    async fn done(self, metrics: &Metrics) -> Result<Wire, DialFault> {
-        let Self { wire, begun, limit } = self;
-        let connected = match timeout(limit, wire.connected()).await {
-            Ok(connected) => connected.map_err(DialFault::from),
-            Err(_) => Err(DialFault::TimedOut),
-        };
-        let result = connected.as_ref().map_or_else(DialFault::result, |()| Connect::Done);
-        metrics.connected(result, begun.elapsed());
-        connected.map(|()| wire)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::policy::{Action, Reason, Verdict};
-
-    fn permit(destination: &str) -> Permit {
-        let destination = destination.parse().unwrap();
-        Verdict::given(Action::Allow, Reason::Permitted, destination).permit().unwrap()
-    }
-
-    #[tokio::test(flavor = "local")]
-    async fn a_closed_port_is_a_refusal_and_counted_as_one() {
-        let port = {
-            let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-            listener.local_addr().unwrap()
-        };
-        let metrics = Metrics::register();
-        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
-        let dialled = dial(&permit(&port.to_string()), how, None, &metrics).await;
-        assert!(matches!(dialled, Err(DialFault::Refused)), "{dialled:?}");
-        let text = metrics.render();
-        assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
-    }
-
-    #[tokio::test(flavor = "local")]
-    async fn the_source_of_a_dial_is_the_one_that_is_asked_for() {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let to = listener.local_addr().unwrap();
-        let metrics = Metrics::register();
-        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
-        let ip = IpAddr::from([127, 0, 0, 99]);
-        let source = |ip| Some(Source { ip, dialled: Arc::default() });
-        let dialled = dial(&permit(&to.to_string()), how, source(ip), &metrics).await;
-        if let Err(DialFault::Failed(fault)) = &dialled
-            && fault.kind() == io::ErrorKind::PermissionDenied
-        {
-            return println!("LEFT OUT: a transparent socket needs CAP_NET_ADMIN");
-        }
-        let dialled = dialled.unwrap();
-        let (_, from) = listener.accept().unwrap();
-        assert_eq!(from.ip(), ip);
-        assert_eq!(socket2::SockRef::from(&dialled).local_addr().unwrap().as_socket(), Some(from));
-        // Of another family than the destination: refused here, never sent from elsewhere.
-        let source = source("2001:db8::1".parse().unwrap());
-        let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;
-        assert!(matches!(dialled, Err(DialFault::Failed(_))), "{dialled:?}");
-    }
-
-    #[test]
-    fn every_failed_connect_has_an_end() {
-        for (errno, end) in [
-            (libc::ECONNREFUSED, End::ConnectRefused),
-            (libc::ETIMEDOUT, End::ConnectTimedOut),
-            (libc::EHOSTUNREACH, End::ConnectUnreachable),
-            (libc::ENETUNREACH, End::ConnectUnreachable),
-            (libc::EACCES, End::ConnectUnreachable),
-            (libc::EMFILE, End::ConnectFailed),
-            (libc::EADDRNOTAVAIL, End::ConnectFailed),
-        ] {
-            assert_eq!(DialFault::from(io::Error::from_raw_os_error(errno)).end(), end, "{errno}");
+            admit::close(record, &seat, end);
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::bind::{Names, Unresolved};
-use super::gate::First;
 use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
 use crate::egress::OverLimit;
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
@@ -145,6 +144,15 @@ impl Asked {
             ech: self.ech,
         }
     }
+}
+
+/// What becomes of the first bytes of a client that was permitted without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// They were judged, or say nothing that could be judged: they are read along at most.
+    Settled,
+    /// They are judged before they go on, whenever they come.
+    Judged,
 }
 
 /// A verdict, and whether the name belongs to the address (`None` where nobody had to ask).

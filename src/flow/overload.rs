@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::accept::Door;
+use super::buffer::read_shared;
 use super::close::{self, Bounds};
 use super::gate::Gate;
+use super::listener::Door;
 use super::origin;
-use super::relay::read_shared;
 use super::wire::Wire;
 use crate::account::{End, Judged, Way};
 use crate::policy::Verdict;

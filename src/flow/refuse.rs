@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::close::{self, Bounds};
-use super::gate::Refusal;
 use super::http::{Client, Held};
 use super::wire::Wire;
 use crate::account::{End, Record};
@@ -23,6 +22,29 @@ const LINGER: Bounds = Bounds {
     time: Duration::from_secs(10),
     bytes: 64 * 1024 * 1024,
 };
+
+/// Why a connection goes no further.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It is refused, and this is what the client is told.
+    Refused(Box<Refusal>),
+    /// It ended before, or without, a verdict.
+    Ended(End),
+}
+
+/// How and what a refused client is told. The notice is made from a denial alone.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) protocol: Protocol,
+    pub(super) notice: Notice,
+}
+
+impl Stop {
+    /// The refusal of a client that speaks `protocol`.
+    pub(super) fn refused(protocol: Protocol, notice: Notice) -> Self {
+        Self::Refused(Box::new(Refusal { protocol, notice }))
+    }
+}
 
 /// What the refused are told.
 #[derive(Debug)]

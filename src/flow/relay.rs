@@ -14,14 +14,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::buffer::{BUFFER, read_shared, with_shared};
 use super::close::{FIRST_LOOK, LAST_LOOK};
 use super::wire::{Read, Wire};
 use crate::account::{Bytes, End};
 use crate::sys::Pipe;
-
-/// One read's worth. The buffer is the thread's, and a connection holds bytes of its own only while
-/// the other side does not take them: an idle connection costs no buffer.
-const BUFFER: usize = 64 * 1024;
 
 /// Reads in a row that fill the buffer, after which bytes go through a pipe: small messages, and the
 /// first kilobytes of everything, are cheaper copied.
@@ -38,19 +35,8 @@ const PIPES_MAX: usize = 64;
 const SPARE_MAX: usize = 16;
 
 thread_local! {
-    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
     static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
     static LENT: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Reads once, up to `most` bytes, into the thread's buffer, without waiting.
-pub(super) fn read_shared(from: &Wire, most: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
-    SHARED.with_borrow_mut(|buffer| {
-        let room = most.min(buffer.len());
-        let read = from.receive(buffer.get_mut(..room).unwrap_or_default())?.bytes;
-        take(buffer.get(..read).unwrap_or_default());
-        Ok(read)
-    })
 }
 
 /// How long a relay in which no byte moves is kept.
@@ -460,7 +446,7 @@ impl<'w> Course<'w> {
             }
         }
         let bulk = self.full_reads >= BULK;
-        SHARED.with_borrow_mut(|buffer| {
+        with_shared(|buffer| {
             let (read, last_follows) = match self.from.receive(buffer) {
                 Ok(Read { bytes: 0, .. }) => return Ok(Taken::End),
                 Ok(read) => (buffer.get(..read.bytes).unwrap_or_default(), read.last_follows),

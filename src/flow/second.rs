@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::relay::{self, Patience, read_shared};
+use super::buffer::read_shared;
+use super::relay::{self, Patience};
 use super::seat::Seat;
 use super::wire::Wire;
 use crate::account::{Bytes, End, Judged, Record};

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::accept::Accepted;
-use super::gate::{Gate, Stop};
+use super::buffer::read_shared;
+use super::first_flight::{self, Ended, Seen};
 use super::judge::Asked;
-use super::peek::{Ended, Seen};
-use super::relay::read_shared;
+use super::listener::Accepted;
+use super::refuse::Stop;
 use super::wire::Wire;
 use crate::account::{End, Record};
 use crate::identify::Fault;
@@ -186,14 +186,13 @@ struct Plain;
 /// connection is for.
 ///
 /// # Errors
-/// As [`Gate::read`]. Bytes that came with the request for TLS, before the reply to it, end the
+/// As [`first_flight::read`]. Bytes that came with the request for TLS, before the reply to it, end the
 /// connection: whoever put them there is not the one who speaks TLS.
 pub(super) async fn play(
     spoken: Spoken,
     client: &Accepted,
     seen: &mut Seen,
     dialogue: &mut Option<Dialogue>,
-    gate: &Gate,
     asked: Asked,
     record: &Record,
 ) -> Result<Asked, Stop> {
@@ -205,13 +204,13 @@ pub(super) async fn play(
         let line = loop {
             match spoken.line(seen.bytes()) {
                 Ok(Some(length)) => break seen.split(length),
-                Err(Plain) => return gate.read(client, seen, asked, record).await,
+                Err(Plain) => return first_flight::read(client, seen, asked, record).await,
                 Ok(None) if seen.ended() == Some(Ended::Closed) && seen.bytes().is_empty() => {
                     return Err(Stop::Ended(End::ClientGone));
                 }
                 // Silence, or half a line, which may be the beginning of another protocol.
                 Ok(None) if seen.ended().is_some() => {
-                    return read(gate, client, seen, asked, record).await;
+                    return read(client, seen, asked, record).await;
                 }
                 Ok(None) => {
                     seen.more(&client.wire, Some(deadline)).await.map_err(gone)?;
@@ -230,7 +229,7 @@ pub(super) async fn play(
             Next::Upgrade(reply) => {
                 played.said.push(line);
                 client.wire.write_all(&reply).await.map_err(gone)?;
-                return read(gate, client, seen, asked, record).await;
+                return read(client, seen, asked, record).await;
             }
             Next::Quit(reply) => {
                 client.wire.write_all(&reply).await.map_err(gone)?;
@@ -240,7 +239,7 @@ pub(super) async fn play(
             Next::Plain => {
                 // Another protocol may well have a line feed in its first bytes.
                 seen.put_back(line);
-                return gate.read(client, seen, asked, record).await;
+                return first_flight::read(client, seen, asked, record).await;
             }
         };
         client.wire.write_all(&reply).await.map_err(gone)?;
@@ -248,16 +247,15 @@ pub(super) async fn play(
     Err(Stop::Ended(End::BadRequest))
 }
 
-/// As [`Gate::read`]. Who falls silent has stopped half-way, and may name anybody later: to the server,
+/// As [`first_flight::read`]. Who falls silent has stopped half-way, and may name anybody later: to the server,
 /// with whom nobody would listen any more.
 async fn read(
-    gate: &Gate,
     client: &Accepted,
     seen: &mut Seen,
     asked: Asked,
     record: &Record,
 ) -> Result<Asked, Stop> {
-    let asked = gate.read(client, seen, asked, record).await?;
+    let asked = first_flight::read(client, seen, asked, record).await?;
     Ok(if seen.bytes().is_empty() { asked.breaking(Fault::Incomplete) } else { asked })
 }
 

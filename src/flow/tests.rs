@@ -4,6 +4,7 @@
 mod explicit;
 
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,12 +12,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::accept::{Door, Slot};
 use super::bind::book::Book;
+use super::gate::Gate;
+use super::listener::{Accepted, Door, Slot};
 use super::registry::Registry;
+use super::serve::{serve, serve_transparent};
+use super::wire::Wire;
 use super::*;
 use crate::account::kept::Kept;
-use crate::account::{Account, End};
+use crate::account::{Account, End, Way};
 use crate::policy::fixture::{At, Fixture};
 use crate::policy::{Action, Live};
 
@@ -53,8 +57,13 @@ impl Rig {
     }
 
     async fn client_at(&self, listener: &TcpListener, door: Door) -> TcpStream {
-        let (client, accepted) = accepted(listener, door).await;
-        serve(accepted, Rc::clone(&self.gate));
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (wire, door) = (Wire::new(stream), Rc::new(door));
+        match Slot::take(&door, peer.ip()) {
+            Ok(slot) => serve(Accepted { wire, peer, door, slot }, Rc::clone(&self.gate)),
+            Err(_) => overload::turn_away(wire, peer, &door, &self.gate),
+        }
         client
     }
 
@@ -69,13 +78,6 @@ impl Rig {
 
 fn published(policy: Fixture) -> std::sync::Arc<Live> {
     std::sync::Arc::new(Live::new(policy.policy(), None))
-}
-
-async fn accepted(listener: &TcpListener, door: Door) -> (TcpStream, Accepted) {
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, peer) = listener.accept().await.unwrap();
-    let slot = Slot::take(&door, peer.ip()).ok();
-    (client, Accepted { wire: wire::Wire::new(stream), peer, door: Rc::new(door), slot })
 }
 
 async fn listener() -> TcpListener {
@@ -122,7 +124,11 @@ fn local(names: &[&str]) -> Book {
 async fn what_a_connection_holds_is_small() {
     let rig = Rig::new(everything(), &Book::default());
     let door = Door::for_tests(Way::Tproxy);
-    let (_client, accepted) = accepted(&listener().await, door).await;
+    let listener = listener().await;
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let slot = Slot::take(&door, peer.ip()).unwrap();
+    let accepted = Accepted { wire: Wire::new(stream), peer, door: Rc::new(door), slot };
     let size = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.gate)));
     println!("{size} B");
     // With what tokio adds, 640 bytes in its steps of 128.

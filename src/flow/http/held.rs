@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::flow::relay::read_shared;
+use crate::flow::buffer::read_shared;
 use crate::flow::wire::Wire;
 
 /// The most bytes that are read ahead: a head of the largest size, or what a client sends behind a

@@ -22,10 +22,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::accept::{Door, Slot};
+use super::buffer::read_shared;
 use super::close::{FIRST_LOOK, LAST_LOOK};
 use super::gate::Gate;
-use super::relay::read_shared;
+use super::listener::{Door, Slot};
 use super::seat::Seat;
 use super::wire::Wire;
 use crate::account::{Bytes, End, Record};
@@ -52,7 +52,7 @@ pub(super) struct Guest {
     pub(super) door: Rc<Door>,
     pub(super) peer: SocketAddr,
     /// Held as long as the connection.
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Slot,
 }
 
 impl Guest {

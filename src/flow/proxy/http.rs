@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::At;
-use super::authority::Target;
-use super::reach::{self, Missed, Reached, reach};
 use super::tunnel::{self, CLOSING, either, give_up};
 use crate::account::{End, Record};
-use crate::flow::accept::{Accepted, Slot};
-use crate::flow::forward::DialFault;
-use crate::flow::gate::{self, Gate, Stop, read_until};
+use crate::flow::admit;
+use crate::flow::authority::Target;
+use crate::flow::connect::DialFault;
+use crate::flow::first_flight::{Seen, read_until};
+use crate::flow::gate::Gate;
 use crate::flow::http::{self, Client, Done, Guest, Held, Next, Order, SCHEME, Upstream};
-use crate::flow::peek::Seen;
-use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, TIMEOUT, UNAVAILABLE, problem};
+use crate::flow::listener::Accepted;
+use crate::flow::reach::{self, At, Missed, Reached, reach};
+use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, Stop, TIMEOUT, UNAVAILABLE, problem};
 use crate::flow::seat::Seat;
 use crate::flow::wire::Wire;
 use crate::identify::http::{Form, Head};
@@ -78,9 +78,9 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
         read = read(&client.wire, &mut seen, guest) => read,
     };
     client.held = Held::with(seen.into_bytes());
-    guest.slot.iter().for_each(Slot::heard);
+    guest.slot.heard();
     if let Err(end) = read {
-        gate::close(record, &seat, end);
+        admit::close(record, &seat, end);
         return None;
     }
     let bytes = client.held.bytes();
@@ -94,7 +94,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
     let (target, order) = match wanted {
         Ok(wanted) => wanted,
         Err((status, what)) => {
-            gate::close(record, &seat, End::BadRequest);
+            admit::close(record, &seat, End::BadRequest);
             let answer = problem(status, "http_request_error", &what, bytes);
             client.last(&answer).await;
             return None;
@@ -107,7 +107,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
     } else {
         (Protocol::Http, NameSource::HttpHost)
     };
-    let wanted = reach::Request { target, protocol, source, has_room: guest.slot.is_some() };
+    let wanted = reach::Request { target, protocol, source };
     let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
     let reached = tokio::select! {
         biased;
@@ -117,7 +117,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
     let Reached { upstream, asked } = match reached {
         Ok(Ok(reached)) => reached,
         Ok(Err(missed)) => {
-            gate::close(record, &seat, missed.end());
+            admit::close(record, &seat, missed.end());
             let is_refused = matches!(missed, Missed::Stopped(_));
             if is_refused && guest.door.silent {
                 client.close(Duration::ZERO).await;
@@ -127,7 +127,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
             return None;
         }
         Err(end) => {
-            gate::close(record, &seat, end);
+            admit::close(record, &seat, end);
             let answer = problem(UNAVAILABLE, "connection_terminated", CLOSING, &head);
             client.last(&answer).await;
             return None;
@@ -155,7 +155,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
             client.close(guest.door.patience.half_closed).await;
         }
         // Nobody asked for another protocol.
-        Ok(Done::Switched { .. }) => gate::close(record, &seat, End::BadAnswer),
+        Ok(Done::Switched { .. }) => admit::close(record, &seat, End::BadAnswer),
         Err(broken) => {
             drop(upstream);
             give_up(client, broken, &order, record, seat).await;
@@ -174,7 +174,7 @@ async fn connected(client: Client, reached: Reached, guest: &Guest, record: Reco
     };
     match told {
         Ok(()) => tunnel::run(wire, held, reached, guest, record, seat).await,
-        Err(end) => gate::close(record, &seat, end),
+        Err(end) => admit::close(record, &seat, end),
     }
 }
 

@@ -1,9 +1,7 @@
 //! Explicit mode: HTTP CONNECT, plain HTTP/1.1 and SOCKS5 on one port, told apart by the first byte;
 //! and what flows inside a tunnel, or behind a captured request.
 
-mod authority;
 mod http;
-pub(super) mod reach;
 mod socks;
 mod tunnel;
 
@@ -12,22 +10,15 @@ use std::rc::Rc;
 
 use tokio::time::timeout;
 
-use super::accept::{Accepted, Door};
-use super::gate::{self, Gate};
+use super::admit;
+use super::gate::Gate;
+use super::listener::Accepted;
 use super::refuse;
 use super::seat::Seat;
 use super::wire::Wire;
 use crate::account::End;
 
-pub(super) use authority::{Target, canonical};
 pub(super) use tunnel::{captured, listen};
-
-/// Where a request is being served.
-struct At<'a> {
-    gate: &'a Gate,
-    door: &'a Door,
-    seat: &'a Seat,
-}
 
 /// SOCKS4: "request rejected or failed", in the eight bytes of its reply.
 const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
@@ -64,7 +55,7 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
                 Ok(Ok(Some(_))) => End::BadRequest,
                 Err(end) => end,
             };
-            gate::close(record, &seat, end);
+            admit::close(record, &seat, end);
         }
     }
 }

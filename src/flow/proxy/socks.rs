@@ -1,28 +1,27 @@
 //! SOCKS5 (RFC 1928): no authentication; CONNECT and UDP ASSOCIATE.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::At;
-use super::authority::{Target, canonical};
-use super::reach::{Missed, Reached, Request, reach};
 use super::tunnel;
 use crate::account::{End, Record};
-use crate::flow::accept::{Accepted, Door, Slot};
-use crate::flow::forward::DialFault;
-use crate::flow::gate::{self, Gate};
+use crate::flow::admit;
+use crate::flow::authority::{Target, canonical};
+use crate::flow::connect::DialFault;
+use crate::flow::gate::Gate;
 use crate::flow::http::Guest;
+use crate::flow::listener::{Accepted, Door};
+use crate::flow::reach::{At, Missed, Reached, Request, reach};
 use crate::flow::refuse;
 use crate::flow::seat::Seat;
 use crate::flow::udp;
 use crate::flow::wire::Wire;
 use crate::identify::socks::{self, Destination, Part, Unserved};
 use crate::identify::{Host, NameSource, Protocol};
-use crate::policy::Verdict;
 
 /// Reply codes (RFC 1928 §6).
 const GENERAL_FAILURE: u8 = 1;
@@ -49,7 +48,7 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
         Walked::Opened(wire, reached) => {
             Box::pin(tunnel::run(wire, Vec::new(), *reached, &guest, record, seat)).await;
         }
-        Walked::Ended(end) => gate::close(record, &seat, end),
+        Walked::Ended(end) => admit::close(record, &seat, end),
     }
 }
 
@@ -72,18 +71,17 @@ async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -
         Ok(Err(Fault::Gone)) => return Walked::Ended(End::ClientGone),
         Err(_) => return Walked::Ended(End::Idle),
     };
-    slot.iter().for_each(Slot::heard);
+    slot.heard();
     let target = match command {
         Command::Connect(target) => target,
         Command::Associate { port } => {
-            let has_room = slot.is_some();
-            let end = Box::pin(associate(wire, port, has_room, door, gate, record)).await;
+            let end = Box::pin(associate(wire, port, door, gate, record)).await;
             return Walked::Ended(end);
         }
     };
     let at = At { gate, door, seat };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
-    let request = Request { target, protocol, source, has_room: slot.is_some() };
+    let request = Request { target, protocol, source };
     match Box::pin(reach(&request, &at, record)).await {
         Ok(reached) => match wire.write_all(&reply(0)).await {
             Ok(()) => Walked::Opened(wire, Box::new(reached)),
@@ -104,22 +102,11 @@ async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -
 async fn associate(
     wire: Wire,
     port: Option<u16>,
-    has_room: bool,
     door: &Rc<Door>,
     gate: &Rc<Gate>,
     record: &mut Record,
 ) -> End {
     let client = record.client().ip();
-    if !has_room {
-        let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-        gate::refused(Verdict::overload(nowhere), record);
-        if door.silent {
-            refuse::close(wire);
-        } else {
-            refuse::say(wire, &reply(NOT_ALLOWED)).await;
-        }
-        return End::Refused;
-    }
     let near = match udp::Near::open(&wire) {
         Ok(near) => near,
         Err(fault) => {

@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::At;
-use super::reach::Reached;
 use crate::account::{End, Hello, Record};
-use crate::flow::forward::{self, Joined};
-use crate::flow::gate::{self, Refusal, Stop, read_until, result};
+use crate::flow::admit;
+use crate::flow::connect::{Dialling, dial};
+use crate::flow::first_flight::{Ended, Seen, read_until, result};
+use crate::flow::forward::Joined;
 use crate::flow::http::{self, Broken, Client, Done, Guest, Held, Next, Order, Upstream, Why};
 use crate::flow::judge::{Asked, Tie};
+use crate::flow::listener::Door;
 use crate::flow::origin;
-use crate::flow::peek::{Ended, Seen};
-use crate::flow::refuse::{self, BAD_GATEWAY, BAD_REQUEST, TIMEOUT, UNAVAILABLE, problem};
+use crate::flow::reach::{At, Reached};
+use crate::flow::refuse::{
+    self, BAD_GATEWAY, BAD_REQUEST, Refusal, Stop, TIMEOUT, UNAVAILABLE, problem,
+};
 use crate::flow::relay;
 use crate::flow::seat::Seat;
 use crate::flow::second::{self, Follower};
@@ -53,7 +56,7 @@ pub(in crate::flow) async fn captured(joined: Joined, record: Record, seat: Seat
     let judged = record.judgement().map(|judged| judged.verdict.destination());
     let (Some(to), Ok(origin)) = (judged, origin::of(&client, door.way, door.address)) else {
         // Both were known a moment ago.
-        return gate::close(record, &seat, End::IoError);
+        return admit::close(record, &seat, End::IoError);
     };
     let unread = Asked::unread(record.client().ip(), origin);
     let guest = Guest { gate: Rc::clone(seat.gate()), door, peer: record.client(), slot };
@@ -182,13 +185,13 @@ impl Joint {
                 return Some((Self { client, upstream, asked }, Stage::Judged(record, seat)));
             }
             Turn::Refused(refusal) => {
-                gate::close(record, &seat, End::Refused);
+                admit::close(record, &seat, End::Refused);
                 drop(upstream);
                 refuse::run(wire, seen.bytes(), *refusal, guest.door.silent).await;
             }
             Turn::End(end) => {
                 drop((wire, upstream));
-                gate::close(record, &seat, end);
+                admit::close(record, &seat, end);
             }
         }
         None
@@ -211,7 +214,7 @@ impl Joint {
         };
         let Some(order) = order else {
             // What was judged as a request is one.
-            gate::close(record, &seat, End::IoError);
+            admit::close(record, &seat, End::IoError);
             return None;
         };
         client.held.used(order.length());
@@ -281,25 +284,25 @@ impl Joint {
         let passed = match judged {
             Ok(passed) => passed,
             Err(Stop::Refused(refusal)) => {
-                gate::close(record, &seat, End::Refused);
+                admit::close(record, &seat, End::Refused);
                 upstream.wire.end_in_order();
                 drop(upstream);
                 refused(client, *refusal, guest.door.silent).await;
                 return None;
             }
             Err(Stop::Ended(end)) => {
-                gate::close(record, &seat, end);
+                admit::close(record, &seat, end);
                 return None;
             }
         };
         if let Some(permit) = passed.permit.filter(|permit| permit.destination() != upstream.at) {
-            match forward::dial_behind(&permit, &guest.door, &mut record).await {
+            match dial_behind(&permit, &guest.door, &mut record).await {
                 Ok(wire) => {
                     upstream.wire.end_in_order();
                     upstream = Upstream::new(wire, permit.destination());
                 }
                 Err(end) => {
-                    gate::close(record, &seat, end);
+                    admit::close(record, &seat, end);
                     return None;
                 }
             }
@@ -319,9 +322,17 @@ impl Joint {
             }
         };
         drop((wire, upstream));
-        gate::close(record, &seat, end);
+        admit::close(record, &seat, end);
         None
     }
+}
+
+/// Dials another destination for a client that has one already.
+async fn dial_behind(permit: &Permit, door: &Door, record: &mut Record) -> Result<Wire, End> {
+    let source = door.source(record.client().ip());
+    let how = Dialling { speaks: true, ..door.dialling };
+    record.forwarding();
+    dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
 }
 
 /// The destination goes over to another protocol: what follows is a flow without a name.
@@ -338,13 +349,13 @@ async fn switched(
         && let Err(Stop::Refused(refusal)) =
             guest.gate.admit(asked.clone(), &seat, &mut record).await
     {
-        gate::close(record, &seat, End::Refused);
+        admit::close(record, &seat, End::Refused);
         drop(upstream);
         refused(client, *refusal, guest.door.silent).await;
         return None;
     }
     if client.say(head, record.bytes()).await.is_err() {
-        gate::close(record, &seat, End::ClientReset);
+        admit::close(record, &seat, End::ClientReset);
         return None;
     }
     client.answered(record, &seat);
@@ -394,7 +405,7 @@ pub(super) async fn give_up(
             (End::BadRequest, Some((BAD_REQUEST, "http_request_error", what)))
         }
         Why::NoAnswer { in_order } if !order.is_explicit() => {
-            gate::close(record, &seat, End::UpstreamReset);
+            admit::close(record, &seat, End::UpstreamReset);
             if in_order {
                 client.close(Duration::ZERO).await;
             }
@@ -408,7 +419,7 @@ pub(super) async fn give_up(
         Why::Short => (End::UpstreamReset, None),
     };
     let is_cut = matches!(why, Why::Cut(_) | Why::ClientGone);
-    gate::close(record, &seat, end);
+    admit::close(record, &seat, end);
     match told.filter(|_| !answered) {
         Some((status, error, what)) => {
             client.last(&problem(status, error, what, order.head())).await;

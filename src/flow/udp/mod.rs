@@ -7,10 +7,10 @@
 
 mod associate;
 mod flight;
-mod ports;
+pub(super) mod ports;
 mod refuse;
 mod relay;
-mod table;
+pub(super) mod table;
 mod walk;
 
 use std::fmt;
@@ -25,8 +25,9 @@ use tokio::net::UdpSocket;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
-use super::accept::{self, Door};
+use super::accept;
 use super::gate::Gate;
+use super::listener::Door;
 use super::settings::Datagrams;
 use crate::account::{Accept, Dropped, Probed};
 use crate::policy::probe;

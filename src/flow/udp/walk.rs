@@ -13,10 +13,11 @@ use super::relay::{Ended, Fault, Pipe};
 use super::table::{Held, Place};
 use super::{Desk, Front, Key};
 use crate::account::{Dropped, End, Hello, Limit, Record};
-use crate::flow::gate::{self, Stop};
+use crate::flow::admit;
 use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
-use crate::flow::proxy::reach;
+use crate::flow::reach;
+use crate::flow::refuse::Stop;
 use crate::flow::seat::Seat;
 use crate::identify::{HostName, Identity, NameSource, Protocol};
 use crate::policy::{Permit, Transport, Verdict};
@@ -43,7 +44,7 @@ pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
             () = desk.closed() => End::Done,
             end = walk(&place, &desk, &seat, &mut record, &mut after) => end,
         };
-        gate::close(record, &seat, end);
+        admit::close(record, &seat, end);
     }
     match after {
         After::Nothing => {}
@@ -127,14 +128,14 @@ async fn judge(
         Front::Listener { .. } if gate.ports.is_own(client, to) => {
             flight.first(first);
             flight.settle(gate.registry.turn());
-            return Err(gate::refused(Verdict::looped(to), record));
+            return Err(admit::refused(Verdict::looped(to), record));
         }
         Front::Listener { .. } => match origin::is_own(to, desk.door.address) {
             Ok(false) => {}
             Ok(true) => {
                 flight.first(first);
                 flight.settle(gate.registry.turn());
-                return Err(gate::refused(Verdict::looped(to), record));
+                return Err(admit::refused(Verdict::looped(to), record));
             }
             Err(_) => return Err(Stop::Ended(End::NoOrigin)),
         },
@@ -156,7 +157,7 @@ async fn judge(
             // What it was is recorded, and shapes the refusal.
             flight.first(first);
             let read = asked.read(&flight.identity(), |see| flight.each_name(see));
-            gate::label(record, &read);
+            admit::label(record, &read);
         }
         return verdict;
     }

@@ -1,11 +1,20 @@
-//! The first bytes of a connection, under one deadline and one bound. Interprets nothing.
+//! The first bytes of a connection, under one deadline and one bound: read until it is known who it
+//! is for.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::relay::read_shared;
+use super::admit::label;
+use super::buffer::read_shared;
+use super::judge::Asked;
+use super::listener::Accepted;
+use super::refuse::Stop;
 use super::wire::Wire;
+use crate::account::{End, Hello, Limit, Record};
+use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
+use crate::policy::Permit;
 
 /// The most bytes that are read before a verdict: 64 KiB of handshake, which is more than any
 /// hello may have, and room for the headers of the records it is split over.
@@ -13,6 +22,10 @@ pub(super) const SEEN_MAX: usize = 72 * 1024;
 
 /// The most reads: a hello of the largest size sent byte by byte costs no more than this.
 const READS_MAX: u32 = 16 * 1024;
+
+/// How long a client that is refused whatever it says may be silent before it is told so: one that
+/// speaks first has spoken by then, and is told in its own protocol.
+const FIRST_BYTE: Duration = Duration::from_millis(300);
 
 /// What a client has sent, from byte 0. Nothing is held before the first byte.
 #[derive(Debug, Default)]
@@ -104,10 +117,101 @@ impl Seen {
     }
 }
 
+/// Reads until it is known who the connection is for, or that nobody can know.
+pub(super) async fn read(
+    client: &Accepted,
+    seen: &mut Seen,
+    asked: Asked,
+    record: &Record,
+) -> Result<Asked, Stop> {
+    let deadline = Instant::now() + client.door.peek_timeout;
+    let mut progress = Progress::default();
+    loop {
+        let ended = seen.ended();
+        match identify_further(seen.bytes(), ended.is_some(), &mut progress) {
+            Step::Done(identity) => {
+                record.metrics().hello(result(&identity, seen), record.age());
+                return Ok(asked.read(&identity, |see| each_name(seen.bytes(), see)));
+            }
+            // Whatever was read cannot be told; it is a connection without a name.
+            Step::NeedMore(_) if ended.is_some() => return Ok(asked),
+            Step::NeedMore(missing) => {
+                let more = read_until(missing, seen, &client.wire, deadline).await;
+                more.map_err(|_| Stop::Ended(End::ClientGone))?;
+            }
+        }
+        match seen.ended() {
+            Some(Ended::Closed) if seen.bytes().is_empty() => {
+                return Err(Stop::Ended(End::ClientGone));
+            }
+            Some(Ended::Limit) => record.metrics().limit_hit(Limit::FirstFlight),
+            Some(Ended::Closed | Ended::Deadline) | None => {}
+        }
+    }
+}
+
+/// A refusal that fell without a byte still waits for the client's first ones, so that it can
+/// be told in its own protocol; a permit goes through.
+pub(super) async fn shaped(
+    verdict: Result<Permit, Stop>,
+    client: &Accepted,
+    seen: &mut Seen,
+    asked: Asked,
+    record: &mut Record,
+) -> Result<Permit, Stop> {
+    let mut refusal = match verdict {
+        Err(Stop::Refused(refusal)) if !client.door.silent => refusal,
+        settled => return settled,
+    };
+    // Whom nobody speaks to waits for the server, and is told at once. A client that is gone
+    // meanwhile is refused all the same.
+    let first = Instant::now() + client.door.peek_timeout.min(FIRST_BYTE);
+    if seen.bytes().is_empty() && seen.more(&client.wire, Some(first)).await.is_err()
+        || seen.bytes().is_empty()
+    {
+        return Err(Stop::Refused(refusal));
+    }
+    if let Ok(asked) = read(client, seen, asked, record).await {
+        label(record, &asked);
+        refusal.protocol = asked.protocol;
+    }
+    Err(Stop::Refused(refusal))
+}
+
+/// Reads until `missing` has arrived, or there is a reason why no more will.
+///
+/// # Errors
+/// The client broke the connection off.
+pub(super) async fn read_until(
+    missing: Missing,
+    seen: &mut Seen,
+    client: &Wire,
+    deadline: Instant,
+) -> io::Result<()> {
+    loop {
+        let before = seen.bytes().len();
+        seen.more(client, Some(deadline)).await?;
+        if seen.ended().is_some() || missing.has_come(seen.bytes(), before) {
+            return Ok(());
+        }
+    }
+}
+
+/// How a first flight is counted.
+pub(super) fn result(identity: &Identity<'_>, seen: &Seen) -> Hello {
+    match (identity.fault, identity.name, identity.protocol) {
+        _ if seen.bytes().is_empty() => Hello::Silent,
+        (Some(_), ..) => Hello::Malformed,
+        (None, Some(_), _) => Hello::Named,
+        (None, None, Protocol::Other) => Hello::Other,
+        (None, None, Protocol::Tls | Protocol::Http | Protocol::Quic | Protocol::Dtls) => {
+            Hello::Nameless
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 

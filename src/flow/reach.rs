@@ -8,16 +8,17 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::At;
+use super::admit::refused;
 use super::authority::Target;
+use super::bind::Unresolved;
+use super::connect::{DialFault, dial};
+use super::gate::Gate;
+use super::judge::{Asked, Tie, now_ms, over_limit, refused_by_name, settle_at_once};
+use super::listener::Door;
+use super::refuse::Stop;
+use super::seat::Seat;
+use super::wire::Wire;
 use crate::account::{End, Judged, Record};
-use crate::flow::accept::Door;
-use crate::flow::bind::Unresolved;
-use crate::flow::forward::{DialFault, dial};
-use crate::flow::gate::{Gate, Stop, refused};
-use crate::flow::judge::{Asked, Tie, now_ms, over_limit, refused_by_name, settle_at_once};
-use crate::flow::seat::Seat;
-use crate::flow::wire::Wire;
 use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
 
@@ -57,14 +58,19 @@ impl Missed {
     }
 }
 
+/// Where a request is being served.
+pub(super) struct At<'a> {
+    pub(super) gate: &'a Gate,
+    pub(super) door: &'a Door,
+    pub(super) seat: &'a Seat,
+}
+
 /// Who wants to reach something, and how.
 pub(super) struct Request {
     pub(super) target: Target,
     /// What the request is known to speak.
     pub(super) protocol: Protocol,
     pub(super) source: NameSource,
-    /// Whether the listener has room for the connection.
-    pub(super) has_room: bool,
 }
 
 /// Resolves, judges every address, dials the permitted ones in order. The verdict in the record is
@@ -83,7 +89,7 @@ pub(super) async fn reach(
             let (protocol, tie) = (request.protocol, Tie::Resolved);
             let unread = Asked::unread(record.client().ip(), nowhere);
             let asked = Asked { protocol, name, tie, ..unread };
-            (resolved(&asked, request.has_room, gate, seat, record).await?, name)
+            (resolved(&asked, gate, seat, record).await?, name)
         }
     };
     let asked = addresses.into_iter().map(|address| Asked {
@@ -94,7 +100,7 @@ pub(super) async fn reach(
         ..Asked::unread(record.client().ip(), SocketAddr::new(address, request.target.port))
     });
     let turn = gate.registry.turn();
-    let mut permitted = permitted(gate, asked.collect(), request.has_room, seat, record)?;
+    let mut permitted = permitted(gate, asked.collect(), seat, record)?;
     let permits = permitted.iter_mut().take(TRIED_MAX).filter_map(|one| one.permit.take());
     let permits = permits.collect();
     let (index, upstream) = dial_in_order(gate, door, permits, record).await?;
@@ -118,19 +124,19 @@ pub(super) async fn reach(
 ///
 /// # Errors
 /// As the refusal of an explicit request; a name that has no address ends as `dns-error`.
-pub(in crate::flow) async fn pick(
+pub(super) async fn pick(
     asked: Asked,
     gate: &Gate,
     seat: &Seat,
     record: &mut Record,
 ) -> Result<Permit, Stop> {
     let found = async {
-        let addresses = resolved(&asked, true, gate, seat, record).await?;
+        let addresses = resolved(&asked, gate, seat, record).await?;
         let all = addresses.into_iter().map(|address| {
             let destination = SocketAddr::new(address, asked.destination.port());
             Asked { destination, ..asked.clone() }
         });
-        let mut permitted = permitted(gate, all.collect(), true, seat, record)?;
+        let mut permitted = permitted(gate, all.collect(), seat, record)?;
         permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(Missed::Unresolved)
     };
     found.await.map_err(|missed| match missed {
@@ -143,12 +149,11 @@ pub(in crate::flow) async fn pick(
 /// save never leaves. `asked` holds the name, and its port under `::`.
 async fn resolved(
     asked: &Asked,
-    has_room: bool,
     gate: &Gate,
     seat: &Seat,
     record: &mut Record,
 ) -> Result<Vec<IpAddr>, Missed> {
-    let Some(policy) = gate.live.load(now_ms()).ok().filter(|_| has_room) else {
+    let Ok(policy) = gate.live.load(now_ms()) else {
         return Err(Missed::Stopped(refused(Verdict::overload(asked.destination), record)));
     };
     if let Some(answer) = refused_by_name(&policy, asked, record.metrics()) {
@@ -179,13 +184,11 @@ struct Permitted {
 fn permitted(
     gate: &Gate,
     all: Vec<Asked>,
-    has_room: bool,
     seat: &Seat,
     record: &mut Record,
 ) -> Result<Vec<Permitted>, Missed> {
     let first = all.first().map(|asked| asked.destination).ok_or(Missed::Unresolved)?;
-    let policy = gate.live.load(now_ms()).ok().filter(|_| has_room);
-    let Some(policy) = policy else {
+    let Ok(policy) = gate.live.load(now_ms()) else {
         return Err(Missed::Stopped(refused(Verdict::overload(first), record)));
     };
     let mut permitted = Vec::new();

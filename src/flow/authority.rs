@@ -7,10 +7,10 @@ use crate::identify::{Authority, Host};
 
 /// A host and a port. An IPv4-mapped IPv6 address is that IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::flow) struct Target {
-    pub(in crate::flow) host: Host,
+pub(super) struct Target {
+    pub(super) host: Host,
     /// From 1.
-    pub(in crate::flow) port: u16,
+    pub(super) port: u16,
 }
 
 /// Some bytes that are no host and port.
@@ -28,7 +28,7 @@ impl Target {
     }
 
     /// `host:port`, or the host alone where the port is `default_port`.
-    pub(in crate::flow) fn to_field(self, default_port: u16) -> String {
+    pub(super) fn to_field(self, default_port: u16) -> String {
         let host = match self.host {
             Host::Name(name) => name.to_string(),
             Host::Address(IpAddr::V4(v4)) => v4.to_string(),
@@ -39,7 +39,7 @@ impl Target {
 }
 
 /// The host with an IPv4-mapped IPv6 address as that IPv4.
-pub(in crate::flow) fn canonical(host: Host) -> Host {
+pub(super) fn canonical(host: Host) -> Host {
     match host {
         Host::Name(_) => host,
         Host::Address(address) => Host::Address(address.to_canonical()),

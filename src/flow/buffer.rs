@@ -1,0 +1,29 @@
+//! The buffer that each thread reads into.
+
+use std::cell::RefCell;
+use std::io;
+
+use super::wire::Wire;
+
+/// One read's worth. A connection holds bytes of its own only while the other side does not take
+/// them: an idle connection costs no buffer.
+pub(super) const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// Lends the thread's buffer, whose content means nothing, for as long as `work` takes.
+pub(super) fn with_shared<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+    SHARED.with_borrow_mut(|buffer| work(buffer))
+}
+
+/// Reads once, up to `most` bytes, into the thread's buffer, without waiting.
+pub(super) fn read_shared(from: &Wire, most: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
+    with_shared(|buffer| {
+        let room = most.min(buffer.len());
+        let read = from.receive(buffer.get_mut(..room).unwrap_or_default())?.bytes;
+        take(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    })
+}

@@ -1,0 +1,383 @@
+//! Listeners: how they are opened, what their connections have to know of them, and how many there may
+//! be.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+
+use super::clients::{Clients, Place, Shares, hellos_max};
+use super::connect::Dialling;
+use super::dialled::{Dialled, Source};
+use super::relay::Patience;
+use super::settings::{Listener, Socket};
+use super::wire::{Wire, answer_with_data, prepare, set_limits};
+use crate::account::{Limit, Way};
+
+/// Connections that the kernel holds until they are accepted; it takes less where
+/// net.core.somaxconn is lower.
+const BACKLOG: i32 = 65_535;
+
+/// What a connection has to know of the listener that took it.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    pub(super) way: Way,
+    /// The address that the listener is bound to.
+    pub(super) address: SocketAddr,
+    pub(super) peek_timeout: Duration,
+    pub(super) dialling: Dialling,
+    pub(super) keep_source: bool,
+    /// What is dialled from clients' own addresses, by whichever listener; where none does, nobody
+    /// asks.
+    pub(super) dialled: Option<Arc<Dialled>>,
+    pub(super) patience: Patience,
+    /// As in [`Listener`].
+    pub(super) lifetime: Option<Duration>,
+    pub(super) silent: bool,
+    /// Play the server of protocols that go over to TLS.
+    pub(super) starttls: bool,
+    max_connections: usize,
+    /// What is taken at once, over all workers.
+    taken: Arc<Taken>,
+    /// Where each client has a limit of its own.
+    clients: Option<Arc<Clients>>,
+}
+
+/// What a listener's connections take.
+#[derive(Debug, Default)]
+struct Taken {
+    connections: AtomicUsize,
+    /// Connections whose first bytes are not yet known.
+    hellos: AtomicUsize,
+}
+
+impl Door {
+    /// Connections, or UDP flows, at once.
+    pub(super) const fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// Gives each client a share of what all listeners together may have.
+    pub(super) fn share(&mut self, clients: &Arc<Clients>) {
+        self.clients = Some(Arc::clone(clients));
+    }
+
+    /// The door of the UDP socket beside a listener, under limits of its own that are the same.
+    pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
+        let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
+        Self { address, taken: Arc::default(), clients, ..self.clone() }
+    }
+
+    /// Where a client's destinations are dialled from; `None` where the kernel is to choose.
+    pub(super) fn source(&self, client: IpAddr) -> Option<Source> {
+        let dialled = || self.dialled.clone().unwrap_or_default();
+        self.keep_source.then(|| Source { ip: client, dialled: dialled() })
+    }
+
+    /// What each client has at once, where it has a limit of its own.
+    pub(super) fn clients(&self) -> Option<Arc<Clients>> {
+        self.clients.clone()
+    }
+}
+
+#[cfg(test)]
+impl Door {
+    /// A door whose own address is nobody's destination.
+    pub(super) fn for_tests(way: Way) -> Self {
+        Self {
+            way,
+            address: SocketAddr::from(([192, 0, 2, 1], 15001)),
+            peek_timeout: Duration::from_secs(3),
+            dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
+            keep_source: false,
+            dialled: None,
+            patience: Patience::even(Duration::from_secs(60)),
+            lifetime: None,
+            silent: false,
+            starttls: false,
+            max_connections: 100,
+            taken: Arc::default(),
+            clients: None,
+        }
+    }
+
+    /// The same, with a limit for each client.
+    pub(super) fn with_per_client(self, most: NonZeroUsize) -> Self {
+        let most = Shares::set(most, self.max_connections);
+        Self { clients: Some(Arc::new(Clients::new(most))), ..self }
+    }
+}
+
+/// A connection, and what it holds while it lives.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) wire: Wire,
+    pub(super) peer: SocketAddr,
+    pub(super) door: Rc<Door>,
+    pub(super) slot: Slot,
+}
+
+/// One of a listener's connections, given back when dropped. Boxed: every connection keeps room for
+/// it as long as it lives.
+#[derive(Debug)]
+pub(super) struct Slot(Box<Holds>);
+
+#[derive(Debug)]
+struct Holds {
+    taken: Arc<Taken>,
+    /// Where each client has a limit of its own.
+    place: Option<Place>,
+    /// Its first bytes are still to be read.
+    hears: Cell<bool>,
+}
+
+impl Slot {
+    /// # Errors
+    /// The limit that was reached.
+    pub(super) fn take(door: &Door, client: IpAddr) -> Result<Self, Limit> {
+        // The client's own limit comes first: over it, no place of the others is taken.
+        let place = door.clients.as_ref().map(|clients| clients.take(client));
+        let place = place.transpose()?;
+        let one_of = |count: &AtomicUsize, most| {
+            let below = |taken| (taken < most).then_some(taken + 1);
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+        };
+        if !one_of(&door.taken.connections, door.max_connections) {
+            return Err(Limit::Connections);
+        }
+        if !one_of(&door.taken.hellos, hellos_max(door.max_connections)) {
+            door.taken.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Limit::Hellos);
+        }
+        let taken = Arc::clone(&door.taken);
+        Ok(Self(Box::new(Holds { taken, place, hears: Cell::new(true) })))
+    }
+
+    /// The first bytes of the connection are known, or are not asked for.
+    pub(super) fn heard(&self) {
+        let Holds { taken, place, hears } = &*self.0;
+        if hears.replace(false) {
+            taken.hellos.fetch_sub(1, Ordering::Relaxed);
+            place.iter().for_each(Place::heard);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.heard();
+        self.0.taken.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A listener, and a socket of its own for each worker.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) door: Door,
+    pub(super) sockets: Vec<StdListener>,
+}
+
+/// Opens one listener for `workers` workers.
+pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
+    let sockets = match listener.socket {
+        Socket::Address(address) => {
+            let mut sockets = Vec::with_capacity(workers);
+            let mut at = address;
+            for _ in 0..workers {
+                let socket = bind(at, listener.way)?;
+                // Port 0 asks for any port; the other workers then share the first one's.
+                at = socket.local_addr()?;
+                sockets.push(socket);
+            }
+            sockets
+        }
+        Socket::Inherited(socket) => {
+            socket.set_nonblocking(true)?;
+            (0..workers).map(|_| socket.try_clone()).collect::<io::Result<_>>()?
+        }
+    };
+    for socket in &sockets {
+        // Accepted sockets inherit all of it.
+        prepare(socket);
+        set_limits(socket, listener.keepalive, listener.user_timeout)?;
+        if listener.way != Way::Proxy {
+            answer_with_data(socket);
+        }
+    }
+    let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
+    let door = Door {
+        way: listener.way,
+        address: first.local_addr()?,
+        peek_timeout: listener.peek_timeout,
+        dialling: Dialling {
+            limit: listener.connect_timeout,
+            keepalive: listener.keepalive,
+            user_timeout: listener.user_timeout,
+            speaks: false,
+        },
+        keep_source: listener.keep_source,
+        dialled: listener.keep_source.then(Arc::default),
+        patience: Patience {
+            idle: listener.idle_timeout,
+            half_closed: listener.half_closed_timeout.min(listener.idle_timeout),
+        },
+        lifetime: listener.lifetime,
+        silent: listener.silent,
+        starttls: listener.starttls,
+        max_connections: listener.max_connections,
+        taken: Arc::default(),
+        clients: listener.max_connections_per_client.and_then(NonZeroUsize::new).map(|most| {
+            let most = Shares::set(most, listener.max_connections);
+            Arc::new(Clients::new(most))
+        }),
+    };
+    Ok(Opened { door, sockets })
+}
+
+fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // `[::]` means every address, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if way == Way::Tproxy {
+        // One flag in the kernel, whichever of the two options sets it; an IPv6 socket takes both.
+        socket.set_ip_transparent_v4(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys;
+
+    fn listener(socket: Socket) -> Listener {
+        Listener {
+            way: Way::Proxy,
+            socket,
+            peek_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(3),
+            half_closed_timeout: Duration::from_secs(3),
+            lifetime: None,
+            keepalive: Some(Duration::from_secs(77)),
+            user_timeout: Some(Duration::from_secs(33)),
+            keep_source: false,
+            max_connections: 2,
+            max_connections_per_client: Some(0),
+            silent: false,
+            starttls: false,
+            udp: None,
+        }
+    }
+
+    #[test]
+    fn workers_share_one_port() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(listener(any), 3).unwrap();
+        assert_eq!(opened.sockets.len(), 3);
+        assert_ne!(opened.door.address.port(), 0);
+        for socket in &opened.sockets {
+            assert_eq!(socket.local_addr().unwrap(), opened.door.address);
+        }
+        let inherited = Socket::Inherited(StdListener::bind(("127.0.0.1", 0)).unwrap());
+        assert_eq!(open(listener(inherited), 2).unwrap().sockets.len(), 2);
+    }
+
+    #[test]
+    fn accepted_sockets_have_their_options_from_the_listener() {
+        use std::io::Write;
+        use std::os::fd::AsFd;
+
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(listener(any), 1).unwrap();
+        let mut client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        opened.sockets[0].set_nonblocking(false).unwrap();
+        let (accepted, _) = opened.sockets[0].accept().unwrap();
+        assert!(accepted.nodelay().unwrap());
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33)));
+        client.write_all(b"x").unwrap();
+        accepted.peek(&mut [0]).unwrap();
+        let read = sys::receive(accepted.as_fd(), &mut [0; 8]).unwrap();
+        assert_eq!(read.left, Some(0));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn an_accepted_socket_waits_with_its_acknowledgements_until_it_is_told() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let opened = open(Listener { way: Way::Redirect, ..listener(any) }, 1).unwrap();
+        let _client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        let (socket, _) = sys::accept(opened.sockets[0].as_fd()).unwrap();
+        let wire = Wire::accepted(socket).unwrap();
+        let at_once = || socket2::SockRef::from(&wire).tcp_quickack().unwrap();
+        assert!(!at_once());
+        wire.prompt();
+        assert!(at_once());
+    }
+
+    #[test]
+    fn the_limit_holds_over_all_workers_and_places_come_back() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let door = open(listener(any), 1).unwrap().door;
+        let other_worker = door.clone();
+        let take = |door| Slot::take(door, IpAddr::from([192, 0, 2, 1])).inspect(Slot::heard);
+        let first = take(&door).unwrap();
+        let _second = take(&other_worker).unwrap();
+        assert_eq!(take(&door).unwrap_err(), Limit::Connections);
+        drop(first);
+        assert!(take(&other_worker).is_ok());
+    }
+
+    #[test]
+    fn h09_half_of_the_connections_may_wait_for_their_first_bytes() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let door = open(Listener { max_connections: 4, ..listener(any) }, 1).unwrap().door;
+        let take = || Slot::take(&door, IpAddr::from([192, 0, 2, 1]));
+        let (first, second) = (take().unwrap(), take().unwrap());
+        assert_eq!(take().unwrap_err(), Limit::Hellos);
+        first.heard();
+        let third = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Hellos);
+        [&second, &third].into_iter().for_each(Slot::heard);
+        let fourth = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Connections);
+        drop((first, second, third, fourth));
+        let taken = [&door.taken.connections, &door.taken.hellos];
+        assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
+    }
+
+    #[test]
+    fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
+        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
+        let one = Some(1);
+        let with = Listener { max_connections_per_client: one, ..listener(any) };
+        let door = open(with, 1).unwrap().door;
+        let other_worker = door.clone();
+        let take =
+            |door, last| Slot::take(door, IpAddr::from([192, 0, 2, last])).inspect(Slot::heard);
+        let first = take(&door, 1).unwrap();
+        assert_eq!(take(&other_worker, 1).unwrap_err(), Limit::Client);
+        let _other = take(&door, 2).unwrap();
+        // A listener that is full takes no place of the client's either.
+        assert_eq!(take(&door, 3).unwrap_err(), Limit::Connections);
+        drop(first);
+        assert!(take(&door, 3).is_ok());
+    }
+}
