@@ -196,7 +196,7 @@ const FLOW_ROOMS: &[&str] = &[
     "udp/ports",
     "udp/table",
     "gate",
-    "seat",
+    "session",
     "http",
     "overload",
     "accept",

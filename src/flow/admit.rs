@@ -6,52 +6,12 @@ use super::judge::{
     Answer, Asked, First, Tie, now_ms, settle, settle_at_once, settle_unasked, unread,
 };
 use super::refuse::{Notice, Stop};
-use super::seat::Seat;
-use crate::account::{End, Judged, Record};
+use super::session::Session;
+use crate::account::Judged;
 use crate::identify::Protocol;
 use crate::policy::{Action, Denial, Permit, Policy, Verdict};
 
 impl Gate {
-    /// The verdict that falls before a byte was read, noted, and what becomes of the first bytes; `None`
-    /// where they must be waited for.
-    pub(super) fn admit_unread(
-        &self,
-        asked: &Asked,
-        seat: &Seat,
-        record: &mut Record,
-    ) -> Option<(Result<Permit, Stop>, First)> {
-        let Ok(policy) = self.live.load(now_ms()) else {
-            return Some((
-                Err(refused(Verdict::overload(asked.destination), record)),
-                First::Settled,
-            ));
-        };
-        let (answer, first) = unread(&policy, asked, self.account.metrics())?;
-        Some((self.note(&policy, asked.clone(), answer, seat, record), first))
-    }
-
-    /// The verdict on all that was read, noted.
-    pub(super) async fn admit(
-        &self,
-        asked: Asked,
-        seat: &Seat,
-        record: &mut Record,
-    ) -> Result<Permit, Stop> {
-        loop {
-            let turn = self.registry.turn();
-            let Ok(policy) = self.live.load(now_ms()) else {
-                return Err(refused(Verdict::overload(asked.destination), record));
-            };
-            let metrics = self.account.metrics();
-            let answer = settle(&policy, &asked, &self.names, metrics).await;
-            // A policy that came while the resolver was asked has to be asked as well: the turn
-            // that it began did not find this connection among those with a verdict.
-            if self.registry.turn() == turn {
-                return self.note(&policy, asked, answer, seat, record);
-            }
-        }
-    }
-
     /// Whether the policy would let this pass, as far as is known without a query.
     pub(super) fn permits(&self, asked: &Asked) -> bool {
         self.live.load(now_ms()).is_ok_and(|policy| {
@@ -75,18 +35,45 @@ impl Gate {
         let answer = settle_unasked(&policy, asked, self.account.metrics());
         Some(answer.judged(&policy, asked))
     }
+}
+
+impl Session {
+    /// The verdict that falls before a byte was read, noted, and what becomes of the first bytes; `None`
+    /// where they must be waited for.
+    pub(super) fn admit_unread(&mut self, asked: &Asked) -> Option<(Result<Permit, Stop>, First)> {
+        let Ok(policy) = self.gate.live.load(now_ms()) else {
+            return Some((Err(self.refused(Verdict::overload(asked.destination))), First::Settled));
+        };
+        let (answer, first) = unread(&policy, asked, self.gate.account.metrics())?;
+        Some((self.note(&policy, asked.clone(), answer), first))
+    }
+
+    /// The verdict on all that was read, noted.
+    pub(super) async fn admit(&mut self, asked: Asked) -> Result<Permit, Stop> {
+        loop {
+            let turn = self.gate.registry.turn();
+            let Ok(policy) = self.gate.live.load(now_ms()) else {
+                return Err(self.refused(Verdict::overload(asked.destination)));
+            };
+            let metrics = self.gate.account.metrics();
+            let answer = settle(&policy, &asked, &self.gate.names, metrics).await;
+            // A policy that came while the resolver was asked has to be asked as well: the turn
+            // that it began did not find this connection among those with a verdict.
+            if self.gate.registry.turn() == turn {
+                return self.note(&policy, asked, answer);
+            }
+        }
+    }
 
     /// Notes an answer in the record and, where it permits, in the registry.
     pub(super) fn note(
-        &self,
+        &mut self,
         policy: &Policy,
         mut asked: Asked,
         answer: Answer,
-        seat: &Seat,
-        record: &mut Record,
     ) -> Result<Permit, Stop> {
         let protocol = asked.protocol;
-        record.judged(answer.judged(policy, &asked));
+        self.record.judged(answer.judged(policy, &asked));
         match answer.verdict.permit() {
             Ok(permit) => {
                 let to = permit.destination();
@@ -99,36 +86,42 @@ impl Gate {
                     tie @ (Tie::SaidAndDialled | Tie::Resolved) => tie,
                 };
                 asked.destination = to;
-                seat.judged(&asked, record);
+                self.registration.judged(&asked, &self.record);
                 Ok(permit)
             }
             Err(denial) => {
-                let notice = Notice::of(denial, record, policy.contact());
+                let notice = Notice::of(denial, &self.record, policy.contact());
                 Err(Stop::refused(protocol, notice))
             }
         }
     }
-}
 
-/// Adds what was read to the record of a verdict that it could not change.
-pub(super) fn label(record: &mut Record, read: &Asked) {
-    let Some(judged) = record.judgement() else { return };
-    let &Asked { protocol, name, ech, .. } = read;
-    let (name, fault) = (name.map(Into::into), read.fault());
-    record.replace(Judged { protocol, name, ech, fault, ..judged.clone() });
-}
-
-/// The refusal of a connection that no policy was asked about.
-pub(super) fn refused(denial: Denial, record: &mut Record) -> Stop {
-    record.judged(Judged::without_policy(*denial.verdict()));
-    let notice = Notice::of(denial, record, None);
-    Stop::refused(Protocol::Other, notice)
-}
-
-/// Closes a connection's record, with the verdict that ended it where that was a later one.
-pub(super) fn close(mut record: Record, seat: &Seat, end: End) {
-    if let Some(judged) = seat.last_judged() {
-        record.replace(judged);
+    /// What was read of a connection that has its verdict already: asked with it from here on. Whether
+    /// it may go on, where the policy in force is a later one by which that matters. The bytes are held
+    /// meanwhile, so that no query is waited for: what only one could permit does not go on.
+    pub(super) fn learnt(&self, asked: &Asked) -> bool {
+        self.registration.note(asked, asked.name.map(Into::into));
+        let Some(judged) = self.gate.judged_unasked(asked) else { return false };
+        let goes_on = judged.verdict.action() != Action::Block;
+        if !goes_on {
+            self.registration.judge(judged);
+        }
+        goes_on
     }
-    record.finish(end);
+
+    /// Adds what was read to the record of a verdict that it could not change.
+    pub(super) fn label(&mut self, read: &Asked) {
+        let Some(judged) = self.record.judgement() else { return };
+        let &Asked { protocol, name, ech, .. } = read;
+        let (name, fault) = (name.map(Into::into), read.fault());
+        let judged = Judged { protocol, name, ech, fault, ..judged.clone() };
+        self.record.replace(judged);
+    }
+
+    /// The refusal of a connection that no policy was asked about.
+    pub(super) fn refused(&mut self, denial: Denial) -> Stop {
+        self.record.judged(Judged::without_policy(*denial.verdict()));
+        let notice = Notice::of(denial, &self.record, None);
+        Stop::refused(Protocol::Other, notice)
+    }
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::admit::label;
 use super::buffer::read_shared;
 use super::judge::Asked;
-use super::listener::Accepted;
 use super::refuse::Stop;
+use super::session::Session;
 use super::wire::Wire;
-use crate::account::{End, Hello, Limit, Record};
+use crate::account::{End, Hello, Limit};
 use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
 use crate::policy::Permit;
 
@@ -119,12 +118,13 @@ impl Seen {
 
 /// Reads until it is known who the connection is for, or that nobody can know.
 pub(super) async fn read(
-    client: &Accepted,
+    client: &Wire,
     seen: &mut Seen,
     asked: Asked,
-    record: &Record,
+    session: &Session,
 ) -> Result<Asked, Stop> {
-    let deadline = Instant::now() + client.door.peek_timeout;
+    let Session { door, record, .. } = session;
+    let deadline = Instant::now() + door.peek_timeout;
     let mut progress = Progress::default();
     loop {
         let ended = seen.ended();
@@ -136,7 +136,7 @@ pub(super) async fn read(
             // Whatever was read cannot be told; it is a connection without a name.
             Step::NeedMore(_) if ended.is_some() => return Ok(asked),
             Step::NeedMore(missing) => {
-                let more = read_until(missing, seen, &client.wire, deadline).await;
+                let more = read_until(missing, seen, client, deadline).await;
                 more.map_err(|_| Stop::Ended(End::ClientGone))?;
             }
         }
@@ -154,25 +154,25 @@ pub(super) async fn read(
 /// be told in its own protocol; a permit goes through.
 pub(super) async fn shaped(
     verdict: Result<Permit, Stop>,
-    client: &Accepted,
+    client: &Wire,
     seen: &mut Seen,
     asked: Asked,
-    record: &mut Record,
+    session: &mut Session,
 ) -> Result<Permit, Stop> {
     let mut refusal = match verdict {
-        Err(Stop::Refused(refusal)) if !client.door.silent => refusal,
+        Err(Stop::Refused(refusal)) if !session.door.silent => refusal,
         settled => return settled,
     };
     // Whom nobody speaks to waits for the server, and is told at once. A client that is gone
     // meanwhile is refused all the same.
-    let first = Instant::now() + client.door.peek_timeout.min(FIRST_BYTE);
-    if seen.bytes().is_empty() && seen.more(&client.wire, Some(first)).await.is_err()
+    let first = Instant::now() + session.door.peek_timeout.min(FIRST_BYTE);
+    if seen.bytes().is_empty() && seen.more(client, Some(first)).await.is_err()
         || seen.bytes().is_empty()
     {
         return Err(Stop::Refused(refusal));
     }
-    if let Ok(asked) = read(client, seen, asked, record).await {
-        label(record, &asked);
+    if let Ok(asked) = read(client, seen, asked, session).await {
+        session.label(&asked);
         refusal.protocol = asked.protocol;
     }
     Err(Stop::Refused(refusal))

@@ -1,38 +1,36 @@
 //! Dials what was permitted, and nothing else; then relays.
 
-use std::rc::Rc;
-
-use super::admit;
 use super::along;
 use super::connect::{Connecting, Dialling};
 use super::first_flight::Seen;
 use super::http;
 use super::judge::{Asked, First};
-use super::listener::{Accepted, Door, Slot};
+use super::listener::Slot;
 use super::refuse;
 use super::relay;
-use super::seat::Seat;
 use super::second::{Follower, Opening};
+use super::session::Session;
 use super::starttls::{self, Dialogue};
 use super::wire::Wire;
-use crate::account::{End, Record};
+use crate::account::End;
 use crate::identify::{Identity, Step, each_name, identify};
 use crate::policy::Permit;
 
 /// Dials the permitted destination. One that cannot be reached is a reset for the client, as it would
 /// be without a gateway.
 pub(super) async fn run(
-    client: Accepted,
+    client: Wire,
+    slot: Slot,
     seen: Seen,
     first: First,
     dialogue: Option<Dialogue>,
     permit: Permit,
-    record: &mut Record,
+    session: &mut Session,
 ) -> Result<Joined, End> {
-    let Accepted { wire, door, slot, .. } = client;
+    let Session { door, record, .. } = session;
     if seen.bytes().first() != Some(&HANDSHAKE) {
         // Only a whole hello is certain to be answered before the client says more.
-        wire.prompt();
+        client.prompt();
     }
     let source = door.source(record.client().ip());
     // Behind an upgrade the destination speaks first.
@@ -50,10 +48,10 @@ pub(super) async fn run(
         Err(fault) => return Err(fault.end()),
     };
     if let Some(dialogue) = dialogue
-        && let Err(end) = Box::pin(dialogue.join(&upstream, &wire)).await
+        && let Err(end) = Box::pin(dialogue.join(&upstream, &client)).await
     {
         if seen.bytes().first() == Some(&HANDSHAKE) && !door.silent {
-            refuse::say(wire, &starttls::HANDSHAKE_FAILURE).await;
+            refuse::say(client, &starttls::HANDSHAKE_FAILURE).await;
         }
         tracing::debug!(fault = %end, destination = %permit.destination(), "no upgrade to TLS");
         return Err(End::NoUpgrade);
@@ -61,7 +59,7 @@ pub(super) async fn run(
     let is_open = first == First::Judged;
     let is_read_along = !is_open && seen.bytes().is_empty();
     let first = seen.into_bytes().into();
-    Ok(Joined { client: wire, upstream, first, is_open, is_read_along, door, slot })
+    Ok(Joined { client, upstream, first, is_open, is_read_along, slot })
 }
 
 /// The type of a TLS record that holds a hello (RFC 8446 §5.1).
@@ -77,7 +75,6 @@ pub(super) struct Joined {
     is_open: bool,
     /// It was judged without a byte, and what comes is read along.
     is_read_along: bool,
-    pub(super) door: Rc<Door>,
     /// Held as long as the connection.
     pub(super) slot: Slot,
 }
@@ -105,40 +102,40 @@ impl Joined {
     }
 
     /// Replays what was read, relays until the end, and closes the record.
-    pub(super) fn relay(self, mut record: Record, seat: Seat) -> impl Future<Output = ()> {
-        let Self { client, upstream, first, is_read_along, door, slot, .. } = self;
+    pub(super) fn relay(self, mut session: Session) -> impl Future<Output = ()> {
+        let Self { client, upstream, first, is_read_along, slot, .. } = self;
         // A block: a function would hold its arguments twice, for as long as the connection lives.
         async move {
             let (mut follower, mut read) = (Follower::default(), None);
-            let (bytes, judged) = (record.bytes(), record.judgement());
-            let opening = match judged.filter(|_| is_read_along) {
+            let Session { door, record, .. } = &session;
+            let opening = match record.judgement().filter(|_| is_read_along) {
                 Some(judged) => {
                     let asked = Asked::permitted(record.client().ip(), &judged.verdict);
                     let learn = |identity: &Identity<'_>, seen: &[u8]| {
                         let asked = asked.read(identity, |see| each_name(seen, see));
-                        let goes_on = seat.learnt(&asked);
+                        let goes_on = session.learnt(&asked);
                         // Boxed: what was asked is large, and kept as long as the connection.
                         read = Some(Box::new(asked));
                         goes_on
                     };
-                    let time = door.peek_timeout;
+                    let (bytes, time) = (record.bytes(), door.peek_timeout);
                     let along = along::read(&client, &upstream, first.into(), bytes, time, learn);
                     Opening::Watched(Box::pin(along))
                 }
-                None => follower.follow(&client, &upstream, bytes, first.into(), &seat, judged),
+                None => follower.follow(&client, &upstream, first.into(), &session),
             };
             // Made in its place: a connection has room for one of them.
             let end = tokio::select! {
                 biased;
-                end = seat.cut() => end,
+                end = session.closed() => end,
                 end = relay::run(&client, &upstream, opening, door.patience, record.bytes()) => end,
             };
-            follower.note(&seat, &mut record);
+            follower.note(&mut session);
             if let Some(read) = read {
-                admit::label(&mut record, &read);
+                session.label(&read);
             }
-            drop((client, upstream, door, slot));
-            admit::close(record, &seat, end);
+            drop((client, upstream, slot));
+            session.close(end);
         }
     }
 }

@@ -25,18 +25,19 @@ pub(super) enum Tie {
     Resolved,
 }
 
-/// What a connection asks, owned: it is asked again when the policy changes.
+/// What a connection asks, owned: it is asked again when the policy changes. `N` and `I` are how the
+/// names are kept.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct Asked<N = (HostName, NameSource), I = HostName> {
     pub(super) client: IpAddr,
     pub(super) destination: SocketAddr,
     pub(super) transport: Transport,
     pub(super) protocol: Protocol,
-    pub(super) name: Option<(HostName, NameSource)>,
+    pub(super) name: Option<N>,
     pub(super) tie: Tie,
     pub(super) ech: bool,
     /// The host that the hello inside an explicit tunnel named, where it is not the tunnel's.
-    pub(super) inside: Option<HostName>,
+    pub(super) inside: Option<I>,
     /// A later hello named another host, or one that might name anybody cannot be read: refused in
     /// `enforce`, whatever the policy says about another name.
     pub(super) mismatched: bool,
@@ -51,6 +52,26 @@ pub(super) struct Broken {
     pub(super) fault: Fault,
     /// Every name that was read all the same.
     pub(super) names: Box<[HostName]>,
+}
+
+impl<N, I> Asked<N, I> {
+    /// The same, with its names kept in another way.
+    pub(super) fn with_names<M, J>(&self, name: Option<M>, inside: Option<J>) -> Asked<M, J> {
+        let &Self { client, destination, transport, protocol, tie, ech, mismatched, .. } = self;
+        let broken = self.broken.clone();
+        Asked {
+            client,
+            destination,
+            transport,
+            protocol,
+            name,
+            tie,
+            ech,
+            inside,
+            mismatched,
+            broken,
+        }
+    }
 }
 
 impl Asked {

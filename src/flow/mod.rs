@@ -60,9 +60,9 @@ mod refuse;
 mod registry;
 mod rejudge;
 mod relay;
-mod seat;
 mod second;
 mod serve;
+mod session;
 mod settings;
 mod starttls;
 #[cfg(test)]

@@ -8,17 +8,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::admit::refused;
 use super::authority::Target;
 use super::bind::Unresolved;
 use super::connect::{DialFault, dial};
-use super::gate::Gate;
 use super::judge::{Asked, Tie, now_ms, over_limit, refused_by_name, settle_at_once};
-use super::listener::Door;
 use super::refuse::Stop;
-use super::seat::Seat;
+use super::session::Session;
 use super::wire::Wire;
-use crate::account::{End, Judged, Record};
+use crate::account::{End, Judged};
 use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
 
@@ -58,13 +55,6 @@ impl Missed {
     }
 }
 
-/// Where a request is being served.
-pub(super) struct At<'a> {
-    pub(super) gate: &'a Gate,
-    pub(super) door: &'a Door,
-    pub(super) seat: &'a Seat,
-}
-
 /// Who wants to reach something, and how.
 pub(super) struct Request {
     pub(super) target: Target,
@@ -75,21 +65,17 @@ pub(super) struct Request {
 
 /// Resolves, judges every address, dials the permitted ones in order. The verdict in the record is
 /// that of the address that was connected to, or the first one's.
-pub(super) async fn reach(
-    request: &Request,
-    at: &At<'_>,
-    record: &mut Record,
-) -> Result<Reached, Missed> {
-    let At { gate, door, seat } = *at;
+pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Reached, Missed> {
+    let client = session.record.client().ip();
     let (addresses, name) = match request.target.host {
         Host::Address(address) => (vec![address], None),
         Host::Name(name) => {
             let name = Some((name, request.source));
             let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, request.target.port));
             let (protocol, tie) = (request.protocol, Tie::Resolved);
-            let unread = Asked::unread(record.client().ip(), nowhere);
+            let unread = Asked::unread(client, nowhere);
             let asked = Asked { protocol, name, tie, ..unread };
-            (resolved(&asked, gate, seat, record).await?, name)
+            (resolved(&asked, session).await?, name)
         }
     };
     let asked = addresses.into_iter().map(|address| Asked {
@@ -97,23 +83,23 @@ pub(super) async fn reach(
         name,
         // Of an address alone, a name inside the tunnel is heard only after the dial.
         tie: if name.is_some() { Tie::Resolved } else { Tie::SaidAndDialled },
-        ..Asked::unread(record.client().ip(), SocketAddr::new(address, request.target.port))
+        ..Asked::unread(client, SocketAddr::new(address, request.target.port))
     });
-    let turn = gate.registry.turn();
-    let mut permitted = permitted(gate, asked.collect(), seat, record)?;
+    let turn = session.gate.registry.turn();
+    let mut permitted = permitted(asked.collect(), session)?;
     let permits = permitted.iter_mut().take(TRIED_MAX).filter_map(|one| one.permit.take());
     let permits = permits.collect();
-    let (index, upstream) = dial_in_order(gate, door, permits, record).await?;
+    let (index, upstream) = dial_in_order(permits, session).await?;
     if index >= permitted.len() {
         return Err(Missed::Unresolved);
     }
     let Permitted { asked, judged, .. } = permitted.swap_remove(index);
-    if gate.registry.turn() == turn {
-        record.judged(judged);
-        seat.judged(&asked, record);
+    if session.gate.registry.turn() == turn {
+        session.record.judged(judged);
+        session.registration.judged(&asked, &session.record);
     } else {
         // The policy changed meanwhile, and judged only the address that was noted first.
-        let permit = gate.admit(asked.clone(), seat, record).await;
+        let permit = session.admit(asked.clone()).await;
         permit.map(drop).map_err(Missed::Stopped)?;
     }
     Ok(Reached { upstream, asked })
@@ -124,19 +110,14 @@ pub(super) async fn reach(
 ///
 /// # Errors
 /// As the refusal of an explicit request; a name that has no address ends as `dns-error`.
-pub(super) async fn pick(
-    asked: Asked,
-    gate: &Gate,
-    seat: &Seat,
-    record: &mut Record,
-) -> Result<Permit, Stop> {
+pub(super) async fn pick(asked: Asked, session: &mut Session) -> Result<Permit, Stop> {
     let found = async {
-        let addresses = resolved(&asked, gate, seat, record).await?;
+        let addresses = resolved(&asked, session).await?;
         let all = addresses.into_iter().map(|address| {
             let destination = SocketAddr::new(address, asked.destination.port());
             Asked { destination, ..asked.clone() }
         });
-        let mut permitted = permitted(gate, all.collect(), seat, record)?;
+        let mut permitted = permitted(all.collect(), session)?;
         permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(Missed::Unresolved)
     };
     found.await.map_err(|missed| match missed {
@@ -147,26 +128,21 @@ pub(super) async fn pick(
 
 /// The name's addresses, where some address of it might pass: the query for a name that none can
 /// save never leaves. `asked` holds the name, and its port under `::`.
-async fn resolved(
-    asked: &Asked,
-    gate: &Gate,
-    seat: &Seat,
-    record: &mut Record,
-) -> Result<Vec<IpAddr>, Missed> {
-    let Ok(policy) = gate.live.load(now_ms()) else {
-        return Err(Missed::Stopped(refused(Verdict::overload(asked.destination), record)));
+async fn resolved(asked: &Asked, session: &mut Session) -> Result<Vec<IpAddr>, Missed> {
+    let Ok(policy) = session.gate.live.load(now_ms()) else {
+        return Err(Missed::Stopped(session.refused(Verdict::overload(asked.destination))));
     };
-    if let Some(answer) = refused_by_name(&policy, asked, record.metrics()) {
-        let noted = gate.note(&policy, asked.clone(), answer, seat, record);
+    if let Some(answer) = refused_by_name(&policy, asked, session.record.metrics()) {
+        let noted = session.note(&policy, asked.clone(), answer);
         return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
     }
     let Some((name, _)) = &asked.name else { return Err(Missed::Unresolved) };
-    match gate.names.resolve(name, asked.client).await {
+    match session.gate.names.resolve(name, asked.client).await {
         Ok(addresses) => Ok(addresses),
         Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(Missed::Unresolved),
         Err(Unresolved::OverLimit) => {
-            let answer = over_limit(asked, record.metrics());
-            let noted = gate.note(&policy, asked.clone(), answer, seat, record);
+            let answer = over_limit(asked, session.record.metrics());
+            let noted = session.note(&policy, asked.clone(), answer);
             noted.map(|_| Vec::new()).map_err(Missed::Stopped)
         }
     }
@@ -181,20 +157,17 @@ struct Permitted {
 
 /// Judges every address by one policy, and notes the first permitted one, or the first refusal.
 /// Never waits: the names were resolved here, so that no address needs a query.
-fn permitted(
-    gate: &Gate,
-    all: Vec<Asked>,
-    seat: &Seat,
-    record: &mut Record,
-) -> Result<Vec<Permitted>, Missed> {
+fn permitted(all: Vec<Asked>, session: &mut Session) -> Result<Vec<Permitted>, Missed> {
     let first = all.first().map(|asked| asked.destination).ok_or(Missed::Unresolved)?;
-    let Ok(policy) = gate.live.load(now_ms()) else {
-        return Err(Missed::Stopped(refused(Verdict::overload(first), record)));
+    let Ok(policy) = session.gate.live.load(now_ms()) else {
+        return Err(Missed::Stopped(session.refused(Verdict::overload(first))));
     };
     let mut permitted = Vec::new();
     let mut noted = None;
     for asked in all {
-        let Some(answer) = settle_at_once(&policy, &asked, record.metrics()) else { continue };
+        let Some(answer) = settle_at_once(&policy, &asked, session.record.metrics()) else {
+            continue;
+        };
         match answer.verdict.permit() {
             Ok(permit) => {
                 let judged = answer.judged(&policy, &asked);
@@ -208,25 +181,23 @@ fn permitted(
         }
     }
     let (asked, answer) = noted.ok_or(Missed::Unresolved)?;
-    let verdict = gate.note(&policy, asked, answer, seat, record);
+    let verdict = session.note(&policy, asked, answer);
     verdict.map(|_| permitted).map_err(Missed::Stopped)
 }
 
 /// Connects to the first address that answers. Each has a head start over the next; one that fails
 /// lets the next one go at once.
 async fn dial_in_order(
-    gate: &Gate,
-    door: &Door,
     permits: Vec<Permit>,
-    record: &mut Record,
+    session: &mut Session,
 ) -> Result<(usize, Wire), Missed> {
-    record.forwarding();
+    session.record.forwarding();
     let mut waiting = permits.into_iter().enumerate();
     let mut dialling = JoinSet::new();
     let mut last = None;
     loop {
         if let Some((index, permit)) = waiting.next() {
-            let (how, account) = (door.dialling, gate.account.clone());
+            let (how, account) = (session.door.dialling, session.gate.account.clone());
             let dialled = async move { (index, dial(&permit, how, None, account.metrics()).await) };
             dialling.spawn_local(dialled);
         } else if dialling.is_empty() {

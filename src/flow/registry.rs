@@ -1,8 +1,9 @@
-//! Every live connection of one worker: what it asked, and how it is told to end.
+//! Every live connection of one worker: what it asked, and how it is told to end. So that a policy
+//! reload, or a second hello for another host, can judge it again and close it.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,10 +13,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::judge::{Asked, Broken, Tie};
-use crate::account::{Bytes, End, Judged, Metrics, Named};
-use crate::identify::{BadName, HostName, Protocol};
-use crate::policy::Transport;
+use super::judge::Asked;
+use crate::account::{Bytes, End, Judged, Metrics, Named, Record};
+use crate::identify::{BadName, HostName};
 
 /// Time between two looks at the bytes of live connections: how far the counters are behind.
 const COUNT_EVERY: Duration = Duration::from_secs(20);
@@ -36,6 +36,7 @@ pub(super) struct Registry {
 /// One live connection, as far as others have to know it.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
+    key: u64,
     asked: RefCell<Option<Box<Note>>>,
     /// Once it has a verdict.
     bytes: OnceCell<Arc<Bytes>>,
@@ -52,81 +53,33 @@ pub(super) struct Flow {
 
 /// What a connection asked, its names in as many bytes as they have: it is kept as long as the
 /// connection lives, and a [`HostName`] has room for the longest one.
-#[derive(Debug)]
-struct Note {
-    client: IpAddr,
-    destination: SocketAddr,
-    transport: Transport,
-    protocol: Protocol,
-    name: Option<Named>,
-    tie: Tie,
-    ech: bool,
-    inside: Option<Box<str>>,
-    mismatched: bool,
-    broken: Option<Arc<Broken>>,
+type Note = Asked<Named, Box<str>>;
+
+/// `name` is that of `asked`, as its record holds it.
+fn note_of(asked: &Asked, name: Option<Named>) -> Note {
+    asked.with_names(name, asked.inside.as_ref().map(|host| host.as_str().into()))
 }
 
-impl Note {
-    /// `name` is that of `asked`, as its record holds it.
-    fn of(asked: &Asked, name: Option<Named>) -> Self {
-        let &Asked { client, destination, transport, protocol, tie, ech, mismatched, .. } = asked;
-        let inside = asked.inside.as_ref().map(|host| host.as_str().into());
-        let broken = asked.broken.clone();
-        Self {
-            client,
-            destination,
-            transport,
-            protocol,
-            name,
-            tie,
-            ech,
-            inside,
-            mismatched,
-            broken,
-        }
-    }
-
-    fn asked(&self) -> Result<Asked, BadName> {
-        let &Self { client, destination, transport, protocol, tie, ech, mismatched, .. } = self;
-        let name = match &self.name {
-            Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
-            None => None,
-        };
-        let inside = self.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
-        let inside = inside.transpose()?;
-        let broken = self.broken.clone();
-        Ok(Asked {
-            client,
-            destination,
-            transport,
-            protocol,
-            name,
-            tie,
-            ech,
-            inside,
-            mismatched,
-            broken,
-        })
-    }
+fn asked_of(note: &Note) -> Result<Asked, BadName> {
+    let name = match &note.name {
+        Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
+        None => None,
+    };
+    let inside = note.inside.as_ref().map(|host| HostName::parse(host.as_bytes()));
+    Ok(note.with_names(name, inside.transpose()?))
 }
 
 impl Registry {
-    /// Takes in a connection that nobody has judged yet, under a key for [`Registry::leave`]; it ends
-    /// after `lifetime`, see [`Registry::end_the_old`].
-    pub(super) fn enter(&self, lifetime: Option<Duration>) -> (u64, Rc<Flow>) {
+    /// Takes in a connection that nobody has judged yet; it ends after `lifetime`, see
+    /// [`Registry::end_the_old`].
+    pub(super) fn register(self: &Rc<Self>, lifetime: Option<Duration>) -> Registration {
         let key = self.next.get();
         self.next.set(key + 1);
         let looks = lifetime.map_or(0, |time| time.as_secs().saturating_add(1));
         let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX));
-        let flow = Rc::new(Flow { last: lifetime.map(|_| last), ..Flow::default() });
+        let flow = Rc::new(Flow { key, last: lifetime.map(|_| last), ..Flow::default() });
         self.flows.borrow_mut().insert(key, Rc::clone(&flow));
-        (key, flow)
-    }
-
-    /// Gives up the place of a connection that has ended.
-    pub(super) fn leave(&self, key: u64) {
-        self.flows.borrow_mut().remove(&key);
-        self.fewer.notify_one();
+        Registration { registry: Rc::clone(self), flow }
     }
 
     /// The number of the current turn.
@@ -179,6 +132,52 @@ impl Registry {
     }
 }
 
+/// A connection's place in the registry of its worker, given up when dropped.
+#[derive(Debug)]
+pub(super) struct Registration {
+    registry: Rc<Registry>,
+    flow: Rc<Flow>,
+}
+
+impl Registration {
+    /// The connection has a verdict, in its record, and this is what it asked.
+    pub(super) fn judged(&self, asked: &Asked, record: &Record) {
+        let name = record.judgement().and_then(|judged| judged.name.clone());
+        self.flow.note(asked, name);
+        self.flow.forwards(record.bytes());
+    }
+
+    /// Waits until the connection is told to end; one task at a time may.
+    pub(super) fn closed(&self) -> impl Future<Output = End> + use<> {
+        let flow = Rc::clone(&self.flow);
+        poll_fn(move |context| flow.poll_cut(context))
+    }
+
+    /// Waits until this connection or the other one is told to end.
+    pub(super) fn either_closed(&self, other: &Self) -> impl Future<Output = End> + use<> {
+        let (flow, other) = (Rc::clone(&self.flow), Rc::clone(&other.flow));
+        poll_fn(move |context| match flow.poll_cut(context) {
+            Poll::Ready(end) => Poll::Ready(end),
+            Poll::Pending => other.poll_cut(context),
+        })
+    }
+}
+
+impl Deref for Registration {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.flows.borrow_mut().remove(&self.flow.key);
+        self.registry.fewer.notify_one();
+    }
+}
+
 /// A connection that its holder judges again, until this is dropped: a task that breaks off leaves no
 /// connection behind that nobody judges any more.
 #[derive(Debug)]
@@ -205,12 +204,12 @@ impl Flow {
     /// A name that was read once cannot be read again, which never happens, and is no leave to go
     /// on without it.
     pub(super) fn asked(&self) -> Option<Result<Asked, BadName>> {
-        self.asked.borrow().as_deref().map(Note::asked)
+        self.asked.borrow().as_deref().map(asked_of)
     }
 
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn note(&self, asked: &Asked, name: Option<Named>) {
-        *self.asked.borrow_mut() = Some(Box::new(Note::of(asked, name)));
+        *self.asked.borrow_mut() = Some(Box::new(note_of(asked, name)));
     }
 
     /// What the connection forwards is counted here.
@@ -224,7 +223,7 @@ impl Flow {
         let mut note = self.asked.borrow_mut();
         note.as_deref_mut().map(|note| {
             note.mismatched = true;
-            note.asked()
+            asked_of(note)
         })
     }
 
@@ -272,20 +271,19 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
-    use crate::identify::NameSource;
+    use crate::flow::judge::Tie;
+    use crate::identify::{NameSource, Protocol};
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn what_lasts_too_long_is_ended_and_nothing_else() {
         let registry = Rc::new(Registry::default());
         let looks = Rc::clone(&registry);
         let looking = tokio::task::spawn_local(async move { looks.end_the_old().await });
-        let [(_, endless), (_, bounded)] =
-            [None, Some(Duration::from_secs(9))].map(|lifetime| registry.enter(lifetime));
+        let [endless, bounded] =
+            [None, Some(Duration::from_secs(9))].map(|lifetime| registry.register(lifetime));
         let begun = tokio::time::Instant::now();
-        let end = poll_fn(|context| bounded.poll_cut(context)).await;
+        let end = bounded.closed().await;
         assert_eq!(end, End::Lifetime);
         assert!((9..=10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
         assert!(endless.end.get().is_none());
@@ -298,7 +296,7 @@ mod tests {
         let metrics = Rc::new(Metrics::register());
         let (looks, counted) = (Rc::clone(&registry), Rc::clone(&metrics));
         let looking = tokio::task::spawn_local(async move { looks.count_bytes(&counted).await });
-        let ((_, flow), bytes) = (registry.enter(None), Arc::new(Bytes::default()));
+        let (flow, bytes) = (registry.register(None), Arc::new(Bytes::default()));
         flow.forwards(&bytes);
         let up = |count| format!("schengate_bytes_total{{direction=\"up\"}} {count}\n");
         for round in 1..=3 {
@@ -327,7 +325,7 @@ mod tests {
             asked.tie = Tie::Resolved;
             asked.ech = true;
             asked.mismatched = outer.is_some();
-            let again = Note::of(&asked, asked.name.map(Into::into)).asked().unwrap();
+            let again = asked_of(&note_of(&asked, asked.name.map(Into::into))).unwrap();
             assert_eq!(format!("{again:?}"), format!("{asked:?}"));
         }
     }

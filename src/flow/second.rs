@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::buffer::read_shared;
-use super::relay::{self, Patience};
-use super::seat::Seat;
+use super::relay;
+use super::session::Session;
 use super::wire::Wire;
-use crate::account::{Bytes, End, Judged, Record};
+use crate::account::End;
 use crate::identify::NameSource;
 use crate::identify::tls::{SecondHello, Watch};
 use crate::policy::Action;
@@ -35,15 +35,16 @@ pub(super) async fn run(
     client: &Wire,
     upstream: &Wire,
     first: Vec<u8>,
-    patience: Patience,
-    seat: &Seat,
-    record: &mut Record,
+    session: &mut Session,
 ) -> End {
-    let bytes = Arc::clone(record.bytes());
     let mut follower = Follower::default();
-    let opening = follower.follow(client, upstream, &bytes, first, seat, record.judgement());
-    let end = relay::run(client, upstream, opening, patience, &bytes).await;
-    follower.note(seat, record);
+    let end = {
+        let session = &*session;
+        let opening = follower.follow(client, upstream, first, session);
+        let (patience, bytes) = (session.door.patience, session.record.bytes());
+        relay::run(client, upstream, opening, patience, bytes).await
+    };
+    follower.note(session);
     end
 }
 
@@ -73,8 +74,8 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
-    /// yields has not been sent. `judged` tells what was read in `first`, if that is where the name
-    /// is from.
+    /// yields has not been sent. The session's verdict tells what was read in `first`, if that is where
+    /// the name is from.
     ///
     /// # Errors
     /// The end, where the hello changed or a side broke off.
@@ -82,12 +83,10 @@ impl Follower {
         &'a mut self,
         client: &'a Wire,
         upstream: &'a Wire,
-        bytes: &'a Bytes,
         first: Vec<u8>,
-        seat: &'a Seat,
-        judged: Option<&Judged>,
+        session: &'a Session,
     ) -> Opening<'a> {
-        let read = judged.and_then(|judged| {
+        let read = session.record.judgement().and_then(|judged| {
             let name = judged.name.as_ref().filter(|name| name.source() == NameSource::Sni)?;
             Some(SecondHello::behind(&first, Some(Arc::clone(name.shared())), judged.ech))
         });
@@ -95,7 +94,7 @@ impl Follower {
         match second.filter(|second| second.watch() != Watch::Over) {
             None => Opening::Known(first),
             Some(second) => {
-                let watch = self.watch(second, client, upstream, bytes, first, seat);
+                let watch = self.watch(second, client, upstream, first, session);
                 Opening::Watched(Box::pin(watch))
             }
         }
@@ -106,16 +105,16 @@ impl Follower {
         mut second: SecondHello,
         client: &Wire,
         upstream: &Wire,
-        bytes: &Bytes,
         mut part: Vec<u8>,
-        seat: &Seat,
+        session: &Session,
     ) -> Result<Vec<u8>, End> {
+        let bytes = session.record.bytes();
         // Looked at when something comes: a silent client costs no timer, and is ended by the relay.
         let until = Instant::now() + HANDSHAKE_TIME;
         loop {
             if second.watch() == Watch::Changed {
                 self.changed = true;
-                return if seat.mismatched() { Ok(part) } else { Err(End::Refused) };
+                return if mismatched(session) { Ok(part) } else { Err(End::Refused) };
             }
             if second.watch() == Watch::Over || bytes.totals().1 > ANSWERED {
                 return Ok(part);
@@ -142,11 +141,22 @@ impl Follower {
     }
 
     /// Makes a changed hello the record's verdict.
-    pub(super) fn note(&self, seat: &Seat, record: &mut Record) {
+    pub(super) fn note(&self, session: &mut Session) {
+        let Session { record, registration, .. } = session;
         let Some(judged) = record.judgement().filter(|_| self.changed) else { return };
         // Where no policy was in force any more, by the verdict that had let it pass.
         let overruled = || judged.overruled(judged.verdict.mismatched(Action::Block));
-        let judged = seat.last_judged().unwrap_or_else(overruled);
+        let judged = registration.last_judged().unwrap_or_else(overruled);
         record.judged(judged);
     }
+}
+
+/// The client has named another host than the one that was judged. Whether it may go on by the
+/// policy in force: `observe` only notes it. The same is asked again when the policy changes.
+fn mismatched(session: &Session) -> bool {
+    let Some(Ok(asked)) = session.registration.mismatched() else { return false };
+    let Some(judged) = session.gate.judged_at_once(&asked) else { return false };
+    let goes_on = judged.verdict.action() != Action::Block;
+    session.registration.judge(judged);
+    goes_on
 }

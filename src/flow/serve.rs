@@ -6,18 +6,18 @@ use std::rc::Rc;
 
 use tokio::task::spawn_local;
 
-use super::admit::{self, refused};
 use super::first_flight::{self, Seen};
 use super::forward::{self, Joined};
 use super::gate::Gate;
 use super::judge::{Asked, First};
-use super::listener::Accepted;
+use super::listener::{Accepted, Slot};
 use super::origin;
 use super::proxy;
 use super::refuse::{self, Stop};
-use super::seat::Seat;
+use super::session::{Session, run_until};
 use super::starttls::{self, Dialogue, Spoken};
-use crate::account::{End, Record, Way};
+use super::wire::Wire;
+use crate::account::{End, Way};
 use crate::policy::{Permit, Verdict};
 
 /// Serves one accepted connection to its end, in a task of its own.
@@ -35,7 +35,7 @@ pub(super) fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future
     async move {
         // Made in its place: a connection has room for one of them.
         let relay = pin!(match opened.await {
-            Some((joined, record, seat)) => joined.relay(record, seat),
+            Some((joined, session)) => joined.relay(session),
             None => return,
         });
         relay.await;
@@ -44,113 +44,101 @@ pub(super) fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future
 
 /// Judges and dials; [`None`] where the connection ended with that, and its record is closed, or was
 /// served request by request.
-async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Record, Seat)> {
-    let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = Seat::take(&gate, client.door.lifetime);
-    let walk = walk(client, &gate, &seat, &mut record);
-    let walked = tokio::select! {
-        biased;
-        end = seat.cut() => Err(end),
-        walked = walk => walked,
-    };
-    let end = match walked {
+async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Session)> {
+    let Accepted { wire, peer, door, slot } = client;
+    let mut session = Session::open(gate, door, peer);
+    let walked = run_until(session.closed(), pin!(walk(wire, slot, &mut session))).await;
+    let end = match walked.flatten() {
         Ok(joined) if joined.is_open() => {
-            Box::pin(proxy::captured(joined, record, seat)).await;
+            Box::pin(proxy::captured(joined, session)).await;
             return None;
         }
-        Ok(mut joined) => match listened(&mut joined, &seat, &mut record).await {
+        Ok(mut joined) => match listened(&mut joined, &mut session).await {
             Ok(()) if joined.is_request() => {
-                Box::pin(proxy::captured(joined, record, seat)).await;
+                Box::pin(proxy::captured(joined, session)).await;
                 return None;
             }
-            Ok(()) => return Some((joined, record, seat)),
+            Ok(()) => return Some((joined, session)),
             Err(Stop::Ended(end)) => end,
             Err(Stop::Refused(refusal)) => {
-                let Joined { client, first, door, .. } = joined;
-                refuse::run(client, &first, *refusal, door.silent).await
+                let Joined { client, first, .. } = joined;
+                refuse::run(client, &first, *refusal, session.door.silent).await
             }
         },
         Err(end) => end,
     };
-    admit::close(record, &seat, end);
+    session.close(end);
     None
 }
 
 /// Hears what the client says first, where its destination was judged without it.
-async fn listened(joined: &mut Joined, seat: &Seat, record: &mut Record) -> Result<(), Stop> {
+async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Stop> {
     if !joined.is_read_along() {
         return Ok(());
     }
-    tokio::select! {
-        biased;
-        end = seat.cut() => Err(Stop::Ended(end)),
-        listened = Box::pin(proxy::listen(joined, record, seat)) => listened,
-    }
+    let closed = session.closed();
+    let listened = Box::pin(proxy::listen(joined, session));
+    run_until(closed, pin!(listened)).await.map_err(Stop::Ended).flatten()
 }
 
-async fn walk(
-    client: Accepted,
-    gate: &Gate,
-    seat: &Seat,
-    record: &mut Record,
-) -> Result<Joined, End> {
+async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined, End> {
     let mut seen = Seen::default();
     let mut dialogue = None;
-    let judged = judge(&client, &mut seen, &mut dialogue, gate, seat, record).await;
-    client.slot.heard();
+    let judged = judge(&client, &mut seen, &mut dialogue, session).await;
+    slot.heard();
     match judged {
-        Ok((permit, first)) => forward::run(client, seen, first, dialogue, permit, record).await,
+        Ok((permit, first)) => {
+            forward::run(client, slot, seen, first, dialogue, permit, session).await
+        }
         Err(Stop::Refused(refusal)) => {
-            Err(refuse::run(client.wire, seen.bytes(), *refusal, client.door.silent).await)
+            Err(refuse::run(client, seen.bytes(), *refusal, session.door.silent).await)
         }
         Err(Stop::Ended(end)) => Err(end),
     }
 }
 
 async fn judge(
-    client: &Accepted,
+    client: &Wire,
     seen: &mut Seen,
     dialogue: &mut Option<Dialogue>,
-    gate: &Gate,
-    seat: &Seat,
-    record: &mut Record,
+    session: &mut Session,
 ) -> Result<(Permit, First), Stop> {
-    let origin = destination(client, record)?;
-    let asked = Asked::unread(record.client().ip(), origin);
-    if let Some((verdict, first)) = gate.admit_unread(&asked, seat, record) {
-        let verdict = first_flight::shaped(verdict, client, seen, asked, record).await;
+    let origin = destination(client, session)?;
+    let asked = Asked::unread(session.record.client().ip(), origin);
+    if let Some((verdict, first)) = session.admit_unread(&asked) {
+        let verdict = first_flight::shaped(verdict, client, seen, asked, session).await;
         return verdict.map(|permit| (permit, first));
     }
-    let spoken = Spoken::on(origin.port()).filter(|_| client.door.starttls);
+    let spoken = Spoken::on(origin.port()).filter(|_| session.door.starttls);
     let asked = match spoken {
-        None => first_flight::read(client, seen, asked, record).await?,
+        None => first_flight::read(client, seen, asked, session).await?,
+        // Boxed: few connections are played for.
         Some(spoken) => {
-            // Boxed: few connections are played for.
-            let played = starttls::play(spoken, client, seen, dialogue, asked, record);
-            Box::pin(played).await?
+            Box::pin(starttls::play(spoken, client, seen, dialogue, asked, session)).await?
         }
     };
     // A client that was silent has had its time, and not its say.
     let is_silent = seen.bytes().is_empty() && dialogue.is_none();
     let first = if is_silent { First::Judged } else { First::Settled };
-    gate.admit(asked, seat, record).await.map(|permit| (permit, first))
+    session.admit(asked).await.map(|permit| (permit, first))
 }
 
 /// Where a transparent client was going; what cannot be sent anywhere stops here.
-fn destination(client: &Accepted, record: &mut Record) -> Result<SocketAddr, Stop> {
-    let door = &client.door;
-    let origin = match origin::of(&client.wire, door.way, door.address) {
+fn destination(client: &Wire, session: &mut Session) -> Result<SocketAddr, Stop> {
+    let door = &session.door;
+    let origin = match origin::of(client, door.way, door.address) {
         Ok(origin) => origin,
-        Err(origin::Fault::Loop(to)) => return Err(refused(Verdict::looped(to), record)),
+        Err(origin::Fault::Loop(to)) => return Err(session.refused(Verdict::looped(to))),
         Err(fault @ origin::Fault::Unknown(_)) => {
             tracing::warn!(fault = &fault as &dyn std::error::Error, listener = %door.address,
                 "a connection that no rule of the firewall redirected");
             return Err(Stop::Ended(End::NoOrigin));
         }
     };
-    record.bound_for(origin);
-    if door.dialled.as_ref().is_some_and(|dialled| dialled.is_own(client.peer, origin)) {
-        return Err(refused(Verdict::looped(origin), record));
+    session.record.bound_for(origin);
+    let client = session.record.client();
+    if session.door.dialled.as_ref().is_some_and(|dialled| dialled.is_own(client, origin)) {
+        return Err(session.refused(Verdict::looped(origin)));
     }
     Ok(origin)
 }

@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout_at};
 use super::buffer::read_shared;
 use super::first_flight::{self, Ended, Seen};
 use super::judge::Asked;
-use super::listener::Accepted;
 use super::refuse::Stop;
+use super::session::Session;
 use super::wire::Wire;
-use crate::account::{End, Record};
+use crate::account::End;
 use crate::identify::Fault;
 
 /// The longest line of a client (RFC 5321 §4.5.3.1.4 asks for 512, RFC 9051 for more), and of a
@@ -190,30 +190,30 @@ struct Plain;
 /// connection: whoever put them there is not the one who speaks TLS.
 pub(super) async fn play(
     spoken: Spoken,
-    client: &Accepted,
+    client: &Wire,
     seen: &mut Seen,
     dialogue: &mut Option<Dialogue>,
     asked: Asked,
-    record: &Record,
+    session: &Session,
 ) -> Result<Asked, Stop> {
     let gone = |_| Stop::Ended(End::ClientGone);
     let played = dialogue.insert(Dialogue { spoken, said: Vec::new() });
-    client.wire.write_all(spoken.greeting()).await.map_err(gone)?;
+    client.write_all(spoken.greeting()).await.map_err(gone)?;
     for _ in 0..LINES_MAX {
-        let deadline = Instant::now() + client.door.peek_timeout;
+        let deadline = Instant::now() + session.door.peek_timeout;
         let line = loop {
             match spoken.line(seen.bytes()) {
                 Ok(Some(length)) => break seen.split(length),
-                Err(Plain) => return first_flight::read(client, seen, asked, record).await,
+                Err(Plain) => return first_flight::read(client, seen, asked, session).await,
                 Ok(None) if seen.ended() == Some(Ended::Closed) && seen.bytes().is_empty() => {
                     return Err(Stop::Ended(End::ClientGone));
                 }
                 // Silence, or half a line, which may be the beginning of another protocol.
                 Ok(None) if seen.ended().is_some() => {
-                    return read(client, seen, asked, record).await;
+                    return read(client, seen, asked, session).await;
                 }
                 Ok(None) => {
-                    seen.more(&client.wire, Some(deadline)).await.map_err(gone)?;
+                    seen.more(client, Some(deadline)).await.map_err(gone)?;
                 }
             }
         };
@@ -228,21 +228,21 @@ pub(super) async fn play(
             }
             Next::Upgrade(reply) => {
                 played.said.push(line);
-                client.wire.write_all(&reply).await.map_err(gone)?;
-                return read(client, seen, asked, record).await;
+                client.write_all(&reply).await.map_err(gone)?;
+                return read(client, seen, asked, session).await;
             }
             Next::Quit(reply) => {
-                client.wire.write_all(&reply).await.map_err(gone)?;
-                client.wire.end_in_order();
+                client.write_all(&reply).await.map_err(gone)?;
+                client.end_in_order();
                 return Err(Stop::Ended(End::ClientGone));
             }
             Next::Plain => {
                 // Another protocol may well have a line feed in its first bytes.
                 seen.put_back(line);
-                return first_flight::read(client, seen, asked, record).await;
+                return first_flight::read(client, seen, asked, session).await;
             }
         };
-        client.wire.write_all(&reply).await.map_err(gone)?;
+        client.write_all(&reply).await.map_err(gone)?;
     }
     Err(Stop::Ended(End::BadRequest))
 }
@@ -250,12 +250,12 @@ pub(super) async fn play(
 /// As [`first_flight::read`]. Who falls silent has stopped half-way, and may name anybody later: to the server,
 /// with whom nobody would listen any more.
 async fn read(
-    client: &Accepted,
+    client: &Wire,
     seen: &mut Seen,
     asked: Asked,
-    record: &Record,
+    session: &Session,
 ) -> Result<Asked, Stop> {
-    let asked = first_flight::read(client, seen, asked, record).await?;
+    let asked = first_flight::read(client, seen, asked, session).await?;
     Ok(if seen.bytes().is_empty() { asked.breaking(Fault::Incomplete) } else { asked })
 }
 

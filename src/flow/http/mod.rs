@@ -15,18 +15,15 @@ mod request;
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
-use std::rc::Rc;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::buffer::read_shared;
 use super::close::{FIRST_LOOK, LAST_LOOK};
-use super::gate::Gate;
-use super::listener::{Door, Slot};
-use super::seat::Seat;
 use super::wire::Wire;
 use crate::account::{Bytes, End, Record};
 use crate::identify::http::{Form, Head};
@@ -45,23 +42,6 @@ use ledger::Ledger;
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 128 * 1024 * 1024;
-
-/// Whose connection is served, and by which door it came.
-pub(super) struct Guest {
-    pub(super) gate: Rc<Gate>,
-    pub(super) door: Rc<Door>,
-    pub(super) peer: SocketAddr,
-    /// Held as long as the connection.
-    pub(super) slot: Slot,
-}
-
-impl Guest {
-    /// A record of what comes next on the connection, and its place among the live ones.
-    pub(super) fn enter(&self) -> (Record, Seat) {
-        let record = self.gate.account.open(self.peer, self.door.way);
-        (record, Seat::take(&self.gate, self.door.lifetime))
-    }
-}
 
 /// The head of a request that can be answered by itself: HTTP/1, and without a fault.
 pub(super) fn request<'a>(identity: &Identity<'a>) -> Option<Head<'a>> {
@@ -110,29 +90,27 @@ impl Client {
     }
 
     /// The answer is written; its record ends when the client has it.
-    pub(super) fn answered(&self, mut record: Record, seat: &Seat) {
-        if let Some(judged) = seat.last_judged() {
-            record.replace(judged);
-        }
+    pub(super) fn answered(&self, record: Record) {
         self.ledger.whole(record);
         self.ledger.settle(&self.wire);
     }
 
     /// Waits for what the client says next; empty lines between two requests are dropped (RFC 9112
     /// §2.2). Nothing is asked of the destination meanwhile, so that whatever it does is its end. At
-    /// most for `patience` behind the last byte that moved, an acknowledged one included.
+    /// most for `patience` behind the last byte that moved, an acknowledged one included. `closed` tells
+    /// the connection to end, and `stopping` that no more requests are wanted.
     pub(super) async fn next(
         &mut self,
         upstream: Option<&Upstream>,
-        place: &Seat,
-        guest: &Guest,
+        closed: impl Future<Output = End>,
+        mut stopping: watch::Receiver<bool>,
         patience: Duration,
     ) -> Next {
         let Self { wire, held, ledger } = self;
         held.let_go();
         wire.silence().moved();
         wire.silence().measure(patience);
-        let mut stopping = guest.gate.stopping.subscribe();
+        let mut closed = pin!(closed);
         let mut look = FIRST_LOOK;
         loop {
             while let [b'\r', b'\n', ..] = held.bytes() {
@@ -155,7 +133,7 @@ impl Client {
             };
             tokio::select! {
                 biased;
-                end = place.cut() => return Next::Cut(end),
+                end = closed.as_mut() => return Next::Cut(end),
                 read = held.more(wire) => match read {
                     Ok(0) => return Next::Over,
                     Ok(_) => {}

@@ -1,24 +1,22 @@
 //! The explicit HTTP proxy: CONNECT and absolute-form requests. Each request of a connection is judged
 //! by itself, and dialled by itself.
 
-use std::rc::Rc;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::tunnel::{self, CLOSING, either, give_up};
-use crate::account::{End, Record};
-use crate::flow::admit;
+use super::tunnel::{self, CLOSING, give_up};
+use crate::account::End;
 use crate::flow::authority::Target;
 use crate::flow::connect::DialFault;
 use crate::flow::first_flight::{Seen, read_until};
-use crate::flow::gate::Gate;
-use crate::flow::http::{self, Client, Done, Guest, Held, Next, Order, SCHEME, Upstream};
-use crate::flow::listener::Accepted;
-use crate::flow::reach::{self, At, Missed, Reached, reach};
+use crate::flow::http::{self, Client, Done, Held, Next, Order, SCHEME, Upstream};
+use crate::flow::reach::{self, Missed, Reached, reach};
 use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, Stop, TIMEOUT, UNAVAILABLE, problem};
-use crate::flow::seat::Seat;
+use crate::flow::registry::Registration;
+use crate::flow::session::{Connection, Session, run_until};
 use crate::flow::wire::Wire;
 use crate::identify::http::{Form, Head};
 use crate::identify::{Fault, NameSource, Progress, Protocol, Step, identify, identify_further};
@@ -36,16 +34,16 @@ const TOO_LARGE: Status = Status(431, "Request Header Fields Too Large");
 const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// Serves one HTTP client, request by request.
-pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let Accepted { wire, peer, door, slot } = client;
-    let guest = Guest { gate, door, peer, slot };
+pub(super) async fn serve(client: Wire, connection: Connection) {
+    let Connection { gate, door, peer, .. } = &connection;
     // A request has its own time; this is the connection's.
-    let place = Seat::take(&guest.gate, guest.door.lifetime);
-    let mut client = Client::new(wire, Held::default());
-    let patience = guest.door.patience.idle.min(KEPT);
+    let place = connection.register();
+    let mut client = Client::new(client, Held::default());
+    let patience = door.patience.idle.min(KEPT);
     let mut is_first = true;
     loop {
-        let end = match client.next(None, &place, &guest, patience).await {
+        let end = match client.next(None, place.closed(), gate.stopping.subscribe(), patience).await
+        {
             Next::Bytes => None,
             Next::Over => Some(End::ClientGone),
             Next::Cut(end) => Some(end),
@@ -53,15 +51,15 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
         if let Some(end) = end {
             // Each request keeps a record of its own; a connection that brought none has one as well.
             if is_first {
-                guest.gate.account.open(guest.peer, guest.door.way).finish(end);
+                gate.account.open(*peer, door.way).finish(end);
             }
             if end == End::ClientGone {
-                client.close(guest.door.patience.half_closed).await;
+                client.close(door.patience.half_closed).await;
             }
             return;
         }
         is_first = false;
-        match Box::pin(one(client, &place, &guest)).await {
+        match Box::pin(one(client, &place, &connection)).await {
             Some(back) => client = back,
             None => return,
         }
@@ -69,18 +67,16 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
 }
 
 /// Serves one request; gives the client back where another may follow.
-async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> {
-    let (mut record, seat) = guest.enter();
+async fn one(mut client: Client, place: &Registration, connection: &Connection) -> Option<Client> {
+    let mut session = connection.begin();
+    let door = &connection.door;
     let mut seen = Seen::with(client.held.take());
-    let read = tokio::select! {
-        biased;
-        end = either(&seat, place) => Err(end),
-        read = read(&client.wire, &mut seen, guest) => read,
-    };
+    let closed = session.registration.either_closed(place);
+    let read = run_until(closed, pin!(read(&client.wire, &mut seen, door.peek_timeout))).await;
     client.held = Held::with(seen.into_bytes());
-    guest.slot.heard();
-    if let Err(end) = read {
-        admit::close(record, &seat, end);
+    connection.slot.heard();
+    if let Err(end) = read.flatten() {
+        session.close(end);
         return None;
     }
     let bytes = client.held.bytes();
@@ -94,7 +90,7 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
     let (target, order) = match wanted {
         Ok(wanted) => wanted,
         Err((status, what)) => {
-            admit::close(record, &seat, End::BadRequest);
+            session.close(End::BadRequest);
             let answer = problem(status, "http_request_error", &what, bytes);
             client.last(&answer).await;
             return None;
@@ -108,18 +104,14 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
         (Protocol::Http, NameSource::HttpHost)
     };
     let wanted = reach::Request { target, protocol, source };
-    let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
-    let reached = tokio::select! {
-        biased;
-        end = either(&seat, place) => Err(end),
-        reached = reach(&wanted, &at, &mut record) => Ok(reached),
-    };
+    let closed = session.registration.either_closed(place);
+    let reached = run_until(closed, pin!(reach(&wanted, &mut session))).await;
     let Reached { upstream, asked } = match reached {
         Ok(Ok(reached)) => reached,
         Ok(Err(missed)) => {
-            admit::close(record, &seat, missed.end());
+            session.close(missed.end());
             let is_refused = matches!(missed, Missed::Stopped(_));
-            if is_refused && guest.door.silent {
+            if is_refused && door.silent {
                 client.close(Duration::ZERO).await;
             } else {
                 client.last(&missed_answer(&missed, &head)).await;
@@ -127,60 +119,57 @@ async fn one(mut client: Client, place: &Seat, guest: &Guest) -> Option<Client> 
             return None;
         }
         Err(end) => {
-            admit::close(record, &seat, end);
+            session.close(end);
             let answer = problem(UNAVAILABLE, "connection_terminated", CLOSING, &head);
             client.last(&answer).await;
             return None;
         }
     };
     if order.is_connect() {
-        connected(client, Reached { upstream, asked }, guest, record, seat).await;
+        connected(client, Reached { upstream, asked }, connection, session).await;
         return None;
     }
     let mut upstream = Upstream::new(upstream, asked.destination);
     let answered = {
-        let last = *guest.gate.stopping.borrow();
-        let (bytes, patience) = (Arc::clone(record.bytes()), guest.door.patience);
-        let cut = either(&seat, place);
-        http::run(&mut client, &mut upstream, &order, &bytes, patience, last, cut).await
+        let last = *connection.gate.stopping.borrow();
+        let (bytes, patience) = (Arc::clone(session.record.bytes()), door.patience);
+        let closed = session.registration.either_closed(place);
+        http::run(&mut client, &mut upstream, &order, &bytes, patience, last, closed).await
     };
     match answered {
         Ok(Done::Whole { client_stays, .. }) => {
             upstream.wire.end_in_order();
-            client.answered(record, &seat);
+            client.answered(session.into_record());
             if client_stays {
                 return Some(client);
             }
-            drop((upstream, seat));
-            client.close(guest.door.patience.half_closed).await;
+            drop(upstream);
+            client.close(door.patience.half_closed).await;
         }
         // Nobody asked for another protocol.
-        Ok(Done::Switched { .. }) => admit::close(record, &seat, End::BadAnswer),
+        Ok(Done::Switched { .. }) => session.close(End::BadAnswer),
         Err(broken) => {
             drop(upstream);
-            give_up(client, broken, &order, record, seat).await;
+            give_up(client, broken, &order, session).await;
         }
     }
     None
 }
 
 /// Opens the tunnel of a CONNECT, and serves it.
-async fn connected(client: Client, reached: Reached, guest: &Guest, record: Record, seat: Seat) {
+async fn connected(client: Client, reached: Reached, connection: &Connection, session: Session) {
     let (wire, held) = client.into_wire().await;
-    let told = tokio::select! {
-        biased;
-        end = seat.cut() => Err(end),
-        told = wire.write_all(OPEN) => told.map_err(|_| End::ClientReset),
-    };
+    let told = run_until(session.closed(), pin!(wire.write_all(OPEN))).await;
     match told {
-        Ok(()) => tunnel::run(wire, held, reached, guest, record, seat).await,
-        Err(end) => admit::close(record, &seat, end),
+        Ok(Ok(())) => tunnel::run(wire, held, reached, connection, session).await,
+        Ok(Err(_)) => session.close(End::ClientReset),
+        Err(end) => session.close(end),
     }
 }
 
 /// Reads a whole head, or as much of one as comes in time.
-async fn read(client: &Wire, seen: &mut Seen, guest: &Guest) -> Result<(), End> {
-    let deadline = Instant::now() + guest.door.peek_timeout;
+async fn read(client: &Wire, seen: &mut Seen, time: Duration) -> Result<(), End> {
+    let deadline = Instant::now() + time;
     let mut progress = Progress::default();
     loop {
         match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {

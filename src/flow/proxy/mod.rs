@@ -6,15 +6,15 @@ mod socks;
 mod tunnel;
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
 use tokio::time::timeout;
 
-use super::admit;
 use super::gate::Gate;
 use super::listener::Accepted;
 use super::refuse;
-use super::seat::Seat;
+use super::session::{Connection, run_until};
 use super::wire::Wire;
 use crate::account::End;
 
@@ -25,37 +25,34 @@ const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves one connection of an explicit client.
 pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let seat = Seat::take(&gate, client.door.lifetime);
-    let first = tokio::select! {
-        biased;
-        end = seat.cut() => Err(end),
-        first = timeout(client.door.peek_timeout, first_byte(&client.wire)) => match first {
-            Ok(first) => Ok(first),
-            Err(_) => Err(End::Idle),
-        },
-    };
+    let Accepted { wire, peer, door, slot } = client;
+    let connection = Connection { gate, door, peer, slot };
+    let registration = connection.register();
+    let first = timeout(connection.door.peek_timeout, first_byte(&wire));
+    let first = run_until(registration.closed(), pin!(first)).await;
+    let first = first.and_then(|first| first.map_err(|_| End::Idle));
     match first {
-        // Each takes a seat of its own before it waits for anything.
+        // Each takes a place of its own before it waits for anything.
         Ok(Ok(Some(b'A'..=b'Z' | b'a'..=b'z'))) => {
-            drop(seat);
-            http::serve(client, gate).await;
+            drop(registration);
+            http::serve(wire, connection).await;
         }
         Ok(Ok(Some(5))) => {
-            drop(seat);
-            socks::serve(client, gate).await;
+            drop(registration);
+            socks::serve(wire, connection).await;
         }
         other => {
-            let record = gate.account.open(client.peer, client.door.way);
+            let record = connection.gate.account.open(peer, connection.door.way);
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
-                Ok(Ok(Some(4))) if !client.door.silent => {
-                    refuse::say(client.wire, &SOCKS4_REJECTED).await;
+                Ok(Ok(Some(4))) if !connection.door.silent => {
+                    refuse::say(wire, &SOCKS4_REJECTED).await;
                     End::BadRequest
                 }
                 Ok(Ok(Some(_))) => End::BadRequest,
                 Err(end) => end,
             };
-            admit::close(record, &seat, end);
+            record.finish(end);
         }
     }
 }

@@ -2,22 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::pin::pin;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::tunnel;
-use crate::account::{End, Record};
-use crate::flow::admit;
+use crate::account::End;
 use crate::flow::authority::{Target, canonical};
 use crate::flow::connect::DialFault;
-use crate::flow::gate::Gate;
-use crate::flow::http::Guest;
-use crate::flow::listener::{Accepted, Door};
-use crate::flow::reach::{At, Missed, Reached, Request, reach};
+use crate::flow::listener::Slot;
+use crate::flow::reach::{Missed, Reached, Request, reach};
 use crate::flow::refuse;
-use crate::flow::seat::Seat;
+use crate::flow::session::{Connection, Session, run_until};
 use crate::flow::udp;
 use crate::flow::wire::Wire;
 use crate::identify::socks::{self, Destination, Part, Unserved};
@@ -34,21 +31,15 @@ const COMMAND_NOT_SUPPORTED: u8 = 7;
 const ADDRESS_NOT_SUPPORTED: u8 = 8;
 
 /// Serves one SOCKS5 client.
-pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let mut record = gate.account.open(client.peer, client.door.way);
-    let seat = Seat::take(&gate, client.door.lifetime);
-    let Accepted { wire, peer, door, slot } = client;
-    let guest = Guest { gate, door, peer, slot };
-    let walked = tokio::select! {
-        biased;
-        end = seat.cut() => Walked::Ended(end),
-        walked = walk(wire, &guest, &seat, &mut record) => walked,
-    };
+pub(super) async fn serve(client: Wire, connection: Connection) {
+    let mut session = connection.begin();
+    let closed = session.closed();
+    let walked = run_until(closed, pin!(walk(client, &connection.slot, &mut session))).await;
     match walked {
-        Walked::Opened(wire, reached) => {
-            Box::pin(tunnel::run(wire, Vec::new(), *reached, &guest, record, seat)).await;
+        Ok(Walked::Opened(wire, reached)) => {
+            Box::pin(tunnel::run(wire, Vec::new(), *reached, &connection, session)).await;
         }
-        Walked::Ended(end) => admit::close(record, &seat, end),
+        Ok(Walked::Ended(end)) | Err(end) => session.close(end),
     }
 }
 
@@ -60,9 +51,8 @@ enum Walked {
     Ended(End),
 }
 
-async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -> Walked {
-    let Guest { gate, door, slot, .. } = guest;
-    let command = match timeout(door.peek_timeout, negotiate(&mut wire)).await {
+async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
+    let command = match timeout(session.door.peek_timeout, negotiate(&mut wire)).await {
         Ok(Ok(command)) => command,
         Ok(Err(Fault::Answer(answer))) => {
             refuse::say(wire, &answer).await;
@@ -75,19 +65,18 @@ async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -
     let target = match command {
         Command::Connect(target) => target,
         Command::Associate { port } => {
-            let end = Box::pin(associate(wire, port, door, gate, record)).await;
+            let end = Box::pin(associate(wire, port, session)).await;
             return Walked::Ended(end);
         }
     };
-    let at = At { gate, door, seat };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
     let request = Request { target, protocol, source };
-    match Box::pin(reach(&request, &at, record)).await {
+    match Box::pin(reach(&request, session)).await {
         Ok(reached) => match wire.write_all(&reply(0)).await {
             Ok(()) => Walked::Opened(wire, Box::new(reached)),
             Err(_) => Walked::Ended(End::ClientReset),
         },
-        Err(missed) if door.silent && matches!(missed, Missed::Stopped(_)) => {
+        Err(missed) if session.door.silent && matches!(missed, Missed::Stopped(_)) => {
             refuse::close(wire);
             Walked::Ended(missed.end())
         }
@@ -99,13 +88,8 @@ async fn walk(mut wire: Wire, guest: &Guest, seat: &Seat, record: &mut Record) -
 }
 
 /// Opens an association for the client, and serves it.
-async fn associate(
-    wire: Wire,
-    port: Option<u16>,
-    door: &Rc<Door>,
-    gate: &Rc<Gate>,
-    record: &mut Record,
-) -> End {
+async fn associate(wire: Wire, port: Option<u16>, session: &Session) -> End {
+    let Session { gate, door, record, .. } = session;
     let client = record.client().ip();
     let near = match udp::Near::open(&wire) {
         Ok(near) => near,

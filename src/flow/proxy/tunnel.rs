@@ -3,28 +3,28 @@
 //! it was read, and judged with what it says; and where the flight is a request, the next one is as
 //! well.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::account::{End, Hello, Record};
-use crate::flow::admit;
+use crate::account::{End, Hello};
 use crate::flow::connect::{Dialling, dial};
 use crate::flow::first_flight::{Ended, Seen, read_until, result};
 use crate::flow::forward::Joined;
-use crate::flow::http::{self, Broken, Client, Done, Guest, Held, Next, Order, Upstream, Why};
+use crate::flow::http::{self, Broken, Client, Done, Held, Next, Order, Upstream, Why};
 use crate::flow::judge::{Asked, Tie};
-use crate::flow::listener::Door;
 use crate::flow::origin;
-use crate::flow::reach::{At, Reached};
+use crate::flow::reach::Reached;
 use crate::flow::refuse::{
     self, BAD_GATEWAY, BAD_REQUEST, Refusal, Stop, TIMEOUT, UNAVAILABLE, problem,
 };
+use crate::flow::registry::Registration;
 use crate::flow::relay;
-use crate::flow::seat::Seat;
 use crate::flow::second::{self, Follower};
+use crate::flow::session::{Connection, Session, run_until};
 use crate::flow::wire::Wire;
 use crate::identify::http::Form;
 use crate::identify::{
@@ -38,38 +38,39 @@ pub(super) async fn run(
     client: Wire,
     held: Vec<u8>,
     reached: Reached,
-    guest: &Guest,
-    record: Record,
-    seat: Seat,
+    connection: &Connection,
+    session: Session,
 ) {
     let Reached { upstream, asked } = reached;
     let client = Client::new(client, Held::with(held));
     let upstream = Upstream::new(upstream, asked.destination);
-    Joint { client, upstream, asked }.walk(Stage::Opened(record, seat), guest).await;
+    Joint { client, upstream, asked }.walk(Stage::Opened(session), connection).await;
 }
 
 /// Serves a captured client, whose first bytes are a request that was judged, and permitted; or one that
 /// was permitted without a byte, whose first bytes are judged before they go on.
-pub(in crate::flow) async fn captured(joined: Joined, record: Record, seat: Seat) {
+pub(in crate::flow) async fn captured(joined: Joined, session: Session) {
     let is_open = joined.is_open();
-    let Joined { client, upstream, first, door, slot, .. } = joined;
+    let Joined { client, upstream, first, slot, .. } = joined;
+    let Session { gate, door, record, .. } = &session;
     let judged = record.judgement().map(|judged| judged.verdict.destination());
     let (Some(to), Ok(origin)) = (judged, origin::of(&client, door.way, door.address)) else {
         // Both were known a moment ago.
-        return admit::close(record, &seat, End::IoError);
+        return session.close(End::IoError);
     };
     let unread = Asked::unread(record.client().ip(), origin);
-    let guest = Guest { gate: Rc::clone(seat.gate()), door, peer: record.client(), slot };
+    let (gate, door) = (Rc::clone(gate), Rc::clone(door));
+    let connection = Connection { gate, door, peer: record.client(), slot };
     let client = Client::new(client, Held::with(first.into()));
     let upstream = Upstream::new(upstream, to);
     let (asked, stage) = if is_open {
         // Dialled is what was judged, whatever its client calls it.
         let asked = Asked { destination: to, tie: Tie::SaidAndDialled, ..unread };
-        (asked, Stage::Opened(record, seat))
+        (asked, Stage::Opened(session))
     } else {
-        (unread, Stage::Judged(record, seat))
+        (unread, Stage::Judged(session))
     };
-    Joint { client, upstream, asked }.walk(stage, &guest).await;
+    Joint { client, upstream, asked }.walk(stage, &connection).await;
 }
 
 /// Looks at what a client says first whose destination was judged without a byte of it, and dialled: a
@@ -77,10 +78,10 @@ pub(in crate::flow) async fn captured(joined: Joined, record: Record, seat: Seat
 /// that the destination says first.
 pub(in crate::flow) async fn listen(
     joined: &mut Joined,
-    record: &mut Record,
-    seat: &Seat,
+    session: &mut Session,
 ) -> Result<(), Stop> {
-    let Joined { client, upstream, first, door, .. } = joined;
+    let Joined { client, upstream, first, .. } = joined;
+    let Session { door, record, .. } = &*session;
     let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
         return Ok(());
     };
@@ -108,7 +109,7 @@ pub(in crate::flow) async fn listen(
                 let asked = Asked { tie, ..Asked::unread(record.client().ip(), to) };
                 let asked = asked.read(&identity, |see| each_name(seen.bytes(), see));
                 *first = seen.into_bytes().into();
-                return seat.gate().admit(asked, seat, record).await.map(drop);
+                return session.admit(asked).await.map(drop);
             }
             Step::NeedMore(_) if !ended => {}
             Step::Done(_) | Step::NeedMore(_) => break,
@@ -130,9 +131,9 @@ struct Joint {
 /// What comes next on a connection.
 enum Stage {
     /// Anything: either side may speak.
-    Opened(Record, Seat),
+    Opened(Session),
     /// A request that was judged, at the front of what is held.
-    Judged(Record, Seat),
+    Judged(Session),
     /// What comes behind a request.
     Between,
 }
@@ -148,17 +149,17 @@ enum Turn {
 }
 
 impl Joint {
-    async fn walk(self, mut stage: Stage, guest: &Guest) {
+    async fn walk(self, mut stage: Stage, connection: &Connection) {
         // Each flight has a place of its own, which the policy may end; this is the connection's.
-        let place = Seat::take(&guest.gate, guest.door.lifetime);
+        let place = connection.register();
         let mut joint = self;
         loop {
             let next = match stage {
-                Stage::Opened(record, seat) => Box::pin(joint.opened(record, seat, guest)).await,
-                Stage::Judged(record, seat) => {
-                    Box::pin(joint.requested(record, seat, &place, guest)).await
+                Stage::Opened(session) => Box::pin(joint.opened(session)).await,
+                Stage::Judged(session) => {
+                    Box::pin(joint.requested(session, &place, connection)).await
                 }
-                Stage::Between => Box::pin(joint.between(&place, guest)).await,
+                Stage::Between => Box::pin(joint.between(&place, connection)).await,
             };
             match next {
                 Some(next) => (joint, stage) = next,
@@ -168,30 +169,27 @@ impl Joint {
     }
 
     /// Finds out what the connection carries, and carries it.
-    async fn opened(self, mut record: Record, seat: Seat, guest: &Guest) -> Option<(Self, Stage)> {
+    async fn opened(self, mut session: Session) -> Option<(Self, Stage)> {
         let Self { client, mut upstream, asked } = self;
         let (wire, held) = client.into_wire().await;
         let mut seen = Seen::with(held);
-        let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
-        let opening = opening(&wire, &mut upstream, &asked, &mut seen, &at, &mut record);
-        let turn = tokio::select! {
-            biased;
-            end = seat.cut() => Turn::End(end),
-            turn = opening => turn,
-        };
-        match turn {
+        let closed = session.closed();
+        let opening = opening(&wire, &mut upstream, &asked, &mut seen, &mut session);
+        let turn = run_until(closed, pin!(opening)).await;
+        match turn.unwrap_or_else(Turn::End) {
             Turn::Request => {
                 let client = Client::new(wire, Held::with(seen.into_bytes()));
-                return Some((Self { client, upstream, asked }, Stage::Judged(record, seat)));
+                return Some((Self { client, upstream, asked }, Stage::Judged(session)));
             }
             Turn::Refused(refusal) => {
-                admit::close(record, &seat, End::Refused);
+                let silent = session.door.silent;
+                session.close(End::Refused);
                 drop(upstream);
-                refuse::run(wire, seen.bytes(), *refusal, guest.door.silent).await;
+                refuse::run(wire, seen.bytes(), *refusal, silent).await;
             }
             Turn::End(end) => {
                 drop((wire, upstream));
-                admit::close(record, &seat, end);
+                session.close(end);
             }
         }
         None
@@ -200,10 +198,9 @@ impl Joint {
     /// Passes a request on, and its answer back.
     async fn requested(
         self,
-        record: Record,
-        seat: Seat,
-        place: &Seat,
-        guest: &Guest,
+        session: Session,
+        place: &Registration,
+        connection: &Connection,
     ) -> Option<(Self, Stage)> {
         let Self { mut client, mut upstream, mut asked } = self;
         let bytes = client.held.bytes();
@@ -214,60 +211,59 @@ impl Joint {
         };
         let Some(order) = order else {
             // What was judged as a request is one.
-            admit::close(record, &seat, End::IoError);
+            session.close(End::IoError);
             return None;
         };
         client.held.used(order.length());
         let answered = {
-            let last = *guest.gate.stopping.borrow();
-            let cut = either(&seat, place);
-            let (bytes, patience) = (Arc::clone(record.bytes()), guest.door.patience);
-            http::run(&mut client, &mut upstream, &order, &bytes, patience, last, cut).await
+            let last = *connection.gate.stopping.borrow();
+            let closed = session.registration.either_closed(place);
+            let (bytes, patience) = (session.record.bytes(), connection.door.patience);
+            http::run(&mut client, &mut upstream, &order, bytes, patience, last, closed).await
         };
         match answered {
             Ok(Done::Whole { client_stays, upstream_stays }) => {
-                client.answered(record, &seat);
-                drop(seat);
+                client.answered(session.into_record());
                 if client_stays && upstream_stays {
                     return Some((Self { client, upstream, asked }, Stage::Between));
                 }
                 upstream.wire.end_in_order();
                 drop(upstream);
-                client.close(guest.door.patience.half_closed).await;
+                client.close(connection.door.patience.half_closed).await;
             }
             Ok(Done::Switched { head }) => {
                 asked = Asked {
                     tie: Tie::SaidAndDialled,
-                    ..Asked::unread(record.client().ip(), upstream.at)
+                    ..Asked::unread(session.record.client().ip(), upstream.at)
                 };
-                return switched(client, upstream, asked, &head, record, seat, guest).await;
+                return switched(client, upstream, asked, &head, session, connection).await;
             }
             Err(broken) => {
                 drop(upstream);
-                give_up(client, broken, &order, record, seat).await;
+                give_up(client, broken, &order, session).await;
             }
         }
         None
     }
 
     /// Reads and judges what comes behind a request.
-    async fn between(self, place: &Seat, guest: &Guest) -> Option<(Self, Stage)> {
+    async fn between(self, place: &Registration, connection: &Connection) -> Option<(Self, Stage)> {
         let Self { mut client, mut upstream, asked } = self;
+        let Connection { gate, door, .. } = connection;
         upstream.held.let_go();
-        let patience = guest.door.patience.idle;
-        match client.next(Some(&upstream), place, guest, patience).await {
+        let (closed, stopping) = (place.closed(), gate.stopping.subscribe());
+        match client.next(Some(&upstream), closed, stopping, door.patience.idle).await {
             Next::Bytes => {}
             Next::Over => {
                 upstream.wire.end_in_order();
                 drop(upstream);
-                client.close(guest.door.patience.half_closed).await;
+                client.close(door.patience.half_closed).await;
                 return None;
             }
             Next::Cut(_) => return None,
         }
-        let (mut record, seat) = guest.enter();
-        record.bound_for(asked.destination);
-        let at = At { gate: &guest.gate, door: &guest.door, seat: &seat };
+        let mut session = connection.begin();
+        session.record.bound_for(asked.destination);
         let mut seen = Seen::with(client.held.take());
         let flight = Flight {
             client: &client.wire,
@@ -275,60 +271,52 @@ impl Joint {
             waits: false,
             behind_a_request: true,
         };
-        let judged = tokio::select! {
-            biased;
-            end = either(&seat, place) => Err(Stop::Ended(end)),
-            judged = flight.judge(&mut seen, &at, &mut record) => judged,
-        };
+        let closed = session.registration.either_closed(place);
+        let judged = run_until(closed, pin!(flight.judge(&mut seen, &mut session))).await;
         client.held = Held::with(seen.into_bytes());
-        let passed = match judged {
+        let passed = match judged.map_err(Stop::Ended).flatten() {
             Ok(passed) => passed,
             Err(Stop::Refused(refusal)) => {
-                admit::close(record, &seat, End::Refused);
+                session.close(End::Refused);
                 upstream.wire.end_in_order();
                 drop(upstream);
-                refused(client, *refusal, guest.door.silent).await;
+                refused(client, *refusal, door.silent).await;
                 return None;
             }
             Err(Stop::Ended(end)) => {
-                admit::close(record, &seat, end);
+                session.close(end);
                 return None;
             }
         };
         if let Some(permit) = passed.permit.filter(|permit| permit.destination() != upstream.at) {
-            match dial_behind(&permit, &guest.door, &mut record).await {
+            match dial_behind(&permit, &mut session).await {
                 Ok(wire) => {
                     upstream.wire.end_in_order();
                     upstream = Upstream::new(wire, permit.destination());
                 }
                 Err(end) => {
-                    admit::close(record, &seat, end);
+                    session.close(end);
                     return None;
                 }
             }
         }
-        record.forwarding();
+        session.record.forwarding();
         if passed.is_request {
-            return Some((Self { client, upstream, asked }, Stage::Judged(record, seat)));
+            return Some((Self { client, upstream, asked }, Stage::Judged(session)));
         }
         let (wire, held) = client.into_wire().await;
-        let end = {
-            let patience = guest.door.patience;
-            let relayed = second::run(&wire, &upstream.wire, held, patience, &seat, &mut record);
-            tokio::select! {
-                biased;
-                end = either(&seat, place) => end,
-                end = relayed => end,
-            }
-        };
+        let closed = session.registration.either_closed(place);
+        let relayed = second::run(&wire, &upstream.wire, held, &mut session);
+        let end = run_until(closed, pin!(relayed)).await.unwrap_or_else(|end| end);
         drop((wire, upstream));
-        admit::close(record, &seat, end);
+        session.close(end);
         None
     }
 }
 
 /// Dials another destination for a client that has one already.
-async fn dial_behind(permit: &Permit, door: &Door, record: &mut Record) -> Result<Wire, End> {
+async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<Wire, End> {
+    let Session { door, record, .. } = session;
     let source = door.source(record.client().ip());
     let how = Dialling { speaks: true, ..door.dialling };
     record.forwarding();
@@ -341,28 +329,26 @@ async fn switched(
     upstream: Upstream,
     asked: Asked,
     head: &[u8],
-    mut record: Record,
-    seat: Seat,
-    guest: &Guest,
+    mut session: Session,
+    connection: &Connection,
 ) -> Option<(Joint, Stage)> {
-    if !guest.gate.permits(&asked)
-        && let Err(Stop::Refused(refusal)) =
-            guest.gate.admit(asked.clone(), &seat, &mut record).await
+    if !connection.gate.permits(&asked)
+        && let Err(Stop::Refused(refusal)) = session.admit(asked.clone()).await
     {
-        admit::close(record, &seat, End::Refused);
+        session.close(End::Refused);
         drop(upstream);
-        refused(client, *refusal, guest.door.silent).await;
+        refused(client, *refusal, connection.door.silent).await;
         return None;
     }
-    if client.say(head, record.bytes()).await.is_err() {
-        admit::close(record, &seat, End::ClientReset);
+    if client.say(head, session.record.bytes()).await.is_err() {
+        session.close(End::ClientReset);
         return None;
     }
-    client.answered(record, &seat);
-    let (mut record, seat) = guest.enter();
-    record.bound_for(asked.destination);
-    record.forwarding();
-    Some((Joint { client, upstream, asked }, Stage::Opened(record, seat)))
+    client.answered(session.into_record());
+    let mut session = connection.begin();
+    session.record.bound_for(asked.destination);
+    session.record.forwarding();
+    Some((Joint { client, upstream, asked }, Stage::Opened(session)))
 }
 
 /// Tells a client that its request is refused.
@@ -381,13 +367,7 @@ async fn refused(client: Client, refusal: Refusal, silent: bool) {
 pub(super) const CLOSING: &str = "the connection was ended before the request was answered";
 
 /// Ends a connection whose request has no whole answer.
-pub(super) async fn give_up(
-    client: Client,
-    broken: Broken,
-    order: &Order,
-    record: Record,
-    seat: Seat,
-) {
+pub(super) async fn give_up(client: Client, broken: Broken, order: &Order, session: Session) {
     let Broken { why, answered } = broken;
     let (end, told) = match why {
         // Who asked the gateway itself is told.
@@ -405,7 +385,7 @@ pub(super) async fn give_up(
             (End::BadRequest, Some((BAD_REQUEST, "http_request_error", what)))
         }
         Why::NoAnswer { in_order } if !order.is_explicit() => {
-            admit::close(record, &seat, End::UpstreamReset);
+            session.close(End::UpstreamReset);
             if in_order {
                 client.close(Duration::ZERO).await;
             }
@@ -419,7 +399,7 @@ pub(super) async fn give_up(
         Why::Short => (End::UpstreamReset, None),
     };
     let is_cut = matches!(why, Why::Cut(_) | Why::ClientGone);
-    admit::close(record, &seat, end);
+    session.close(end);
     match told.filter(|_| !answered) {
         Some((status, error, what)) => {
             client.last(&problem(status, error, what, order.head())).await;
@@ -430,15 +410,6 @@ pub(super) async fn give_up(
     }
 }
 
-/// Waits until one of two places is told to end.
-pub(super) async fn either(one: &Seat, other: &Seat) -> End {
-    tokio::select! {
-        biased;
-        end = one.cut() => end,
-        end = other.cut() => end,
-    }
-}
-
 /// Reads what either side says first, and goes on as that asks for. Where the policy lets any
 /// protocol pass, the destination may speak first.
 async fn opening(
@@ -446,12 +417,12 @@ async fn opening(
     upstream: &mut Upstream,
     asked: &Asked,
     seen: &mut Seen,
-    at: &At<'_>,
-    record: &mut Record,
+    session: &mut Session,
 ) -> Turn {
-    let bytes = Arc::clone(record.bytes());
-    let patience = at.door.patience;
-    let server_may_speak = at.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
+    let bytes = Arc::clone(session.record.bytes());
+    let patience = session.door.patience;
+    let server_may_speak =
+        session.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
     let said = upstream.held.take();
     let upstream = &upstream.wire;
     let flight = |waits| Flight { client, asked: asked.clone(), waits, behind_a_request: false };
@@ -463,14 +434,14 @@ async fn opening(
         bytes.down(said.len());
     }
     let judged = if !server_may_speak {
-        Some(flight(false).judge(seen, at, record).await)
+        Some(flight(false).judge(seen, session).await)
     } else if has_spoken {
         None
     } else {
         client.silence().measure(patience.idle);
         tokio::select! {
             biased;
-            judged = flight(true).judge(seen, at, record) => Some(judged),
+            judged = flight(true).judge(seen, session) => Some(judged),
             _ = upstream.readable() => None,
             () = http::silent(client) => return Turn::End(End::Idle),
         }
@@ -486,7 +457,7 @@ async fn opening(
                     bytes.down(said.len());
                 }
                 let first = std::mem::take(seen).into_bytes();
-                Turn::End(second::run(client, upstream, first, patience, at.seat, record).await)
+                Turn::End(second::run(client, upstream, first, session).await)
             }
             Err(Stop::Refused(refusal)) => Turn::Refused(refusal),
             Err(Stop::Ended(end)) => Turn::End(end),
@@ -495,7 +466,7 @@ async fn opening(
     let mut stop = None;
     let mut follower = None;
     let opening = Box::pin(async {
-        let judged = Box::pin(flight(true).judge(seen, at, record)).await;
+        let judged = Box::pin(flight(true).judge(seen, &mut *session)).await;
         let passed = judged.map_err(|stopped| match stopped {
             Stop::Ended(end) => end,
             Stop::Refused(refusal) => {
@@ -510,11 +481,11 @@ async fn opening(
         }
         let first = std::mem::take(&mut *seen).into_bytes();
         let follower = follower.insert(Follower::default());
-        follower.follow(client, upstream, &bytes, first, at.seat, record.judgement()).await
+        follower.follow(client, upstream, first, &*session).await
     });
     let end = relay::run(client, upstream, opening, patience, &bytes).await;
     if let Some(follower) = follower {
-        follower.note(at.seat, record);
+        follower.note(session);
     }
     match stop {
         // Once the destination has spoken, an answer of ours would be a part of its own.
@@ -536,12 +507,7 @@ struct Flight<'a> {
 
 impl Flight<'_> {
     /// Reads the first flight; `Ok` where the policy lets it pass.
-    async fn judge(
-        self,
-        seen: &mut Seen,
-        at: &At<'_>,
-        record: &mut Record,
-    ) -> Result<Passed, Stop> {
+    async fn judge(self, seen: &mut Seen, session: &mut Session) -> Result<Passed, Stop> {
         let gone = |_| Stop::Ended(End::ClientReset);
         if self.waits && seen.bytes().is_empty() {
             seen.more(self.client, None).await.map_err(gone)?;
@@ -549,7 +515,7 @@ impl Flight<'_> {
         if seen.bytes().is_empty() && seen.ended() == Some(Ended::Closed) {
             return Ok(Passed { permit: None, is_request: false });
         }
-        let deadline = Instant::now() + at.door.peek_timeout;
+        let deadline = Instant::now() + session.door.peek_timeout;
         let mut progress = Progress::default();
         let inside = loop {
             match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {
@@ -561,6 +527,7 @@ impl Flight<'_> {
                 }
             }
         };
+        let record = &mut session.record;
         record.metrics().hello(inside.hello, record.age());
         if let Some(other) = inside.other {
             record.heard_inside(other);
@@ -573,7 +540,7 @@ impl Flight<'_> {
         if self.behind_a_request && !inside.is_request {
             asked = asked.breaking(Fault::NotARequest);
         }
-        let permit = at.gate.admit(asked, at.seat, record).await?;
+        let permit = session.admit(asked).await?;
         Ok(Passed { permit: Some(permit), is_request: inside.is_request })
     }
 }

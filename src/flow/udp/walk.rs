@@ -13,12 +13,11 @@ use super::relay::{Ended, Fault, Pipe};
 use super::table::{Held, Place};
 use super::{Desk, Front, Key};
 use crate::account::{Dropped, End, Hello, Limit, Record};
-use crate::flow::admit;
 use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
 use crate::flow::reach;
 use crate::flow::refuse::Stop;
-use crate::flow::seat::Seat;
+use crate::flow::session::Session;
 use crate::identify::{HostName, Identity, NameSource, Protocol};
 use crate::policy::{Permit, Transport, Verdict};
 
@@ -35,16 +34,16 @@ enum After {
 pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     let mut after = After::Nothing;
     {
-        let mut record = desk.gate.account.open(place.key().client, desk.door.way);
-        let seat = Seat::take(&desk.gate, desk.door.lifetime);
+        let (gate, door) = (Rc::clone(&desk.gate), Rc::clone(&desk.door));
+        let mut session = Session::open(gate, door, place.key().client);
         let end = tokio::select! {
             biased;
-            end = seat.cut() => end,
+            end = session.closed() => end,
             () = place.displaced() => End::Displaced,
             () = desk.closed() => End::Done,
-            end = walk(&place, &desk, &seat, &mut record, &mut after) => end,
+            end = walk(&place, &desk, &mut session, &mut after) => end,
         };
-        admit::close(record, &seat, end);
+        session.close(end);
     }
     match after {
         After::Nothing => {}
@@ -53,16 +52,10 @@ pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     }
 }
 
-async fn walk(
-    place: &Place,
-    desk: &Rc<Desk>,
-    seat: &Seat,
-    record: &mut Record,
-    after: &mut After,
-) -> End {
+async fn walk(place: &Place, desk: &Rc<Desk>, session: &mut Session, after: &mut After) -> End {
     let mut flight = Flight::default();
     // Boxed, so that what only the judgement needs does not last as long as the relay.
-    let permit = match Box::pin(judge(place, desk, &mut flight, seat, record)).await {
+    let permit = match Box::pin(judge(place, desk, &mut flight, session)).await {
         Ok(permit) => permit,
         Err(Stop::Refused(_)) => {
             *after = After::Refused(Box::new(flight));
@@ -70,6 +63,7 @@ async fn walk(
         }
         Err(Stop::Ended(end)) => return end,
     };
+    let record = &mut session.record;
     record.forwarding();
     let pipe = match Pipe::open(&permit, place.key(), desk) {
         Ok(pipe) => pipe,
@@ -117,8 +111,7 @@ async fn judge(
     place: &Place,
     desk: &Desk,
     flight: &mut Flight,
-    seat: &Seat,
-    record: &mut Record,
+    session: &mut Session,
 ) -> Result<Permit, Stop> {
     let Key { client, to, .. } = place.key();
     let gate = &desk.gate;
@@ -128,28 +121,28 @@ async fn judge(
         Front::Listener { .. } if gate.ports.is_own(client, to) => {
             flight.first(first);
             flight.settle(gate.registry.turn());
-            return Err(admit::refused(Verdict::looped(to), record));
+            return Err(session.refused(Verdict::looped(to)));
         }
         Front::Listener { .. } => match origin::is_own(to, desk.door.address) {
             Ok(false) => {}
             Ok(true) => {
                 flight.first(first);
                 flight.settle(gate.registry.turn());
-                return Err(admit::refused(Verdict::looped(to), record));
+                return Err(session.refused(Verdict::looped(to)));
             }
             Err(_) => return Err(Stop::Ended(End::NoOrigin)),
         },
         // Where that is the gateway itself, the policy says so.
         Front::Association(association) => {
             if let Some(named) = association.name_of(place.key()) {
-                return judge_named(place, desk, flight, seat, record, first, named).await;
+                return judge_named(place, desk, flight, session, first, named).await;
             }
         }
     }
-    record.bound_for(to);
+    session.record.bound_for(to);
     let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
     let turn = gate.registry.turn();
-    if let Some((verdict, _)) = gate.admit_unread(&asked, seat, record) {
+    if let Some((verdict, _)) = session.admit_unread(&asked) {
         flight.settle(turn);
         if verdict.is_ok() {
             flight.hold_unread(first);
@@ -157,14 +150,14 @@ async fn judge(
             // What it was is recorded, and shapes the refusal.
             flight.first(first);
             let read = asked.read(&flight.identity(), |see| flight.each_name(see));
-            admit::label(record, &read);
+            session.label(&read);
         }
         return verdict;
     }
-    read(place, desk, flight, first, record).await;
+    read(place, desk, flight, first, &session.record).await;
     let asked = asked.read(&flight.identity(), |see| flight.each_name(see));
     flight.judged();
-    gate.admit(asked, seat, record).await
+    session.admit(asked).await
 }
 
 /// Judges a flow whose client gave a name: by each address that the name has, as an explicit request
@@ -173,12 +166,11 @@ async fn judge_named(
     place: &Place,
     desk: &Desk,
     flight: &mut Flight,
-    seat: &Seat,
-    record: &mut Record,
+    session: &mut Session,
     first: Held,
     (host, port): (HostName, u16),
 ) -> Result<Permit, Stop> {
-    read(place, desk, flight, first, record).await;
+    read(place, desk, flight, first, &session.record).await;
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let asked = Asked::unread(place.key().client.ip().to_canonical(), nowhere);
@@ -188,16 +180,16 @@ async fn judge_named(
     let unreadable = identity.fault.is_some() || sealed;
     let inside = asked.name.map(|(name, _)| name).filter(|name| *name != host);
     if let Some(inside) = inside {
-        record.heard_inside(inside);
+        session.record.heard_inside(inside);
     }
     let name = Some((host, NameSource::Connect));
     flight.judged();
     let asked = Asked { name, tie: Tie::Resolved, inside, mismatched: unreadable, ..asked };
-    reach::pick(asked, &desk.gate, seat, record).await
+    reach::pick(asked, session).await
 }
 
 /// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.
-async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, record: &mut Record) {
+async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, record: &Record) {
     let deadline = Instant::now() + desk.door.peek_timeout;
     let mut need = flight.first(first);
     while need == Need::More {

@@ -1,0 +1,86 @@
+//! What a connection, a request or a UDP flow carries from its first byte to the end of its record.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use super::gate::Gate;
+use super::listener::{Door, Slot};
+use super::registry::Registration;
+use crate::account::{End, Record};
+
+/// One of them, from its begin to its end.
+pub(super) struct Session {
+    pub(super) gate: Rc<Gate>,
+    pub(super) door: Rc<Door>,
+    pub(super) record: Record,
+    pub(super) registration: Registration,
+}
+
+impl Session {
+    /// Opens the record of a client, and takes a place among the live ones.
+    pub(super) fn open(gate: Rc<Gate>, door: Rc<Door>, client: SocketAddr) -> Self {
+        let record = gate.account.open(client, door.way);
+        let registration = gate.registry.register(door.lifetime);
+        Self { gate, door, record, registration }
+    }
+
+    /// Waits until it is told to end; one task at a time may.
+    pub(super) fn closed(&self) -> impl Future<Output = End> + use<> {
+        self.registration.closed()
+    }
+
+    /// Closes the record, with the verdict that ended it where that was a later one.
+    pub(super) fn close(mut self, end: End) {
+        self.take_last_verdict();
+        self.record.finish(end);
+    }
+
+    /// The record alone, with the latest verdict, for who ends it later.
+    pub(super) fn into_record(mut self) -> Record {
+        self.take_last_verdict();
+        self.record
+    }
+
+    fn take_last_verdict(&mut self) {
+        if let Some(judged) = self.registration.last_judged() {
+            self.record.replace(judged);
+        }
+    }
+}
+
+/// Does `work`, unless `closed` comes first: then it is broken off.
+///
+/// # Errors
+/// What `closed` says.
+pub(super) async fn run_until<T>(
+    closed: impl Future<Output = End>,
+    work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, End> {
+    tokio::select! {
+        biased;
+        end = closed => Err(end),
+        done = work => Ok(done),
+    }
+}
+
+/// A client's connection that carries one request after the other, each of which has a session.
+pub(super) struct Connection {
+    pub(super) gate: Rc<Gate>,
+    pub(super) door: Rc<Door>,
+    pub(super) peer: SocketAddr,
+    /// Held as long as the connection.
+    pub(super) slot: Slot,
+}
+
+impl Connection {
+    /// Begins with what comes next.
+    pub(super) fn begin(&self) -> Session {
+        Session::open(Rc::clone(&self.gate), Rc::clone(&self.door), self.peer)
+    }
+
+    /// The place of the connection itself: its lifetime is not that of its requests.
+    pub(super) fn register(&self) -> Registration {
+        self.gate.registry.register(self.door.lifetime)
+    }
+}
