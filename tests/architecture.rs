@@ -195,7 +195,7 @@ const FLOW_ROOMS: &[&str] = &[
     "registry",
     "udp/ports",
     "udp/table",
-    "gate",
+    "worker",
     "session",
     "http",
     "overload",

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::gate::Gate;
-use super::listener::{Accepted, Door, Slot};
+use super::listener::{Accepted, Listener, Slot};
 use super::overload;
 use super::reactor::{Side, Token};
 use super::wire::Wire;
+use super::worker::Worker;
 use crate::account::{Accept, Limit, Probed};
 use crate::policy::probe;
 use crate::sys;
@@ -27,16 +27,16 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 const BATCH: usize = 64;
 
 /// Begins to serve a connection, in a task of its own.
-pub(super) type Serve = fn(Accepted, Rc<Gate>);
+pub(super) type Serve = fn(Accepted, Rc<Worker>);
 
 /// Accepts until the listener breaks; to stop it, drop the future.
 pub(super) async fn run(
-    listener: StdListener,
-    door: Rc<Door>,
-    gate: Rc<Gate>,
+    socket: StdListener,
+    listener: Rc<Listener>,
+    worker: Rc<Worker>,
     serve: Serve,
 ) -> io::Error {
-    let token = match Token::new(listener.as_fd(), true) {
+    let token = match Token::new(socket.as_fd(), true) {
         Ok(token) => token,
         Err(fault) => return fault,
     };
@@ -48,8 +48,9 @@ pub(super) async fn run(
         let mut left = BATCH;
         while left > 0 {
             left -= 1;
-            let accepted = sys::accept(listener.as_fd());
-            let taken = accepted.and_then(|(socket, peer)| take(socket, peer, &door, &gate, serve));
+            let accepted = sys::accept(socket.as_fd());
+            let taken =
+                accepted.and_then(|(socket, peer)| take(socket, peer, &listener, &worker, serve));
             let fault = match taken {
                 Ok(()) => {
                     wait = FIRST_WAIT;
@@ -62,7 +63,7 @@ pub(super) async fn run(
                 Err(fault) => fault,
             };
             let class = class(&fault);
-            gate.account.metrics().accept_failed(class);
+            worker.account.metrics().accept_failed(class);
             match class {
                 Accept::Connection => {}
                 Accept::Exhausted => {
@@ -83,29 +84,29 @@ pub(super) async fn run(
 fn take(
     socket: OwnedFd,
     peer: SocketAddr,
-    door: &Rc<Door>,
-    gate: &Rc<Gate>,
+    listener: &Rc<Listener>,
+    worker: &Rc<Worker>,
     serve: Serve,
 ) -> io::Result<()> {
     let wire = Wire::accepted(socket)?;
     if probe::is_from(peer.ip()) {
         // Nobody's: it asks whether connections arrive, and a reset is the answer.
-        gate.account.metrics().probed(Probed::Tcp);
+        worker.account.metrics().probed(Probed::Tcp);
         return socket2::SockRef::from(&wire).set_linger(Some(Duration::ZERO));
     }
     let slot = if sys::is_reserved(wire.as_fd(), 1) {
         Err(Limit::Descriptors)
     } else {
-        Slot::take(door, peer.ip())
+        Slot::take(listener, peer.ip())
     };
     match slot {
         Ok(slot) => {
-            let accepted = Accepted { wire, peer, door: Rc::clone(door), slot };
-            serve(accepted, Rc::clone(gate));
+            let accepted = Accepted { wire, peer, listener: Rc::clone(listener), slot };
+            serve(accepted, Rc::clone(worker));
         }
         Err(limit) => {
-            gate.account.metrics().limit_hit(limit);
-            overload::turn_away(wire, peer, door, gate);
+            worker.account.metrics().limit_hit(limit);
+            overload::turn_away(wire, peer, listener, worker);
         }
     }
     Ok(())

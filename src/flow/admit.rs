@@ -1,17 +1,17 @@
 //! The verdict on a connection: asked of the policy in force, noted in the record and, where it permits,
 //! in the registry.
 
-use super::gate::Gate;
 use super::judge::{
     Answer, Asked, First, Tie, now_ms, settle, settle_at_once, settle_unasked, unread,
 };
 use super::refuse::{Notice, Stop};
 use super::session::Session;
+use super::worker::Worker;
 use crate::account::Judged;
 use crate::identify::Protocol;
 use crate::policy::{Action, Denial, Permit, Policy, Verdict};
 
-impl Gate {
+impl Worker {
     /// Whether the policy would let this pass, as far as is known without a query.
     pub(super) fn permits(&self, asked: &Asked) -> bool {
         self.live.load(now_ms()).is_ok_and(|policy| {
@@ -28,7 +28,7 @@ impl Gate {
         Some(answer.judged(&policy, asked))
     }
 
-    /// As [`Gate::judged_at_once`], where nobody waits for a query: a name that one would have to be made
+    /// As [`Worker::judged_at_once`], where nobody waits for a query: a name that one would have to be made
     /// about is what the client claims. `None` where no policy is in force.
     pub(super) fn judged_unasked(&self, asked: &Asked) -> Option<Judged> {
         let policy = self.live.load(now_ms()).ok()?;
@@ -41,25 +41,25 @@ impl Session {
     /// The verdict that falls before a byte was read, noted, and what becomes of the first bytes; `None`
     /// where they must be waited for.
     pub(super) fn admit_unread(&mut self, asked: &Asked) -> Option<(Result<Permit, Stop>, First)> {
-        let Ok(policy) = self.gate.live.load(now_ms()) else {
+        let Ok(policy) = self.worker.live.load(now_ms()) else {
             return Some((Err(self.refused(Verdict::overload(asked.destination))), First::Settled));
         };
-        let (answer, first) = unread(&policy, asked, self.gate.account.metrics())?;
+        let (answer, first) = unread(&policy, asked, self.worker.account.metrics())?;
         Some((self.note(&policy, asked.clone(), answer), first))
     }
 
     /// The verdict on all that was read, noted.
     pub(super) async fn admit(&mut self, asked: Asked) -> Result<Permit, Stop> {
         loop {
-            let turn = self.gate.registry.turn();
-            let Ok(policy) = self.gate.live.load(now_ms()) else {
+            let turn = self.worker.registry.turn();
+            let Ok(policy) = self.worker.live.load(now_ms()) else {
                 return Err(self.refused(Verdict::overload(asked.destination)));
             };
-            let metrics = self.gate.account.metrics();
-            let answer = settle(&policy, &asked, &self.gate.names, metrics).await;
+            let metrics = self.worker.account.metrics();
+            let answer = settle(&policy, &asked, &self.worker.names, metrics).await;
             // A policy that came while the resolver was asked has to be asked as well: the turn
             // that it began did not find this connection among those with a verdict.
-            if self.gate.registry.turn() == turn {
+            if self.worker.registry.turn() == turn {
                 return self.note(&policy, asked, answer);
             }
         }
@@ -101,7 +101,7 @@ impl Session {
     /// meanwhile, so that no query is waited for: what only one could permit does not go on.
     pub(super) fn learnt(&self, asked: &Asked) -> bool {
         self.registration.note(asked, asked.name.map(Into::into));
-        let Some(judged) = self.gate.judged_unasked(asked) else { return false };
+        let Some(judged) = self.worker.judged_unasked(asked) else { return false };
         let goes_on = judged.verdict.action() != Action::Block;
         if !goes_on {
             self.registration.judge(judged);

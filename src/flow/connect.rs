@@ -19,9 +19,9 @@ use crate::sys;
 pub(super) struct Dialling {
     /// Time allowed.
     pub(super) limit: Duration,
-    /// As in [`super::Listener`].
+    /// As in [`super::settings::Listener`].
     pub(super) keepalive: Option<Duration>,
-    /// As in [`super::Listener`].
+    /// As in [`super::settings::Listener`].
     pub(super) user_timeout: Option<Duration>,
     /// Bytes are sent as soon as the connect is done.
     pub(super) speaks: bool,

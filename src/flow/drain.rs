@@ -21,12 +21,12 @@ use super::bind::{Memory, Names};
 use super::clients::{Clients, Shares};
 use super::dialled::Dialled;
 use super::dns;
-use super::gate::Gate;
-use super::listener::{self, Door};
+use super::listener::{self, Listener};
 use super::registry::Registry;
 use super::serve::serve;
 use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
 use super::udp;
+use super::worker::Worker;
 use crate::account::{Account, End, Way};
 use crate::egress::{Allowance, Resolver};
 use crate::policy::Live;
@@ -39,11 +39,11 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// stay on the thread that accepted them. Dropped without [`DataPlane::drain`], it
 /// stops at once.
 pub struct DataPlane {
-    workers: Vec<Worker>,
+    workers: Vec<WorkerThread>,
     listeners: Vec<(Way, SocketAddr)>,
 }
 
-struct Worker {
+struct WorkerThread {
     orders: UnboundedSender<Order>,
     thread: JoinHandle<()>,
 }
@@ -57,7 +57,7 @@ enum Order {
 
 /// What a worker is made of, before it runs.
 struct Post {
-    listeners: Vec<(std::net::TcpListener, Door)>,
+    listeners: Vec<(std::net::TcpListener, Listener)>,
     datagrams: Vec<Mailroom>,
     live: Arc<Live>,
     account: Account,
@@ -76,7 +76,7 @@ struct Post {
 /// A worker's socket of a UDP listener, and how many flows it may have.
 struct Mailroom {
     socket: std::net::UdpSocket,
-    door: Door,
+    listener: Listener,
     flows: usize,
     /// Workers that share its datagrams.
     workers: usize,
@@ -109,7 +109,7 @@ impl DataPlane {
         names: NamesOf,
     ) -> io::Result<Self> {
         let count = settings.workers.get();
-        let mut posts: Vec<Vec<(std::net::TcpListener, Door)>> = Vec::new();
+        let mut posts: Vec<Vec<(std::net::TcpListener, Listener)>> = Vec::new();
         posts.resize_with(count, Vec::new);
         let mut mailrooms: Vec<Vec<Mailroom>> = Vec::new();
         mailrooms.resize_with(count, Vec::new);
@@ -139,16 +139,16 @@ impl DataPlane {
                 io::Error::new(e.kind(), format!("listener {at}: {e}{needs}"))
             })?;
             if shares {
-                opened.door.share(&clients);
+                opened.listener.share(&clients);
             }
-            opened.door.dialled.clone_from(&dialled);
-            listeners.push((opened.door.way, opened.door.address));
+            opened.listener.dialled.clone_from(&dialled);
+            listeners.push((opened.listener.way, opened.listener.address));
             for (post, socket) in posts.iter_mut().zip(opened.sockets) {
-                post.push((socket, opened.door.clone()));
+                post.push((socket, opened.listener.clone()));
             }
             if let Some(datagrams) = datagrams {
                 for (room, mailroom) in
-                    mailrooms.iter_mut().zip(open_datagrams(datagrams, &opened.door, count)?)
+                    mailrooms.iter_mut().zip(open_datagrams(datagrams, &opened.listener, count)?)
                 {
                     room.push(mailroom);
                 }
@@ -187,7 +187,7 @@ impl DataPlane {
                 .name(format!("worker-{number}"))
                 .spawn(move || work(post, &started))?;
             on_start.recv().map_err(|_| io::Error::other("a worker ended at its start"))??;
-            workers.push(Worker { orders, thread });
+            workers.push(WorkerThread { orders, thread });
         }
         Ok(Self { workers, listeners })
     }
@@ -221,7 +221,8 @@ impl DataPlane {
     /// but for those that somebody else holds as well. Whoever is connected has up to `limit`.
     pub fn let_go(&self, limit: Duration) {
         let (done, heard) = mpsc::channel();
-        let told = |w: &&Worker| w.orders.send(Order::Drain(limit, Some(done.clone()))).is_ok();
+        let told =
+            |w: &&WorkerThread| w.orders.send(Order::Drain(limit, Some(done.clone()))).is_ok();
         let workers = self.workers.iter().filter(told).count();
         for _ in 0..workers {
             // One that hangs must not hold up the next process for ever.
@@ -253,7 +254,11 @@ impl fmt::Debug for DataPlane {
 }
 
 /// The UDP socket beside a TCP listener, for as many workers as it serves.
-fn open_datagrams(datagrams: Datagrams, tcp: &Door, workers: usize) -> io::Result<Vec<Mailroom>> {
+fn open_datagrams(
+    datagrams: Datagrams,
+    tcp: &Listener,
+    workers: usize,
+) -> io::Result<Vec<Mailroom>> {
     let datagrams = match datagrams {
         Datagrams::Address(at) if at.port() == 0 => {
             Datagrams::Address(SocketAddr::new(at.ip(), tcp.address.port()))
@@ -273,10 +278,10 @@ fn open_datagrams(datagrams: Datagrams, tcp: &Door, workers: usize) -> io::Resul
     let share = sockets.len();
     let Some(first) = sockets.first() else { return Ok(Vec::new()) };
     // One for all workers: what it counts is over all of them.
-    let door = tcp.for_datagrams(first.local_addr()?);
-    udp::say_what_is_missing(&door);
-    let flows = udp::flows_max(&door, share);
-    let room = |socket| Mailroom { socket, door: door.clone(), flows, workers: share };
+    let listener = tcp.for_datagrams(first.local_addr()?);
+    udp::say_what_is_missing(&listener);
+    let flows = udp::flows_max(&listener, share);
+    let room = |socket| Mailroom { socket, listener: listener.clone(), flows, workers: share };
     Ok(sockets.into_iter().map(room).collect())
 }
 
@@ -313,7 +318,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
         let names = names(&resolver);
         let stopping = watch::Sender::new(false);
         let associated = udp::Table::new(udp::Limits::of(associated));
-        let gate = Rc::new(Gate {
+        let worker = Rc::new(Worker {
             live,
             account,
             names,
@@ -323,22 +328,27 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             stopping,
         });
         let mut accepting = JoinSet::new();
-        if listeners.iter().any(|(_, door)| door.lifetime.is_some()) {
+        if listeners.iter().any(|(_, listener)| listener.lifetime.is_some()) {
             spawn_local(async move { registry.end_the_old().await });
         }
-        let counting = Rc::clone(&gate);
+        let counting = Rc::clone(&worker);
         spawn_local(async move { counting.registry.count_bytes(counting.account.metrics()).await });
-        let registry = Rc::clone(&gate.registry);
-        for (listener, door) in listeners {
-            accepting.spawn_local(accept::run(listener, Rc::new(door), Rc::clone(&gate), serve));
+        let registry = Rc::clone(&worker.registry);
+        for (socket, listener) in listeners {
+            accepting.spawn_local(accept::run(
+                socket,
+                Rc::new(listener),
+                Rc::clone(&worker),
+                serve,
+            ));
         }
-        for Mailroom { socket, door, flows, workers } in datagrams {
+        for Mailroom { socket, listener, flows, workers } in datagrams {
             match UdpSocket::from_std(socket) {
                 Ok(socket) => {
                     accepting.spawn_local(udp::run(
                         socket,
-                        Rc::new(door),
-                        Rc::clone(&gate),
+                        Rc::new(listener),
+                        Rc::clone(&worker),
                         flows,
                         workers,
                     ));
@@ -350,16 +360,16 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         }
         if let Some((opened, dns)) = dns {
-            accepting.spawn_local(dns::run(opened, dns, resolver, Rc::clone(&gate)));
+            accepting.spawn_local(dns::run(opened, dns, resolver, Rc::clone(&worker)));
         }
         started.send(Ok(())).ok();
-        let (limit, waiting) = obey(&mut orders, &mut accepting, &gate).await;
+        let (limit, waiting) = obey(&mut orders, &mut accepting, &worker).await;
         accepting.shutdown().await;
         if let Some(waiting) = waiting {
             // Who asked may have given up waiting.
             waiting.send(()).ok();
         }
-        gate.stopping.send_replace(true);
+        worker.stopping.send_replace(true);
         // Whoever was accepted last has not taken a place in the registry yet.
         yield_now().await;
         if timeout(limit, registry.emptied()).await.is_err() {
@@ -374,15 +384,15 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
 async fn obey(
     orders: &mut UnboundedReceiver<Order>,
     accepting: &mut JoinSet<io::Error>,
-    gate: &Rc<Gate>,
+    worker: &Rc<Worker>,
 ) -> (Duration, Option<mpsc::Sender<()>>) {
     let mut broken = false;
     loop {
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Order::Rejudge) => {
-                    let gate = Rc::clone(gate);
-                    spawn_local(async move { gate.rejudge().await });
+                    let worker = Rc::clone(worker);
+                    spawn_local(async move { worker.rejudge().await });
                 }
                 Some(Order::Beat(_)) if broken => {}
                 Some(Order::Beat(beat)) => {

@@ -123,8 +123,8 @@ pub(super) async fn read(
     asked: Asked,
     session: &Session,
 ) -> Result<Asked, Stop> {
-    let Session { door, record, .. } = session;
-    let deadline = Instant::now() + door.peek_timeout;
+    let Session { listener, record, .. } = session;
+    let deadline = Instant::now() + listener.peek_timeout;
     let mut progress = Progress::default();
     loop {
         let ended = seen.ended();
@@ -160,12 +160,12 @@ pub(super) async fn shaped(
     session: &mut Session,
 ) -> Result<Permit, Stop> {
     let mut refusal = match verdict {
-        Err(Stop::Refused(refusal)) if !session.door.silent => refusal,
+        Err(Stop::Refused(refusal)) if !session.listener.silent => refusal,
         settled => return settled,
     };
     // Whom nobody speaks to waits for the server, and is told at once. A client that is gone
     // meanwhile is refused all the same.
-    let first = Instant::now() + session.door.peek_timeout.min(FIRST_BYTE);
+    let first = Instant::now() + session.listener.peek_timeout.min(FIRST_BYTE);
     if seen.bytes().is_empty() && seen.more(client, Some(first)).await.is_err()
         || seen.bytes().is_empty()
     {

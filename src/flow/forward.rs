@@ -27,15 +27,15 @@ pub(super) async fn run(
     permit: Permit,
     session: &mut Session,
 ) -> Result<Joined, End> {
-    let Session { door, record, .. } = session;
+    let Session { listener, record, .. } = session;
     if seen.bytes().first() != Some(&HANDSHAKE) {
         // Only a whole hello is certain to be answered before the client says more.
         client.prompt();
     }
-    let source = door.source(record.client().ip());
+    let source = listener.source(record.client().ip());
     // Behind an upgrade the destination speaks first.
     let speaks = !seen.bytes().is_empty() && dialogue.is_none();
-    let how = Dialling { speaks, ..door.dialling };
+    let how = Dialling { speaks, ..listener.dialling };
     let connecting = Connecting::begin(&permit, how, source, record.metrics());
     // While the destination answers.
     record.forwarding();
@@ -50,7 +50,7 @@ pub(super) async fn run(
     if let Some(dialogue) = dialogue
         && let Err(end) = Box::pin(dialogue.join(&upstream, &client)).await
     {
-        if seen.bytes().first() == Some(&HANDSHAKE) && !door.silent {
+        if seen.bytes().first() == Some(&HANDSHAKE) && !listener.silent {
             refuse::say(client, &starttls::HANDSHAKE_FAILURE).await;
         }
         tracing::debug!(fault = %end, destination = %permit.destination(), "no upgrade to TLS");
@@ -107,7 +107,7 @@ impl Joined {
         // A block: a function would hold its arguments twice, for as long as the connection lives.
         async move {
             let (mut follower, mut read) = (Follower::default(), None);
-            let Session { door, record, .. } = &session;
+            let Session { listener, record, .. } = &session;
             let opening = match record.judgement().filter(|_| is_read_along) {
                 Some(judged) => {
                     let asked = Asked::permitted(record.client().ip(), &judged.verdict);
@@ -118,7 +118,7 @@ impl Joined {
                         read = Some(Box::new(asked));
                         goes_on
                     };
-                    let (bytes, time) = (record.bytes(), door.peek_timeout);
+                    let (bytes, time) = (record.bytes(), listener.peek_timeout);
                     let along = along::read(&client, &upstream, first.into(), bytes, time, learn);
                     Opening::Watched(Box::pin(along))
                 }
@@ -128,7 +128,7 @@ impl Joined {
             let end = tokio::select! {
                 biased;
                 end = session.closed() => end,
-                end = relay::run(&client, &upstream, opening, door.patience, record.bytes()) => end,
+                end = relay::run(&client, &upstream, opening, listener.patience, record.bytes()) => end,
             };
             follower.note(&mut session);
             if let Some(read) = read {

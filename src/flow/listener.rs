@@ -16,7 +16,7 @@ use super::clients::{Clients, Place, Shares, hellos_max};
 use super::connect::Dialling;
 use super::dialled::{Dialled, Source};
 use super::relay::Patience;
-use super::settings::{Listener, Socket};
+use super::settings::{self, Socket};
 use super::wire::{Wire, answer_with_data, prepare, set_limits};
 use crate::account::{Limit, Way};
 
@@ -26,7 +26,7 @@ const BACKLOG: i32 = 65_535;
 
 /// What a connection has to know of the listener that took it.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub(super) struct Listener {
     pub(super) way: Way,
     /// The address that the listener is bound to.
     pub(super) address: SocketAddr,
@@ -37,7 +37,7 @@ pub(super) struct Door {
     /// asks.
     pub(super) dialled: Option<Arc<Dialled>>,
     pub(super) patience: Patience,
-    /// As in [`Listener`].
+    /// As in [`settings::Listener`].
     pub(super) lifetime: Option<Duration>,
     pub(super) silent: bool,
     /// Play the server of protocols that go over to TLS.
@@ -57,7 +57,7 @@ struct Taken {
     hellos: AtomicUsize,
 }
 
-impl Door {
+impl Listener {
     /// Connections, or UDP flows, at once.
     pub(super) const fn max_connections(&self) -> usize {
         self.max_connections
@@ -68,7 +68,7 @@ impl Door {
         self.clients = Some(Arc::clone(clients));
     }
 
-    /// The door of the UDP socket beside a listener, under limits of its own that are the same.
+    /// The same for the UDP socket beside a listener, under limits of its own.
     pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
         let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
         Self { address, taken: Arc::default(), clients, ..self.clone() }
@@ -87,8 +87,8 @@ impl Door {
 }
 
 #[cfg(test)]
-impl Door {
-    /// A door whose own address is nobody's destination.
+impl Listener {
+    /// One whose own address is nobody's destination.
     pub(super) fn for_tests(way: Way) -> Self {
         Self {
             way,
@@ -119,7 +119,7 @@ impl Door {
 pub(super) struct Accepted {
     pub(super) wire: Wire,
     pub(super) peer: SocketAddr,
-    pub(super) door: Rc<Door>,
+    pub(super) listener: Rc<Listener>,
     pub(super) slot: Slot,
 }
 
@@ -140,22 +140,22 @@ struct Holds {
 impl Slot {
     /// # Errors
     /// The limit that was reached.
-    pub(super) fn take(door: &Door, client: IpAddr) -> Result<Self, Limit> {
+    pub(super) fn take(listener: &Listener, client: IpAddr) -> Result<Self, Limit> {
         // The client's own limit comes first: over it, no place of the others is taken.
-        let place = door.clients.as_ref().map(|clients| clients.take(client));
+        let place = listener.clients.as_ref().map(|clients| clients.take(client));
         let place = place.transpose()?;
         let one_of = |count: &AtomicUsize, most| {
             let below = |taken| (taken < most).then_some(taken + 1);
             count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
         };
-        if !one_of(&door.taken.connections, door.max_connections) {
+        if !one_of(&listener.taken.connections, listener.max_connections) {
             return Err(Limit::Connections);
         }
-        if !one_of(&door.taken.hellos, hellos_max(door.max_connections)) {
-            door.taken.connections.fetch_sub(1, Ordering::Relaxed);
+        if !one_of(&listener.taken.hellos, hellos_max(listener.max_connections)) {
+            listener.taken.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(Limit::Hellos);
         }
-        let taken = Arc::clone(&door.taken);
+        let taken = Arc::clone(&listener.taken);
         Ok(Self(Box::new(Holds { taken, place, hears: Cell::new(true) })))
     }
 
@@ -179,18 +179,18 @@ impl Drop for Slot {
 /// A listener, and a socket of its own for each worker.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) door: Door,
+    pub(super) listener: Listener,
     pub(super) sockets: Vec<StdListener>,
 }
 
 /// Opens one listener for `workers` workers.
-pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
-    let sockets = match listener.socket {
+pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<Opened> {
+    let sockets = match settings.socket {
         Socket::Address(address) => {
             let mut sockets = Vec::with_capacity(workers);
             let mut at = address;
             for _ in 0..workers {
-                let socket = bind(at, listener.way)?;
+                let socket = bind(at, settings.way)?;
                 // Port 0 asks for any port; the other workers then share the first one's.
                 at = socket.local_addr()?;
                 sockets.push(socket);
@@ -205,39 +205,39 @@ pub(super) fn open(listener: Listener, workers: usize) -> io::Result<Opened> {
     for socket in &sockets {
         // Accepted sockets inherit all of it.
         prepare(socket);
-        set_limits(socket, listener.keepalive, listener.user_timeout)?;
-        if listener.way != Way::Proxy {
+        set_limits(socket, settings.keepalive, settings.user_timeout)?;
+        if settings.way != Way::Proxy {
             answer_with_data(socket);
         }
     }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
-    let door = Door {
-        way: listener.way,
+    let listener = Listener {
+        way: settings.way,
         address: first.local_addr()?,
-        peek_timeout: listener.peek_timeout,
+        peek_timeout: settings.peek_timeout,
         dialling: Dialling {
-            limit: listener.connect_timeout,
-            keepalive: listener.keepalive,
-            user_timeout: listener.user_timeout,
+            limit: settings.connect_timeout,
+            keepalive: settings.keepalive,
+            user_timeout: settings.user_timeout,
             speaks: false,
         },
-        keep_source: listener.keep_source,
-        dialled: listener.keep_source.then(Arc::default),
+        keep_source: settings.keep_source,
+        dialled: settings.keep_source.then(Arc::default),
         patience: Patience {
-            idle: listener.idle_timeout,
-            half_closed: listener.half_closed_timeout.min(listener.idle_timeout),
+            idle: settings.idle_timeout,
+            half_closed: settings.half_closed_timeout.min(settings.idle_timeout),
         },
-        lifetime: listener.lifetime,
-        silent: listener.silent,
-        starttls: listener.starttls,
-        max_connections: listener.max_connections,
+        lifetime: settings.lifetime,
+        silent: settings.silent,
+        starttls: settings.starttls,
+        max_connections: settings.max_connections,
         taken: Arc::default(),
-        clients: listener.max_connections_per_client.and_then(NonZeroUsize::new).map(|most| {
-            let most = Shares::set(most, listener.max_connections);
+        clients: settings.max_connections_per_client.and_then(NonZeroUsize::new).map(|most| {
+            let most = Shares::set(most, settings.max_connections);
             Arc::new(Clients::new(most))
         }),
     };
-    Ok(Opened { door, sockets })
+    Ok(Opened { listener, sockets })
 }
 
 fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
@@ -265,8 +265,8 @@ mod tests {
     use super::*;
     use crate::sys;
 
-    fn listener(socket: Socket) -> Listener {
-        Listener {
+    fn settings(socket: Socket) -> settings::Listener {
+        settings::Listener {
             way: Way::Proxy,
             socket,
             peek_timeout: Duration::from_secs(3),
@@ -288,14 +288,14 @@ mod tests {
     #[test]
     fn workers_share_one_port() {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let opened = open(listener(any), 3).unwrap();
+        let opened = open(settings(any), 3).unwrap();
         assert_eq!(opened.sockets.len(), 3);
-        assert_ne!(opened.door.address.port(), 0);
+        assert_ne!(opened.listener.address.port(), 0);
         for socket in &opened.sockets {
-            assert_eq!(socket.local_addr().unwrap(), opened.door.address);
+            assert_eq!(socket.local_addr().unwrap(), opened.listener.address);
         }
         let inherited = Socket::Inherited(StdListener::bind(("127.0.0.1", 0)).unwrap());
-        assert_eq!(open(listener(inherited), 2).unwrap().sockets.len(), 2);
+        assert_eq!(open(settings(inherited), 2).unwrap().sockets.len(), 2);
     }
 
     #[test]
@@ -304,8 +304,8 @@ mod tests {
         use std::os::fd::AsFd;
 
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let opened = open(listener(any), 1).unwrap();
-        let mut client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        let opened = open(settings(any), 1).unwrap();
+        let mut client = std::net::TcpStream::connect(opened.listener.address).unwrap();
         opened.sockets[0].set_nonblocking(false).unwrap();
         let (accepted, _) = opened.sockets[0].accept().unwrap();
         assert!(accepted.nodelay().unwrap());
@@ -322,8 +322,8 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn an_accepted_socket_waits_with_its_acknowledgements_until_it_is_told() {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let opened = open(Listener { way: Way::Redirect, ..listener(any) }, 1).unwrap();
-        let _client = std::net::TcpStream::connect(opened.door.address).unwrap();
+        let opened = open(settings::Listener { way: Way::Redirect, ..settings(any) }, 1).unwrap();
+        let _client = std::net::TcpStream::connect(opened.listener.address).unwrap();
         let (socket, _) = sys::accept(opened.sockets[0].as_fd()).unwrap();
         let wire = Wire::accepted(socket).unwrap();
         let at_once = || socket2::SockRef::from(&wire).tcp_quickack().unwrap();
@@ -335,12 +335,13 @@ mod tests {
     #[test]
     fn the_limit_holds_over_all_workers_and_places_come_back() {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let door = open(listener(any), 1).unwrap().door;
-        let other_worker = door.clone();
-        let take = |door| Slot::take(door, IpAddr::from([192, 0, 2, 1])).inspect(Slot::heard);
-        let first = take(&door).unwrap();
+        let listener = open(settings(any), 1).unwrap().listener;
+        let other_worker = listener.clone();
+        let take =
+            |listener| Slot::take(listener, IpAddr::from([192, 0, 2, 1])).inspect(Slot::heard);
+        let first = take(&listener).unwrap();
         let _second = take(&other_worker).unwrap();
-        assert_eq!(take(&door).unwrap_err(), Limit::Connections);
+        assert_eq!(take(&listener).unwrap_err(), Limit::Connections);
         drop(first);
         assert!(take(&other_worker).is_ok());
     }
@@ -348,8 +349,9 @@ mod tests {
     #[test]
     fn h09_half_of_the_connections_may_wait_for_their_first_bytes() {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let door = open(Listener { max_connections: 4, ..listener(any) }, 1).unwrap().door;
-        let take = || Slot::take(&door, IpAddr::from([192, 0, 2, 1]));
+        let listener =
+            open(settings::Listener { max_connections: 4, ..settings(any) }, 1).unwrap().listener;
+        let take = || Slot::take(&listener, IpAddr::from([192, 0, 2, 1]));
         let (first, second) = (take().unwrap(), take().unwrap());
         assert_eq!(take().unwrap_err(), Limit::Hellos);
         first.heard();
@@ -359,7 +361,7 @@ mod tests {
         let fourth = take().unwrap();
         assert_eq!(take().unwrap_err(), Limit::Connections);
         drop((first, second, third, fourth));
-        let taken = [&door.taken.connections, &door.taken.hellos];
+        let taken = [&listener.taken.connections, &listener.taken.hellos];
         assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
     }
 
@@ -367,17 +369,18 @@ mod tests {
     fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
         let any = Socket::Address("127.0.0.1:0".parse().unwrap());
         let one = Some(1);
-        let with = Listener { max_connections_per_client: one, ..listener(any) };
-        let door = open(with, 1).unwrap().door;
-        let other_worker = door.clone();
-        let take =
-            |door, last| Slot::take(door, IpAddr::from([192, 0, 2, last])).inspect(Slot::heard);
-        let first = take(&door, 1).unwrap();
+        let with = settings::Listener { max_connections_per_client: one, ..settings(any) };
+        let listener = open(with, 1).unwrap().listener;
+        let other_worker = listener.clone();
+        let take = |listener, last| {
+            Slot::take(listener, IpAddr::from([192, 0, 2, last])).inspect(Slot::heard)
+        };
+        let first = take(&listener, 1).unwrap();
         assert_eq!(take(&other_worker, 1).unwrap_err(), Limit::Client);
-        let _other = take(&door, 2).unwrap();
+        let _other = take(&listener, 2).unwrap();
         // A listener that is full takes no place of the client's either.
-        assert_eq!(take(&door, 3).unwrap_err(), Limit::Connections);
+        assert_eq!(take(&listener, 3).unwrap_err(), Limit::Connections);
         drop(first);
-        assert!(take(&door, 3).is_ok());
+        assert!(take(&listener, 3).is_ok());
     }
 }

@@ -47,7 +47,6 @@ mod dns;
 mod drain;
 mod first_flight;
 mod forward;
-mod gate;
 mod http;
 mod judge;
 mod listener;
@@ -69,6 +68,7 @@ mod starttls;
 mod tests;
 mod udp;
 mod wire;
+mod worker;
 
 pub use drain::DataPlane;
 pub use settings::{Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};

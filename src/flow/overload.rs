@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 use super::buffer::read_shared;
 use super::close::{self, Bounds};
-use super::gate::Gate;
-use super::listener::Door;
+use super::listener::Listener;
 use super::origin;
 use super::wire::Wire;
+use super::worker::Worker;
 use crate::account::{End, Judged, Way};
 use crate::policy::Verdict;
 
@@ -42,10 +42,10 @@ thread_local! {
 
 /// Refuses a connection for which there is no room. Its record is closed with that: what it may yet
 /// be told is no part of it.
-pub(super) fn turn_away(wire: Wire, peer: SocketAddr, door: &Door, gate: &Rc<Gate>) {
-    let mut record = gate.account.open(peer, door.way);
-    let to = match door.way {
-        Way::Tproxy | Way::Redirect => match origin::of(&wire, door.way, door.address) {
+pub(super) fn turn_away(wire: Wire, peer: SocketAddr, listener: &Listener, worker: &Rc<Worker>) {
+    let mut record = worker.account.open(peer, listener.way);
+    let to = match listener.way {
+        Way::Tproxy | Way::Redirect => match origin::of(&wire, listener.way, listener.address) {
             Ok(to) | Err(origin::Fault::Loop(to)) => Some(to),
             Err(origin::Fault::Unknown(_)) => None,
         },
@@ -60,9 +60,9 @@ pub(super) fn turn_away(wire: Wire, peer: SocketAddr, door: &Door, gate: &Rc<Gat
         None => End::NoOrigin,
     };
     record.finish(end);
-    if door.silent {
+    if listener.silent {
         wire.end_in_order();
-    } else if door.way == Way::Proxy
+    } else if listener.way == Way::Proxy
         && let Some(told) = Told::one_more()
     {
         // Ends by itself, within seconds.

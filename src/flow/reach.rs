@@ -85,7 +85,7 @@ pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Re
         tie: if name.is_some() { Tie::Resolved } else { Tie::SaidAndDialled },
         ..Asked::unread(client, SocketAddr::new(address, request.target.port))
     });
-    let turn = session.gate.registry.turn();
+    let turn = session.worker.registry.turn();
     let mut permitted = permitted(asked.collect(), session)?;
     let permits = permitted.iter_mut().take(TRIED_MAX).filter_map(|one| one.permit.take());
     let permits = permits.collect();
@@ -94,7 +94,7 @@ pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Re
         return Err(Missed::Unresolved);
     }
     let Permitted { asked, judged, .. } = permitted.swap_remove(index);
-    if session.gate.registry.turn() == turn {
+    if session.worker.registry.turn() == turn {
         session.record.judged(judged);
         session.registration.judged(&asked, &session.record);
     } else {
@@ -129,7 +129,7 @@ pub(super) async fn pick(asked: Asked, session: &mut Session) -> Result<Permit, 
 /// The name's addresses, where some address of it might pass: the query for a name that none can
 /// save never leaves. `asked` holds the name, and its port under `::`.
 async fn resolved(asked: &Asked, session: &mut Session) -> Result<Vec<IpAddr>, Missed> {
-    let Ok(policy) = session.gate.live.load(now_ms()) else {
+    let Ok(policy) = session.worker.live.load(now_ms()) else {
         return Err(Missed::Stopped(session.refused(Verdict::overload(asked.destination))));
     };
     if let Some(answer) = refused_by_name(&policy, asked, session.record.metrics()) {
@@ -137,7 +137,7 @@ async fn resolved(asked: &Asked, session: &mut Session) -> Result<Vec<IpAddr>, M
         return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
     }
     let Some((name, _)) = &asked.name else { return Err(Missed::Unresolved) };
-    match session.gate.names.resolve(name, asked.client).await {
+    match session.worker.names.resolve(name, asked.client).await {
         Ok(addresses) => Ok(addresses),
         Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(Missed::Unresolved),
         Err(Unresolved::OverLimit) => {
@@ -159,7 +159,7 @@ struct Permitted {
 /// Never waits: the names were resolved here, so that no address needs a query.
 fn permitted(all: Vec<Asked>, session: &mut Session) -> Result<Vec<Permitted>, Missed> {
     let first = all.first().map(|asked| asked.destination).ok_or(Missed::Unresolved)?;
-    let Ok(policy) = session.gate.live.load(now_ms()) else {
+    let Ok(policy) = session.worker.live.load(now_ms()) else {
         return Err(Missed::Stopped(session.refused(Verdict::overload(first))));
     };
     let mut permitted = Vec::new();
@@ -197,7 +197,7 @@ async fn dial_in_order(
     let mut last = None;
     loop {
         if let Some((index, permit)) = waiting.next() {
-            let (how, account) = (session.door.dialling, session.gate.account.clone());
+            let (how, account) = (session.listener.dialling, session.worker.account.clone());
             let dialled = async move { (index, dial(&permit, how, None, account.metrics()).await) };
             dialling.spawn_local(dialled);
         } else if dialling.is_empty() {

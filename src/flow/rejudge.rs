@@ -5,16 +5,16 @@ use std::rc::Rc;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
-use super::gate::Gate;
 use super::judge::{now_ms, settle, settle_at_once};
 use super::registry::Again;
+use super::worker::Worker;
 use crate::account::End;
 use crate::policy::Action;
 
 /// Connections that are judged again between two chances for the others of the worker.
 const TURN_SHARE: usize = 256;
 
-impl Gate {
+impl Worker {
     /// Judges every live connection by the policy that is now in force, and ends those that it no
     /// longer permits, after the policy's grace.
     pub(super) async fn rejudge(self: &Rc<Self>) {

@@ -41,7 +41,7 @@ pub(super) async fn run(
     let end = {
         let session = &*session;
         let opening = follower.follow(client, upstream, first, session);
-        let (patience, bytes) = (session.door.patience, session.record.bytes());
+        let (patience, bytes) = (session.listener.patience, session.record.bytes());
         relay::run(client, upstream, opening, patience, bytes).await
     };
     follower.note(session);
@@ -155,7 +155,7 @@ impl Follower {
 /// policy in force: `observe` only notes it. The same is asked again when the policy changes.
 fn mismatched(session: &Session) -> bool {
     let Some(Ok(asked)) = session.registration.mismatched() else { return false };
-    let Some(judged) = session.gate.judged_at_once(&asked) else { return false };
+    let Some(judged) = session.worker.judged_at_once(&asked) else { return false };
     let goes_on = judged.verdict.action() != Action::Block;
     session.registration.judge(judged);
     goes_on

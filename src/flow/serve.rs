@@ -8,7 +8,6 @@ use tokio::task::spawn_local;
 
 use super::first_flight::{self, Seen};
 use super::forward::{self, Joined};
-use super::gate::Gate;
 use super::judge::{Asked, First};
 use super::listener::{Accepted, Slot};
 use super::origin;
@@ -17,21 +16,22 @@ use super::refuse::{self, Stop};
 use super::session::{Session, run_until};
 use super::starttls::{self, Dialogue, Spoken};
 use super::wire::Wire;
+use super::worker::Worker;
 use crate::account::{End, Way};
 use crate::policy::{Permit, Verdict};
 
 /// Serves one accepted connection to its end, in a task of its own.
-pub(super) fn serve(client: Accepted, gate: Rc<Gate>) {
+pub(super) fn serve(client: Accepted, worker: Rc<Worker>) {
     // It ends by itself, and with the runtime at the latest.
-    match client.door.way {
-        Way::Tproxy | Way::Redirect => drop(spawn_local(serve_transparent(client, gate))),
-        Way::Proxy | Way::Dns => drop(spawn_local(proxy::serve(client, gate))),
+    match client.listener.way {
+        Way::Tproxy | Way::Redirect => drop(spawn_local(serve_transparent(client, worker))),
+        Way::Proxy | Way::Dns => drop(spawn_local(proxy::serve(client, worker))),
     }
 }
 
-pub(super) fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future<Output = ()> {
+pub(super) fn serve_transparent(client: Accepted, worker: Rc<Worker>) -> impl Future<Output = ()> {
     // Boxed: what only the judgement and the dial need does not last as long as the relay.
-    let opened = Box::pin(open(client, gate));
+    let opened = Box::pin(open(client, worker));
     async move {
         // Made in its place: a connection has room for one of them.
         let relay = pin!(match opened.await {
@@ -44,9 +44,9 @@ pub(super) fn serve_transparent(client: Accepted, gate: Rc<Gate>) -> impl Future
 
 /// Judges and dials; [`None`] where the connection ended with that, and its record is closed, or was
 /// served request by request.
-async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Session)> {
-    let Accepted { wire, peer, door, slot } = client;
-    let mut session = Session::open(gate, door, peer);
+async fn open(client: Accepted, worker: Rc<Worker>) -> Option<(Joined, Session)> {
+    let Accepted { wire, peer, listener, slot } = client;
+    let mut session = Session::open(worker, listener, peer);
     let walked = run_until(session.closed(), pin!(walk(wire, slot, &mut session))).await;
     let end = match walked.flatten() {
         Ok(joined) if joined.is_open() => {
@@ -62,7 +62,7 @@ async fn open(client: Accepted, gate: Rc<Gate>) -> Option<(Joined, Session)> {
             Err(Stop::Ended(end)) => end,
             Err(Stop::Refused(refusal)) => {
                 let Joined { client, first, .. } = joined;
-                refuse::run(client, &first, *refusal, session.door.silent).await
+                refuse::run(client, &first, *refusal, session.listener.silent).await
             }
         },
         Err(end) => end,
@@ -91,7 +91,7 @@ async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined,
             forward::run(client, slot, seen, first, dialogue, permit, session).await
         }
         Err(Stop::Refused(refusal)) => {
-            Err(refuse::run(client, seen.bytes(), *refusal, session.door.silent).await)
+            Err(refuse::run(client, seen.bytes(), *refusal, session.listener.silent).await)
         }
         Err(Stop::Ended(end)) => Err(end),
     }
@@ -109,7 +109,7 @@ async fn judge(
         let verdict = first_flight::shaped(verdict, client, seen, asked, session).await;
         return verdict.map(|permit| (permit, first));
     }
-    let spoken = Spoken::on(origin.port()).filter(|_| session.door.starttls);
+    let spoken = Spoken::on(origin.port()).filter(|_| session.listener.starttls);
     let asked = match spoken {
         None => first_flight::read(client, seen, asked, session).await?,
         // Boxed: few connections are played for.
@@ -125,19 +125,19 @@ async fn judge(
 
 /// Where a transparent client was going; what cannot be sent anywhere stops here.
 fn destination(client: &Wire, session: &mut Session) -> Result<SocketAddr, Stop> {
-    let door = &session.door;
-    let origin = match origin::of(client, door.way, door.address) {
+    let listener = &session.listener;
+    let origin = match origin::of(client, listener.way, listener.address) {
         Ok(origin) => origin,
         Err(origin::Fault::Loop(to)) => return Err(session.refused(Verdict::looped(to))),
         Err(fault @ origin::Fault::Unknown(_)) => {
-            tracing::warn!(fault = &fault as &dyn std::error::Error, listener = %door.address,
+            tracing::warn!(fault = &fault as &dyn std::error::Error, listener = %listener.address,
                 "a connection that no rule of the firewall redirected");
             return Err(Stop::Ended(End::NoOrigin));
         }
     };
     session.record.bound_for(origin);
     let client = session.record.client();
-    if session.door.dialled.as_ref().is_some_and(|dialled| dialled.is_own(client, origin)) {
+    if session.listener.dialled.as_ref().is_some_and(|dialled| dialled.is_own(client, origin)) {
         return Err(session.refused(Verdict::looped(origin)));
     }
     Ok(origin)

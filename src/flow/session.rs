@@ -4,25 +4,25 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use super::gate::Gate;
-use super::listener::{Door, Slot};
+use super::listener::{Listener, Slot};
 use super::registry::Registration;
+use super::worker::Worker;
 use crate::account::{End, Record};
 
 /// One of them, from its begin to its end.
 pub(super) struct Session {
-    pub(super) gate: Rc<Gate>,
-    pub(super) door: Rc<Door>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) listener: Rc<Listener>,
     pub(super) record: Record,
     pub(super) registration: Registration,
 }
 
 impl Session {
     /// Opens the record of a client, and takes a place among the live ones.
-    pub(super) fn open(gate: Rc<Gate>, door: Rc<Door>, client: SocketAddr) -> Self {
-        let record = gate.account.open(client, door.way);
-        let registration = gate.registry.register(door.lifetime);
-        Self { gate, door, record, registration }
+    pub(super) fn open(worker: Rc<Worker>, listener: Rc<Listener>, client: SocketAddr) -> Self {
+        let record = worker.account.open(client, listener.way);
+        let registration = worker.registry.register(listener.lifetime);
+        Self { worker, listener, record, registration }
     }
 
     /// Waits until it is told to end; one task at a time may.
@@ -66,8 +66,8 @@ pub(super) async fn run_until<T>(
 
 /// A client's connection that carries one request after the other, each of which has a session.
 pub(super) struct Connection {
-    pub(super) gate: Rc<Gate>,
-    pub(super) door: Rc<Door>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) listener: Rc<Listener>,
     pub(super) peer: SocketAddr,
     /// Held as long as the connection.
     pub(super) slot: Slot,
@@ -76,11 +76,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Begins with what comes next.
     pub(super) fn begin(&self) -> Session {
-        Session::open(Rc::clone(&self.gate), Rc::clone(&self.door), self.peer)
+        Session::open(Rc::clone(&self.worker), Rc::clone(&self.listener), self.peer)
     }
 
     /// The place of the connection itself: its lifetime is not that of its requests.
     pub(super) fn register(&self) -> Registration {
-        self.gate.registry.register(self.door.lifetime)
+        self.worker.registry.register(self.listener.lifetime)
     }
 }

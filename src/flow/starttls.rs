@@ -200,7 +200,7 @@ pub(super) async fn play(
     let played = dialogue.insert(Dialogue { spoken, said: Vec::new() });
     client.write_all(spoken.greeting()).await.map_err(gone)?;
     for _ in 0..LINES_MAX {
-        let deadline = Instant::now() + session.door.peek_timeout;
+        let deadline = Instant::now() + session.listener.peek_timeout;
         let line = loop {
             match spoken.line(seen.bytes()) {
                 Ok(Some(length)) => break seen.split(length),

@@ -13,11 +13,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::bind::book::Book;
-use super::gate::Gate;
-use super::listener::{Accepted, Door, Slot};
+use super::listener::{Accepted, Listener, Slot};
 use super::registry::Registry;
 use super::serve::{serve, serve_transparent};
 use super::wire::Wire;
+use super::worker::Worker;
 use super::*;
 use crate::account::kept::Kept;
 use crate::account::{Account, End, Way};
@@ -28,7 +28,7 @@ const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
 /// A worker without threads: connections are handed to `serve` one by one.
 struct Rig {
-    gate: Rc<Gate>,
+    worker: Rc<Worker>,
     live: std::sync::Arc<Live>,
     account: Account,
     kept: Kept,
@@ -38,7 +38,7 @@ impl Rig {
     fn new(policy: Fixture, book: &Book) -> Self {
         let (live, kept) = (published(policy), Kept::default());
         let account = kept.account();
-        let gate = Gate {
+        let worker = Worker {
             live: live.clone(),
             account: account.clone(),
             names: book.names(),
@@ -47,22 +47,22 @@ impl Rig {
             ports: udp::Ports::new(),
             stopping: watch::Sender::new(false),
         };
-        Self { gate: Rc::new(gate), live, account, kept }
+        Self { worker: Rc::new(worker), live, account, kept }
     }
 
-    /// Connects to `listener` and serves what it accepts. Transparent connections take the
+    /// Connects to `world` and serves what it accepts. Transparent connections take the
     /// listener's own address for their destination, as under TPROXY.
-    async fn client(&self, listener: &TcpListener, way: Way) -> TcpStream {
-        self.client_at(listener, Door::for_tests(way)).await
+    async fn client(&self, world: &TcpListener, way: Way) -> TcpStream {
+        self.client_at(world, Listener::for_tests(way)).await
     }
 
-    async fn client_at(&self, listener: &TcpListener, door: Door) -> TcpStream {
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, peer) = listener.accept().await.unwrap();
-        let (wire, door) = (Wire::new(stream), Rc::new(door));
-        match Slot::take(&door, peer.ip()) {
-            Ok(slot) => serve(Accepted { wire, peer, door, slot }, Rc::clone(&self.gate)),
-            Err(_) => overload::turn_away(wire, peer, &door, &self.gate),
+    async fn client_at(&self, world: &TcpListener, listener: Listener) -> TcpStream {
+        let client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = world.accept().await.unwrap();
+        let (wire, listener) = (Wire::new(stream), Rc::new(listener));
+        match Slot::take(&listener, peer.ip()) {
+            Ok(slot) => serve(Accepted { wire, peer, listener, slot }, Rc::clone(&self.worker)),
+            Err(_) => overload::turn_away(wire, peer, &listener, &self.worker),
         }
         client
     }
@@ -71,7 +71,7 @@ impl Rig {
     async fn lines(&self) -> Vec<Value> {
         // Whoever was accepted last takes a place in the registry when it first runs.
         tokio::task::yield_now().await;
-        self.gate.registry.emptied().await;
+        self.worker.registry.emptied().await;
         self.kept.lines(&self.account)
     }
 }
@@ -123,13 +123,13 @@ fn local(names: &[&str]) -> Book {
 #[tokio::test(flavor = "local")]
 async fn what_a_connection_holds_is_small() {
     let rig = Rig::new(everything(), &Book::default());
-    let door = Door::for_tests(Way::Tproxy);
-    let listener = listener().await;
-    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, peer) = listener.accept().await.unwrap();
-    let slot = Slot::take(&door, peer.ip()).unwrap();
-    let accepted = Accepted { wire: Wire::new(stream), peer, door: Rc::new(door), slot };
-    let size = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.gate)));
+    let world = listener().await;
+    let listener = Listener::for_tests(Way::Tproxy);
+    let _client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = world.accept().await.unwrap();
+    let slot = Slot::take(&listener, peer.ip()).unwrap();
+    let accepted = Accepted { wire: Wire::new(stream), peer, listener: Rc::new(listener), slot };
+    let size = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.worker)));
     println!("{size} B");
     // With what tokio adds, 640 bytes in its steps of 128.
     assert!(size <= 496, "{size} B, for as long as the connection lives");
@@ -347,10 +347,10 @@ async fn without_a_policy_in_force_nothing_is_forwarded() {
 async fn a_listener_that_is_full_refuses() {
     let rig = Rig::new(everything(), &Book::default());
     let world = listener().await;
-    let door = Door::for_tests(Way::Tproxy);
+    let listener = Listener::for_tests(Way::Tproxy);
     let client = std::net::IpAddr::from([192, 0, 2, 1]);
-    let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&door, client).ok()).collect();
-    let mut client = rig.client_at(&world, door).await;
+    let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&listener, client).ok()).collect();
+    let mut client = rig.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(taken);
     assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
@@ -361,9 +361,9 @@ async fn a_listener_that_is_full_refuses() {
 async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
     let rig = Rig::new(everything(), &Book::default());
     let world = listener().await;
-    let door = Door::for_tests(Way::Tproxy).with_per_client(NonZeroUsize::MIN);
-    let held = Slot::take(&door, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
-    let mut client = rig.client_at(&world, door).await;
+    let listener = Listener::for_tests(Way::Tproxy).with_per_client(NonZeroUsize::MIN);
+    let held = Slot::take(&listener, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+    let mut client = rig.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(held);
     assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
@@ -419,7 +419,7 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
 /// Puts another policy in force, as a reload does.
 async fn reload(rig: &Rig, policy: Fixture) {
     rig.live.publish(policy.policy(), None);
-    rig.gate.rejudge().await;
+    rig.worker.rejudge().await;
 }
 
 /// `observe` is in force at first: then, and once more after the second hello where `enforces` says
@@ -472,17 +472,17 @@ async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_change
     client.write_all(&hello("pacs.example")).await.unwrap();
     let (mut server, _) = world.accept().await.unwrap();
     some(&mut server, hello("pacs.example").len()).await;
-    let held = Rc::strong_count(&rig.gate);
+    let held = Rc::strong_count(&rig.worker);
     for _ in 0..5 {
         reload(&rig, refuses()).await;
     }
-    assert_eq!(Rc::strong_count(&rig.gate), held + 1, "each task holds the gate");
+    assert_eq!(Rc::strong_count(&rig.worker), held + 1, "each task holds the worker");
     reload(&rig, everything()).await;
     // Time is made to pass only where no byte is under way.
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(3)).await;
     tokio::time::resume();
-    assert_eq!(Rc::strong_count(&rig.gate), held, "it was permitted again");
+    assert_eq!(Rc::strong_count(&rig.worker), held, "it was permitted again");
     server.write_all(b"still here").await.unwrap();
     assert_eq!(some(&mut client, 10).await, b"still here");
     reload(&rig, refuses()).await;
@@ -495,7 +495,7 @@ async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_change
 /// A whole data plane, with threads.
 fn plane(policy: Fixture, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let (account, book) = (kept.account(), book.clone());
-    let listener = Listener {
+    let listener = settings::Listener {
         way: Way::Proxy,
         socket: Socket::Address("127.0.0.1:0".parse().unwrap()),
         peek_timeout: Duration::from_secs(3),

@@ -25,10 +25,10 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::accept::class;
-use super::gate::Gate;
 use super::judge::{self, Answer, Asked, Tie, now_ms};
 use super::settings::Dns;
 use super::udp::send_from;
+use super::worker::Worker;
 use crate::account::{Accept, DnsQuery, End, Judged, Way};
 use crate::egress::{Resolver, framed};
 use crate::identify::{HostName, NameSource, Protocol};
@@ -88,7 +88,7 @@ struct Forwarded {
 
 /// What all queries share.
 struct Desk {
-    gate: Rc<Gate>,
+    worker: Rc<Worker>,
     dns: Dns,
     resolver: Arc<Resolver>,
     clients: Clients,
@@ -102,7 +102,7 @@ pub(super) async fn run(
     opened: Opened,
     dns: Dns,
     resolver: Arc<Resolver>,
-    gate: Rc<Gate>,
+    worker: Rc<Worker>,
 ) -> io::Error {
     let sockets = (UdpSocket::from_std(opened.udp), TcpListener::from_std(opened.tcp));
     let (udp, tcp) = match sockets {
@@ -110,8 +110,8 @@ pub(super) async fn run(
         (Err(fault), _) | (_, Err(fault)) => return fault,
     };
     let desk = Rc::new(Desk {
-        ledger: Ledger::new(gate.account.clone()),
-        gate,
+        ledger: Ledger::new(worker.account.clone()),
+        worker,
         clients: Clients::new(dns.rate),
         dns,
         resolver,
@@ -193,7 +193,7 @@ impl Desk {
     fn may_ask(&self, client: SocketAddr) -> bool {
         let may = self.clients.may_ask(client.ip());
         if !may {
-            self.gate.account.metrics().dns(DnsQuery::Limited);
+            self.worker.account.metrics().dns(DnsQuery::Limited);
         }
         may
     }
@@ -201,7 +201,7 @@ impl Desk {
     /// Serves a client over TCP, one query after the other.
     async fn stream(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
         let Some(_place) = self.streams.take(client.ip()) else {
-            self.gate.account.metrics().dns(DnsQuery::Busy);
+            self.worker.account.metrics().dns(DnsQuery::Busy);
             return Ok(());
         };
         loop {
@@ -222,7 +222,7 @@ impl Desk {
 
     /// The answer to a query, where it gets one.
     async fn answer(&self, client: SocketAddr, query: &[u8], over_udp: bool) -> Option<Vec<u8>> {
-        let metrics = self.gate.account.metrics();
+        let metrics = self.worker.account.metrics();
         let asking = match Asking::read(query) {
             Ok(asking) => asking,
             Err(unread) => {
@@ -284,7 +284,7 @@ impl Desk {
     /// type is not among those that may leave, or its client has asked about too many names.
     fn withheld(&self, asking: &Asking, client: SocketAddr) -> Option<(Message, DnsQuery)> {
         let asked = judge::question_about(client.ip(), asking.name.as_ref());
-        let metrics = self.gate.account.metrics();
+        let metrics = self.worker.account.metrics();
         let kind = asking.kind();
         let (answer, why, result) = if !self.dns.types.contains(&kind.into()) {
             let verdict = *Verdict::guarded(asked.destination).verdict();
@@ -292,11 +292,11 @@ impl Desk {
             (Answer { verdict, bound: None }, why, DnsQuery::Unsupported)
         } else {
             let name = asking.name.as_ref()?;
-            let taken = self.gate.names.allowance().take(client.ip(), name);
+            let taken = self.worker.names.allowance().take(client.ip(), name);
             let why = taken.err()?.to_string();
             (judge::over_limit(&asked, metrics), why, DnsQuery::Limited)
         };
-        let (judged, contact) = match self.gate.live.load(now_ms()) {
+        let (judged, contact) = match self.worker.live.load(now_ms()) {
             Ok(policy) => (answer.judged(&policy, &asked), policy.contact().map(str::to_owned)),
             Err(_) => (Judged::without_policy(answer.verdict), None),
         };
@@ -312,13 +312,13 @@ impl Desk {
 
     /// The refusal of a name that no address, port or protocol can save.
     fn refused_by_name(&self, asking: &Asking, client: SocketAddr) -> Option<(Message, DnsQuery)> {
-        let Ok(policy) = self.gate.live.load(now_ms()) else {
+        let Ok(policy) = self.worker.live.load(now_ms()) else {
             let words = self.record_overload(client);
             let reply = asking.explained(ResponseCode::ServFail, PROHIBITED, &words);
             return Some((reply, DnsQuery::Refused));
         };
         let name = asking.name.as_ref()?;
-        let metrics = self.gate.account.metrics();
+        let metrics = self.worker.account.metrics();
         let (asked, answer) = judge::name_refused(&policy, client.ip(), name, metrics)?;
         let words = self.record(&policy, &asked, answer, client);
         let code = if self.dns.nxdomain { ResponseCode::NXDomain } else { ResponseCode::Refused };
@@ -363,7 +363,7 @@ impl Desk {
         client: SocketAddr,
         record: bool,
     ) -> Result<Judged, String> {
-        let Ok(policy) = self.gate.live.load(now_ms()) else {
+        let Ok(policy) = self.worker.live.load(now_ms()) else {
             return Err(self.record_overload(client));
         };
         let question = judge::question_about(client.ip(), asking.name.as_ref());
@@ -381,7 +381,7 @@ impl Desk {
             Some(_) => vec![Asked { protocol: Protocol::Tls, ..asked }],
             None => vec![asked.clone().over(Transport::Udp), asked],
         };
-        let metrics = self.gate.account.metrics();
+        let metrics = self.worker.account.metrics();
         let mut permitted = None;
         for asked in all {
             match judge::settle_at_once(&policy, &asked, metrics) {
@@ -408,14 +408,14 @@ impl Desk {
         client: SocketAddr,
         mut message: Message,
     ) -> (Message, DnsQuery) {
-        let Ok(policy) = self.gate.live.load(now_ms()) else {
+        let Ok(policy) = self.worker.live.load(now_ms()) else {
             let words = self.record_overload(client);
             return (
                 asking.explained(ResponseCode::ServFail, PROHIBITED, &words),
                 DnsQuery::Refused,
             );
         };
-        let metrics = self.gate.account.metrics();
+        let metrics = self.worker.account.metrics();
         let refused = |address: IpAddr| {
             judge::address_refused(&policy, client.ip(), asking.name.as_ref(), address, metrics)
         };
@@ -431,7 +431,7 @@ impl Desk {
             && !left.is_empty()
             && let Some(name) = asking.exact_name()
         {
-            self.gate.names.tell(name, &left, Duration::from_secs(ttl.into()));
+            self.worker.names.tell(name, &left, Duration::from_secs(ttl.into()));
         }
         match taken.first() {
             Some(&first) if addresses && left.is_empty() => {
@@ -448,7 +448,7 @@ impl Desk {
 
     /// Writes down a refusal, and puts it in words for the client.
     fn record(&self, policy: &Policy, asked: &Asked, answer: Answer, client: SocketAddr) -> String {
-        let mut record = self.gate.account.open(client, Way::Dns);
+        let mut record = self.worker.account.open(client, Way::Dns);
         record.judged(answer.judged(policy, asked));
         let reason = answer.verdict.reason();
         let mut words = format!("{}: {} event {}", reason.label(), reason.sentence(), record.id());
@@ -461,7 +461,7 @@ impl Desk {
     }
 
     fn record_overload(&self, client: SocketAddr) -> String {
-        let mut record = self.gate.account.open(client, Way::Dns);
+        let mut record = self.worker.account.open(client, Way::Dns);
         let nowhere = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
         let verdict = *Verdict::overload(nowhere).verdict();
         record.judged(Judged::without_policy(verdict));

@@ -35,26 +35,26 @@ const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// Serves one HTTP client, request by request.
 pub(super) async fn serve(client: Wire, connection: Connection) {
-    let Connection { gate, door, peer, .. } = &connection;
+    let Connection { worker, listener, peer, .. } = &connection;
     // A request has its own time; this is the connection's.
     let place = connection.register();
     let mut client = Client::new(client, Held::default());
-    let patience = door.patience.idle.min(KEPT);
+    let patience = listener.patience.idle.min(KEPT);
     let mut is_first = true;
     loop {
-        let end = match client.next(None, place.closed(), gate.stopping.subscribe(), patience).await
-        {
-            Next::Bytes => None,
-            Next::Over => Some(End::ClientGone),
-            Next::Cut(end) => Some(end),
-        };
+        let end =
+            match client.next(None, place.closed(), worker.stopping.subscribe(), patience).await {
+                Next::Bytes => None,
+                Next::Over => Some(End::ClientGone),
+                Next::Cut(end) => Some(end),
+            };
         if let Some(end) = end {
             // Each request keeps a record of its own; a connection that brought none has one as well.
             if is_first {
-                gate.account.open(*peer, door.way).finish(end);
+                worker.account.open(*peer, listener.way).finish(end);
             }
             if end == End::ClientGone {
-                client.close(door.patience.half_closed).await;
+                client.close(listener.patience.half_closed).await;
             }
             return;
         }
@@ -69,10 +69,10 @@ pub(super) async fn serve(client: Wire, connection: Connection) {
 /// Serves one request; gives the client back where another may follow.
 async fn one(mut client: Client, place: &Registration, connection: &Connection) -> Option<Client> {
     let mut session = connection.begin();
-    let door = &connection.door;
+    let listener = &connection.listener;
     let mut seen = Seen::with(client.held.take());
     let closed = session.registration.either_closed(place);
-    let read = run_until(closed, pin!(read(&client.wire, &mut seen, door.peek_timeout))).await;
+    let read = run_until(closed, pin!(read(&client.wire, &mut seen, listener.peek_timeout))).await;
     client.held = Held::with(seen.into_bytes());
     connection.slot.heard();
     if let Err(end) = read.flatten() {
@@ -111,7 +111,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
         Ok(Err(missed)) => {
             session.close(missed.end());
             let is_refused = matches!(missed, Missed::Stopped(_));
-            if is_refused && door.silent {
+            if is_refused && listener.silent {
                 client.close(Duration::ZERO).await;
             } else {
                 client.last(&missed_answer(&missed, &head)).await;
@@ -131,8 +131,8 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     }
     let mut upstream = Upstream::new(upstream, asked.destination);
     let answered = {
-        let last = *connection.gate.stopping.borrow();
-        let (bytes, patience) = (Arc::clone(session.record.bytes()), door.patience);
+        let last = *connection.worker.stopping.borrow();
+        let (bytes, patience) = (Arc::clone(session.record.bytes()), listener.patience);
         let closed = session.registration.either_closed(place);
         http::run(&mut client, &mut upstream, &order, &bytes, patience, last, closed).await
     };
@@ -144,7 +144,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
                 return Some(client);
             }
             drop(upstream);
-            client.close(door.patience.half_closed).await;
+            client.close(listener.patience.half_closed).await;
         }
         // Nobody asked for another protocol.
         Ok(Done::Switched { .. }) => session.close(End::BadAnswer),

@@ -11,11 +11,11 @@ use std::rc::Rc;
 
 use tokio::time::timeout;
 
-use super::gate::Gate;
 use super::listener::Accepted;
 use super::refuse;
 use super::session::{Connection, run_until};
 use super::wire::Wire;
+use super::worker::Worker;
 use crate::account::End;
 
 pub(super) use tunnel::{captured, listen};
@@ -24,11 +24,11 @@ pub(super) use tunnel::{captured, listen};
 const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves one connection of an explicit client.
-pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
-    let Accepted { wire, peer, door, slot } = client;
-    let connection = Connection { gate, door, peer, slot };
+pub(super) async fn serve(client: Accepted, worker: Rc<Worker>) {
+    let Accepted { wire, peer, listener, slot } = client;
+    let connection = Connection { worker, listener, peer, slot };
     let registration = connection.register();
-    let first = timeout(connection.door.peek_timeout, first_byte(&wire));
+    let first = timeout(connection.listener.peek_timeout, first_byte(&wire));
     let first = run_until(registration.closed(), pin!(first)).await;
     let first = first.and_then(|first| first.map_err(|_| End::Idle));
     match first {
@@ -42,10 +42,10 @@ pub(super) async fn serve(client: Accepted, gate: Rc<Gate>) {
             socks::serve(wire, connection).await;
         }
         other => {
-            let record = connection.gate.account.open(peer, connection.door.way);
+            let record = connection.worker.account.open(peer, connection.listener.way);
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
-                Ok(Ok(Some(4))) if !connection.door.silent => {
+                Ok(Ok(Some(4))) if !connection.listener.silent => {
                     refuse::say(wire, &SOCKS4_REJECTED).await;
                     End::BadRequest
                 }

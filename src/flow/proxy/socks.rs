@@ -52,7 +52,7 @@ enum Walked {
 }
 
 async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
-    let command = match timeout(session.door.peek_timeout, negotiate(&mut wire)).await {
+    let command = match timeout(session.listener.peek_timeout, negotiate(&mut wire)).await {
         Ok(Ok(command)) => command,
         Ok(Err(Fault::Answer(answer))) => {
             refuse::say(wire, &answer).await;
@@ -76,7 +76,7 @@ async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
             Ok(()) => Walked::Opened(wire, Box::new(reached)),
             Err(_) => Walked::Ended(End::ClientReset),
         },
-        Err(missed) if session.door.silent && matches!(missed, Missed::Stopped(_)) => {
+        Err(missed) if session.listener.silent && matches!(missed, Missed::Stopped(_)) => {
             refuse::close(wire);
             Walked::Ended(missed.end())
         }
@@ -89,7 +89,7 @@ async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
 
 /// Opens an association for the client, and serves it.
 async fn associate(wire: Wire, port: Option<u16>, session: &Session) -> End {
-    let Session { gate, door, record, .. } = session;
+    let Session { worker, listener, record, .. } = session;
     let client = record.client().ip();
     let near = match udp::Near::open(&wire) {
         Ok(near) => near,
@@ -102,7 +102,7 @@ async fn associate(wire: Wire, port: Option<u16>, session: &Session) -> End {
     if wire.write_all(&bound(near.address())).await.is_err() {
         return End::ClientReset;
     }
-    let end = udp::associate(near, udp::Pin { client, port }, &wire, door, gate).await;
+    let end = udp::associate(near, udp::Pin { client, port }, &wire, listener, worker).await;
     wire.end_in_order();
     end
 }

@@ -52,15 +52,16 @@ pub(super) async fn run(
 pub(in crate::flow) async fn captured(joined: Joined, session: Session) {
     let is_open = joined.is_open();
     let Joined { client, upstream, first, slot, .. } = joined;
-    let Session { gate, door, record, .. } = &session;
+    let Session { worker, listener, record, .. } = &session;
     let judged = record.judgement().map(|judged| judged.verdict.destination());
-    let (Some(to), Ok(origin)) = (judged, origin::of(&client, door.way, door.address)) else {
+    let (Some(to), Ok(origin)) = (judged, origin::of(&client, listener.way, listener.address))
+    else {
         // Both were known a moment ago.
         return session.close(End::IoError);
     };
     let unread = Asked::unread(record.client().ip(), origin);
-    let (gate, door) = (Rc::clone(gate), Rc::clone(door));
-    let connection = Connection { gate, door, peer: record.client(), slot };
+    let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
+    let connection = Connection { worker, listener, peer: record.client(), slot };
     let client = Client::new(client, Held::with(first.into()));
     let upstream = Upstream::new(upstream, to);
     let (asked, stage) = if is_open {
@@ -81,11 +82,11 @@ pub(in crate::flow) async fn listen(
     session: &mut Session,
 ) -> Result<(), Stop> {
     let Joined { client, upstream, first, .. } = joined;
-    let Session { door, record, .. } = &*session;
+    let Session { listener, record, .. } = &*session;
     let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
         return Ok(());
     };
-    client.silence().measure(door.patience.idle);
+    client.silence().measure(listener.patience.idle);
     let mut seen = Seen::default();
     let mut deadline = None;
     let mut progress = Progress::default();
@@ -101,7 +102,7 @@ pub(in crate::flow) async fn listen(
         if !seen.bytes().first().is_some_and(u8::is_ascii_alphabetic) {
             break;
         }
-        deadline = deadline.or_else(|| Some(Instant::now() + door.peek_timeout));
+        deadline = deadline.or_else(|| Some(Instant::now() + listener.peek_timeout));
         let ended = seen.ended().is_some();
         match identify_further(seen.bytes(), ended, &mut progress) {
             Step::Done(identity) if http::request(&identity).is_some() => {
@@ -182,7 +183,7 @@ impl Joint {
                 return Some((Self { client, upstream, asked }, Stage::Judged(session)));
             }
             Turn::Refused(refusal) => {
-                let silent = session.door.silent;
+                let silent = session.listener.silent;
                 session.close(End::Refused);
                 drop(upstream);
                 refuse::run(wire, seen.bytes(), *refusal, silent).await;
@@ -216,9 +217,9 @@ impl Joint {
         };
         client.held.used(order.length());
         let answered = {
-            let last = *connection.gate.stopping.borrow();
+            let last = *connection.worker.stopping.borrow();
             let closed = session.registration.either_closed(place);
-            let (bytes, patience) = (session.record.bytes(), connection.door.patience);
+            let (bytes, patience) = (session.record.bytes(), connection.listener.patience);
             http::run(&mut client, &mut upstream, &order, bytes, patience, last, closed).await
         };
         match answered {
@@ -229,7 +230,7 @@ impl Joint {
                 }
                 upstream.wire.end_in_order();
                 drop(upstream);
-                client.close(connection.door.patience.half_closed).await;
+                client.close(connection.listener.patience.half_closed).await;
             }
             Ok(Done::Switched { head }) => {
                 asked = Asked {
@@ -249,15 +250,15 @@ impl Joint {
     /// Reads and judges what comes behind a request.
     async fn between(self, place: &Registration, connection: &Connection) -> Option<(Self, Stage)> {
         let Self { mut client, mut upstream, asked } = self;
-        let Connection { gate, door, .. } = connection;
+        let Connection { worker, listener, .. } = connection;
         upstream.held.let_go();
-        let (closed, stopping) = (place.closed(), gate.stopping.subscribe());
-        match client.next(Some(&upstream), closed, stopping, door.patience.idle).await {
+        let (closed, stopping) = (place.closed(), worker.stopping.subscribe());
+        match client.next(Some(&upstream), closed, stopping, listener.patience.idle).await {
             Next::Bytes => {}
             Next::Over => {
                 upstream.wire.end_in_order();
                 drop(upstream);
-                client.close(door.patience.half_closed).await;
+                client.close(listener.patience.half_closed).await;
                 return None;
             }
             Next::Cut(_) => return None,
@@ -280,7 +281,7 @@ impl Joint {
                 session.close(End::Refused);
                 upstream.wire.end_in_order();
                 drop(upstream);
-                refused(client, *refusal, door.silent).await;
+                refused(client, *refusal, listener.silent).await;
                 return None;
             }
             Err(Stop::Ended(end)) => {
@@ -316,9 +317,9 @@ impl Joint {
 
 /// Dials another destination for a client that has one already.
 async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<Wire, End> {
-    let Session { door, record, .. } = session;
-    let source = door.source(record.client().ip());
-    let how = Dialling { speaks: true, ..door.dialling };
+    let Session { listener, record, .. } = session;
+    let source = listener.source(record.client().ip());
+    let how = Dialling { speaks: true, ..listener.dialling };
     record.forwarding();
     dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
 }
@@ -332,12 +333,12 @@ async fn switched(
     mut session: Session,
     connection: &Connection,
 ) -> Option<(Joint, Stage)> {
-    if !connection.gate.permits(&asked)
+    if !connection.worker.permits(&asked)
         && let Err(Stop::Refused(refusal)) = session.admit(asked.clone()).await
     {
         session.close(End::Refused);
         drop(upstream);
-        refused(client, *refusal, connection.door.silent).await;
+        refused(client, *refusal, connection.listener.silent).await;
         return None;
     }
     if client.say(head, session.record.bytes()).await.is_err() {
@@ -420,9 +421,9 @@ async fn opening(
     session: &mut Session,
 ) -> Turn {
     let bytes = Arc::clone(session.record.bytes());
-    let patience = session.door.patience;
+    let patience = session.listener.patience;
     let server_may_speak =
-        session.gate.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
+        session.worker.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
     let said = upstream.held.take();
     let upstream = &upstream.wire;
     let flight = |waits| Flight { client, asked: asked.clone(), waits, behind_a_request: false };
@@ -515,7 +516,7 @@ impl Flight<'_> {
         if seen.bytes().is_empty() && seen.ended() == Some(Ended::Closed) {
             return Ok(Passed { permit: None, is_request: false });
         }
-        let deadline = Instant::now() + session.door.peek_timeout;
+        let deadline = Instant::now() + session.listener.peek_timeout;
         let mut progress = Progress::default();
         let inside = loop {
             match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {

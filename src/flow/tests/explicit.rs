@@ -317,7 +317,7 @@ async fn a_client_that_has_asked_for_nothing_yet_is_recorded_when_the_gateway_st
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
-        rig.gate.registry.cut_all(End::Drained);
+        rig.worker.registry.cut_all(End::Drained);
         let lines = rig.lines().await;
         assert_eq!(lines.len(), 1, "{sent:?}: {lines:?}");
         assert_eq!(field(&lines[0], "end"), "drained", "{sent:?}");

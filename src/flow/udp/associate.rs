@@ -18,9 +18,9 @@ use super::table::{Key, Table};
 use super::{Desk, Front};
 use crate::account::{Dropped, End, Metrics};
 use crate::flow::authority::{Target, canonical};
-use crate::flow::gate::Gate;
-use crate::flow::listener::Door;
+use crate::flow::listener::Listener;
 use crate::flow::wire::Wire;
+use crate::flow::worker::Worker;
 use crate::identify::socks::{self, BadDatagram, Destination};
 use crate::identify::{Host, HostName};
 use crate::sys;
@@ -94,10 +94,10 @@ pub(in crate::flow) async fn serve(
     near: Near,
     pin: Pin,
     control: &Wire,
-    door: &Rc<Door>,
-    gate: &Rc<Gate>,
+    listener: &Rc<Listener>,
+    worker: &Rc<Worker>,
 ) -> End {
-    let table = Rc::clone(&gate.associated);
+    let table = Rc::clone(&worker.associated);
     let association = Rc::new(Association {
         socket: near.socket,
         pin,
@@ -109,11 +109,12 @@ pub(in crate::flow) async fn serve(
     });
     let _until_here = Closing(Rc::clone(&association));
     let front = Front::Association(Rc::clone(&association));
-    let desk = Rc::new(Desk { gate: Rc::clone(gate), door: Rc::clone(door), table, front });
+    let desk =
+        Rc::new(Desk { worker: Rc::clone(worker), listener: Rc::clone(listener), table, front });
     tokio::select! {
         biased;
         end = hung_up(control) => end,
-        () = association.idled(gate, door.patience.idle) => End::Idle,
+        () = association.idled(worker, listener.patience.idle) => End::Idle,
         fault = association.take(&desk) => {
             tracing::warn!(%fault, "the socket of a SOCKS5 association failed");
             End::IoError
@@ -159,8 +160,8 @@ impl Association {
     }
 
     /// Waits for the idle time to pass without a datagram either way.
-    async fn idled(&self, gate: &Gate, idle: Duration) {
-        let mut stopping = gate.stopping.subscribe();
+    async fn idled(&self, worker: &Worker, idle: Duration) {
+        let mut stopping = worker.stopping.subscribe();
         let mut idle = idle;
         let mut told = false;
         loop {
@@ -180,7 +181,7 @@ impl Association {
 
     /// Takes the client's datagrams until the socket breaks.
     async fn take(&self, desk: &Rc<Desk>) -> io::Error {
-        let metrics = desk.gate.account.metrics();
+        let metrics = desk.worker.account.metrics();
         let mut buffer = vec![0; DATAGRAM_MAX];
         loop {
             if let Err(fault) = self.socket.readable().await {

@@ -26,9 +26,9 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
 use super::accept;
-use super::gate::Gate;
-use super::listener::Door;
+use super::listener::Listener;
 use super::settings::Datagrams;
+use super::worker::Worker;
 use crate::account::{Accept, Dropped, Probed};
 use crate::policy::probe;
 use crate::sys::udp::{self, Mailbox};
@@ -53,8 +53,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the UDP flows of one front share.
 struct Desk {
-    gate: Rc<Gate>,
-    door: Rc<Door>,
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
     table: Rc<Table>,
     front: Front,
 }
@@ -111,9 +111,9 @@ fn bind(address: SocketAddr) -> io::Result<StdSocket> {
 
 /// Flows that one worker of `workers` may have at once. A flow has two sockets; a quarter of the
 /// process's descriptors is for flows, so that a flood of them leaves TCP and the record theirs.
-pub(super) fn flows_max(door: &Door, workers: usize) -> usize {
+pub(super) fn flows_max(listener: &Listener, workers: usize) -> usize {
     let descriptors = udp::descriptor_limit() / 4;
-    (door.max_connections().min(descriptors) / workers.max(1)).max(1)
+    (listener.max_connections().min(descriptors) / workers.max(1)).max(1)
 }
 
 /// The same for the flows of all associations of one worker of `workers`; each has one socket.
@@ -122,55 +122,55 @@ pub(super) fn associated_max(workers: usize) -> usize {
 }
 
 /// Says once, at the start, what a listener cannot do without a capability.
-pub(super) fn say_what_is_missing(door: &Door) {
+pub(super) fn say_what_is_missing(listener: &Listener) {
     let own = Own::open();
-    if !own.can_tell(door.address.is_ipv6()) {
-        tracing::info!(listener = %door.address, "without CAP_NET_RAW, UDP clients are not told by ICMP \
+    if !own.can_tell(listener.address.is_ipv6()) {
+        tracing::info!(listener = %listener.address, "without CAP_NET_RAW, UDP clients are not told by ICMP \
             what was refused or did not arrive, and what is too long leaves in fragments");
     }
-    if door.keep_source && !own.can_tell(door.address.is_ipv6()) {
-        tracing::warn!(listener = %door.address, "keep_source needs CAP_NET_RAW for UDP: without it \
+    if listener.keep_source && !own.can_tell(listener.address.is_ipv6()) {
+        tracing::warn!(listener = %listener.address, "keep_source needs CAP_NET_RAW for UDP: without it \
             permitted datagrams are dropped");
     }
 }
 
 /// Takes datagrams until the listener breaks; to stop it, drop the future. `workers` share its flows.
 pub(super) async fn run(
-    listener: UdpSocket,
-    door: Rc<Door>,
-    gate: Rc<Gate>,
+    socket: UdpSocket,
+    listener: Rc<Listener>,
+    worker: Rc<Worker>,
     flows: usize,
     workers: usize,
 ) -> io::Error {
-    let listener = Rc::new(listener);
-    let clients = door.clients();
-    let limits = Limits::of(flows).with_ports(gate.ports.count() / workers.max(1));
+    let socket = Rc::new(socket);
+    let clients = listener.clients();
+    let limits = Limits::of(flows).with_ports(worker.ports.count() / workers.max(1));
     let desk = Rc::new(Desk {
-        gate,
-        door,
+        worker,
+        listener,
         table: Table::with_clients(limits, clients),
-        front: Front::Listener { socket: Rc::clone(&listener), own: Own::open() },
+        front: Front::Listener { socket: Rc::clone(&socket), own: Own::open() },
     });
     let mut mailbox = Mailbox::default();
     loop {
-        if let Err(fault) = listener.readable().await {
+        if let Err(fault) = socket.readable().await {
             return fault;
         }
-        let received = listener.try_io(Interest::READABLE, || mailbox.receive(&*listener));
+        let received = socket.try_io(Interest::READABLE, || mailbox.receive(&*socket));
         match received {
             Ok(_) => {
                 for (letter, bytes) in mailbox.letters() {
                     match (letter.from, letter.to) {
                         (Some(client), Some(to)) if probe::is_from(client.ip()) => {
-                            desk.gate.account.metrics().probed(Probed::Udp);
+                            desk.worker.account.metrics().probed(Probed::Udp);
                             // Its own few bytes, to the one address that nobody else has.
                             let bytes = bytes.get(..bytes.len().min(PROBE_MAX)).unwrap_or_default();
-                            send_from(&listener, bytes, bytes.len(), client, to).ok();
+                            send_from(&socket, bytes, bytes.len(), client, to).ok();
                         }
                         (Some(client), Some(to)) => {
                             desk.deliver(Key::transparent(client, to), bytes);
                         }
-                        _ => desk.gate.account.metrics().dropped(Dropped::NoOrigin),
+                        _ => desk.worker.account.metrics().dropped(Dropped::NoOrigin),
                     }
                 }
                 // The flows have their turn before the next batch: a flood does not outgrow them.
@@ -194,7 +194,7 @@ impl Desk {
             Delivered::New(place) => {
                 spawn_local(walk::serve(place, Rc::clone(self)));
             }
-            Delivered::Dropped(cause) => self.gate.account.metrics().dropped(cause),
+            Delivered::Dropped(cause) => self.worker.account.metrics().dropped(cause),
         }
     }
 
@@ -209,6 +209,6 @@ impl Desk {
 
 impl fmt::Debug for Desk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").field("door", &self.door).finish_non_exhaustive()
+        f.debug_struct("Desk").field("listener", &self.listener).finish_non_exhaustive()
     }
 }

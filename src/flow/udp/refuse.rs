@@ -196,7 +196,7 @@ pub(super) fn can_tell(desk: &Desk, key: Key) -> bool {
 /// SOCKS5 has no word for it.
 pub(super) fn tell(desk: &Desk, key: Key, error: Error, length: usize) {
     let Front::Listener { own, .. } = &desk.front else { return };
-    let metrics = desk.gate.account.metrics();
+    let metrics = desk.worker.account.metrics();
     let second = own.begun.elapsed().as_secs();
     if !own.network_allows(key.client.ip(), second) {
         metrics.dropped(Dropped::NetworkLimit);
@@ -206,7 +206,7 @@ pub(super) fn tell(desk: &Desk, key: Key, error: Error, length: usize) {
 }
 
 fn own_error(own: &Own, desk: &Desk, key: Key, error: Error, length: usize, second: u64) {
-    let metrics = desk.gate.account.metrics();
+    let metrics = desk.worker.account.metrics();
     if !own.icmp.allows(second, ICMP_MAX) {
         metrics.dropped(Dropped::IcmpLimit);
     } else if own.tell(key, error, length).is_err() {
@@ -216,10 +216,10 @@ fn own_error(own: &Own, desk: &Desk, key: Key, error: Error, length: usize, seco
 
 /// Answers a refused flow, whose last datagram had `length` bytes.
 pub(super) fn answer(desk: &Desk, key: Key, refused: Option<Initial>, length: usize) {
-    if desk.door.silent {
+    if desk.listener.silent {
         return;
     }
-    let metrics = desk.gate.account.metrics();
+    let metrics = desk.worker.account.metrics();
     let closed = refused.and_then(|initial| initial.refusal());
     match &desk.front {
         Front::Listener { socket, own } => {

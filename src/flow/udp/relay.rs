@@ -92,8 +92,8 @@ impl Pipe {
     /// Opens both sides for a permitted destination.
     pub(super) fn open(permit: &Permit, key: Key, desk: &Desk) -> Result<Self, Fault> {
         let destination = permit.destination();
-        let keep = desk.door.keep_source && matches!(desk.front, Front::Listener { .. });
-        let dialled = desk.gate.ports.dial(key.client, keep, destination);
+        let keep = desk.listener.keep_source && matches!(desk.front, Front::Listener { .. });
+        let dialled = desk.worker.ports.dial(key.client, keep, destination);
         let (far, port) = dialled.map_err(Fault::Far)?;
         let far = finish(far).map_err(|fault| Fault::Far(Unopened::Failed(fault)))?;
         let near = match &desk.front {
@@ -133,7 +133,7 @@ impl Pipe {
         for held in flight.take() {
             shuttle.up(held.bytes(), held.bytes().len());
         }
-        let mut stopping = desk.gate.stopping.subscribe();
+        let mut stopping = desk.worker.stopping.subscribe();
         let mut last_words = false;
         loop {
             consume_budget().await;
@@ -182,9 +182,9 @@ impl Shuttle<'_> {
         if stopping {
             STOPPING_IDLE
         } else if self.grown.get() {
-            IDLE.min(self.desk.door.patience.idle)
+            IDLE.min(self.desk.listener.patience.idle)
         } else {
-            YOUNG_IDLE.min(self.desk.door.patience.idle)
+            YOUNG_IDLE.min(self.desk.listener.patience.idle)
         }
     }
 
@@ -204,7 +204,7 @@ impl Shuttle<'_> {
             let taken: io::Result<_> = SHARED.with_borrow_mut(|buffer| {
                 match take_only(&self.pipe.far, self.pipe.destination, buffer)? {
                     Some(run) => self.down(buffer.get(..run.len).unwrap_or_default(), run.segment),
-                    None => self.desk.gate.account.metrics().dropped(Dropped::Stranger),
+                    None => self.desk.worker.account.metrics().dropped(Dropped::Stranger),
                 }
                 Ok(())
             });
@@ -253,14 +253,14 @@ impl Shuttle<'_> {
             }
             return None;
         }
-        let turn = self.desk.gate.registry.turn();
+        let turn = self.desk.worker.registry.turn();
         if bytes.chunks(run.segment.max(1)).all(|datagram| !flight.looks_at(datagram, turn)) {
             self.up_and_grow(place, bytes, run.segment);
             return None;
         }
         for datagram in bytes.chunks(run.segment.max(1)) {
             let Some(held) = place.hold(datagram) else {
-                self.desk.gate.account.metrics().dropped(Dropped::Held);
+                self.desk.worker.account.metrics().dropped(Dropped::Held);
                 continue;
             };
             if let ended @ Some(_) = self.letter(place, flight, held) {
@@ -272,7 +272,7 @@ impl Shuttle<'_> {
 
     /// One datagram of the client.
     fn letter(&self, place: &Place, flight: &mut Flight, held: Held) -> Option<Ended> {
-        if !flight.looks_at(held.bytes(), self.desk.gate.registry.turn()) {
+        if !flight.looks_at(held.bytes(), self.desk.worker.registry.turn()) {
             self.up_and_grow(place, held.bytes(), held.bytes().len());
             return None;
         }
@@ -285,7 +285,7 @@ impl Shuttle<'_> {
                 }
             }
             Pass::Held => {}
-            Pass::Drop => self.desk.gate.account.metrics().dropped(Dropped::Unread),
+            Pass::Drop => self.desk.worker.account.metrics().dropped(Dropped::Unread),
             Pass::Anew => return Some(Ended::Anew(flight.take())),
         }
         None
@@ -305,7 +305,7 @@ impl Shuttle<'_> {
             Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
                 run.chunks(segment.max(1)).for_each(|datagram| self.up_one(datagram));
             }
-            Err(_) => self.desk.gate.account.metrics().dropped(Dropped::Unsent),
+            Err(_) => self.desk.worker.account.metrics().dropped(Dropped::Unsent),
         }
     }
 
@@ -317,8 +317,8 @@ impl Shuttle<'_> {
         };
         match sent {
             Ok(true) => self.bytes.up(datagram.len()),
-            Ok(false) => self.desk.gate.account.metrics().dropped(Dropped::TooBig),
-            Err(_) => self.desk.gate.account.metrics().dropped(Dropped::Unsent),
+            Ok(false) => self.desk.worker.account.metrics().dropped(Dropped::TooBig),
+            Err(_) => self.desk.worker.account.metrics().dropped(Dropped::Unsent),
         }
     }
 
@@ -350,7 +350,7 @@ impl Shuttle<'_> {
         };
         match sent {
             Ok(()) => self.bytes.down(run.len()),
-            Err(_) => self.desk.gate.account.metrics().dropped(Dropped::Unsent),
+            Err(_) => self.desk.worker.account.metrics().dropped(Dropped::Unsent),
         }
     }
 }

@@ -34,8 +34,8 @@ enum After {
 pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
     let mut after = After::Nothing;
     {
-        let (gate, door) = (Rc::clone(&desk.gate), Rc::clone(&desk.door));
-        let mut session = Session::open(gate, door, place.key().client);
+        let (worker, listener) = (Rc::clone(&desk.worker), Rc::clone(&desk.listener));
+        let mut session = Session::open(worker, listener, place.key().client);
         let end = tokio::select! {
             biased;
             end = session.closed() => end,
@@ -98,7 +98,7 @@ fn unopened(fault: &Fault, place: &Place, desk: &Desk, flight: &Flight, record: 
     // What a client brings about by itself fills no log; it is counted, and in the record.
     if ours {
         let fault = fault as &dyn std::error::Error;
-        tracing::warn!(fault, listener = %desk.door.address, "a permitted UDP flow is dropped");
+        tracing::warn!(fault, listener = %desk.listener.address, "a permitted UDP flow is dropped");
     }
     end
 }
@@ -114,20 +114,20 @@ async fn judge(
     session: &mut Session,
 ) -> Result<Permit, Stop> {
     let Key { client, to, .. } = place.key();
-    let gate = &desk.gate;
+    let worker = &desk.worker;
     // Whatever becomes of the flow, the datagram that began it is not met again.
     let first = place.next().await;
     match &desk.front {
-        Front::Listener { .. } if gate.ports.is_own(client, to) => {
+        Front::Listener { .. } if worker.ports.is_own(client, to) => {
             flight.first(first);
-            flight.settle(gate.registry.turn());
+            flight.settle(worker.registry.turn());
             return Err(session.refused(Verdict::looped(to)));
         }
-        Front::Listener { .. } => match origin::is_own(to, desk.door.address) {
+        Front::Listener { .. } => match origin::is_own(to, desk.listener.address) {
             Ok(false) => {}
             Ok(true) => {
                 flight.first(first);
-                flight.settle(gate.registry.turn());
+                flight.settle(worker.registry.turn());
                 return Err(session.refused(Verdict::looped(to)));
             }
             Err(_) => return Err(Stop::Ended(End::NoOrigin)),
@@ -141,7 +141,7 @@ async fn judge(
     }
     session.record.bound_for(to);
     let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
-    let turn = gate.registry.turn();
+    let turn = worker.registry.turn();
     if let Some((verdict, _)) = session.admit_unread(&asked) {
         flight.settle(turn);
         if verdict.is_ok() {
@@ -190,7 +190,7 @@ async fn judge_named(
 
 /// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.
 async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, record: &Record) {
-    let deadline = Instant::now() + desk.door.peek_timeout;
+    let deadline = Instant::now() + desk.listener.peek_timeout;
     let mut need = flight.first(first);
     while need == Need::More {
         place.charge_reader(flight.reader_bytes());

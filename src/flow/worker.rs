@@ -1,4 +1,4 @@
-//! What a worker's connections share.
+//! What the connections of one worker share. Each worker is a thread of its own.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::account::Account;
 use crate::policy::Live;
 
 /// What a worker's connections share.
-pub(super) struct Gate {
+pub(super) struct Worker {
     pub(super) live: Arc<Live>,
     pub(super) account: Account,
     pub(super) names: Names,
