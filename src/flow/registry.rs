@@ -23,7 +23,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(20);
 /// The live connections of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    flows: RefCell<HashMap<u64, Rc<Flow>>>,
+    flows: RefCell<HashMap<u64, Rc<ConnHandle>>>,
     next: Cell<u64>,
     /// How often the live connections were judged again: a connection whose policy was loaded
     /// before a turn, and which took its verdict after it, has to be judged once more.
@@ -35,9 +35,9 @@ pub(super) struct Registry {
 
 /// One live connection, as far as others have to know it.
 #[derive(Debug, Default)]
-pub(super) struct Flow {
+pub(super) struct ConnHandle {
     key: u64,
-    asked: RefCell<Option<Box<Note>>>,
+    asked: RefCell<Option<Box<ConnFacts>>>,
     /// Once it has a verdict.
     bytes: OnceCell<Arc<Bytes>>,
     end: Cell<Option<End>>,
@@ -45,7 +45,7 @@ pub(super) struct Flow {
     last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
     judged: RefCell<Option<Box<Judged>>>,
-    /// An [`Again`] is held.
+    /// An [`Reevaluation`] is held.
     again: Cell<bool>,
     /// Who waits to be told to end.
     waits: RefCell<Option<Waker>>,
@@ -53,14 +53,14 @@ pub(super) struct Flow {
 
 /// What a connection asked, its names in as many bytes as they have: it is kept as long as the
 /// connection lives, and a [`HostName`] has room for the longest one.
-type Note = Asked<Named, Box<str>>;
+type ConnFacts = Asked<Named, Box<str>>;
 
 /// `name` is that of `asked`, as its record holds it.
-fn note_of(asked: &Asked, name: Option<Named>) -> Note {
+fn facts_of(asked: &Asked, name: Option<Named>) -> ConnFacts {
     asked.with_names(name, asked.inside.as_ref().map(|host| host.as_str().into()))
 }
 
-fn asked_of(note: &Note) -> Result<Asked, BadName> {
+fn asked_of(note: &ConnFacts) -> Result<Asked, BadName> {
     let name = match &note.name {
         Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
         None => None,
@@ -77,9 +77,10 @@ impl Registry {
         self.next.set(key + 1);
         let looks = lifetime.map_or(0, |time| time.as_secs().saturating_add(1));
         let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX));
-        let flow = Rc::new(Flow { key, last: lifetime.map(|_| last), ..Flow::default() });
-        self.flows.borrow_mut().insert(key, Rc::clone(&flow));
-        Registration { registry: Rc::clone(self), flow }
+        let handle =
+            Rc::new(ConnHandle { key, last: lifetime.map(|_| last), ..ConnHandle::default() });
+        self.flows.borrow_mut().insert(key, Rc::clone(&handle));
+        Registration { registry: Rc::clone(self), handle }
     }
 
     /// The number of the current turn.
@@ -88,10 +89,10 @@ impl Registry {
     }
 
     /// Begins a turn: every connection that has a verdict.
-    pub(super) fn begin_turn(&self) -> Vec<Rc<Flow>> {
+    pub(super) fn begin_turn(&self) -> Vec<Rc<ConnHandle>> {
         self.turns.set(self.turns.get() + 1);
         let flows = self.flows.borrow();
-        flows.values().filter(|flow| flow.asked.borrow().is_some()).map(Rc::clone).collect()
+        flows.values().filter(|handle| handle.asked.borrow().is_some()).map(Rc::clone).collect()
     }
 
     /// Ends what has lasted as long as it may, found by one look a second instead of a timer each.
@@ -101,8 +102,8 @@ impl Registry {
             let look = self.looks.get().saturating_add(1);
             self.looks.set(look);
             let flows = self.flows.borrow();
-            let old = flows.values().filter(|flow| flow.last.is_some_and(|last| last <= look));
-            old.for_each(|flow| flow.cut(End::Lifetime, None));
+            let old = flows.values().filter(|handle| handle.last.is_some_and(|last| last <= look));
+            old.for_each(|handle| handle.cut(End::Lifetime, None));
         }
     }
 
@@ -111,7 +112,7 @@ impl Registry {
     pub(super) async fn count_bytes(&self, metrics: &Metrics) {
         loop {
             sleep(COUNT_EVERY).await;
-            for bytes in self.flows.borrow().values().filter_map(|flow| flow.bytes.get()) {
+            for bytes in self.flows.borrow().values().filter_map(|handle| handle.bytes.get()) {
                 metrics.forwarded(bytes.uncounted());
             }
         }
@@ -119,8 +120,8 @@ impl Registry {
 
     /// Tells every connection to end.
     pub(super) fn cut_all(&self, end: End) {
-        for flow in self.flows.borrow().values() {
-            flow.cut(end, None);
+        for handle in self.flows.borrow().values() {
+            handle.cut(end, None);
         }
     }
 
@@ -136,27 +137,27 @@ impl Registry {
 #[derive(Debug)]
 pub(super) struct Registration {
     registry: Rc<Registry>,
-    flow: Rc<Flow>,
+    handle: Rc<ConnHandle>,
 }
 
 impl Registration {
     /// The connection has a verdict, in its record, and this is what it asked.
     pub(super) fn judged(&self, asked: &Asked, record: &Record) {
         let name = record.judgement().and_then(|judged| judged.name.clone());
-        self.flow.note(asked, name);
-        self.flow.forwards(record.bytes());
+        self.handle.note(asked, name);
+        self.handle.forwards(record.bytes());
     }
 
     /// Waits until the connection is told to end; one task at a time may.
     pub(super) fn closed(&self) -> impl Future<Output = End> + use<> {
-        let flow = Rc::clone(&self.flow);
-        poll_fn(move |context| flow.poll_cut(context))
+        let handle = Rc::clone(&self.handle);
+        poll_fn(move |context| handle.poll_cut(context))
     }
 
     /// Waits until this connection or the other one is told to end.
     pub(super) fn either_closed(&self, other: &Self) -> impl Future<Output = End> + use<> {
-        let (flow, other) = (Rc::clone(&self.flow), Rc::clone(&other.flow));
-        poll_fn(move |context| match flow.poll_cut(context) {
+        let (handle, other) = (Rc::clone(&self.handle), Rc::clone(&other.handle));
+        poll_fn(move |context| match handle.poll_cut(context) {
             Poll::Ready(end) => Poll::Ready(end),
             Poll::Pending => other.poll_cut(context),
         })
@@ -164,16 +165,16 @@ impl Registration {
 }
 
 impl Deref for Registration {
-    type Target = Flow;
+    type Target = ConnHandle;
 
-    fn deref(&self) -> &Flow {
-        &self.flow
+    fn deref(&self) -> &ConnHandle {
+        &self.handle
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.flows.borrow_mut().remove(&self.flow.key);
+        self.registry.flows.borrow_mut().remove(&self.handle.key);
         self.registry.fewer.notify_one();
     }
 }
@@ -181,23 +182,23 @@ impl Drop for Registration {
 /// A connection that its holder judges again, until this is dropped: a task that breaks off leaves no
 /// connection behind that nobody judges any more.
 #[derive(Debug)]
-pub(super) struct Again(Rc<Flow>);
+pub(super) struct Reevaluation(Rc<ConnHandle>);
 
-impl Deref for Again {
-    type Target = Flow;
+impl Deref for Reevaluation {
+    type Target = ConnHandle;
 
-    fn deref(&self) -> &Flow {
+    fn deref(&self) -> &ConnHandle {
         &self.0
     }
 }
 
-impl Drop for Again {
+impl Drop for Reevaluation {
     fn drop(&mut self) {
         self.0.again.set(false);
     }
 }
 
-impl Flow {
+impl ConnHandle {
     /// What the connection asked, where it has a verdict.
     ///
     /// # Errors
@@ -209,7 +210,7 @@ impl Flow {
 
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn note(&self, asked: &Asked, name: Option<Named>) {
-        *self.asked.borrow_mut() = Some(Box::new(note_of(asked, name)));
+        *self.asked.borrow_mut() = Some(Box::new(facts_of(asked, name)));
     }
 
     /// What the connection forwards is counted here.
@@ -229,8 +230,8 @@ impl Flow {
 
     /// Makes the caller the one who judges the connection again; `None` where another does, and will
     /// see what has changed meanwhile.
-    pub(super) fn begin_again(self: Rc<Self>) -> Option<Again> {
-        (!self.again.replace(true)).then(|| Again(self))
+    pub(super) fn begin_reevaluation(self: Rc<Self>) -> Option<Reevaluation> {
+        (!self.again.replace(true)).then(|| Reevaluation(self))
     }
 
     /// Tells the connection to end; `judged` is the verdict that ends it, where there is one.
@@ -296,8 +297,8 @@ mod tests {
         let metrics = Rc::new(Metrics::register());
         let (looks, counted) = (Rc::clone(&registry), Rc::clone(&metrics));
         let looking = tokio::task::spawn_local(async move { looks.count_bytes(&counted).await });
-        let (flow, bytes) = (registry.register(None), Arc::new(Bytes::default()));
-        flow.forwards(&bytes);
+        let (handle, bytes) = (registry.register(None), Arc::new(Bytes::default()));
+        handle.forwards(&bytes);
         let up = |count| format!("schengate_bytes_total{{direction=\"up\"}} {count}\n");
         for round in 1..=3 {
             bytes.up(1000);
@@ -325,7 +326,7 @@ mod tests {
             asked.tie = Tie::Resolved;
             asked.ech = true;
             asked.mismatched = outer.is_some();
-            let again = asked_of(&note_of(&asked, asked.name.map(Into::into))).unwrap();
+            let again = asked_of(&facts_of(&asked, asked.name.map(Into::into))).unwrap();
             assert_eq!(format!("{again:?}"), format!("{asked:?}"));
         }
     }

@@ -6,7 +6,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
 use super::judge::{now_ms, settle, settle_at_once};
-use super::registry::Again;
+use super::registry::Reevaluation;
 use super::worker::Worker;
 use crate::account::End;
 use crate::policy::Action;
@@ -18,44 +18,44 @@ impl Worker {
     /// Judges every live connection by the policy that is now in force, and ends those that it no
     /// longer permits, after the policy's grace.
     pub(super) async fn rejudge(self: &Rc<Self>) {
-        for (done, flow) in self.registry.begin_turn().into_iter().enumerate() {
+        for (done, handle) in self.registry.begin_turn().into_iter().enumerate() {
             if done % TURN_SHARE == TURN_SHARE - 1 {
                 yield_now().await;
             }
-            let asked = match flow.asked() {
+            let asked = match handle.asked() {
                 Some(Ok(asked)) => asked,
                 Some(Err(_)) => {
-                    flow.cut(End::PolicyChange, None);
+                    handle.cut(End::PolicyChange, None);
                     continue;
                 }
                 None => continue,
             };
             let Ok(policy) = self.live.load(now_ms()) else {
-                flow.cut(End::PolicyChange, None);
+                handle.cut(End::PolicyChange, None);
                 continue;
             };
             match settle_at_once(&policy, &asked, self.account.metrics()) {
                 Some(answer) if answer.verdict.action() != Action::Block => {}
                 Some(answer) if policy.grace().is_zero() => {
-                    flow.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
+                    handle.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
                 }
                 // The resolver or the grace has to be waited for, each connection by itself, and
                 // by one task however often the policy changes meanwhile.
                 Some(_) | None => {
-                    if let Some(flow) = flow.begin_again() {
-                        spawn_local(Rc::clone(self).rejudge_one(flow));
+                    if let Some(handle) = handle.begin_reevaluation() {
+                        spawn_local(Rc::clone(self).rejudge_one(handle));
                     }
                 }
             }
         }
     }
 
-    async fn rejudge_one(self: Rc<Self>, flow: Again) {
+    async fn rejudge_one(self: Rc<Self>, handle: Reevaluation) {
         let mut waited = false;
         loop {
             let turn = self.registry.turn();
-            let (Ok(policy), Some(Ok(asked))) = (self.live.load(now_ms()), flow.asked()) else {
-                return flow.cut(End::PolicyChange, None);
+            let (Ok(policy), Some(Ok(asked))) = (self.live.load(now_ms()), handle.asked()) else {
+                return handle.cut(End::PolicyChange, None);
             };
             let answer = settle(&policy, &asked, &self.names, self.account.metrics()).await;
             if self.registry.turn() != turn {
@@ -66,7 +66,7 @@ impl Worker {
             }
             // What was permitted again within the grace goes on.
             if waited || policy.grace().is_zero() {
-                return flow.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
+                return handle.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
             }
             sleep(policy.grace()).await;
             waited = true;
