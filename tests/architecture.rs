@@ -191,7 +191,7 @@ const FLOW_ROOMS: &[&str] = &[
     "connect",
     "relay",
     "listener",
-    "judge",
+    "evaluate",
     "registry",
     "udp/ports",
     "udp/table",

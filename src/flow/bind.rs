@@ -169,7 +169,7 @@ impl Names {
         if let Some(known) = known {
             return Ok(known);
         }
-        match self.asked(name, family, client).await {
+        match self.subject(name, family, client).await {
             Ok(found) => Ok(found.addresses.contains(&address) || self.memory.holds(name, address)),
             // An answer of before may still hold, though the resolver is down now.
             Err(Unresolved::NoAddress | Unresolved::NoAnswer) => {
@@ -226,14 +226,14 @@ impl Names {
         }
         let answered = match self.memory.last(name, family) {
             Some(answered) => answered,
-            None => self.asked(name, family, client).await,
+            None => self.subject(name, family, client).await,
         };
         answered.map(|answer| answer.addresses)
     }
 
     /// Asks the resolver. Whoever waits for a query that another client's request has begun takes
     /// nothing out of its own allowance.
-    async fn asked(&self, name: &HostName, family: Family, client: IpAddr) -> Answered {
+    async fn subject(&self, name: &HostName, family: Family, client: IpAddr) -> Answered {
         loop {
             match self.memory.turn(name, family) {
                 Turn::Mine(flight) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::buffer::read_shared;
-use super::judge::Asked;
+use super::evaluate::Subject;
 use super::refuse::Stop;
 use super::session::Session;
 use super::wire::Wire;
@@ -120,9 +120,9 @@ impl Seen {
 pub(super) async fn read(
     client: &Wire,
     seen: &mut Seen,
-    asked: Asked,
+    subject: Subject,
     session: &Session,
-) -> Result<Asked, Stop> {
+) -> Result<Subject, Stop> {
     let Session { listener, record, .. } = session;
     let deadline = Instant::now() + listener.peek_timeout;
     let mut progress = Progress::default();
@@ -131,10 +131,10 @@ pub(super) async fn read(
         match identify_further(seen.bytes(), ended.is_some(), &mut progress) {
             Step::Done(identity) => {
                 record.metrics().hello(result(&identity, seen), record.age());
-                return Ok(asked.read(&identity, |see| each_name(seen.bytes(), see)));
+                return Ok(subject.read(&identity, |see| each_name(seen.bytes(), see)));
             }
             // Whatever was read cannot be told; it is a connection without a name.
-            Step::NeedMore(_) if ended.is_some() => return Ok(asked),
+            Step::NeedMore(_) if ended.is_some() => return Ok(subject),
             Step::NeedMore(missing) => {
                 let more = read_until(missing, seen, client, deadline).await;
                 more.map_err(|_| Stop::Ended(End::ClientGone))?;
@@ -156,7 +156,7 @@ pub(super) async fn shaped(
     verdict: Result<Permit, Stop>,
     client: &Wire,
     seen: &mut Seen,
-    asked: Asked,
+    subject: Subject,
     session: &mut Session,
 ) -> Result<Permit, Stop> {
     let mut refusal = match verdict {
@@ -171,9 +171,9 @@ pub(super) async fn shaped(
     {
         return Err(Stop::Refused(refusal));
     }
-    if let Ok(asked) = read(client, seen, asked, session).await {
-        session.label(&asked);
-        refusal.protocol = asked.protocol;
+    if let Ok(subject) = read(client, seen, subject, session).await {
+        session.label(&subject);
+        refusal.protocol = subject.protocol;
     }
     Err(Stop::Refused(refusal))
 }

@@ -2,9 +2,9 @@
 
 use super::along;
 use super::connect::{Connecting, Dialling};
+use super::evaluate::{First, Subject};
 use super::first_flight::Seen;
 use super::http;
-use super::judge::{Asked, First};
 use super::listener::Slot;
 use super::refuse;
 use super::relay;
@@ -110,12 +110,12 @@ impl Joined {
             let Session { listener, record, .. } = &session;
             let opening = match record.judgement().filter(|_| is_read_along) {
                 Some(judged) => {
-                    let asked = Asked::permitted(record.client().ip(), &judged.verdict);
+                    let subject = Subject::permitted(record.client().ip(), &judged.verdict);
                     let learn = |identity: &Identity<'_>, seen: &[u8]| {
-                        let asked = asked.read(identity, |see| each_name(seen, see));
-                        let goes_on = session.learnt(&asked);
+                        let subject = subject.read(identity, |see| each_name(seen, see));
+                        let goes_on = session.learnt(&subject);
                         // Boxed: what was asked is large, and kept as long as the connection.
-                        read = Some(Box::new(asked));
+                        read = Some(Box::new(subject));
                         goes_on
                     };
                     let (bytes, time) = (record.bytes(), listener.peek_timeout);

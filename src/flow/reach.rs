@@ -11,7 +11,9 @@ use tokio::time::sleep;
 use super::authority::Target;
 use super::bind::Unresolved;
 use super::connect::{DialFault, dial};
-use super::judge::{Asked, Tie, now_ms, over_limit, refused_by_name, settle_at_once};
+use super::evaluate::{
+    NameEvidence, Subject, evaluate_cached, now_ms, over_limit, refused_by_name,
+};
 use super::refuse::Stop;
 use super::session::Session;
 use super::wire::Wire;
@@ -29,7 +31,7 @@ const TRIED_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Reached {
     pub(super) upstream: Wire,
-    pub(super) asked: Asked,
+    pub(super) subject: Subject,
 }
 
 /// Why a destination was not reached.
@@ -72,50 +74,54 @@ pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Re
         Host::Name(name) => {
             let name = Some((name, request.source));
             let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, request.target.port));
-            let (protocol, tie) = (request.protocol, Tie::Resolved);
-            let unread = Asked::unread(client, nowhere);
-            let asked = Asked { protocol, name, tie, ..unread };
-            (resolved(&asked, session).await?, name)
+            let (protocol, evidence) = (request.protocol, NameEvidence::Resolved);
+            let unread = Subject::unread(client, nowhere);
+            let subject = Subject { protocol, name, evidence, ..unread };
+            (resolved(&subject, session).await?, name)
         }
     };
-    let asked = addresses.into_iter().map(|address| Asked {
+    let subject = addresses.into_iter().map(|address| Subject {
         protocol: request.protocol,
         name,
         // Of an address alone, a name inside the tunnel is heard only after the dial.
-        tie: if name.is_some() { Tie::Resolved } else { Tie::SaidAndDialled },
-        ..Asked::unread(client, SocketAddr::new(address, request.target.port))
+        evidence: if name.is_some() {
+            NameEvidence::Resolved
+        } else {
+            NameEvidence::ClaimedAfterDial
+        },
+        ..Subject::unread(client, SocketAddr::new(address, request.target.port))
     });
     let turn = session.worker.registry.turn();
-    let mut permitted = permitted(asked.collect(), session)?;
+    let mut permitted = permitted(subject.collect(), session)?;
     let permits = permitted.iter_mut().take(TRIED_MAX).filter_map(|one| one.permit.take());
     let permits = permits.collect();
     let (index, upstream) = dial_in_order(permits, session).await?;
     if index >= permitted.len() {
         return Err(Missed::Unresolved);
     }
-    let Permitted { asked, judged, .. } = permitted.swap_remove(index);
+    let Permitted { subject, judged, .. } = permitted.swap_remove(index);
     if session.worker.registry.turn() == turn {
         session.record.judged(judged);
-        session.registration.judged(&asked, &session.record);
+        session.registration.judged(&subject, &session.record);
     } else {
         // The policy changed meanwhile, and judged only the address that was noted first.
-        let permit = session.admit(asked.clone()).await;
+        let permit = session.admit(subject.clone()).await;
         permit.map(drop).map_err(Missed::Stopped)?;
     }
-    Ok(Reached { upstream, asked })
+    Ok(Reached { upstream, subject })
 }
 
 /// The first address of a name that the policy permits, for what has no connect to race: a UDP flow.
-/// `asked` holds the name, and its port under `::`.
+/// `subject` holds the name, and its port under `::`.
 ///
 /// # Errors
 /// As the refusal of an explicit request; a name that has no address ends as `dns-error`.
-pub(super) async fn pick(asked: Asked, session: &mut Session) -> Result<Permit, Stop> {
+pub(super) async fn pick(subject: Subject, session: &mut Session) -> Result<Permit, Stop> {
     let found = async {
-        let addresses = resolved(&asked, session).await?;
+        let addresses = resolved(&subject, session).await?;
         let all = addresses.into_iter().map(|address| {
-            let destination = SocketAddr::new(address, asked.destination.port());
-            Asked { destination, ..asked.clone() }
+            let destination = SocketAddr::new(address, subject.destination.port());
+            Subject { destination, ..subject.clone() }
         });
         let mut permitted = permitted(all.collect(), session)?;
         permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(Missed::Unresolved)
@@ -127,22 +133,22 @@ pub(super) async fn pick(asked: Asked, session: &mut Session) -> Result<Permit, 
 }
 
 /// The name's addresses, where some address of it might pass: the query for a name that none can
-/// save never leaves. `asked` holds the name, and its port under `::`.
-async fn resolved(asked: &Asked, session: &mut Session) -> Result<Vec<IpAddr>, Missed> {
+/// save never leaves. `subject` holds the name, and its port under `::`.
+async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr>, Missed> {
     let Ok(policy) = session.worker.live.load(now_ms()) else {
-        return Err(Missed::Stopped(session.refused(Verdict::overload(asked.destination))));
+        return Err(Missed::Stopped(session.refused(Verdict::overload(subject.destination))));
     };
-    if let Some(answer) = refused_by_name(&policy, asked, session.record.metrics()) {
-        let noted = session.note(&policy, asked.clone(), answer);
+    if let Some(answer) = refused_by_name(&policy, subject, session.record.metrics()) {
+        let noted = session.note(&policy, subject.clone(), answer);
         return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
     }
-    let Some((name, _)) = &asked.name else { return Err(Missed::Unresolved) };
-    match session.worker.names.resolve(name, asked.client).await {
+    let Some((name, _)) = &subject.name else { return Err(Missed::Unresolved) };
+    match session.worker.names.resolve(name, subject.client).await {
         Ok(addresses) => Ok(addresses),
         Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(Missed::Unresolved),
         Err(Unresolved::OverLimit) => {
-            let answer = over_limit(asked, session.record.metrics());
-            let noted = session.note(&policy, asked.clone(), answer);
+            let answer = over_limit(subject, session.record.metrics());
+            let noted = session.note(&policy, subject.clone(), answer);
             noted.map(|_| Vec::new()).map_err(Missed::Stopped)
         }
     }
@@ -150,38 +156,38 @@ async fn resolved(asked: &Asked, session: &mut Session) -> Result<Vec<IpAddr>, M
 
 /// An address that may be dialled.
 struct Permitted {
-    asked: Asked,
+    subject: Subject,
     judged: Judged,
     permit: Option<Permit>,
 }
 
 /// Judges every address by one policy, and notes the first permitted one, or the first refusal.
 /// Never waits: the names were resolved here, so that no address needs a query.
-fn permitted(all: Vec<Asked>, session: &mut Session) -> Result<Vec<Permitted>, Missed> {
-    let first = all.first().map(|asked| asked.destination).ok_or(Missed::Unresolved)?;
+fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>, Missed> {
+    let first = all.first().map(|subject| subject.destination).ok_or(Missed::Unresolved)?;
     let Ok(policy) = session.worker.live.load(now_ms()) else {
         return Err(Missed::Stopped(session.refused(Verdict::overload(first))));
     };
     let mut permitted = Vec::new();
     let mut noted = None;
-    for asked in all {
-        let Some(answer) = settle_at_once(&policy, &asked, session.record.metrics()) else {
+    for subject in all {
+        let Some(answer) = evaluate_cached(&policy, &subject, session.record.metrics()) else {
             continue;
         };
         match answer.verdict.permit() {
             Ok(permit) => {
-                let judged = answer.judged(&policy, &asked);
+                let judged = answer.judged(&policy, &subject);
                 if permitted.is_empty() {
-                    noted = Some((asked.clone(), answer));
+                    noted = Some((subject.clone(), answer));
                 }
-                permitted.push(Permitted { asked, judged, permit: Some(permit) });
+                permitted.push(Permitted { subject, judged, permit: Some(permit) });
             }
-            Err(_) if noted.is_none() => noted = Some((asked, answer)),
+            Err(_) if noted.is_none() => noted = Some((subject, answer)),
             Err(_) => {}
         }
     }
-    let (asked, answer) = noted.ok_or(Missed::Unresolved)?;
-    let verdict = session.note(&policy, asked, answer);
+    let (subject, answer) = noted.ok_or(Missed::Unresolved)?;
+    let verdict = session.note(&policy, subject, answer);
     verdict.map(|_| permitted).map_err(Missed::Stopped)
 }
 

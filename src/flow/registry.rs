@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::judge::Asked;
+use super::evaluate::Subject;
 use crate::account::{Bytes, End, Judged, Metrics, Named, Record};
 use crate::identify::{BadName, HostName};
 
@@ -37,7 +37,7 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 pub(super) struct ConnHandle {
     key: u64,
-    asked: RefCell<Option<Box<ConnFacts>>>,
+    subject: RefCell<Option<Box<ConnFacts>>>,
     /// Once it has a verdict.
     bytes: OnceCell<Arc<Bytes>>,
     end: Cell<Option<End>>,
@@ -53,14 +53,14 @@ pub(super) struct ConnHandle {
 
 /// What a connection asked, its names in as many bytes as they have: it is kept as long as the
 /// connection lives, and a [`HostName`] has room for the longest one.
-type ConnFacts = Asked<Named, Box<str>>;
+type ConnFacts = Subject<Named, Box<str>>;
 
-/// `name` is that of `asked`, as its record holds it.
-fn facts_of(asked: &Asked, name: Option<Named>) -> ConnFacts {
-    asked.with_names(name, asked.inside.as_ref().map(|host| host.as_str().into()))
+/// `name` is that of `subject`, as its record holds it.
+fn facts_of(subject: &Subject, name: Option<Named>) -> ConnFacts {
+    subject.with_names(name, subject.inside.as_ref().map(|host| host.as_str().into()))
 }
 
-fn asked_of(note: &ConnFacts) -> Result<Asked, BadName> {
+fn subject_of(note: &ConnFacts) -> Result<Subject, BadName> {
     let name = match &note.name {
         Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
         None => None,
@@ -92,7 +92,7 @@ impl Registry {
     pub(super) fn begin_turn(&self) -> Vec<Rc<ConnHandle>> {
         self.turns.set(self.turns.get() + 1);
         let flows = self.flows.borrow();
-        flows.values().filter(|handle| handle.asked.borrow().is_some()).map(Rc::clone).collect()
+        flows.values().filter(|handle| handle.subject.borrow().is_some()).map(Rc::clone).collect()
     }
 
     /// Ends what has lasted as long as it may, found by one look a second instead of a timer each.
@@ -142,9 +142,9 @@ pub(super) struct Registration {
 
 impl Registration {
     /// The connection has a verdict, in its record, and this is what it asked.
-    pub(super) fn judged(&self, asked: &Asked, record: &Record) {
+    pub(super) fn judged(&self, subject: &Subject, record: &Record) {
         let name = record.judgement().and_then(|judged| judged.name.clone());
-        self.handle.note(asked, name);
+        self.handle.note(subject, name);
         self.handle.forwards(record.bytes());
     }
 
@@ -204,13 +204,13 @@ impl ConnHandle {
     /// # Errors
     /// A name that was read once cannot be read again, which never happens, and is no leave to go
     /// on without it.
-    pub(super) fn asked(&self) -> Option<Result<Asked, BadName>> {
-        self.asked.borrow().as_deref().map(asked_of)
+    pub(super) fn subject(&self) -> Option<Result<Subject, BadName>> {
+        self.subject.borrow().as_deref().map(subject_of)
     }
 
     /// The connection has a verdict, and this is what it asked.
-    pub(super) fn note(&self, asked: &Asked, name: Option<Named>) {
-        *self.asked.borrow_mut() = Some(Box::new(facts_of(asked, name)));
+    pub(super) fn note(&self, subject: &Subject, name: Option<Named>) {
+        *self.subject.borrow_mut() = Some(Box::new(facts_of(subject, name)));
     }
 
     /// What the connection forwards is counted here.
@@ -219,12 +219,12 @@ impl ConnHandle {
         self.bytes.get_or_init(|| Arc::clone(bytes));
     }
 
-    /// Notes that the connection is [`Asked::mismatched`], and gives what it asks now.
-    pub(super) fn mismatched(&self) -> Option<Result<Asked, BadName>> {
-        let mut note = self.asked.borrow_mut();
+    /// Notes that the connection is [`Subject::mismatched`], and gives what it asks now.
+    pub(super) fn mismatched(&self) -> Option<Result<Subject, BadName>> {
+        let mut note = self.subject.borrow_mut();
         note.as_deref_mut().map(|note| {
             note.mismatched = true;
-            asked_of(note)
+            subject_of(note)
         })
     }
 
@@ -273,7 +273,7 @@ impl ConnHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::judge::Tie;
+    use crate::flow::evaluate::NameEvidence;
     use crate::identify::{NameSource, Protocol};
 
     #[tokio::test(flavor = "local", start_paused = true)]
@@ -317,17 +317,17 @@ mod tests {
     #[test]
     fn what_was_asked_is_asked_again_in_the_same_words() {
         let name = |text: &str| HostName::parse(text.as_bytes()).unwrap();
-        let mut asked =
-            Asked::unread("192.0.2.9".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap());
+        let mut subject =
+            Subject::unread("192.0.2.9".parse().unwrap(), "[2001:db8::7]:443".parse().unwrap());
         for (outer, inside) in [(None, None), (Some("a.example"), Some("b.example"))] {
-            asked.name = outer.map(|text| (name(text), NameSource::Connect));
-            asked.inside = inside.map(name);
-            asked.protocol = Protocol::Tls;
-            asked.tie = Tie::Resolved;
-            asked.ech = true;
-            asked.mismatched = outer.is_some();
-            let again = asked_of(&facts_of(&asked, asked.name.map(Into::into))).unwrap();
-            assert_eq!(format!("{again:?}"), format!("{asked:?}"));
+            subject.name = outer.map(|text| (name(text), NameSource::Connect));
+            subject.inside = inside.map(name);
+            subject.protocol = Protocol::Tls;
+            subject.evidence = NameEvidence::Resolved;
+            subject.ech = true;
+            subject.mismatched = outer.is_some();
+            let again = subject_of(&facts_of(&subject, subject.name.map(Into::into))).unwrap();
+            assert_eq!(format!("{again:?}"), format!("{subject:?}"));
         }
     }
 }

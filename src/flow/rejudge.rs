@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 
-use super::judge::{now_ms, settle, settle_at_once};
+use super::evaluate::{evaluate_cached, evaluate_with_dns, now_ms};
 use super::registry::Reevaluation;
 use super::worker::Worker;
 use crate::account::End;
@@ -22,8 +22,8 @@ impl Worker {
             if done % TURN_SHARE == TURN_SHARE - 1 {
                 yield_now().await;
             }
-            let asked = match handle.asked() {
-                Some(Ok(asked)) => asked,
+            let subject = match handle.subject() {
+                Some(Ok(subject)) => subject,
                 Some(Err(_)) => {
                     handle.cut(End::PolicyChange, None);
                     continue;
@@ -34,10 +34,10 @@ impl Worker {
                 handle.cut(End::PolicyChange, None);
                 continue;
             };
-            match settle_at_once(&policy, &asked, self.account.metrics()) {
+            match evaluate_cached(&policy, &subject, self.account.metrics()) {
                 Some(answer) if answer.verdict.action() != Action::Block => {}
                 Some(answer) if policy.grace().is_zero() => {
-                    handle.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
+                    handle.cut(End::PolicyChange, Some(answer.judged(&policy, &subject)));
                 }
                 // The resolver or the grace has to be waited for, each connection by itself, and
                 // by one task however often the policy changes meanwhile.
@@ -54,10 +54,12 @@ impl Worker {
         let mut waited = false;
         loop {
             let turn = self.registry.turn();
-            let (Ok(policy), Some(Ok(asked))) = (self.live.load(now_ms()), handle.asked()) else {
+            let (Ok(policy), Some(Ok(subject))) = (self.live.load(now_ms()), handle.subject())
+            else {
                 return handle.cut(End::PolicyChange, None);
             };
-            let answer = settle(&policy, &asked, &self.names, self.account.metrics()).await;
+            let answer =
+                evaluate_with_dns(&policy, &subject, &self.names, self.account.metrics()).await;
             if self.registry.turn() != turn {
                 continue;
             }
@@ -66,7 +68,7 @@ impl Worker {
             }
             // What was permitted again within the grace goes on.
             if waited || policy.grace().is_zero() {
-                return handle.cut(End::PolicyChange, Some(answer.judged(&policy, &asked)));
+                return handle.cut(End::PolicyChange, Some(answer.judged(&policy, &subject)));
             }
             sleep(policy.grace()).await;
             waited = true;

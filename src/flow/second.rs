@@ -154,8 +154,8 @@ impl Follower {
 /// The client has named another host than the one that was judged. Whether it may go on by the
 /// policy in force: `observe` only notes it. The same is asked again when the policy changes.
 fn mismatched(session: &Session) -> bool {
-    let Some(Ok(asked)) = session.registration.mismatched() else { return false };
-    let Some(judged) = session.worker.judged_at_once(&asked) else { return false };
+    let Some(Ok(subject)) = session.registration.mismatched() else { return false };
+    let Some(judged) = session.worker.judged_at_once(&subject) else { return false };
     let goes_on = judged.verdict.action() != Action::Block;
     session.registration.judge(judged);
     goes_on

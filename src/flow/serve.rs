@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use tokio::task::spawn_local;
 
+use super::evaluate::{First, Subject};
 use super::first_flight::{self, Seen};
 use super::forward::{self, Joined};
-use super::judge::{Asked, First};
 use super::listener::{Accepted, Slot};
 use super::origin;
 use super::proxy;
@@ -104,23 +104,23 @@ async fn judge(
     session: &mut Session,
 ) -> Result<(Permit, First), Stop> {
     let origin = destination(client, session)?;
-    let asked = Asked::unread(session.record.client().ip(), origin);
-    if let Some((verdict, first)) = session.admit_unread(&asked) {
-        let verdict = first_flight::shaped(verdict, client, seen, asked, session).await;
+    let subject = Subject::unread(session.record.client().ip(), origin);
+    if let Some((verdict, first)) = session.admit_unread(&subject) {
+        let verdict = first_flight::shaped(verdict, client, seen, subject, session).await;
         return verdict.map(|permit| (permit, first));
     }
     let spoken = Spoken::on(origin.port()).filter(|_| session.listener.starttls);
-    let asked = match spoken {
-        None => first_flight::read(client, seen, asked, session).await?,
+    let subject = match spoken {
+        None => first_flight::read(client, seen, subject, session).await?,
         // Boxed: few connections are played for.
         Some(spoken) => {
-            Box::pin(starttls::play(spoken, client, seen, dialogue, asked, session)).await?
+            Box::pin(starttls::play(spoken, client, seen, dialogue, subject, session)).await?
         }
     };
     // A client that was silent has had its time, and not its say.
     let is_silent = seen.bytes().is_empty() && dialogue.is_none();
     let first = if is_silent { First::Judged } else { First::Settled };
-    session.admit(asked).await.map(|permit| (permit, first))
+    session.admit(subject).await.map(|permit| (permit, first))
 }
 
 /// Where a transparent client was going; what cannot be sent anywhere stops here.

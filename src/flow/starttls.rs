@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::buffer::read_shared;
+use super::evaluate::Subject;
 use super::first_flight::{self, Ended, Seen};
-use super::judge::Asked;
 use super::refuse::Stop;
 use super::session::Session;
 use super::wire::Wire;
@@ -193,9 +193,9 @@ pub(super) async fn play(
     client: &Wire,
     seen: &mut Seen,
     dialogue: &mut Option<Dialogue>,
-    asked: Asked,
+    subject: Subject,
     session: &Session,
-) -> Result<Asked, Stop> {
+) -> Result<Subject, Stop> {
     let gone = |_| Stop::Ended(End::ClientGone);
     let played = dialogue.insert(Dialogue { spoken, said: Vec::new() });
     client.write_all(spoken.greeting()).await.map_err(gone)?;
@@ -204,13 +204,13 @@ pub(super) async fn play(
         let line = loop {
             match spoken.line(seen.bytes()) {
                 Ok(Some(length)) => break seen.split(length),
-                Err(Plain) => return first_flight::read(client, seen, asked, session).await,
+                Err(Plain) => return first_flight::read(client, seen, subject, session).await,
                 Ok(None) if seen.ended() == Some(Ended::Closed) && seen.bytes().is_empty() => {
                     return Err(Stop::Ended(End::ClientGone));
                 }
                 // Silence, or half a line, which may be the beginning of another protocol.
                 Ok(None) if seen.ended().is_some() => {
-                    return read(client, seen, asked, session).await;
+                    return read(client, seen, subject, session).await;
                 }
                 Ok(None) => {
                     seen.more(client, Some(deadline)).await.map_err(gone)?;
@@ -229,7 +229,7 @@ pub(super) async fn play(
             Next::Upgrade(reply) => {
                 played.said.push(line);
                 client.write_all(&reply).await.map_err(gone)?;
-                return read(client, seen, asked, session).await;
+                return read(client, seen, subject, session).await;
             }
             Next::Quit(reply) => {
                 client.write_all(&reply).await.map_err(gone)?;
@@ -239,7 +239,7 @@ pub(super) async fn play(
             Next::Plain => {
                 // Another protocol may well have a line feed in its first bytes.
                 seen.put_back(line);
-                return first_flight::read(client, seen, asked, session).await;
+                return first_flight::read(client, seen, subject, session).await;
             }
         };
         client.write_all(&reply).await.map_err(gone)?;
@@ -252,11 +252,11 @@ pub(super) async fn play(
 async fn read(
     client: &Wire,
     seen: &mut Seen,
-    asked: Asked,
+    subject: Subject,
     session: &Session,
-) -> Result<Asked, Stop> {
-    let asked = first_flight::read(client, seen, asked, session).await?;
-    Ok(if seen.bytes().is_empty() { asked.breaking(Fault::Incomplete) } else { asked })
+) -> Result<Subject, Stop> {
+    let subject = first_flight::read(client, seen, subject, session).await?;
+    Ok(if seen.bytes().is_empty() { subject.breaking(Fault::Incomplete) } else { subject })
 }
 
 impl Dialogue {

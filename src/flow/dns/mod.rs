@@ -25,7 +25,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::accept::class;
-use super::judge::{self, Answer, Asked, Tie, now_ms};
+use super::evaluate::{self, Answer, NameEvidence, Subject, now_ms};
 use super::settings::Dns;
 use super::udp::send_from;
 use super::worker::Worker;
@@ -283,7 +283,7 @@ impl Desk {
     /// The refusal of a question that is not passed on, whatever the policy says about its name: the
     /// type is not among those that may leave, or its client has asked about too many names.
     fn withheld(&self, asking: &Asking, client: SocketAddr) -> Option<(Message, DnsQuery)> {
-        let asked = judge::question_about(client.ip(), asking.name.as_ref());
+        let asked = evaluate::question_about(client.ip(), asking.name.as_ref());
         let metrics = self.worker.account.metrics();
         let kind = asking.kind();
         let (answer, why, result) = if !self.dns.types.contains(&kind.into()) {
@@ -294,7 +294,7 @@ impl Desk {
             let name = asking.name.as_ref()?;
             let taken = self.worker.names.allowance().take(client.ip(), name);
             let why = taken.err()?.to_string();
-            (judge::over_limit(&asked, metrics), why, DnsQuery::Limited)
+            (evaluate::over_limit(&asked, metrics), why, DnsQuery::Limited)
         };
         let (judged, contact) = match self.worker.live.load(now_ms()) {
             Ok(policy) => (answer.judged(&policy, &asked), policy.contact().map(str::to_owned)),
@@ -319,7 +319,7 @@ impl Desk {
         };
         let name = asking.name.as_ref()?;
         let metrics = self.worker.account.metrics();
-        let (asked, answer) = judge::name_refused(&policy, client.ip(), name, metrics)?;
+        let (asked, answer) = evaluate::name_refused(&policy, client.ip(), name, metrics)?;
         let words = self.record(&policy, &asked, answer, client);
         let code = if self.dns.nxdomain { ResponseCode::NXDomain } else { ResponseCode::Refused };
         Some((asking.explained(code, BLOCKED, &words), DnsQuery::Refused))
@@ -366,33 +366,37 @@ impl Desk {
         let Ok(policy) = self.worker.live.load(now_ms()) else {
             return Err(self.record_overload(client));
         };
-        let question = judge::question_about(client.ip(), asking.name.as_ref());
+        let question = evaluate::question_about(client.ip(), asking.name.as_ref());
         // The host itself is no destination: where a name server here asks on, it asks as a client.
         if server.at.ip().is_loopback() {
-            let answer = judge::asked_here(&policy, &question, server.at);
+            let answer = evaluate::asked_here(&policy, &question, server.at);
             return Ok(answer.judged(&policy, &question));
         }
         // Who configured the server tied its name to its address. One without a name is none whose
         // name could not be read: it is judged as one that no rule knows (RFC 2606 §2).
         let nameless = || HostName::parse(b"nameserver.invalid").ok();
         let name = server.tls.or_else(nameless).map(|name| (name, NameSource::Dns));
-        let asked = Asked { name, tie: Tie::Resolved, ..Asked::unread(client.ip(), server.at) };
+        let asked = Subject {
+            name,
+            evidence: NameEvidence::Resolved,
+            ..Subject::unread(client.ip(), server.at)
+        };
         let all = match server.tls {
-            Some(_) => vec![Asked { protocol: Protocol::Tls, ..asked }],
+            Some(_) => vec![Subject { protocol: Protocol::Tls, ..asked }],
             None => vec![asked.clone().over(Transport::Udp), asked],
         };
         let metrics = self.worker.account.metrics();
         let mut permitted = None;
         for asked in all {
-            match judge::settle_at_once(&policy, &asked, metrics) {
+            match evaluate::evaluate_cached(&policy, &asked, metrics) {
                 Some(answer) if answer.verdict.action() != Action::Block => {
-                    let of_name = Asked { name: question.name, ..asked };
+                    let of_name = Subject { name: question.name, ..asked };
                     let judged = || Judged { bound: None, ..answer.judged(&policy, &of_name) };
                     permitted.get_or_insert_with(judged);
                 }
                 Some(answer) if record => {
                     let name = asked.name.filter(|_| server.tls.is_some());
-                    let asked = Asked { name, ..asked };
+                    let asked = Subject { name, ..asked };
                     return Err(self.record(&policy, &asked, answer, client));
                 }
                 Some(_) | None => return Err(String::new()),
@@ -417,7 +421,7 @@ impl Desk {
         };
         let metrics = self.worker.account.metrics();
         let refused = |address: IpAddr| {
-            judge::address_refused(&policy, client.ip(), asking.name.as_ref(), address, metrics)
+            evaluate::address_refused(&policy, client.ip(), asking.name.as_ref(), address, metrics)
         };
         let keep = |address| !self.dns.filter || refused(address).is_none();
         let before = message.answers().len() + message.additionals().len();
@@ -447,7 +451,13 @@ impl Desk {
     }
 
     /// Writes down a refusal, and puts it in words for the client.
-    fn record(&self, policy: &Policy, asked: &Asked, answer: Answer, client: SocketAddr) -> String {
+    fn record(
+        &self,
+        policy: &Policy,
+        asked: &Subject,
+        answer: Answer,
+        client: SocketAddr,
+    ) -> String {
         let mut record = self.worker.account.open(client, Way::Dns);
         record.judged(answer.judged(policy, asked));
         let reason = answer.verdict.reason();

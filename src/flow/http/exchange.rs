@@ -278,8 +278,8 @@ impl Way<'_> {
             }
             let framing = reply.framing(order).map_err(Why::BadAnswer)?;
             if reply.status == 101 || order.is_connect && reply.status / 100 == 2 {
-                let asked = order.is_connect || order.upgrades;
-                if !asked || !course.uploaded.get() {
+                let subject = order.is_connect || order.upgrades;
+                if !subject || !course.uploaded.get() {
                     return Err(Why::BadAnswer("the destination changes the protocol unasked"));
                 }
                 return Ok(Passed::Switched(reply.anew(order, framing, true)));

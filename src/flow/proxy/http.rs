@@ -106,7 +106,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let wanted = reach::Request { target, protocol, source };
     let closed = session.registration.either_closed(place);
     let reached = run_until(closed, pin!(reach(&wanted, &mut session))).await;
-    let Reached { upstream, asked } = match reached {
+    let Reached { upstream, subject } = match reached {
         Ok(Ok(reached)) => reached,
         Ok(Err(missed)) => {
             session.close(missed.end());
@@ -126,10 +126,10 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
         }
     };
     if order.is_connect() {
-        connected(client, Reached { upstream, asked }, connection, session).await;
+        connected(client, Reached { upstream, subject }, connection, session).await;
         return None;
     }
-    let mut upstream = Upstream::new(upstream, asked.destination);
+    let mut upstream = Upstream::new(upstream, subject.destination);
     let answered = {
         let last = *connection.worker.stopping.borrow();
         let (bytes, patience) = (Arc::clone(session.record.bytes()), listener.patience);

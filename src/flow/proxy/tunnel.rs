@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::account::{End, Hello};
 use crate::flow::connect::{Dialling, dial};
+use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::first_flight::{Ended, Seen, read_until, result};
 use crate::flow::forward::Joined;
 use crate::flow::http::{self, Broken, Client, Done, Held, Next, Order, Upstream, Why};
-use crate::flow::judge::{Asked, Tie};
 use crate::flow::origin;
 use crate::flow::reach::Reached;
 use crate::flow::refuse::{
@@ -41,10 +41,10 @@ pub(super) async fn run(
     connection: &Connection,
     session: Session,
 ) {
-    let Reached { upstream, asked } = reached;
+    let Reached { upstream, subject } = reached;
     let client = Client::new(client, Held::with(held));
-    let upstream = Upstream::new(upstream, asked.destination);
-    Joint { client, upstream, asked }.walk(Stage::Opened(session), connection).await;
+    let upstream = Upstream::new(upstream, subject.destination);
+    Joint { client, upstream, subject }.walk(Stage::Opened(session), connection).await;
 }
 
 /// Serves a captured client, whose first bytes are a request that was judged, and permitted; or one that
@@ -59,19 +59,20 @@ pub(in crate::flow) async fn captured(joined: Joined, session: Session) {
         // Both were known a moment ago.
         return session.close(End::IoError);
     };
-    let unread = Asked::unread(record.client().ip(), origin);
+    let unread = Subject::unread(record.client().ip(), origin);
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     let connection = Connection { worker, listener, peer: record.client(), slot };
     let client = Client::new(client, Held::with(first.into()));
     let upstream = Upstream::new(upstream, to);
-    let (asked, stage) = if is_open {
+    let (subject, stage) = if is_open {
         // Dialled is what was judged, whatever its client calls it.
-        let asked = Asked { destination: to, tie: Tie::SaidAndDialled, ..unread };
-        (asked, Stage::Opened(session))
+        let subject =
+            Subject { destination: to, evidence: NameEvidence::ClaimedAfterDial, ..unread };
+        (subject, Stage::Opened(session))
     } else {
         (unread, Stage::Judged(session))
     };
-    Joint { client, upstream, asked }.walk(stage, &connection).await;
+    Joint { client, upstream, subject }.walk(stage, &connection).await;
 }
 
 /// Looks at what a client says first whose destination was judged without a byte of it, and dialled: a
@@ -106,11 +107,11 @@ pub(in crate::flow) async fn listen(
         let ended = seen.ended().is_some();
         match identify_further(seen.bytes(), ended, &mut progress) {
             Step::Done(identity) if http::request(&identity).is_some() => {
-                let tie = Tie::SaidAndDialled;
-                let asked = Asked { tie, ..Asked::unread(record.client().ip(), to) };
-                let asked = asked.read(&identity, |see| each_name(seen.bytes(), see));
+                let evidence = NameEvidence::ClaimedAfterDial;
+                let subject = Subject { evidence, ..Subject::unread(record.client().ip(), to) };
+                let subject = subject.read(&identity, |see| each_name(seen.bytes(), see));
                 *first = seen.into_bytes().into();
-                return session.admit(asked).await.map(drop);
+                return session.admit(subject).await.map(drop);
             }
             Step::NeedMore(_) if !ended => {}
             Step::Done(_) | Step::NeedMore(_) => break,
@@ -126,7 +127,7 @@ struct Joint {
     upstream: Upstream,
     /// What every flight of the client asks, beside what it says itself: where it was going, or whom
     /// its tunnel is for.
-    asked: Asked,
+    subject: Subject,
 }
 
 /// What comes next on a connection.
@@ -171,16 +172,16 @@ impl Joint {
 
     /// Finds out what the connection carries, and carries it.
     async fn opened(self, mut session: Session) -> Option<(Self, Stage)> {
-        let Self { client, mut upstream, asked } = self;
+        let Self { client, mut upstream, subject } = self;
         let (wire, held) = client.into_wire().await;
         let mut seen = Seen::with(held);
         let closed = session.closed();
-        let opening = opening(&wire, &mut upstream, &asked, &mut seen, &mut session);
+        let opening = opening(&wire, &mut upstream, &subject, &mut seen, &mut session);
         let turn = run_until(closed, pin!(opening)).await;
         match turn.unwrap_or_else(Turn::End) {
             Turn::Request => {
                 let client = Client::new(wire, Held::with(seen.into_bytes()));
-                return Some((Self { client, upstream, asked }, Stage::Judged(session)));
+                return Some((Self { client, upstream, subject }, Stage::Judged(session)));
             }
             Turn::Refused(refusal) => {
                 let silent = session.listener.silent;
@@ -203,7 +204,7 @@ impl Joint {
         place: &Registration,
         connection: &Connection,
     ) -> Option<(Self, Stage)> {
-        let Self { mut client, mut upstream, mut asked } = self;
+        let Self { mut client, mut upstream, mut subject } = self;
         let bytes = client.held.bytes();
         let order = match identify(bytes, true) {
             Step::Done(identity) => http::request(&identity)
@@ -226,18 +227,18 @@ impl Joint {
             Ok(Done::Whole { client_stays, upstream_stays }) => {
                 client.answered(session.into_record());
                 if client_stays && upstream_stays {
-                    return Some((Self { client, upstream, asked }, Stage::Between));
+                    return Some((Self { client, upstream, subject }, Stage::Between));
                 }
                 upstream.wire.end_in_order();
                 drop(upstream);
                 client.close(connection.listener.patience.half_closed).await;
             }
             Ok(Done::Switched { head }) => {
-                asked = Asked {
-                    tie: Tie::SaidAndDialled,
-                    ..Asked::unread(session.record.client().ip(), upstream.at)
+                subject = Subject {
+                    evidence: NameEvidence::ClaimedAfterDial,
+                    ..Subject::unread(session.record.client().ip(), upstream.at)
                 };
-                return switched(client, upstream, asked, &head, session, connection).await;
+                return switched(client, upstream, subject, &head, session, connection).await;
             }
             Err(broken) => {
                 drop(upstream);
@@ -249,7 +250,7 @@ impl Joint {
 
     /// Reads and judges what comes behind a request.
     async fn between(self, place: &Registration, connection: &Connection) -> Option<(Self, Stage)> {
-        let Self { mut client, mut upstream, asked } = self;
+        let Self { mut client, mut upstream, subject } = self;
         let Connection { worker, listener, .. } = connection;
         upstream.held.let_go();
         let (closed, stopping) = (place.closed(), worker.stopping.subscribe());
@@ -264,11 +265,11 @@ impl Joint {
             Next::Cut(_) => return None,
         }
         let mut session = connection.begin();
-        session.record.bound_for(asked.destination);
+        session.record.bound_for(subject.destination);
         let mut seen = Seen::with(client.held.take());
         let flight = Flight {
             client: &client.wire,
-            asked: asked.clone(),
+            subject: subject.clone(),
             waits: false,
             behind_a_request: true,
         };
@@ -303,7 +304,7 @@ impl Joint {
         }
         session.record.forwarding();
         if passed.is_request {
-            return Some((Self { client, upstream, asked }, Stage::Judged(session)));
+            return Some((Self { client, upstream, subject }, Stage::Judged(session)));
         }
         let (wire, held) = client.into_wire().await;
         let closed = session.registration.either_closed(place);
@@ -328,13 +329,13 @@ async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<Wire, End
 async fn switched(
     client: Client,
     upstream: Upstream,
-    asked: Asked,
+    subject: Subject,
     head: &[u8],
     mut session: Session,
     connection: &Connection,
 ) -> Option<(Joint, Stage)> {
-    if !connection.worker.permits(&asked)
-        && let Err(Stop::Refused(refusal)) = session.admit(asked.clone()).await
+    if !connection.worker.permits(&subject)
+        && let Err(Stop::Refused(refusal)) = session.admit(subject.clone()).await
     {
         session.close(End::Refused);
         drop(upstream);
@@ -347,9 +348,9 @@ async fn switched(
     }
     client.answered(session.into_record());
     let mut session = connection.begin();
-    session.record.bound_for(asked.destination);
+    session.record.bound_for(subject.destination);
     session.record.forwarding();
-    Some((Joint { client, upstream, asked }, Stage::Opened(session)))
+    Some((Joint { client, upstream, subject }, Stage::Opened(session)))
 }
 
 /// Tells a client that its request is refused.
@@ -416,17 +417,18 @@ pub(super) async fn give_up(client: Client, broken: Broken, order: &Order, sessi
 async fn opening(
     client: &Wire,
     upstream: &mut Upstream,
-    asked: &Asked,
+    subject: &Subject,
     seen: &mut Seen,
     session: &mut Session,
 ) -> Turn {
     let bytes = Arc::clone(session.record.bytes());
     let patience = session.listener.patience;
     let server_may_speak =
-        session.worker.permits(&Asked { protocol: Protocol::Other, ..asked.clone() });
+        session.worker.permits(&Subject { protocol: Protocol::Other, ..subject.clone() });
     let said = upstream.held.take();
     let upstream = &upstream.wire;
-    let flight = |waits| Flight { client, asked: asked.clone(), waits, behind_a_request: false };
+    let flight =
+        |waits| Flight { client, subject: subject.clone(), waits, behind_a_request: false };
     let has_spoken = !said.is_empty();
     if has_spoken && server_may_speak {
         if client.write_all(&said).await.is_err() {
@@ -498,7 +500,7 @@ async fn opening(
 /// The first bytes inside a tunnel, or behind a request.
 struct Flight<'a> {
     client: &'a Wire,
-    asked: Asked,
+    subject: Subject,
     /// Whether the client may stay silent as long as it likes.
     waits: bool,
     /// The connection has carried requests, and nobody has switched it to anything else: what is no
@@ -520,9 +522,9 @@ impl Flight<'_> {
         let mut progress = Progress::default();
         let inside = loop {
             match identify_further(seen.bytes(), seen.ended().is_some(), &mut progress) {
-                Step::Done(identity) => break Inside::of(&identity, seen, &self.asked),
+                Step::Done(identity) => break Inside::of(&identity, seen, &self.subject),
                 // Whatever was read cannot be told: no name, and no protocol that carries one.
-                Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.asked),
+                Step::NeedMore(_) if seen.ended().is_some() => break Inside::untold(&self.subject),
                 Step::NeedMore(missing) => {
                     read_until(missing, seen, self.client, deadline).await.map_err(gone)?;
                 }
@@ -535,13 +537,14 @@ impl Flight<'_> {
         }
         // The tunnel's own name stays; a tunnel to an address gets the name that was read inside,
         // as something that the client says.
-        let name = self.asked.name.or(inside.read.name).filter(|_| !inside.is_nameless);
-        let (tie, mismatched) = (self.asked.tie, inside.unreadable);
-        let mut asked = Asked { name, tie, inside: inside.other, mismatched, ..inside.read };
+        let name = self.subject.name.or(inside.read.name).filter(|_| !inside.is_nameless);
+        let (evidence, mismatched) = (self.subject.evidence, inside.unreadable);
+        let mut subject =
+            Subject { name, evidence, inside: inside.other, mismatched, ..inside.read };
         if self.behind_a_request && !inside.is_request {
-            asked = asked.breaking(Fault::NotARequest);
+            subject = subject.breaking(Fault::NotARequest);
         }
-        let permit = session.admit(asked).await?;
+        let permit = session.admit(subject).await?;
         Ok(Passed { permit: Some(permit), is_request: inside.is_request })
     }
 }
@@ -557,7 +560,7 @@ struct Passed {
 /// What the first flight says of itself.
 struct Inside {
     /// The tunnel's question with what was read.
-    read: Asked,
+    read: Subject,
     hello: Hello,
     /// The host that a hello names, where it is not the tunnel's.
     other: Option<HostName>,
@@ -569,7 +572,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Asked) -> Self {
+    fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Subject) -> Self {
         let read = tunnel.clone().read(identity, |see| each_name(seen.bytes(), see));
         let (other, unreadable) = match (&tunnel.name, identity.protocol) {
             (Some((host, _)), Protocol::Tls | Protocol::Http) => {
@@ -592,8 +595,8 @@ impl Inside {
         Self { read, hello, other, unreadable, is_nameless, is_request }
     }
 
-    fn untold(tunnel: &Asked) -> Self {
-        let read = Asked { protocol: Protocol::Other, ech: false, ..tunnel.clone() };
+    fn untold(tunnel: &Subject) -> Self {
+        let read = Subject { protocol: Protocol::Other, ech: false, ..tunnel.clone() };
         Self {
             read,
             hello: Hello::Other,

@@ -13,7 +13,7 @@ use super::relay::{Ended, Fault, Pipe};
 use super::table::{Held, Place};
 use super::{Desk, Front, Key};
 use crate::account::{Dropped, End, Hello, Limit, Record};
-use crate::flow::judge::{Asked, Tie};
+use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::origin;
 use crate::flow::reach;
 use crate::flow::refuse::Stop;
@@ -140,24 +140,24 @@ async fn judge(
         }
     }
     session.record.bound_for(to);
-    let asked = Asked::unread(client.ip().to_canonical(), to).over(Transport::Udp);
+    let subject = Subject::unread(client.ip().to_canonical(), to).over(Transport::Udp);
     let turn = worker.registry.turn();
-    if let Some((verdict, _)) = session.admit_unread(&asked) {
+    if let Some((verdict, _)) = session.admit_unread(&subject) {
         flight.settle(turn);
         if verdict.is_ok() {
             flight.hold_unread(first);
         } else {
             // What it was is recorded, and shapes the refusal.
             flight.first(first);
-            let read = asked.read(&flight.identity(), |see| flight.each_name(see));
+            let read = subject.read(&flight.identity(), |see| flight.each_name(see));
             session.label(&read);
         }
         return verdict;
     }
     read(place, desk, flight, first, &session.record).await;
-    let asked = asked.read(&flight.identity(), |see| flight.each_name(see));
+    let subject = subject.read(&flight.identity(), |see| flight.each_name(see));
     flight.judged();
-    session.admit(asked).await
+    session.admit(subject).await
 }
 
 /// Judges a flow whose client gave a name: by each address that the name has, as an explicit request
@@ -173,19 +173,25 @@ async fn judge_named(
     read(place, desk, flight, first, &session.record).await;
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let asked = Asked::unread(place.key().client.ip().to_canonical(), nowhere);
-    let asked = asked.over(Transport::Udp).read(&identity, |see| flight.each_name(see));
+    let subject = Subject::unread(place.key().client.ip().to_canonical(), nowhere);
+    let subject = subject.over(Transport::Udp).read(&identity, |see| flight.each_name(see));
     // QUIC that cannot be opened might name anybody, and so might a hello that breaks its rules.
     let sealed = identity.protocol == Protocol::Quic && flight.initial().is_none();
     let unreadable = identity.fault.is_some() || sealed;
-    let inside = asked.name.map(|(name, _)| name).filter(|name| *name != host);
+    let inside = subject.name.map(|(name, _)| name).filter(|name| *name != host);
     if let Some(inside) = inside {
         session.record.heard_inside(inside);
     }
     let name = Some((host, NameSource::Connect));
     flight.judged();
-    let asked = Asked { name, tie: Tie::Resolved, inside, mismatched: unreadable, ..asked };
-    reach::pick(asked, session).await
+    let subject = Subject {
+        name,
+        evidence: NameEvidence::Resolved,
+        inside,
+        mismatched: unreadable,
+        ..subject
+    };
+    reach::pick(subject, session).await
 }
 
 /// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.

@@ -3,13 +3,13 @@ use crate::flow::bind::book::Book;
 use crate::policy::fixture::{At, Fixture, any, by_name, countries};
 use crate::policy::{Reason, RuleSpec};
 
-fn asked(tie: Tie) -> Asked {
+fn subject(evidence: NameEvidence) -> Subject {
     let name = HostName::parse(b"pacs.example").unwrap();
-    let mut asked =
-        Asked::unread("192.0.2.9".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
-    asked.name = Some((name, NameSource::Sni));
-    asked.tie = tie;
-    asked
+    let mut subject =
+        Subject::unread("192.0.2.9".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
+    subject.name = Some((name, NameSource::Sni));
+    subject.evidence = evidence;
+    subject
 }
 
 /// Permits the name where it is bound; `mismatch` is what it leads to elsewhere.
@@ -18,20 +18,20 @@ fn by_its_name(mismatch: Action) -> Fixture {
     Fixture::new().names(Action::Allow, names).on(|on| on.mismatch = mismatch)
 }
 
-async fn answer(policy: &Policy, asked: &Asked, book: &Book) -> Answer {
-    settle(policy, asked, &book.names(), &Metrics::register()).await
+async fn answer(policy: &Policy, subject: &Subject, book: &Book) -> Answer {
+    evaluate_with_dns(policy, subject, &book.names(), &Metrics::register()).await
 }
 
 #[tokio::test]
 async fn a_name_opens_only_an_address_of_its_own() {
     let policy = by_its_name(Action::Block).policy();
     let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
-    let there = answer(&policy, &asked(Tie::Said), &book).await;
+    let there = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
     assert_eq!((there.verdict.reason(), there.bound), (Reason::Rule, Some(true)));
     let book = Book::default().entry("pacs.example", &["198.51.100.8"]);
-    let elsewhere = answer(&policy, &asked(Tie::Said), &book).await;
+    let elsewhere = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
     assert_eq!((elsewhere.verdict.reason(), elsewhere.bound), (Reason::Mismatch, Some(false)));
-    let down = answer(&policy, &asked(Tie::Said), &Book::default()).await;
+    let down = answer(&policy, &subject(NameEvidence::Claimed), &Book::default()).await;
     assert_eq!(down.verdict.action(), Action::Block, "no resolver binds nothing");
 }
 
@@ -47,7 +47,14 @@ async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
     let metrics = Metrics::register();
     let ask = async |policy: &Policy, name: &String| {
         let name = Some((HostName::parse(name.as_bytes()).unwrap(), NameSource::Sni));
-        settle(policy, &Asked { name, ..asked(Tie::Said) }, &known, &metrics).await.verdict
+        evaluate_with_dns(
+            policy,
+            &Subject { name, ..subject(NameEvidence::Claimed) },
+            &known,
+            &metrics,
+        )
+        .await
+        .verdict
     };
     for name in &names[..3] {
         assert_eq!(ask(&policy, name).await.reason(), Reason::Rule);
@@ -66,7 +73,7 @@ async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
 async fn nobody_is_asked_where_the_answer_does_not_matter() {
     let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
     let same = Fixture::outside().policy();
-    let answer = answer(&same, &asked(Tie::Said), &book).await;
+    let answer = answer(&same, &subject(NameEvidence::Claimed), &book).await;
     assert_eq!((answer.verdict.action(), answer.bound), (Action::Block, None));
     assert_eq!(book.queries(), 0);
 }
@@ -82,7 +89,7 @@ async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
         .of("198.51.100.7", At::Outside, 1)
         .rule(rule)
         .policy();
-    let answer = answer(&policy, &asked(Tie::Said), &book).await;
+    let answer = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
     assert_eq!(answer.verdict.action(), Action::Block);
     assert_eq!(book.queries(), 0);
 }
@@ -91,10 +98,10 @@ async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
 async fn trust_and_the_gateways_own_resolution_need_no_query() {
     let book = Book::default();
     let policy = by_its_name(Action::Block).policy();
-    let resolved = answer(&policy, &asked(Tie::Resolved), &book).await;
+    let resolved = answer(&policy, &subject(NameEvidence::Resolved), &book).await;
     assert_eq!((resolved.verdict.action(), resolved.bound), (Action::Allow, Some(true)));
     let policy = by_its_name(Action::Block).binding(Binding::Trust).policy();
-    let trusted = answer(&policy, &asked(Tie::Said), &book).await;
+    let trusted = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
     assert_eq!((trusted.verdict.action(), trusted.bound), (Action::Allow, None));
     assert_eq!(book.queries(), 0);
 }
@@ -106,9 +113,9 @@ async fn redial_goes_to_the_names_own_permitted_address_until_something_is_diall
     let rule = RuleSpec { location: inside, ..by_name(Action::Allow, &["pacs.example"]) };
     let policy =
         Fixture::new().at("203.0.113.1", At::Outside).rule(rule).binding(Binding::Redial).policy();
-    let said = answer(&policy, &asked(Tie::Said), &book).await;
+    let said = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
     assert_eq!(said.verdict.destination().to_string(), "203.0.113.2:443");
     assert_eq!(said.verdict.action(), Action::Allow);
-    let dialled = answer(&policy, &asked(Tie::SaidAndDialled), &book).await;
+    let dialled = answer(&policy, &subject(NameEvidence::ClaimedAfterDial), &book).await;
     assert_eq!(dialled.verdict.reason(), Reason::Mismatch);
 }

@@ -15,11 +15,11 @@ const BROKEN_NAMES_MAX: usize = 64;
 
 /// How the name came to stand beside the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tie {
+pub(super) enum NameEvidence {
     /// The client says so, and nothing is dialled yet.
-    Said,
+    Claimed,
     /// The client says so, of an address that is already dialled.
-    SaidAndDialled,
+    ClaimedAfterDial,
     /// The gateway resolved the name to this address, for whoever it has taken on so: a connection
     /// stays bound as it was dialled, whatever the name has become since.
     Resolved,
@@ -28,13 +28,13 @@ pub(super) enum Tie {
 /// What a connection asks, owned: it is asked again when the policy changes. `N` and `I` are how the
 /// names are kept.
 #[derive(Clone, Debug)]
-pub(super) struct Asked<N = (HostName, NameSource), I = HostName> {
+pub(super) struct Subject<N = (HostName, NameSource), I = HostName> {
     pub(super) client: IpAddr,
     pub(super) destination: SocketAddr,
     pub(super) transport: Transport,
     pub(super) protocol: Protocol,
     pub(super) name: Option<N>,
-    pub(super) tie: Tie,
+    pub(super) evidence: NameEvidence,
     pub(super) ech: bool,
     /// The host that the hello inside an explicit tunnel named, where it is not the tunnel's.
     pub(super) inside: Option<I>,
@@ -54,18 +54,19 @@ pub(super) struct Broken {
     pub(super) names: Box<[HostName]>,
 }
 
-impl<N, I> Asked<N, I> {
+impl<N, I> Subject<N, I> {
     /// The same, with its names kept in another way.
-    pub(super) fn with_names<M, J>(&self, name: Option<M>, inside: Option<J>) -> Asked<M, J> {
-        let &Self { client, destination, transport, protocol, tie, ech, mismatched, .. } = self;
+    pub(super) fn with_names<M, J>(&self, name: Option<M>, inside: Option<J>) -> Subject<M, J> {
+        let &Self { client, destination, transport, protocol, evidence, ech, mismatched, .. } =
+            self;
         let broken = self.broken.clone();
-        Asked {
+        Subject {
             client,
             destination,
             transport,
             protocol,
             name,
-            tie,
+            evidence,
             ech,
             inside,
             mismatched,
@@ -74,7 +75,7 @@ impl<N, I> Asked<N, I> {
     }
 }
 
-impl Asked {
+impl Subject {
     /// A connection of which no byte was read.
     pub(super) const fn unread(client: IpAddr, destination: SocketAddr) -> Self {
         Self {
@@ -83,7 +84,7 @@ impl Asked {
             transport: Transport::Tcp,
             protocol: Protocol::Other,
             name: None,
-            tie: Tie::Said,
+            evidence: NameEvidence::Claimed,
             ech: false,
             inside: None,
             mismatched: false,
@@ -93,7 +94,10 @@ impl Asked {
 
     /// A connection of which no byte was read, and whose destination is dialled.
     pub(super) fn permitted(client: IpAddr, verdict: &Verdict) -> Self {
-        Self { tie: Tie::SaidAndDialled, ..Self::unread(client, verdict.destination()) }
+        Self {
+            evidence: NameEvidence::ClaimedAfterDial,
+            ..Self::unread(client, verdict.destination())
+        }
     }
 
     /// What a client of the name server may be about to ask: the same as `explain` where nothing else
@@ -102,7 +106,7 @@ impl Asked {
         Self {
             protocol: Protocol::Tls,
             name: name.map(|name| (*name, NameSource::Dns)),
-            tie: Tie::Resolved,
+            evidence: NameEvidence::Resolved,
             ..Self::unread(client, SocketAddr::new(address, 443))
         }
     }
@@ -185,15 +189,15 @@ pub(super) struct Answer {
 
 impl Answer {
     /// The answer with all that the record says of it.
-    pub(super) fn judged(&self, policy: &Policy, asked: &Asked) -> Judged {
+    pub(super) fn judged(&self, policy: &Policy, subject: &Subject) -> Judged {
         let verdict = self.verdict;
         Judged {
             verdict,
-            name: asked.name.map(Into::into),
+            name: subject.name.map(Into::into),
             bound: self.bound,
-            protocol: asked.protocol,
-            ech: asked.ech,
-            fault: asked.fault(),
+            protocol: subject.protocol,
+            ech: subject.ech,
+            fault: subject.fault(),
             grounds: Grounds::of(&Facts {
                 place: policy.whereabouts(verdict.destination().ip()),
                 policy: Some(policy.version()),
@@ -205,11 +209,16 @@ impl Answer {
 }
 
 /// The verdict that falls before a byte was read, where there is one, and what becomes of the bytes.
-pub(super) fn unread(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Option<(Answer, First)> {
-    let (verdict, first) = match timed(metrics, || policy.outlook(&asked.question(Claim::Unread))) {
+pub(super) fn evaluate_early(
+    policy: &Policy,
+    subject: &Subject,
+    metrics: &Metrics,
+) -> Option<(Answer, First)> {
+    let (verdict, first) = match timed(metrics, || policy.outlook(&subject.question(Claim::Unread)))
+    {
         Outlook::Settled(verdict) => (verdict, First::Settled),
         // A datagram waits for its verdict, and no destination speaks before one.
-        Outlook::Unless(verdict) if asked.transport == Transport::Tcp => (verdict, First::Judged),
+        Outlook::Unless(verdict) if subject.transport == Transport::Tcp => (verdict, First::Judged),
         Outlook::Unless(_) | Outlook::Open => return None,
     };
     Some((Answer { verdict, bound: None }, first))
@@ -217,26 +226,29 @@ pub(super) fn unread(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Optio
 
 /// The verdict on all that was read. Asks the resolver only where the answer matters, and never
 /// about a name that would be refused if it were bound: a query carries bytes of the client out.
-pub(super) async fn settle(
+pub(super) async fn evaluate_with_dns(
     policy: &Policy,
-    asked: &Asked,
+    subject: &Subject,
     names: &Names,
     metrics: &Metrics,
 ) -> Answer {
-    match timed(metrics, || weigh(policy, asked)) {
-        Weighed::Settled(answer) => answer,
-        Weighed::Open { claimed, bound, name } => {
-            let answered = if policy.binding() == Binding::Redial && asked.tie == Tie::Said {
-                redialled(policy, asked, names, &name).await
+    match timed(metrics, || evaluate(policy, subject)) {
+        Evaluated::Settled(answer) => answer,
+        Evaluated::Open { claimed, bound, name } => {
+            let answered = if policy.binding() == Binding::Redial
+                && subject.evidence == NameEvidence::Claimed
+            {
+                redialled(policy, subject, names, &name).await
             } else {
-                let is_bound = names.is_bound(&name, asked.destination.ip(), asked.client).await;
+                let is_bound =
+                    names.is_bound(&name, subject.destination.ip(), subject.client).await;
                 is_bound.map(|is_bound| is_bound.then_some(bound))
             };
             match answered {
                 Ok(answer) => answer.unwrap_or(claimed),
                 // Nobody was asked. What is let pass without the name needs no answer.
                 Err(OverLimit) if claimed.verdict.action() == Action::Block => {
-                    over_limit(asked, metrics)
+                    over_limit(subject, metrics)
                 }
                 Err(OverLimit) => claimed,
             }
@@ -244,18 +256,22 @@ pub(super) async fn settle(
     }
 }
 
-/// As [`settle`]; `None` where the resolver has to be asked.
-pub(super) fn settle_at_once(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
-    match timed(metrics, || weigh(policy, asked)) {
-        Weighed::Settled(answer) => Some(answer),
-        Weighed::Open { .. } => None,
+/// As [`evaluate_with_dns`]; `None` where the resolver has to be asked.
+pub(super) fn evaluate_cached(
+    policy: &Policy,
+    subject: &Subject,
+    metrics: &Metrics,
+) -> Option<Answer> {
+    match timed(metrics, || evaluate(policy, subject)) {
+        Evaluated::Settled(answer) => Some(answer),
+        Evaluated::Open { .. } => None,
     }
 }
 
-/// As [`settle`], where the resolver cannot be asked: the name is the client's claim then.
-pub(super) fn settle_unasked(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Answer {
-    match timed(metrics, || weigh(policy, asked)) {
-        Weighed::Settled(answer) | Weighed::Open { claimed: answer, .. } => answer,
+/// As [`evaluate_with_dns`], where the resolver cannot be asked: the name is the client's claim then.
+pub(super) fn evaluate_unasked(policy: &Policy, subject: &Subject, metrics: &Metrics) -> Answer {
+    match timed(metrics, || evaluate(policy, subject)) {
+        Evaluated::Settled(answer) | Evaluated::Open { claimed: answer, .. } => answer,
     }
 }
 
@@ -263,7 +279,7 @@ pub(super) fn settle_unasked(policy: &Policy, asked: &Asked, metrics: &Metrics) 
     clippy::large_enum_variant,
     reason = "on the stack for a moment; a box would be a heap call"
 )]
-enum Weighed {
+enum Evaluated {
     Settled(Answer),
     /// The verdict hangs on whether the name belongs to the address.
     Open {
@@ -275,9 +291,13 @@ enum Weighed {
 
 /// The refusal of an explicit request whose name no address can save; asked before the name is
 /// resolved, so that no query carries it out.
-pub(super) fn refused_by_name(policy: &Policy, asked: &Asked, metrics: &Metrics) -> Option<Answer> {
-    let (name, _) = asked.name.as_ref()?;
-    let verdict = timed(metrics, || policy.decide_name(&asked.question(Claim::Bound(name))))?;
+pub(super) fn refused_by_name(
+    policy: &Policy,
+    subject: &Subject,
+    metrics: &Metrics,
+) -> Option<Answer> {
+    let (name, _) = subject.name.as_ref()?;
+    let verdict = timed(metrics, || policy.decide_name(&subject.question(Claim::Bound(name))))?;
     (verdict.action() == Action::Block).then_some(Answer { verdict, bound: None })
 }
 
@@ -287,10 +307,10 @@ pub(super) fn name_refused(
     client: IpAddr,
     name: &HostName,
     metrics: &Metrics,
-) -> Option<(Asked, Answer)> {
-    let asked = question_about(client, Some(name));
-    let verdict = timed(metrics, || policy.refuses_name(&asked.question(Claim::Bound(name))))?;
-    Some((asked, Answer { verdict, bound: None }))
+) -> Option<(Subject, Answer)> {
+    let subject = question_about(client, Some(name));
+    let verdict = timed(metrics, || policy.refuses_name(&subject.question(Claim::Bound(name))))?;
+    Some((subject, Answer { verdict, bound: None }))
 }
 
 /// The refusal of one of the name's addresses on every port.
@@ -300,19 +320,19 @@ pub(super) fn address_refused(
     name: Option<&HostName>,
     address: IpAddr,
     metrics: &Metrics,
-) -> Option<(Asked, Answer)> {
-    let asked = Asked::looked_up(client, address, name);
+) -> Option<(Subject, Answer)> {
+    let subject = Subject::looked_up(client, address, name);
     let claim = name.map_or(Claim::Unread, Claim::Bound);
-    let verdict = timed(metrics, || policy.refuses_address(&asked.question(claim)))?;
-    Some((asked, Answer { verdict, bound: name.map(|_| true) }))
+    let verdict = timed(metrics, || policy.refuses_address(&subject.question(claim)))?;
+    Some((subject, Answer { verdict, bound: name.map(|_| true) }))
 }
 
 /// The strictest of what the tunnel's own name gives, what the policy says about a mismatch, and
 /// what the name inside gives as a claim.
-fn with_inside(policy: &Policy, asked: &Asked, outer: Verdict) -> Verdict {
-    let outer = if asked.mismatched { outer.mismatched(Action::Block) } else { outer };
-    let Some(inside) = &asked.inside else { return outer };
-    let claimed = policy.decide(&asked.question(Claim::Claimed(inside)));
+fn with_inside(policy: &Policy, subject: &Subject, outer: Verdict) -> Verdict {
+    let outer = if subject.mismatched { outer.mismatched(Action::Block) } else { outer };
+    let Some(inside) = &subject.inside else { return outer };
+    let claimed = policy.decide(&subject.question(Claim::Claimed(inside)));
     if blocks(&claimed) && !blocks(&outer) {
         return claimed;
     }
@@ -324,14 +344,14 @@ fn blocks(verdict: &Verdict) -> bool {
     verdict.would().unwrap_or_else(|| verdict.action()) == Action::Block
 }
 
-fn weigh(policy: &Policy, asked: &Asked) -> Weighed {
-    let decide = |claim| with_inside(policy, asked, policy.decide(&asked.question(claim)));
-    let settled = |verdict, bound| Weighed::Settled(Answer { verdict, bound });
-    let Some((name, _)) = &asked.name else {
-        return settled(decide(asked.nameless()), None);
+fn evaluate(policy: &Policy, subject: &Subject) -> Evaluated {
+    let decide = |claim| with_inside(policy, subject, policy.decide(&subject.question(claim)));
+    let settled = |verdict, bound| Evaluated::Settled(Answer { verdict, bound });
+    let Some((name, _)) = &subject.name else {
+        return settled(decide(subject.nameless()), None);
     };
     let as_bound = decide(Claim::Bound(name));
-    if asked.tie == Tie::Resolved {
+    if subject.evidence == NameEvidence::Resolved {
         return settled(as_bound, Some(true));
     }
     if policy.binding() == Binding::Trust {
@@ -346,7 +366,7 @@ fn weigh(policy: &Policy, asked: &Asked) -> Weighed {
         let stricter = if blocks(&as_claimed) { as_claimed } else { as_bound };
         return settled(stricter, None);
     }
-    Weighed::Open {
+    Evaluated::Open {
         claimed: Answer { verdict: as_claimed, bound: Some(false) },
         bound: Answer { verdict: as_bound, bound: Some(true) },
         name: *name,
@@ -356,39 +376,39 @@ fn weigh(policy: &Policy, asked: &Asked) -> Weighed {
 /// The first of the name's own addresses that the policy permits.
 async fn redialled(
     policy: &Policy,
-    asked: &Asked,
+    subject: &Subject,
     names: &Names,
     name: &HostName,
 ) -> Result<Option<Answer>, OverLimit> {
-    let addresses = match names.resolve(name, asked.client).await {
+    let addresses = match names.resolve(name, subject.client).await {
         Ok(addresses) => addresses,
         Err(Unresolved::OverLimit) => return Err(OverLimit),
         Err(Unresolved::NoAddress | Unresolved::NoAnswer) => return Ok(None),
     };
     Ok(addresses.into_iter().find_map(|address| {
-        let destination = SocketAddr::new(address, asked.destination.port());
-        let there = Asked { destination, ..asked.clone() };
+        let destination = SocketAddr::new(address, subject.destination.port());
+        let there = Subject { destination, ..subject.clone() };
         let verdict = policy.decide(&there.question(Claim::Bound(name)));
         (verdict.action() != Action::Block).then_some(Answer { verdict, bound: Some(true) })
     }))
 }
 
 /// The refusal of a client that has had as many names asked about as it may.
-pub(super) fn over_limit(asked: &Asked, metrics: &Metrics) -> Answer {
+pub(super) fn over_limit(subject: &Subject, metrics: &Metrics) -> Answer {
     metrics.limit_hit(Limit::Names);
-    Answer { verdict: *Verdict::overload(asked.destination).verdict(), bound: None }
+    Answer { verdict: *Verdict::overload(subject.destination).verdict(), bound: None }
 }
 
 /// A question about a name to the gateway's own name server, as [`name_refused`] judges it.
-pub(super) fn question_about(client: IpAddr, name: Option<&HostName>) -> Asked {
-    Asked::looked_up(client, Ipv6Addr::UNSPECIFIED.into(), name)
+pub(super) fn question_about(client: IpAddr, name: Option<&HostName>) -> Subject {
+    Subject::looked_up(client, Ipv6Addr::UNSPECIFIED.into(), name)
 }
 
 /// What is noted of such a question that goes to a name server of this host.
-pub(super) fn asked_here(policy: &Policy, asked: &Asked, server: SocketAddr) -> Answer {
-    let asked = Asked { destination: server, ..asked.clone() };
-    let claim = asked.name.as_ref().map_or(Claim::Unread, |(name, _)| Claim::Bound(name));
-    Answer { verdict: policy.asks_here(&asked.question(claim)), bound: None }
+pub(super) fn asked_here(policy: &Policy, subject: &Subject, server: SocketAddr) -> Answer {
+    let subject = Subject { destination: server, ..subject.clone() };
+    let claim = subject.name.as_ref().map_or(Claim::Unread, |(name, _)| Claim::Bound(name));
+    Answer { verdict: policy.asks_here(&subject.question(claim)), bound: None }
 }
 
 fn timed<T>(metrics: &Metrics, answer: impl FnOnce() -> T) -> T {
