@@ -5,7 +5,7 @@ use super::evaluate::{
     Answer, First, NameEvidence, Subject, evaluate_cached, evaluate_early, evaluate_unasked,
     evaluate_with_dns, now_ms,
 };
-use super::refuse::{Notice, Stop};
+use super::refuse::{Notice, Rejection};
 use super::session::Session;
 use super::worker::Worker;
 use crate::account::Judged;
@@ -44,7 +44,7 @@ impl Session {
     pub(super) fn admit_unread(
         &mut self,
         subject: &Subject,
-    ) -> Option<(Result<Permit, Stop>, First)> {
+    ) -> Option<(Result<Permit, Rejection>, First)> {
         let Ok(policy) = self.worker.live.load(now_ms()) else {
             return Some((
                 Err(self.refused(Verdict::overload(subject.destination))),
@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// The verdict on all that was read, noted.
-    pub(super) async fn admit(&mut self, subject: Subject) -> Result<Permit, Stop> {
+    pub(super) async fn admit(&mut self, subject: Subject) -> Result<Permit, Rejection> {
         loop {
             let turn = self.worker.registry.turn();
             let Ok(policy) = self.worker.live.load(now_ms()) else {
@@ -78,7 +78,7 @@ impl Session {
         policy: &Policy,
         mut subject: Subject,
         answer: Answer,
-    ) -> Result<Permit, Stop> {
+    ) -> Result<Permit, Rejection> {
         let protocol = subject.protocol;
         self.record.judged(answer.judged(policy, &subject));
         match answer.verdict.permit() {
@@ -106,7 +106,7 @@ impl Session {
             }
             Err(denial) => {
                 let notice = Notice::of(denial, &self.record, policy.contact());
-                Err(Stop::refused(protocol, notice))
+                Err(Rejection::refused(protocol, notice))
             }
         }
     }
@@ -134,9 +134,9 @@ impl Session {
     }
 
     /// The refusal of a connection that no policy was asked about.
-    pub(super) fn refused(&mut self, denial: Denial) -> Stop {
+    pub(super) fn refused(&mut self, denial: Denial) -> Rejection {
         self.record.judged(Judged::without_policy(*denial.verdict()));
         let notice = Notice::of(denial, &self.record, None);
-        Stop::refused(Protocol::Other, notice)
+        Rejection::refused(Protocol::Other, notice)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::first_flight::Seen;
+use super::first_flight::FirstFlight;
 use super::wire::Wire;
 use crate::account::{Bytes, End};
 use crate::identify::{Identity, Missing, Progress, Step, identify_further};
@@ -24,7 +24,7 @@ pub(super) async fn read(
     time: Duration,
     learn: impl FnOnce(&Identity<'_>, &[u8]) -> bool,
 ) -> Result<Vec<u8>, End> {
-    let (mut seen, mut progress) = (Seen::with(first), Progress::default());
+    let (mut seen, mut progress) = (FirstFlight::with(first), Progress::default());
     let mut sent = 0;
     let mut wanted = Missing::UntilLength(1);
     let mut until = None;

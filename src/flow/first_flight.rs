@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::buffer::read_shared;
 use super::evaluate::Subject;
-use super::refuse::Stop;
+use super::refuse::Rejection;
 use super::session::Session;
 use super::wire::Wire;
 use crate::account::{End, Hello, Limit};
@@ -28,7 +28,7 @@ const FIRST_BYTE: Duration = Duration::from_millis(300);
 
 /// What a client has sent, from byte 0. Nothing is held before the first byte.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct FirstFlight {
     bytes: Vec<u8>,
     reads: u32,
     end: Option<Ended>,
@@ -45,7 +45,7 @@ pub(super) enum Ended {
     Limit,
 }
 
-impl Seen {
+impl FirstFlight {
     /// Starts with bytes that were read elsewhere.
     pub(super) fn with(bytes: Vec<u8>) -> Self {
         Self { bytes, ..Self::default() }
@@ -119,10 +119,10 @@ impl Seen {
 /// Reads until it is known who the connection is for, or that nobody can know.
 pub(super) async fn read(
     client: &Wire,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     subject: Subject,
     session: &Session,
-) -> Result<Subject, Stop> {
+) -> Result<Subject, Rejection> {
     let Session { listener, record, .. } = session;
     let deadline = Instant::now() + listener.peek_timeout;
     let mut progress = Progress::default();
@@ -137,12 +137,12 @@ pub(super) async fn read(
             Step::NeedMore(_) if ended.is_some() => return Ok(subject),
             Step::NeedMore(missing) => {
                 let more = read_until(missing, seen, client, deadline).await;
-                more.map_err(|_| Stop::Ended(End::ClientGone))?;
+                more.map_err(|_| Rejection::Ended(End::ClientGone))?;
             }
         }
         match seen.ended() {
             Some(Ended::Closed) if seen.bytes().is_empty() => {
-                return Err(Stop::Ended(End::ClientGone));
+                return Err(Rejection::Ended(End::ClientGone));
             }
             Some(Ended::Limit) => record.metrics().limit_hit(Limit::FirstFlight),
             Some(Ended::Closed | Ended::Deadline) | None => {}
@@ -153,14 +153,14 @@ pub(super) async fn read(
 /// A refusal that fell without a byte still waits for the client's first ones, so that it can
 /// be told in its own protocol; a permit goes through.
 pub(super) async fn shaped(
-    verdict: Result<Permit, Stop>,
+    verdict: Result<Permit, Rejection>,
     client: &Wire,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     subject: Subject,
     session: &mut Session,
-) -> Result<Permit, Stop> {
+) -> Result<Permit, Rejection> {
     let mut refusal = match verdict {
-        Err(Stop::Refused(refusal)) if !session.listener.silent => refusal,
+        Err(Rejection::Refused(refusal)) if !session.listener.silent => refusal,
         settled => return settled,
     };
     // Whom nobody speaks to waits for the server, and is told at once. A client that is gone
@@ -169,13 +169,13 @@ pub(super) async fn shaped(
     if seen.bytes().is_empty() && seen.more(client, Some(first)).await.is_err()
         || seen.bytes().is_empty()
     {
-        return Err(Stop::Refused(refusal));
+        return Err(Rejection::Refused(refusal));
     }
     if let Ok(subject) = read(client, seen, subject, session).await {
         session.label(&subject);
         refusal.protocol = subject.protocol;
     }
-    Err(Stop::Refused(refusal))
+    Err(Rejection::Refused(refusal))
 }
 
 /// Reads until `missing` has arrived, or there is a reason why no more will.
@@ -184,7 +184,7 @@ pub(super) async fn shaped(
 /// The client broke the connection off.
 pub(super) async fn read_until(
     missing: Missing,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     client: &Wire,
     deadline: Instant,
 ) -> io::Result<()> {
@@ -198,7 +198,7 @@ pub(super) async fn read_until(
 }
 
 /// How a first flight is counted.
-pub(super) fn result(identity: &Identity<'_>, seen: &Seen) -> Hello {
+pub(super) fn result(identity: &Identity<'_>, seen: &FirstFlight) -> Hello {
     match (identity.fault, identity.name, identity.protocol) {
         _ if seen.bytes().is_empty() => Hello::Silent,
         (Some(_), ..) => Hello::Malformed,
@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn every_byte_is_kept_in_order_and_the_end_is_told() {
         let (mut client, server) = pair().await;
-        let mut seen = Seen::default();
+        let mut seen = FirstFlight::default();
         for byte in 0..50_u8 {
             client.write_all(&[byte]).await.unwrap();
             while seen.bytes().len() < usize::from(byte) + 1 {
@@ -244,7 +244,7 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn silence_ends_at_the_deadline() {
         let (_client, server) = pair().await;
-        let mut seen = Seen::default();
+        let mut seen = FirstFlight::default();
         let deadline = Instant::now() + Duration::from_secs(3);
         seen.more(&server, Some(deadline)).await.unwrap();
         assert_eq!(seen.ended(), Some(Ended::Deadline));
@@ -258,7 +258,7 @@ mod tests {
             let zeros = vec![0; 4096];
             while client.write_all(&zeros).await.is_ok() {}
         });
-        let mut seen = Seen::default();
+        let mut seen = FirstFlight::default();
         while seen.ended().is_none() {
             seen.more(&server, None).await.unwrap();
         }
@@ -273,6 +273,6 @@ mod tests {
         let (client, server) = pair().await;
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
-        assert!(Seen::default().more(&server, None).await.is_err());
+        assert!(FirstFlight::default().more(&server, None).await.is_err());
     }
 }

@@ -3,12 +3,12 @@
 use super::along;
 use super::connect::{Connecting, Dialling};
 use super::evaluate::{First, Subject};
-use super::first_flight::Seen;
+use super::first_flight::FirstFlight;
+use super::hello_retry::{HelloRetryGuard, Opening};
 use super::http;
 use super::listener::Slot;
 use super::refuse;
 use super::relay;
-use super::second::{Follower, Opening};
 use super::session::Session;
 use super::starttls::{self, Dialogue};
 use super::wire::Wire;
@@ -21,7 +21,7 @@ use crate::policy::Permit;
 pub(super) async fn run(
     client: Wire,
     slot: Slot,
-    seen: Seen,
+    seen: FirstFlight,
     first: First,
     dialogue: Option<Dialogue>,
     permit: Permit,
@@ -106,7 +106,7 @@ impl Joined {
         let Self { client, upstream, first, is_read_along, slot, .. } = self;
         // A block: a function would hold its arguments twice, for as long as the connection lives.
         async move {
-            let (mut follower, mut read) = (Follower::default(), None);
+            let (mut guard, mut read) = (HelloRetryGuard::default(), None);
             let Session { listener, record, .. } = &session;
             let opening = match record.judgement().filter(|_| is_read_along) {
                 Some(judged) => {
@@ -122,7 +122,7 @@ impl Joined {
                     let along = along::read(&client, &upstream, first.into(), bytes, time, learn);
                     Opening::Watched(Box::pin(along))
                 }
-                None => follower.follow(&client, &upstream, first.into(), &session),
+                None => guard.follow(&client, &upstream, first.into(), &session),
             };
             // Made in its place: a connection has room for one of them.
             let end = tokio::select! {
@@ -130,7 +130,7 @@ impl Joined {
                 end = session.closed() => end,
                 end = relay::run(&client, &upstream, opening, listener.patience, record.bytes()) => end,
             };
-            follower.note(&mut session);
+            guard.note(&mut session);
             if let Some(read) = read {
                 session.label(&read);
             }

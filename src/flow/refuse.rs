@@ -25,7 +25,7 @@ const LINGER: Bounds = Bounds {
 
 /// Why a connection goes no further.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum Rejection {
     /// It is refused, and this is what the client is told.
     Refused(Box<Refusal>),
     /// It ended before, or without, a verdict.
@@ -39,7 +39,7 @@ pub(super) struct Refusal {
     pub(super) notice: Notice,
 }
 
-impl Stop {
+impl Rejection {
     /// The refusal of a client that speaks `protocol`.
     pub(super) fn refused(protocol: Protocol, notice: Notice) -> Self {
         Self::Refused(Box::new(Refusal { protocol, notice }))

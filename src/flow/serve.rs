@@ -7,12 +7,12 @@ use std::rc::Rc;
 use tokio::task::spawn_local;
 
 use super::evaluate::{First, Subject};
-use super::first_flight::{self, Seen};
+use super::first_flight::{self, FirstFlight};
 use super::forward::{self, Joined};
 use super::listener::{Accepted, Slot};
 use super::origin;
 use super::proxy;
-use super::refuse::{self, Stop};
+use super::refuse::{self, Rejection};
 use super::session::{Session, run_until};
 use super::starttls::{self, Dialogue, Spoken};
 use super::wire::Wire;
@@ -59,8 +59,8 @@ async fn open(client: Accepted, worker: Rc<Worker>) -> Option<(Joined, Session)>
                 return None;
             }
             Ok(()) => return Some((joined, session)),
-            Err(Stop::Ended(end)) => end,
-            Err(Stop::Refused(refusal)) => {
+            Err(Rejection::Ended(end)) => end,
+            Err(Rejection::Refused(refusal)) => {
                 let Joined { client, first, .. } = joined;
                 refuse::run(client, &first, *refusal, session.listener.silent).await
             }
@@ -72,17 +72,17 @@ async fn open(client: Accepted, worker: Rc<Worker>) -> Option<(Joined, Session)>
 }
 
 /// Hears what the client says first, where its destination was judged without it.
-async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Stop> {
+async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Rejection> {
     if !joined.is_read_along() {
         return Ok(());
     }
     let closed = session.closed();
     let listened = Box::pin(proxy::listen(joined, session));
-    run_until(closed, pin!(listened)).await.map_err(Stop::Ended).flatten()
+    run_until(closed, pin!(listened)).await.map_err(Rejection::Ended).flatten()
 }
 
 async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined, End> {
-    let mut seen = Seen::default();
+    let mut seen = FirstFlight::default();
     let mut dialogue = None;
     let judged = judge(&client, &mut seen, &mut dialogue, session).await;
     slot.heard();
@@ -90,19 +90,19 @@ async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined,
         Ok((permit, first)) => {
             forward::run(client, slot, seen, first, dialogue, permit, session).await
         }
-        Err(Stop::Refused(refusal)) => {
+        Err(Rejection::Refused(refusal)) => {
             Err(refuse::run(client, seen.bytes(), *refusal, session.listener.silent).await)
         }
-        Err(Stop::Ended(end)) => Err(end),
+        Err(Rejection::Ended(end)) => Err(end),
     }
 }
 
 async fn judge(
     client: &Wire,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     dialogue: &mut Option<Dialogue>,
     session: &mut Session,
-) -> Result<(Permit, First), Stop> {
+) -> Result<(Permit, First), Rejection> {
     let origin = destination(client, session)?;
     let subject = Subject::unread(session.record.client().ip(), origin);
     if let Some((verdict, first)) = session.admit_unread(&subject) {
@@ -124,7 +124,7 @@ async fn judge(
 }
 
 /// Where a transparent client was going; what cannot be sent anywhere stops here.
-fn destination(client: &Wire, session: &mut Session) -> Result<SocketAddr, Stop> {
+fn destination(client: &Wire, session: &mut Session) -> Result<SocketAddr, Rejection> {
     let listener = &session.listener;
     let origin = match origin::of(client, listener.way, listener.address) {
         Ok(origin) => origin,
@@ -132,7 +132,7 @@ fn destination(client: &Wire, session: &mut Session) -> Result<SocketAddr, Stop>
         Err(fault @ origin::Fault::Unknown(_)) => {
             tracing::warn!(fault = &fault as &dyn std::error::Error, listener = %listener.address,
                 "a connection that no rule of the firewall redirected");
-            return Err(Stop::Ended(End::NoOrigin));
+            return Err(Rejection::Ended(End::NoOrigin));
         }
     };
     session.record.bound_for(origin);

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::buffer::read_shared;
 use super::evaluate::Subject;
-use super::first_flight::{self, Ended, Seen};
-use super::refuse::Stop;
+use super::first_flight::{self, Ended, FirstFlight};
+use super::refuse::Rejection;
 use super::session::Session;
 use super::wire::Wire;
 use crate::account::End;
@@ -191,12 +191,12 @@ struct Plain;
 pub(super) async fn play(
     spoken: Spoken,
     client: &Wire,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     dialogue: &mut Option<Dialogue>,
     subject: Subject,
     session: &Session,
-) -> Result<Subject, Stop> {
-    let gone = |_| Stop::Ended(End::ClientGone);
+) -> Result<Subject, Rejection> {
+    let gone = |_| Rejection::Ended(End::ClientGone);
     let played = dialogue.insert(Dialogue { spoken, said: Vec::new() });
     client.write_all(spoken.greeting()).await.map_err(gone)?;
     for _ in 0..LINES_MAX {
@@ -206,7 +206,7 @@ pub(super) async fn play(
                 Ok(Some(length)) => break seen.split(length),
                 Err(Plain) => return first_flight::read(client, seen, subject, session).await,
                 Ok(None) if seen.ended() == Some(Ended::Closed) && seen.bytes().is_empty() => {
-                    return Err(Stop::Ended(End::ClientGone));
+                    return Err(Rejection::Ended(End::ClientGone));
                 }
                 // Silence, or half a line, which may be the beginning of another protocol.
                 Ok(None) if seen.ended().is_some() => {
@@ -224,7 +224,7 @@ pub(super) async fn play(
                 reply
             }
             Next::Upgrade(_) if !seen.bytes().is_empty() => {
-                return Err(Stop::Ended(End::BadRequest));
+                return Err(Rejection::Ended(End::BadRequest));
             }
             Next::Upgrade(reply) => {
                 played.said.push(line);
@@ -234,7 +234,7 @@ pub(super) async fn play(
             Next::Quit(reply) => {
                 client.write_all(&reply).await.map_err(gone)?;
                 client.end_in_order();
-                return Err(Stop::Ended(End::ClientGone));
+                return Err(Rejection::Ended(End::ClientGone));
             }
             Next::Plain => {
                 // Another protocol may well have a line feed in its first bytes.
@@ -244,17 +244,17 @@ pub(super) async fn play(
         };
         client.write_all(&reply).await.map_err(gone)?;
     }
-    Err(Stop::Ended(End::BadRequest))
+    Err(Rejection::Ended(End::BadRequest))
 }
 
 /// As [`first_flight::read`]. Who falls silent has stopped half-way, and may name anybody later: to the server,
 /// with whom nobody would listen any more.
 async fn read(
     client: &Wire,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     subject: Subject,
     session: &Session,
-) -> Result<Subject, Stop> {
+) -> Result<Subject, Rejection> {
     let subject = first_flight::read(client, seen, subject, session).await?;
     Ok(if seen.bytes().is_empty() { subject.breaking(Fault::Incomplete) } else { subject })
 }

@@ -11,11 +11,13 @@ use super::tunnel::{self, CLOSING, give_up};
 use crate::account::End;
 use crate::flow::authority::Target;
 use crate::flow::connect::DialFault;
-use crate::flow::first_flight::{Seen, read_until};
+use crate::flow::first_flight::{FirstFlight, read_until};
 use crate::flow::http::{self, Client, Done, Held, Next, Order, SCHEME, Upstream};
-use crate::flow::reach::{self, Missed, Reached, reach};
-use crate::flow::refuse::{BAD_GATEWAY, BAD_REQUEST, Status, Stop, TIMEOUT, UNAVAILABLE, problem};
+use crate::flow::refuse::{
+    BAD_GATEWAY, BAD_REQUEST, Rejection, Status, TIMEOUT, UNAVAILABLE, problem,
+};
 use crate::flow::registry::Registration;
+use crate::flow::resolve::{self, ConnectError, Connected, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
 use crate::flow::wire::Wire;
 use crate::identify::http::{Form, Head};
@@ -70,7 +72,7 @@ pub(super) async fn serve(client: Wire, connection: Connection) {
 async fn one(mut client: Client, place: &Registration, connection: &Connection) -> Option<Client> {
     let mut session = connection.begin();
     let listener = &connection.listener;
-    let mut seen = Seen::with(client.held.take());
+    let mut seen = FirstFlight::with(client.held.take());
     let closed = session.registration.either_closed(place);
     let read = run_until(closed, pin!(read(&client.wire, &mut seen, listener.peek_timeout))).await;
     client.held = Held::with(seen.into_bytes());
@@ -103,14 +105,14 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     } else {
         (Protocol::Http, NameSource::HttpHost)
     };
-    let wanted = reach::Request { target, protocol, source };
+    let wanted = resolve::Request { target, protocol, source };
     let closed = session.registration.either_closed(place);
-    let reached = run_until(closed, pin!(reach(&wanted, &mut session))).await;
-    let Reached { upstream, subject } = match reached {
+    let reached = run_until(closed, pin!(resolve_and_dial(&wanted, &mut session))).await;
+    let Connected { upstream, subject } = match reached {
         Ok(Ok(reached)) => reached,
         Ok(Err(missed)) => {
             session.close(missed.end());
-            let is_refused = matches!(missed, Missed::Stopped(_));
+            let is_refused = matches!(missed, ConnectError::Stopped(_));
             if is_refused && listener.silent {
                 client.close(Duration::ZERO).await;
             } else {
@@ -126,7 +128,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
         }
     };
     if order.is_connect() {
-        connected(client, Reached { upstream, subject }, connection, session).await;
+        connected(client, Connected { upstream, subject }, connection, session).await;
         return None;
     }
     let mut upstream = Upstream::new(upstream, subject.destination);
@@ -157,7 +159,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
 }
 
 /// Opens the tunnel of a CONNECT, and serves it.
-async fn connected(client: Client, reached: Reached, connection: &Connection, session: Session) {
+async fn connected(client: Client, reached: Connected, connection: &Connection, session: Session) {
     let (wire, held) = client.into_wire().await;
     let told = run_until(session.closed(), pin!(wire.write_all(OPEN))).await;
     match told {
@@ -168,7 +170,7 @@ async fn connected(client: Client, reached: Reached, connection: &Connection, se
 }
 
 /// Reads a whole head, or as much of one as comes in time.
-async fn read(client: &Wire, seen: &mut Seen, time: Duration) -> Result<(), End> {
+async fn read(client: &Wire, seen: &mut FirstFlight, time: Duration) -> Result<(), End> {
     let deadline = Instant::now() + time;
     let mut progress = Progress::default();
     loop {
@@ -227,23 +229,25 @@ fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Sta
     Ok((target, Order::explicit(bytes, head, &target.to_field(80))))
 }
 
-fn missed_answer(missed: &Missed, request: &[u8]) -> Vec<u8> {
+fn missed_answer(missed: &ConnectError, request: &[u8]) -> Vec<u8> {
     let (status, error, what) = match missed {
-        Missed::Stopped(Stop::Refused(refusal)) => return refusal.notice.response(request),
-        Missed::Stopped(Stop::Ended(_)) => {
+        ConnectError::Stopped(Rejection::Refused(refusal)) => {
+            return refusal.notice.response(request);
+        }
+        ConnectError::Stopped(Rejection::Ended(_)) => {
             (BAD_GATEWAY, "proxy_internal_error", "the request was given up")
         }
-        Missed::Unresolved => (BAD_GATEWAY, "dns_error", "the name has no address"),
-        Missed::Undialled(DialFault::Refused) => {
+        ConnectError::Unresolved => (BAD_GATEWAY, "dns_error", "the name has no address"),
+        ConnectError::Undialled(DialFault::Refused) => {
             (BAD_GATEWAY, "connection_refused", "the destination refused")
         }
-        Missed::Undialled(DialFault::TimedOut) => {
+        ConnectError::Undialled(DialFault::TimedOut) => {
             (TIMEOUT, "connection_timeout", "the destination did not answer")
         }
-        Missed::Undialled(DialFault::Unreachable) => {
+        ConnectError::Undialled(DialFault::Unreachable) => {
             (BAD_GATEWAY, "destination_ip_unroutable", "no way to the destination")
         }
-        Missed::Undialled(DialFault::Failed(_)) => {
+        ConnectError::Undialled(DialFault::Failed(_)) => {
             (BAD_GATEWAY, "proxy_internal_error", "the gateway could not connect")
         }
     };

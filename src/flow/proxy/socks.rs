@@ -12,8 +12,8 @@ use crate::account::End;
 use crate::flow::authority::{Target, canonical};
 use crate::flow::connect::DialFault;
 use crate::flow::listener::Slot;
-use crate::flow::reach::{Missed, Reached, Request, reach};
 use crate::flow::refuse;
+use crate::flow::resolve::{ConnectError, Connected, Request, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
 use crate::flow::udp;
 use crate::flow::wire::Wire;
@@ -46,7 +46,7 @@ pub(super) async fn serve(client: Wire, connection: Connection) {
 /// What came of a client's request.
 enum Walked {
     /// A tunnel.
-    Opened(Wire, Box<Reached>),
+    Opened(Wire, Box<Connected>),
     /// All of the connection.
     Ended(End),
 }
@@ -71,12 +71,12 @@ async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
     };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
     let request = Request { target, protocol, source };
-    match Box::pin(reach(&request, session)).await {
+    match Box::pin(resolve_and_dial(&request, session)).await {
         Ok(reached) => match wire.write_all(&reply(0)).await {
             Ok(()) => Walked::Opened(wire, Box::new(reached)),
             Err(_) => Walked::Ended(End::ClientReset),
         },
-        Err(missed) if session.listener.silent && matches!(missed, Missed::Stopped(_)) => {
+        Err(missed) if session.listener.silent && matches!(missed, ConnectError::Stopped(_)) => {
             refuse::close(wire);
             Walked::Ended(missed.end())
         }
@@ -178,14 +178,14 @@ fn bound(at: SocketAddr) -> Vec<u8> {
     reply
 }
 
-const fn code(missed: &Missed) -> u8 {
+const fn code(missed: &ConnectError) -> u8 {
     match missed {
-        Missed::Stopped(_) => NOT_ALLOWED,
-        Missed::Unresolved => HOST_UNREACHABLE,
-        Missed::Undialled(DialFault::Refused) => CONNECTION_REFUSED,
-        Missed::Undialled(DialFault::TimedOut) => TTL_EXPIRED,
-        Missed::Undialled(DialFault::Unreachable) => NETWORK_UNREACHABLE,
-        Missed::Undialled(DialFault::Failed(_)) => GENERAL_FAILURE,
+        ConnectError::Stopped(_) => NOT_ALLOWED,
+        ConnectError::Unresolved => HOST_UNREACHABLE,
+        ConnectError::Undialled(DialFault::Refused) => CONNECTION_REFUSED,
+        ConnectError::Undialled(DialFault::TimedOut) => TTL_EXPIRED,
+        ConnectError::Undialled(DialFault::Unreachable) => NETWORK_UNREACHABLE,
+        ConnectError::Undialled(DialFault::Failed(_)) => GENERAL_FAILURE,
     }
 }
 

@@ -13,17 +13,17 @@ use tokio::time::Instant;
 use crate::account::{End, Hello};
 use crate::flow::connect::{Dialling, dial};
 use crate::flow::evaluate::{NameEvidence, Subject};
-use crate::flow::first_flight::{Ended, Seen, read_until, result};
+use crate::flow::first_flight::{Ended, FirstFlight, read_until, result};
 use crate::flow::forward::Joined;
+use crate::flow::hello_retry::{self, HelloRetryGuard};
 use crate::flow::http::{self, Broken, Client, Done, Held, Next, Order, Upstream, Why};
 use crate::flow::origin;
-use crate::flow::reach::Reached;
 use crate::flow::refuse::{
-    self, BAD_GATEWAY, BAD_REQUEST, Refusal, Stop, TIMEOUT, UNAVAILABLE, problem,
+    self, BAD_GATEWAY, BAD_REQUEST, Refusal, Rejection, TIMEOUT, UNAVAILABLE, problem,
 };
 use crate::flow::registry::Registration;
 use crate::flow::relay;
-use crate::flow::second::{self, Follower};
+use crate::flow::resolve::Connected;
 use crate::flow::session::{Connection, Session, run_until};
 use crate::flow::wire::Wire;
 use crate::identify::http::Form;
@@ -37,11 +37,11 @@ use crate::policy::Permit;
 pub(super) async fn run(
     client: Wire,
     held: Vec<u8>,
-    reached: Reached,
+    reached: Connected,
     connection: &Connection,
     session: Session,
 ) {
-    let Reached { upstream, subject } = reached;
+    let Connected { upstream, subject } = reached;
     let client = Client::new(client, Held::with(held));
     let upstream = Upstream::new(upstream, subject.destination);
     Joint { client, upstream, subject }.walk(Stage::Opened(session), connection).await;
@@ -81,24 +81,24 @@ pub(in crate::flow) async fn captured(joined: Joined, session: Session) {
 pub(in crate::flow) async fn listen(
     joined: &mut Joined,
     session: &mut Session,
-) -> Result<(), Stop> {
+) -> Result<(), Rejection> {
     let Joined { client, upstream, first, .. } = joined;
     let Session { listener, record, .. } = &*session;
     let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
         return Ok(());
     };
     client.silence().measure(listener.patience.idle);
-    let mut seen = Seen::default();
+    let mut seen = FirstFlight::default();
     let mut deadline = None;
     let mut progress = Progress::default();
     loop {
         tokio::select! {
             biased;
             more = seen.more(client, deadline) => {
-                more.map_err(|_| Stop::Ended(End::ClientReset))?;
+                more.map_err(|_| Rejection::Ended(End::ClientReset))?;
             }
             _ = upstream.readable() => break,
-            () = http::silent(client) => return Err(Stop::Ended(End::Idle)),
+            () = http::silent(client) => return Err(Rejection::Ended(End::Idle)),
         }
         if !seen.bytes().first().is_some_and(u8::is_ascii_alphabetic) {
             break;
@@ -174,7 +174,7 @@ impl Joint {
     async fn opened(self, mut session: Session) -> Option<(Self, Stage)> {
         let Self { client, mut upstream, subject } = self;
         let (wire, held) = client.into_wire().await;
-        let mut seen = Seen::with(held);
+        let mut seen = FirstFlight::with(held);
         let closed = session.closed();
         let opening = opening(&wire, &mut upstream, &subject, &mut seen, &mut session);
         let turn = run_until(closed, pin!(opening)).await;
@@ -266,7 +266,7 @@ impl Joint {
         }
         let mut session = connection.begin();
         session.record.bound_for(subject.destination);
-        let mut seen = Seen::with(client.held.take());
+        let mut seen = FirstFlight::with(client.held.take());
         let flight = Flight {
             client: &client.wire,
             subject: subject.clone(),
@@ -276,16 +276,16 @@ impl Joint {
         let closed = session.registration.either_closed(place);
         let judged = run_until(closed, pin!(flight.judge(&mut seen, &mut session))).await;
         client.held = Held::with(seen.into_bytes());
-        let passed = match judged.map_err(Stop::Ended).flatten() {
+        let passed = match judged.map_err(Rejection::Ended).flatten() {
             Ok(passed) => passed,
-            Err(Stop::Refused(refusal)) => {
+            Err(Rejection::Refused(refusal)) => {
                 session.close(End::Refused);
                 upstream.wire.end_in_order();
                 drop(upstream);
                 refused(client, *refusal, listener.silent).await;
                 return None;
             }
-            Err(Stop::Ended(end)) => {
+            Err(Rejection::Ended(end)) => {
                 session.close(end);
                 return None;
             }
@@ -308,7 +308,7 @@ impl Joint {
         }
         let (wire, held) = client.into_wire().await;
         let closed = session.registration.either_closed(place);
-        let relayed = second::run(&wire, &upstream.wire, held, &mut session);
+        let relayed = hello_retry::run(&wire, &upstream.wire, held, &mut session);
         let end = run_until(closed, pin!(relayed)).await.unwrap_or_else(|end| end);
         drop((wire, upstream));
         session.close(end);
@@ -335,7 +335,7 @@ async fn switched(
     connection: &Connection,
 ) -> Option<(Joint, Stage)> {
     if !connection.worker.permits(&subject)
-        && let Err(Stop::Refused(refusal)) = session.admit(subject.clone()).await
+        && let Err(Rejection::Refused(refusal)) = session.admit(subject.clone()).await
     {
         session.close(End::Refused);
         drop(upstream);
@@ -418,7 +418,7 @@ async fn opening(
     client: &Wire,
     upstream: &mut Upstream,
     subject: &Subject,
-    seen: &mut Seen,
+    seen: &mut FirstFlight,
     session: &mut Session,
 ) -> Turn {
     let bytes = Arc::clone(session.record.bytes());
@@ -460,19 +460,19 @@ async fn opening(
                     bytes.down(said.len());
                 }
                 let first = std::mem::take(seen).into_bytes();
-                Turn::End(second::run(client, upstream, first, session).await)
+                Turn::End(hello_retry::run(client, upstream, first, session).await)
             }
-            Err(Stop::Refused(refusal)) => Turn::Refused(refusal),
-            Err(Stop::Ended(end)) => Turn::End(end),
+            Err(Rejection::Refused(refusal)) => Turn::Refused(refusal),
+            Err(Rejection::Ended(end)) => Turn::End(end),
         };
     }
     let mut stop = None;
-    let mut follower = None;
+    let mut guard = None;
     let opening = Box::pin(async {
         let judged = Box::pin(flight(true).judge(seen, &mut *session)).await;
         let passed = judged.map_err(|stopped| match stopped {
-            Stop::Ended(end) => end,
-            Stop::Refused(refusal) => {
+            Rejection::Ended(end) => end,
+            Rejection::Refused(refusal) => {
                 stop = Some(refusal);
                 End::Refused
             }
@@ -483,12 +483,12 @@ async fn opening(
             return Err(End::BadRequest);
         }
         let first = std::mem::take(&mut *seen).into_bytes();
-        let follower = follower.insert(Follower::default());
-        follower.follow(client, upstream, first, &*session).await
+        let guard = guard.insert(HelloRetryGuard::default());
+        guard.follow(client, upstream, first, &*session).await
     });
     let end = relay::run(client, upstream, opening, patience, &bytes).await;
-    if let Some(follower) = follower {
-        follower.note(session);
+    if let Some(guard) = guard {
+        guard.note(session);
     }
     match stop {
         // Once the destination has spoken, an answer of ours would be a part of its own.
@@ -510,8 +510,12 @@ struct Flight<'a> {
 
 impl Flight<'_> {
     /// Reads the first flight; `Ok` where the policy lets it pass.
-    async fn judge(self, seen: &mut Seen, session: &mut Session) -> Result<Passed, Stop> {
-        let gone = |_| Stop::Ended(End::ClientReset);
+    async fn judge(
+        self,
+        seen: &mut FirstFlight,
+        session: &mut Session,
+    ) -> Result<Passed, Rejection> {
+        let gone = |_| Rejection::Ended(End::ClientReset);
         if self.waits && seen.bytes().is_empty() {
             seen.more(self.client, None).await.map_err(gone)?;
         }
@@ -572,7 +576,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn of(identity: &Identity<'_>, seen: &Seen, tunnel: &Subject) -> Self {
+    fn of(identity: &Identity<'_>, seen: &FirstFlight, tunnel: &Subject) -> Self {
         let read = tunnel.clone().read(identity, |see| each_name(seen.bytes(), see));
         let (other, unreadable) = match (&tunnel.name, identity.protocol) {
             (Some((host, _)), Protocol::Tls | Protocol::Http) => {

@@ -15,8 +15,8 @@ use super::{Desk, Front, Key};
 use crate::account::{Dropped, End, Hello, Limit, Record};
 use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::origin;
-use crate::flow::reach;
-use crate::flow::refuse::Stop;
+use crate::flow::refuse::Rejection;
+use crate::flow::resolve;
 use crate::flow::session::Session;
 use crate::identify::{HostName, Identity, NameSource, Protocol};
 use crate::policy::{Permit, Transport, Verdict};
@@ -57,11 +57,11 @@ async fn walk(place: &Place, desk: &Rc<Desk>, session: &mut Session, after: &mut
     // Boxed, so that what only the judgement needs does not last as long as the relay.
     let permit = match Box::pin(judge(place, desk, &mut flight, session)).await {
         Ok(permit) => permit,
-        Err(Stop::Refused(_)) => {
+        Err(Rejection::Refused(_)) => {
             *after = After::Refused(Box::new(flight));
             return End::Refused;
         }
-        Err(Stop::Ended(end)) => return end,
+        Err(Rejection::Ended(end)) => return end,
     };
     let record = &mut session.record;
     record.forwarding();
@@ -112,7 +112,7 @@ async fn judge(
     desk: &Desk,
     flight: &mut Flight,
     session: &mut Session,
-) -> Result<Permit, Stop> {
+) -> Result<Permit, Rejection> {
     let Key { client, to, .. } = place.key();
     let worker = &desk.worker;
     // Whatever becomes of the flow, the datagram that began it is not met again.
@@ -130,7 +130,7 @@ async fn judge(
                 flight.settle(worker.registry.turn());
                 return Err(session.refused(Verdict::looped(to)));
             }
-            Err(_) => return Err(Stop::Ended(End::NoOrigin)),
+            Err(_) => return Err(Rejection::Ended(End::NoOrigin)),
         },
         // Where that is the gateway itself, the policy says so.
         Front::Association(association) => {
@@ -169,7 +169,7 @@ async fn judge_named(
     session: &mut Session,
     first: Held,
     (host, port): (HostName, u16),
-) -> Result<Permit, Stop> {
+) -> Result<Permit, Rejection> {
     read(place, desk, flight, first, &session.record).await;
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
@@ -191,7 +191,7 @@ async fn judge_named(
         mismatched: unreadable,
         ..subject
     };
-    reach::pick(subject, session).await
+    resolve::resolve_and_evaluate(subject, session).await
 }
 
 /// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.

@@ -14,7 +14,7 @@ use super::connect::{DialFault, dial};
 use super::evaluate::{
     NameEvidence, Subject, evaluate_cached, now_ms, over_limit, refused_by_name,
 };
-use super::refuse::Stop;
+use super::refuse::Rejection;
 use super::session::Session;
 use super::wire::Wire;
 use crate::account::{End, Judged};
@@ -29,28 +29,28 @@ const TRIED_MAX: usize = 16;
 
 /// A connected destination, and what was asked of the policy to reach it.
 #[derive(Debug)]
-pub(super) struct Reached {
+pub(super) struct Connected {
     pub(super) upstream: Wire,
     pub(super) subject: Subject,
 }
 
 /// Why a destination was not reached.
 #[derive(Debug)]
-pub(super) enum Missed {
+pub(super) enum ConnectError {
     /// The policy refused every address.
-    Stopped(Stop),
+    Stopped(Rejection),
     /// The name has no address.
     Unresolved,
     /// No permitted address could be connected to.
     Undialled(DialFault),
 }
 
-impl Missed {
+impl ConnectError {
     /// The end of the record.
     pub(super) const fn end(&self) -> End {
         match self {
-            Self::Stopped(Stop::Refused(_)) => End::Refused,
-            Self::Stopped(Stop::Ended(end)) => *end,
+            Self::Stopped(Rejection::Refused(_)) => End::Refused,
+            Self::Stopped(Rejection::Ended(end)) => *end,
             Self::Unresolved => End::DnsError,
             Self::Undialled(fault) => fault.end(),
         }
@@ -67,7 +67,10 @@ pub(super) struct Request {
 
 /// Resolves, judges every address, dials the permitted ones in order. The verdict in the record is
 /// that of the address that was connected to, or the first one's.
-pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Reached, Missed> {
+pub(super) async fn resolve_and_dial(
+    request: &Request,
+    session: &mut Session,
+) -> Result<Connected, ConnectError> {
     let client = session.record.client().ip();
     let (addresses, name) = match request.target.host {
         Host::Address(address) => (vec![address], None),
@@ -97,7 +100,7 @@ pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Re
     let permits = permits.collect();
     let (index, upstream) = dial_in_order(permits, session).await?;
     if index >= permitted.len() {
-        return Err(Missed::Unresolved);
+        return Err(ConnectError::Unresolved);
     }
     let Permitted { subject, judged, .. } = permitted.swap_remove(index);
     if session.worker.registry.turn() == turn {
@@ -106,9 +109,9 @@ pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Re
     } else {
         // The policy changed meanwhile, and judged only the address that was noted first.
         let permit = session.admit(subject.clone()).await;
-        permit.map(drop).map_err(Missed::Stopped)?;
+        permit.map(drop).map_err(ConnectError::Stopped)?;
     }
-    Ok(Reached { upstream, subject })
+    Ok(Connected { upstream, subject })
 }
 
 /// The first address of a name that the policy permits, for what has no connect to race: a UDP flow.
@@ -116,7 +119,10 @@ pub(super) async fn reach(request: &Request, session: &mut Session) -> Result<Re
 ///
 /// # Errors
 /// As the refusal of an explicit request; a name that has no address ends as `dns-error`.
-pub(super) async fn pick(subject: Subject, session: &mut Session) -> Result<Permit, Stop> {
+pub(super) async fn resolve_and_evaluate(
+    subject: Subject,
+    session: &mut Session,
+) -> Result<Permit, Rejection> {
     let found = async {
         let addresses = resolved(&subject, session).await?;
         let all = addresses.into_iter().map(|address| {
@@ -124,32 +130,32 @@ pub(super) async fn pick(subject: Subject, session: &mut Session) -> Result<Perm
             Subject { destination, ..subject.clone() }
         });
         let mut permitted = permitted(all.collect(), session)?;
-        permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(Missed::Unresolved)
+        permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(ConnectError::Unresolved)
     };
     found.await.map_err(|missed| match missed {
-        Missed::Stopped(stop) => stop,
-        Missed::Unresolved | Missed::Undialled(_) => Stop::Ended(End::DnsError),
+        ConnectError::Stopped(stop) => stop,
+        ConnectError::Unresolved | ConnectError::Undialled(_) => Rejection::Ended(End::DnsError),
     })
 }
 
 /// The name's addresses, where some address of it might pass: the query for a name that none can
 /// save never leaves. `subject` holds the name, and its port under `::`.
-async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr>, Missed> {
+async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr>, ConnectError> {
     let Ok(policy) = session.worker.live.load(now_ms()) else {
-        return Err(Missed::Stopped(session.refused(Verdict::overload(subject.destination))));
+        return Err(ConnectError::Stopped(session.refused(Verdict::overload(subject.destination))));
     };
     if let Some(answer) = refused_by_name(&policy, subject, session.record.metrics()) {
         let noted = session.note(&policy, subject.clone(), answer);
-        return noted.map(|_| Vec::new()).map_err(Missed::Stopped);
+        return noted.map(|_| Vec::new()).map_err(ConnectError::Stopped);
     }
-    let Some((name, _)) = &subject.name else { return Err(Missed::Unresolved) };
+    let Some((name, _)) = &subject.name else { return Err(ConnectError::Unresolved) };
     match session.worker.names.resolve(name, subject.client).await {
         Ok(addresses) => Ok(addresses),
-        Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(Missed::Unresolved),
+        Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(ConnectError::Unresolved),
         Err(Unresolved::OverLimit) => {
             let answer = over_limit(subject, session.record.metrics());
             let noted = session.note(&policy, subject.clone(), answer);
-            noted.map(|_| Vec::new()).map_err(Missed::Stopped)
+            noted.map(|_| Vec::new()).map_err(ConnectError::Stopped)
         }
     }
 }
@@ -163,10 +169,10 @@ struct Permitted {
 
 /// Judges every address by one policy, and notes the first permitted one, or the first refusal.
 /// Never waits: the names were resolved here, so that no address needs a query.
-fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>, Missed> {
-    let first = all.first().map(|subject| subject.destination).ok_or(Missed::Unresolved)?;
+fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>, ConnectError> {
+    let first = all.first().map(|subject| subject.destination).ok_or(ConnectError::Unresolved)?;
     let Ok(policy) = session.worker.live.load(now_ms()) else {
-        return Err(Missed::Stopped(session.refused(Verdict::overload(first))));
+        return Err(ConnectError::Stopped(session.refused(Verdict::overload(first))));
     };
     let mut permitted = Vec::new();
     let mut noted = None;
@@ -186,9 +192,9 @@ fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>,
             Err(_) => {}
         }
     }
-    let (subject, answer) = noted.ok_or(Missed::Unresolved)?;
+    let (subject, answer) = noted.ok_or(ConnectError::Unresolved)?;
     let verdict = session.note(&policy, subject, answer);
-    verdict.map(|_| permitted).map_err(Missed::Stopped)
+    verdict.map(|_| permitted).map_err(ConnectError::Stopped)
 }
 
 /// Connects to the first address that answers. Each has a head start over the next; one that fails
@@ -196,7 +202,7 @@ fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>,
 async fn dial_in_order(
     permits: Vec<Permit>,
     session: &mut Session,
-) -> Result<(usize, Wire), Missed> {
+) -> Result<(usize, Wire), ConnectError> {
     session.record.forwarding();
     let mut waiting = permits.into_iter().enumerate();
     let mut dialling = JoinSet::new();
@@ -207,7 +213,7 @@ async fn dial_in_order(
             let dialled = async move { (index, dial(&permit, how, None, account.metrics()).await) };
             dialling.spawn_local(dialled);
         } else if dialling.is_empty() {
-            return Err(last.map_or(Missed::Unresolved, Missed::Undialled));
+            return Err(last.map_or(ConnectError::Unresolved, ConnectError::Undialled));
         }
         let more = waiting.len() > 0;
         tokio::select! {

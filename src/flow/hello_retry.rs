@@ -37,18 +37,18 @@ pub(super) async fn run(
     first: Vec<u8>,
     session: &mut Session,
 ) -> End {
-    let mut follower = Follower::default();
+    let mut guard = HelloRetryGuard::default();
     let end = {
         let session = &*session;
-        let opening = follower.follow(client, upstream, first, session);
+        let opening = guard.follow(client, upstream, first, session);
         let (patience, bytes) = (session.listener.patience, session.record.bytes());
         relay::run(client, upstream, opening, patience, bytes).await
     };
-    follower.note(session);
+    guard.note(session);
     end
 }
 
-/// What [`Follower::follow`] waits for. Boxed where something is watched: that is over long before the
+/// What [`HelloRetryGuard::follow`] waits for. Boxed where something is watched: that is over long before the
 /// relay is.
 pub(super) enum Opening<'a> {
     Known(Vec<u8>),
@@ -68,11 +68,11 @@ impl Future for Opening<'_> {
 
 /// Follows one client whose connection was judged.
 #[derive(Default)]
-pub(super) struct Follower {
+pub(super) struct HelloRetryGuard {
     changed: bool,
 }
 
-impl Follower {
+impl HelloRetryGuard {
     /// Sends `first` on, and what follows it, until no second hello can come; the rest that it
     /// yields has not been sent. The session's verdict tells what was read in `first`, if that is where
     /// the name is from.
