@@ -58,7 +58,7 @@ enum Order {
 /// What a worker is made of, before it runs.
 struct Post {
     listeners: Vec<(std::net::TcpListener, Listener)>,
-    datagrams: Vec<Mailroom>,
+    datagrams: Vec<UdpListener>,
     live: Arc<Live>,
     account: Account,
     names: NamesOf,
@@ -74,7 +74,7 @@ struct Post {
 }
 
 /// A worker's socket of a UDP listener, and how many flows it may have.
-struct Mailroom {
+struct UdpListener {
     socket: std::net::UdpSocket,
     listener: Listener,
     flows: usize,
@@ -111,8 +111,8 @@ impl DataPlane {
         let count = settings.workers.get();
         let mut posts: Vec<Vec<(std::net::TcpListener, Listener)>> = Vec::new();
         posts.resize_with(count, Vec::new);
-        let mut mailrooms: Vec<Vec<Mailroom>> = Vec::new();
-        mailrooms.resize_with(count, Vec::new);
+        let mut udp_listeners: Vec<Vec<UdpListener>> = Vec::new();
+        udp_listeners.resize_with(count, Vec::new);
         let mut listeners = Vec::new();
         let most = settings.listeners.iter().map(|listener| listener.max_connections).sum();
         let clients = Arc::new(Clients::new(Shares::of_all(sys::connections_max().min(most))));
@@ -147,10 +147,12 @@ impl DataPlane {
                 post.push((socket, opened.listener.clone()));
             }
             if let Some(datagrams) = datagrams {
-                for (room, mailroom) in
-                    mailrooms.iter_mut().zip(open_datagrams(datagrams, &opened.listener, count)?)
-                {
-                    room.push(mailroom);
+                for (room, udp_listener) in udp_listeners.iter_mut().zip(open_datagrams(
+                    datagrams,
+                    &opened.listener,
+                    count,
+                )?) {
+                    room.push(udp_listener);
                 }
             }
         }
@@ -167,7 +169,7 @@ impl DataPlane {
         let resolver = Arc::new(Resolver::new(&resolvers, tls));
         // Workers that are already running end when their orders are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
-        for (number, (listeners, datagrams)) in posts.into_iter().zip(mailrooms).enumerate() {
+        for (number, (listeners, datagrams)) in posts.into_iter().zip(udp_listeners).enumerate() {
             let (orders, received) = unbounded_channel();
             let post = Post {
                 listeners,
@@ -258,7 +260,7 @@ fn open_datagrams(
     datagrams: Datagrams,
     tcp: &Listener,
     workers: usize,
-) -> io::Result<Vec<Mailroom>> {
+) -> io::Result<Vec<UdpListener>> {
     let datagrams = match datagrams {
         Datagrams::Address(at) if at.port() == 0 => {
             Datagrams::Address(SocketAddr::new(at.ip(), tcp.address.port()))
@@ -281,7 +283,7 @@ fn open_datagrams(
     let listener = tcp.for_datagrams(first.local_addr()?);
     udp::say_what_is_missing(&listener);
     let flows = udp::flows_max(&listener, share);
-    let room = |socket| Mailroom { socket, listener: listener.clone(), flows, workers: share };
+    let room = |socket| UdpListener { socket, listener: listener.clone(), flows, workers: share };
     Ok(sockets.into_iter().map(room).collect())
 }
 
@@ -342,7 +344,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
                 serve,
             ));
         }
-        for Mailroom { socket, listener, flows, workers } in datagrams {
+        for UdpListener { socket, listener, flows, workers } in datagrams {
             match UdpSocket::from_std(socket) {
                 Ok(socket) => {
                     accepting.spawn_local(udp::run(

@@ -11,7 +11,7 @@ use std::{fs, mem, ptr, slice};
 /// The longest UDP payload, and the most bytes of one run of datagrams.
 pub const RUN_MAX: usize = 65_535;
 
-/// Datagrams that one [`Mailbox::receive`] takes at most.
+/// Datagrams that one [`RecvBatch::receive`] takes at most.
 pub const BATCH: usize = 16;
 
 /// Datagrams of one run that the kernel takes at most (UDP_MAX_SEGMENTS of kernels before 6.9).
@@ -27,15 +27,15 @@ struct Control([u8; CONTROL]);
 
 /// Room for a batch of datagrams that arrive on a transparent listener.
 #[derive(Debug)]
-pub struct Mailbox {
+pub struct RecvBatch {
     /// [`BATCH`] slots of [`RUN_MAX`] bytes.
     buffer: Vec<u8>,
-    letters: Vec<Letter>,
+    datagrams: Vec<Datagram>,
 }
 
 /// One datagram that arrived on a transparent listener.
 #[derive(Debug, Clone, Copy)]
-pub struct Letter {
+pub struct Datagram {
     /// Who sent it, in canonical form.
     pub from: Option<SocketAddr>,
     /// Where it was going, in canonical form; `None` where the kernel did not tell.
@@ -226,20 +226,20 @@ pub fn descriptor_limit() -> usize {
     if done == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 0 }
 }
 
-impl Default for Mailbox {
+impl Default for RecvBatch {
     fn default() -> Self {
         // Pages of it are taken as datagrams come in.
-        Self { buffer: vec![0; BATCH * RUN_MAX], letters: Vec::with_capacity(BATCH) }
+        Self { buffer: vec![0; BATCH * RUN_MAX], datagrams: Vec::with_capacity(BATCH) }
     }
 }
 
-impl Mailbox {
+impl RecvBatch {
     /// Takes what has arrived, without waiting, and says how many datagrams that are.
     ///
     /// # Errors
     /// As recvmmsg(2); `WouldBlock` where nothing has arrived.
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
-        self.letters.clear();
+        self.datagrams.clear();
         // SAFETY: all of these are plain data for which zeros are a value.
         let (mut names, mut headers): ([libc::sockaddr_storage; BATCH], [libc::mmsghdr; BATCH]) =
             unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -274,16 +274,16 @@ impl Mailbox {
             // SAFETY: the kernel filled in the header, whose buffers are still there.
             let to = unsafe { origin(&header.msg_hdr) };
             let len = usize::try_from(header.msg_len).unwrap_or(0).min(RUN_MAX);
-            self.letters.push(Letter { from: address(name), to, slot, len });
+            self.datagrams.push(Datagram { from: address(name), to, slot, len });
         }
         Ok(taken)
     }
 
-    /// The datagrams that the last [`Mailbox::receive`] took, in order.
-    pub fn letters(&self) -> impl Iterator<Item = (Letter, &[u8])> {
-        self.letters.iter().map(|letter| {
-            let start = letter.slot * RUN_MAX;
-            (*letter, self.buffer.get(start..start + letter.len).unwrap_or_default())
+    /// The datagrams that the last [`RecvBatch::receive`] took, in order.
+    pub fn datagrams(&self) -> impl Iterator<Item = (Datagram, &[u8])> {
+        self.datagrams.iter().map(|datagram| {
+            let start = datagram.slot * RUN_MAX;
+            (*datagram, self.buffer.get(start..start + datagram.len).unwrap_or_default())
         })
     }
 }
@@ -555,19 +555,19 @@ mod tests {
             for n in 0..BATCH as u8 + 3 {
                 client.send_to(&[n; 3], to).unwrap();
             }
-            let mut mailbox = Mailbox::default();
+            let mut batch = RecvBatch::default();
             let mut next = 0;
             while next < BATCH as u8 + 3 {
-                mailbox.receive(&listener).unwrap();
-                for (letter, bytes) in mailbox.letters() {
-                    assert_eq!((letter.from, letter.to), (client.local_addr().ok(), Some(to)));
+                batch.receive(&listener).unwrap();
+                for (datagram, bytes) in batch.datagrams() {
+                    assert_eq!((datagram.from, datagram.to), (client.local_addr().ok(), Some(to)));
                     assert_eq!(bytes, [next; 3]);
                     next += 1;
                 }
             }
-            let nothing = mailbox.receive(&listener).unwrap_err();
+            let nothing = batch.receive(&listener).unwrap_err();
             assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-            assert_eq!(mailbox.letters().count(), 0);
+            assert_eq!(batch.datagrams().count(), 0);
         }
     }
 

@@ -34,7 +34,7 @@ use crate::egress::{Resolver, framed};
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::policy::{Action, Policy, Transport, Verdict};
 use crate::settings::Resolver as Server;
-use crate::sys::udp::{self, Mailbox};
+use crate::sys::udp::{self, RecvBatch};
 use clients::{Clients, Places};
 use ledger::Ledger;
 use message::{Asking, BLOCKED, PROHIBITED, Sifted, Unread, sift};
@@ -87,7 +87,7 @@ struct Forwarded {
 }
 
 /// What all queries share.
-struct Desk {
+struct NameServer {
     worker: Rc<Worker>,
     dns: Dns,
     resolver: Arc<Resolver>,
@@ -109,7 +109,7 @@ pub(super) async fn run(
         (Ok(udp), Ok(tcp)) => (udp, tcp),
         (Err(fault), _) | (_, Err(fault)) => return fault,
     };
-    let desk = Rc::new(Desk {
+    let name_server = Rc::new(NameServer {
         ledger: Ledger::new(worker.account.clone()),
         worker,
         clients: Clients::new(dns.rate),
@@ -119,29 +119,29 @@ pub(super) async fn run(
         streams: Places::new(STREAMS_MAX),
     });
     tokio::select! {
-        fault = over_udp(Rc::new(udp), &desk) => fault,
-        fault = over_tcp(tcp, &desk) => fault,
-        never = desk.write_down() => match never {},
+        fault = over_udp(Rc::new(udp), &name_server) => fault,
+        fault = over_tcp(tcp, &name_server) => fault,
+        never = name_server.write_down() => match never {},
     }
 }
 
-async fn over_udp(socket: Rc<UdpSocket>, desk: &Rc<Desk>) -> io::Error {
-    let mut mailbox = Mailbox::default();
+async fn over_udp(socket: Rc<UdpSocket>, name_server: &Rc<NameServer>) -> io::Error {
+    let mut batch = RecvBatch::default();
     loop {
         if let Err(fault) = socket.readable().await {
             return fault;
         }
-        match socket.try_io(Interest::READABLE, || mailbox.receive(&*socket)) {
+        match socket.try_io(Interest::READABLE, || batch.receive(&*socket)) {
             Ok(_) => {
-                for (letter, bytes) in mailbox.letters() {
-                    let (Some(client), Some(to)) = (letter.from, letter.to) else { continue };
-                    if !desk.may_ask(client) {
+                for (datagram, bytes) in batch.datagrams() {
+                    let (Some(client), Some(to)) = (datagram.from, datagram.to) else { continue };
+                    if !name_server.may_ask(client) {
                         continue;
                     }
-                    let (desk, socket, query) =
-                        (Rc::clone(desk), Rc::clone(&socket), bytes.to_vec());
+                    let (name_server, socket, query) =
+                        (Rc::clone(name_server), Rc::clone(&socket), bytes.to_vec());
                     spawn_local(async move {
-                        if let Some(reply) = desk.answer(client, &query, true).await {
+                        if let Some(reply) = name_server.answer(client, &query, true).await {
                             // An answer that is lost is asked for again.
                             send_from(&socket, &reply, reply.len(), client, to).ok();
                         }
@@ -161,15 +161,15 @@ async fn over_udp(socket: Rc<UdpSocket>, desk: &Rc<Desk>) -> io::Error {
     }
 }
 
-async fn over_tcp(listener: TcpListener, desk: &Rc<Desk>) -> io::Error {
+async fn over_tcp(listener: TcpListener, name_server: &Rc<NameServer>) -> io::Error {
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
                 let client = super::origin::canonical(client);
-                let desk = Rc::clone(desk);
+                let name_server = Rc::clone(name_server);
                 spawn_local(async move {
                     // A client that breaks off has its answer elsewhere, or none.
-                    desk.stream(stream, client).await.ok();
+                    name_server.stream(stream, client).await.ok();
                 });
             }
             Err(fault) => match class(&fault) {
@@ -181,7 +181,7 @@ async fn over_tcp(listener: TcpListener, desk: &Rc<Desk>) -> io::Error {
     }
 }
 
-impl Desk {
+impl NameServer {
     /// Writes the record of the questions, for ever.
     async fn write_down(&self) -> Infallible {
         loop {

@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::table::{Key, Table};
-use super::{Desk, Front};
+use super::{UdpContext, UdpIngress};
 use crate::account::{Dropped, End, Metrics};
 use crate::flow::authority::{Target, canonical};
 use crate::flow::listener::Listener;
@@ -108,14 +108,18 @@ pub(in crate::flow) async fn serve(
         closed: watch::Sender::new(false),
     });
     let _until_here = Closing(Rc::clone(&association));
-    let front = Front::Association(Rc::clone(&association));
-    let desk =
-        Rc::new(Desk { worker: Rc::clone(worker), listener: Rc::clone(listener), table, front });
+    let ingress = UdpIngress::Association(Rc::clone(&association));
+    let context = Rc::new(UdpContext {
+        worker: Rc::clone(worker),
+        listener: Rc::clone(listener),
+        table,
+        ingress,
+    });
     tokio::select! {
         biased;
         end = hung_up(control) => end,
         () = association.idled(worker, listener.patience.idle) => End::Idle,
-        fault = association.take(&desk) => {
+        fault = association.take(&context) => {
             tracing::warn!(%fault, "the socket of a SOCKS5 association failed");
             End::IoError
         }
@@ -180,8 +184,8 @@ impl Association {
     }
 
     /// Takes the client's datagrams until the socket breaks.
-    async fn take(&self, desk: &Rc<Desk>) -> io::Error {
-        let metrics = desk.worker.account.metrics();
+    async fn take(&self, context: &Rc<UdpContext>) -> io::Error {
+        let metrics = context.worker.account.metrics();
         let mut buffer = vec![0; DATAGRAM_MAX];
         loop {
             if let Err(fault) = self.socket.readable().await {
@@ -191,7 +195,7 @@ impl Association {
                 match self.socket.try_recv_from(&mut buffer) {
                     Ok((length, from)) => {
                         let datagram = buffer.get(..length).unwrap_or_default();
-                        self.datagram(from, datagram, desk, metrics);
+                        self.datagram(from, datagram, context, metrics);
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     // An ICMP error about an answer to the client: it may pass.
@@ -202,7 +206,13 @@ impl Association {
         }
     }
 
-    fn datagram(&self, from: SocketAddr, datagram: &[u8], desk: &Rc<Desk>, metrics: &Metrics) {
+    fn datagram(
+        &self,
+        from: SocketAddr,
+        datagram: &[u8],
+        context: &Rc<UdpContext>,
+        metrics: &Metrics,
+    ) {
         let from = canonical_end(from);
         if !self.is_client(from) {
             return metrics.dropped(Dropped::Stranger);
@@ -214,8 +224,8 @@ impl Association {
         // A client is known by the first datagram of its own that can be read.
         self.client.set(Some(from));
         self.moved.set(Instant::now());
-        match self.key(from, target, &desk.table) {
-            Some(key) => desk.deliver(key, payload),
+        match self.key(from, target, &context.table) {
+            Some(key) => context.deliver(key, payload),
             None => metrics.dropped(Dropped::ClientLimit),
         }
     }

@@ -5,7 +5,7 @@ use crate::identify::dtls::{self, DtlsReader, DtlsStep};
 use crate::identify::quic::{self, Initial, QuicReader, QuicStep};
 use crate::identify::{HostName, Identity, Protocol, udp_protocol};
 
-use super::table::{Held, WAITING_MAX};
+use super::table::{QueuedDatagram, WAITING_MAX};
 
 /// Datagrams of one flow that are held, read and not forwarded.
 const HELD_MAX: usize = WAITING_MAX;
@@ -24,7 +24,7 @@ const HANDSHAKE: u8 = 22;
 /// A flow's datagrams that were read and not yet forwarded, and what they say.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    held: Vec<Held>,
+    held: Vec<QueuedDatagram>,
     reader: Reader,
     /// What the verdict on the flow rests on; `None` before it.
     known: Option<Known>,
@@ -70,12 +70,12 @@ pub(super) enum Pass {
     Drop,
     /// It speaks of another protocol, host or connection than the one judged, or more of it is
     /// held than may be: it is held now, and what is held begins a flow of its own.
-    Anew,
+    Restart,
 }
 
 impl Flight {
     /// Reads and holds a datagram that came before the verdict.
-    pub(super) fn first(&mut self, datagram: Held) -> Need {
+    pub(super) fn first(&mut self, datagram: QueuedDatagram) -> Need {
         let need = self.reader.first(datagram.bytes());
         self.held.push(datagram);
         let many = need == Need::More && self.held.len() >= HELD_MAX;
@@ -107,7 +107,7 @@ impl Flight {
     }
 
     /// Holds a datagram that nobody has to read.
-    pub(super) fn hold_unread(&mut self, datagram: Held) {
+    pub(super) fn hold_unread(&mut self, datagram: QueuedDatagram) {
         self.held.push(datagram);
     }
 
@@ -148,7 +148,7 @@ impl Flight {
     }
 
     /// What is held, in order, to be forwarded.
-    pub(super) fn take(&mut self) -> Vec<Held> {
+    pub(super) fn take(&mut self) -> Vec<QueuedDatagram> {
         std::mem::take(&mut self.held)
     }
 
@@ -173,14 +173,14 @@ impl Flight {
     }
 
     /// Reads a datagram of a live flow.
-    pub(super) fn pass(&mut self, datagram: Held) -> Pass {
+    pub(super) fn pass(&mut self, datagram: QueuedDatagram) -> Pass {
         let whole = match (&mut self.reader, udp_protocol(datagram.bytes())) {
             // Another protocol than the one judged: a name may be in it.
             (Reader::None | Reader::Quic(_), Protocol::Dtls)
                 if dtls::is_hello(datagram.bytes()) =>
             {
                 self.held.push(datagram);
-                return Pass::Anew;
+                return Pass::Restart;
             }
             (Reader::Quic(reader), _) => match reader.push(datagram.bytes()) {
                 QuicStep::Done => true,
@@ -197,20 +197,20 @@ impl Flight {
             },
             (_, Protocol::Quic) => {
                 self.held.push(datagram);
-                return Pass::Anew;
+                return Pass::Restart;
             }
             (Reader::None | Reader::Dtls(_), _) => self.held.is_empty(),
         };
         self.held.push(datagram);
         if self.reader_bytes() > READER_MAX {
-            return Pass::Anew;
+            return Pass::Restart;
         }
         if !whole {
-            return if self.held.len() >= HELD_MAX { Pass::Anew } else { Pass::Held };
+            return if self.held.len() >= HELD_MAX { Pass::Restart } else { Pass::Held };
         }
         if self.identity().fault.is_some() || self.known.is_some_and(|known| known != self.known())
         {
-            return Pass::Anew;
+            return Pass::Restart;
         }
         Pass::Go
     }
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(flight.take().len(), 3);
         assert!(!flight.looks_at(b"\x40 short", 0));
         let other = initials(Version::V1, b"\x01\x01\x01\x01\x01\x01\x01\x01", "other.example", 1);
-        assert_eq!(flight.pass(place.hold(&other[0]).unwrap()), Pass::Anew);
+        assert_eq!(flight.pass(place.hold(&other[0]).unwrap()), Pass::Restart);
         assert_eq!(flight.identity().fault, Some(Fault::NameChanged));
         assert_eq!(flight.take().len(), 1);
     }
@@ -382,13 +382,13 @@ mod tests {
         let hello = initials(Version::V1, DCID, "allowed.example", 1).remove(0);
         let mut other = judged(&[b"junk".to_vec()], &place);
         assert!(!other.looks_at(b"more junk", 0) && other.looks_at(&hello, 0));
-        assert_eq!(other.pass(place.hold(&hello).unwrap()), Pass::Anew);
+        assert_eq!(other.pass(place.hold(&hello).unwrap()), Pass::Restart);
         let mut unknown = hello.clone();
         unknown[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]);
         let mut unread = judged(std::slice::from_ref(&unknown), &place);
         assert_eq!(unread.pass(place.hold(&unknown).unwrap()), Pass::Go, "judged as what it is");
         drop(unread.take());
-        assert_eq!(unread.pass(place.hold(&hello).unwrap()), Pass::Anew);
+        assert_eq!(unread.pass(place.hold(&hello).unwrap()), Pass::Restart);
         let mut named = judged(&[hello], &place);
         assert_eq!(named.pass(place.hold(&unknown).unwrap()), Pass::Drop);
     }
@@ -405,7 +405,7 @@ mod tests {
         assert!(!flight.looks_at(&hello, 0));
         // Under the next policy the name may matter.
         assert!(flight.looks_at(&hello, 1) && !flight.looks_at(b"\x40 short", 1));
-        assert_eq!(flight.pass(place.hold(&hello).unwrap()), Pass::Anew);
+        assert_eq!(flight.pass(place.hold(&hello).unwrap()), Pass::Restart);
     }
 
     #[test]
@@ -415,7 +415,7 @@ mod tests {
         // A handshake record of epoch 0, and a ClientHello in it.
         let hello = [&[HANDSHAKE, 0xfe, 0xfd][..], &[0; 8], &[0, 1, 1]].concat();
         assert!(flight.looks_at(&hello, 0));
-        assert_eq!(flight.pass(place.hold(&hello).unwrap()), Pass::Anew);
+        assert_eq!(flight.pass(place.hold(&hello).unwrap()), Pass::Restart);
         assert_eq!(flight.take().len(), 1);
     }
 
@@ -437,7 +437,7 @@ mod tests {
         flight.judged();
         let begun = (2..6).find(|n| {
             drop(flight.take());
-            flight.pass(large(*n)) == Pass::Anew
+            flight.pass(large(*n)) == Pass::Restart
         });
         assert!(begun.is_some(), "{} B are held", flight.reader_bytes());
     }

@@ -31,7 +31,7 @@ use super::settings::Datagrams;
 use super::worker::Worker;
 use crate::account::{Accept, Dropped, Probed};
 use crate::policy::probe;
-use crate::sys::udp::{self, Mailbox};
+use crate::sys::udp::{self, RecvBatch};
 use associate::Association;
 use refuse::Own;
 use table::{Delivered, Key};
@@ -51,16 +51,16 @@ const PROBE_MAX: usize = 16;
 /// Wait after the listener failed for want of memory.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What the UDP flows of one front share.
-struct Desk {
+/// What the UDP flows of one way in share: of a listener, or of an association.
+struct UdpContext {
     worker: Rc<Worker>,
     listener: Rc<Listener>,
     table: Rc<Table>,
-    front: Front,
+    ingress: UdpIngress,
 }
 
 /// Where datagrams come in, and how their clients are answered.
-enum Front {
+enum UdpIngress {
     /// A transparent listener.
     Listener { socket: Rc<UdpSocket>, own: Own },
     /// The relay socket of one SOCKS5 client.
@@ -145,32 +145,32 @@ pub(super) async fn run(
     let socket = Rc::new(socket);
     let clients = listener.clients();
     let limits = Limits::of(flows).with_ports(worker.ports.count() / workers.max(1));
-    let desk = Rc::new(Desk {
+    let context = Rc::new(UdpContext {
         worker,
         listener,
         table: Table::with_clients(limits, clients),
-        front: Front::Listener { socket: Rc::clone(&socket), own: Own::open() },
+        ingress: UdpIngress::Listener { socket: Rc::clone(&socket), own: Own::open() },
     });
-    let mut mailbox = Mailbox::default();
+    let mut batch = RecvBatch::default();
     loop {
         if let Err(fault) = socket.readable().await {
             return fault;
         }
-        let received = socket.try_io(Interest::READABLE, || mailbox.receive(&*socket));
+        let received = socket.try_io(Interest::READABLE, || batch.receive(&*socket));
         match received {
             Ok(_) => {
-                for (letter, bytes) in mailbox.letters() {
-                    match (letter.from, letter.to) {
+                for (datagram, bytes) in batch.datagrams() {
+                    match (datagram.from, datagram.to) {
                         (Some(client), Some(to)) if probe::is_from(client.ip()) => {
-                            desk.worker.account.metrics().probed(Probed::Udp);
+                            context.worker.account.metrics().probed(Probed::Udp);
                             // Its own few bytes, to the one address that nobody else has.
                             let bytes = bytes.get(..bytes.len().min(PROBE_MAX)).unwrap_or_default();
                             send_from(&socket, bytes, bytes.len(), client, to).ok();
                         }
                         (Some(client), Some(to)) => {
-                            desk.deliver(Key::transparent(client, to), bytes);
+                            context.deliver(Key::transparent(client, to), bytes);
                         }
-                        _ => desk.worker.account.metrics().dropped(Dropped::NoOrigin),
+                        _ => context.worker.account.metrics().dropped(Dropped::NoOrigin),
                     }
                 }
                 // The flows have their turn before the next batch: a flood does not outgrow them.
@@ -186,7 +186,7 @@ pub(super) async fn run(
     }
 }
 
-impl Desk {
+impl UdpContext {
     /// Brings a datagram to its flow, and begins the flow where there is none.
     fn deliver(self: &Rc<Self>, key: Key, datagram: &[u8]) {
         match self.table.deliver(key, datagram) {
@@ -198,17 +198,17 @@ impl Desk {
         }
     }
 
-    /// Waits until the front is gone, and its flows with it; that of a listener outlives them.
+    /// Waits until the way in is gone, and its flows with it; that of a listener outlives them.
     async fn closed(&self) {
-        match &self.front {
-            Front::Listener { .. } => std::future::pending().await,
-            Front::Association(association) => association.closed().await,
+        match &self.ingress {
+            UdpIngress::Listener { .. } => std::future::pending().await,
+            UdpIngress::Association(association) => association.closed().await,
         }
     }
 }
 
-impl fmt::Debug for Desk {
+impl fmt::Debug for UdpContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").field("listener", &self.listener).finish_non_exhaustive()
+        f.debug_struct("UdpContext").field("listener", &self.listener).finish_non_exhaustive()
     }
 }

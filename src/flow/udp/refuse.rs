@@ -19,7 +19,7 @@ use tokio::net::UdpSocket;
 
 use super::relay::{answer_from, send_from};
 use super::table::Key;
-use super::{Desk, Front};
+use super::{UdpContext, UdpIngress};
 use crate::account::Dropped;
 use crate::identify::quic::Initial;
 use crate::sys::udp::{self, Told};
@@ -185,28 +185,28 @@ impl Own {
 }
 
 /// Whether the client of a flow can be told by ICMP.
-pub(super) fn can_tell(desk: &Desk, key: Key) -> bool {
-    match &desk.front {
-        Front::Listener { own, .. } => own.can_tell(key.client.is_ipv6()),
-        Front::Association(_) => false,
+pub(super) fn can_tell(context: &UdpContext, key: Key) -> bool {
+    match &context.ingress {
+        UdpIngress::Listener { own, .. } => own.can_tell(key.client.is_ipv6()),
+        UdpIngress::Association(_) => false,
     }
 }
 
 /// Tells the client of a transparent flow by ICMP what became of its datagram of `length` bytes;
 /// SOCKS5 has no word for it.
-pub(super) fn tell(desk: &Desk, key: Key, error: Error, length: usize) {
-    let Front::Listener { own, .. } = &desk.front else { return };
-    let metrics = desk.worker.account.metrics();
+pub(super) fn tell(context: &UdpContext, key: Key, error: Error, length: usize) {
+    let UdpIngress::Listener { own, .. } = &context.ingress else { return };
+    let metrics = context.worker.account.metrics();
     let second = own.begun.elapsed().as_secs();
     if !own.network_allows(key.client.ip(), second) {
         metrics.dropped(Dropped::NetworkLimit);
     } else {
-        own_error(own, desk, key, error, length, second);
+        own_error(own, context, key, error, length, second);
     }
 }
 
-fn own_error(own: &Own, desk: &Desk, key: Key, error: Error, length: usize, second: u64) {
-    let metrics = desk.worker.account.metrics();
+fn own_error(own: &Own, context: &UdpContext, key: Key, error: Error, length: usize, second: u64) {
+    let metrics = context.worker.account.metrics();
     if !own.icmp.allows(second, ICMP_MAX) {
         metrics.dropped(Dropped::IcmpLimit);
     } else if own.tell(key, error, length).is_err() {
@@ -215,14 +215,14 @@ fn own_error(own: &Own, desk: &Desk, key: Key, error: Error, length: usize, seco
 }
 
 /// Answers a refused flow, whose last datagram had `length` bytes.
-pub(super) fn answer(desk: &Desk, key: Key, refused: Option<Initial>, length: usize) {
-    if desk.listener.silent {
+pub(super) fn answer(context: &UdpContext, key: Key, refused: Option<Initial>, length: usize) {
+    if context.listener.silent {
         return;
     }
-    let metrics = desk.worker.account.metrics();
+    let metrics = context.worker.account.metrics();
     let closed = refused.and_then(|initial| initial.refusal());
-    match &desk.front {
-        Front::Listener { socket, own } => {
+    match &context.ingress {
+        UdpIngress::Listener { socket, own } => {
             let second = own.begun.elapsed().as_secs();
             if !own.network_allows(key.client.ip(), second) {
                 return metrics.dropped(Dropped::NetworkLimit);
@@ -232,10 +232,10 @@ pub(super) fn answer(desk: &Desk, key: Key, refused: Option<Initial>, length: us
             {
                 return;
             }
-            own_error(own, desk, key, Error::prohibited(key), length, second);
+            own_error(own, context, key, Error::prohibited(key), length, second);
         }
         // The client is who holds the control connection: its address is no forged one.
-        Front::Association(association) => {
+        UdpIngress::Association(association) => {
             if closed.is_some_and(|close| association.refuse(key, &close).is_err()) {
                 metrics.dropped(Dropped::Unsent);
             }

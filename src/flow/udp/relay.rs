@@ -16,8 +16,8 @@ use super::associate::Association;
 use super::flight::{Flight, Pass};
 use super::ports::{Port, Unopened, datagrams};
 use super::refuse::{self, Error};
-use super::table::{Held, Key, Place};
-use super::{Desk, Front};
+use super::table::{Key, Place, QueuedDatagram};
+use super::{UdpContext, UdpIngress};
 use crate::account::{Bytes, Dropped, End};
 use crate::flow::origin::canonical;
 use crate::policy::Permit;
@@ -25,7 +25,7 @@ use crate::sys::udp::{self, RUN_MAX, Run};
 
 /// Time without a datagram after which a flow ends whose client has not yet answered the
 /// destination's answer: what Linux's own connection tracking allows (nf_conntrack_udp_timeout).
-const YOUNG_IDLE: Duration = Duration::from_secs(30);
+const UNVALIDATED_IDLE: Duration = Duration::from_secs(30);
 
 /// The same for all others, where the listener's `idle_timeout` is not shorter (RFC 4787, REQ-5).
 const IDLE: Duration = Duration::from_secs(300);
@@ -46,7 +46,7 @@ pub(super) enum Ended {
     /// For good.
     End(End),
     /// The client began anew: with these datagrams.
-    Anew(Vec<Held>),
+    Restart(Vec<QueuedDatagram>),
 }
 
 /// The two sides of a permitted flow.
@@ -90,14 +90,15 @@ pub(super) enum Fault {
 
 impl Pipe {
     /// Opens both sides for a permitted destination.
-    pub(super) fn open(permit: &Permit, key: Key, desk: &Desk) -> Result<Self, Fault> {
+    pub(super) fn open(permit: &Permit, key: Key, context: &UdpContext) -> Result<Self, Fault> {
         let destination = permit.destination();
-        let keep = desk.listener.keep_source && matches!(desk.front, Front::Listener { .. });
-        let dialled = desk.worker.ports.dial(key.client, keep, destination);
+        let keep =
+            context.listener.keep_source && matches!(context.ingress, UdpIngress::Listener { .. });
+        let dialled = context.worker.ports.dial(key.client, keep, destination);
         let (far, port) = dialled.map_err(Fault::Far)?;
         let far = finish(far).map_err(|fault| Fault::Far(Unopened::Failed(fault)))?;
-        let near = match &desk.front {
-            Front::Listener { socket, .. } => match answer_from(key) {
+        let near = match &context.ingress {
+            UdpIngress::Listener { socket, .. } => match answer_from(key) {
                 Ok(own) => Near::Own(own),
                 Err(fault) => match socket.local_addr() {
                     Ok(at) if at.port() == key.to.port() => Near::Listener(Rc::clone(socket)),
@@ -106,7 +107,7 @@ impl Pipe {
             },
             // A client that gave an address is answered from that one; one that gave a name learns
             // which address it was.
-            Front::Association(association) => {
+            UdpIngress::Association(association) => {
                 let from = if association.name_of(key).is_some() { destination } else { key.to };
                 Near::Association(Rc::clone(association), from)
             }
@@ -119,21 +120,21 @@ impl Pipe {
         &self,
         place: &Place,
         flight: &mut Flight,
-        desk: &Rc<Desk>,
+        context: &Rc<UdpContext>,
         bytes: &Bytes,
     ) -> Ended {
         let shuttle = Shuttle {
             pipe: self,
-            desk,
+            context,
             bytes,
             moved: Cell::new(Instant::now()),
             answered: Cell::new(false),
-            grown: Cell::new(false),
+            validated: Cell::new(false),
         };
         for held in flight.take() {
             shuttle.up(held.bytes(), held.bytes().len());
         }
-        let mut stopping = desk.worker.stopping.subscribe();
+        let mut stopping = context.worker.stopping.subscribe();
         let mut last_words = false;
         loop {
             consume_budget().await;
@@ -142,7 +143,7 @@ impl Pipe {
             let ended = tokio::select! {
                 _ = self.far.ready(Interest::READABLE.add(Interest::ERROR)) => shuttle.take_from_far(),
                 () = self.near_readable() => shuttle.take_from_near(place, flight),
-                held = place.next() => shuttle.letter(place, flight, held),
+                held = place.next() => shuttle.pass_on(place, flight, held),
                 () = sleep_until(due) => {
                     (shuttle.moved.get() + idle <= Instant::now()).then_some(Ended::End(End::Idle))
                 }
@@ -170,21 +171,21 @@ impl Pipe {
 /// A relay at work.
 struct Shuttle<'a> {
     pipe: &'a Pipe,
-    desk: &'a Rc<Desk>,
+    context: &'a Rc<UdpContext>,
     bytes: &'a Bytes,
     moved: Cell<Instant>,
     answered: Cell<bool>,
-    grown: Cell<bool>,
+    validated: Cell<bool>,
 }
 
 impl Shuttle<'_> {
     fn idle(&self, stopping: bool) -> Duration {
         if stopping {
             STOPPING_IDLE
-        } else if self.grown.get() {
-            IDLE.min(self.desk.listener.patience.idle)
+        } else if self.validated.get() {
+            IDLE.min(self.context.listener.patience.idle)
         } else {
-            YOUNG_IDLE.min(self.desk.listener.patience.idle)
+            UNVALIDATED_IDLE.min(self.context.listener.patience.idle)
         }
     }
 
@@ -204,7 +205,7 @@ impl Shuttle<'_> {
             let taken: io::Result<_> = SHARED.with_borrow_mut(|buffer| {
                 match take_only(&self.pipe.far, self.pipe.destination, buffer)? {
                     Some(run) => self.down(buffer.get(..run.len).unwrap_or_default(), run.segment),
-                    None => self.desk.worker.account.metrics().dropped(Dropped::Stranger),
+                    None => self.context.worker.account.metrics().dropped(Dropped::Stranger),
                 }
                 Ok(())
             });
@@ -221,7 +222,7 @@ impl Shuttle<'_> {
 
     /// Tells the client what became of a datagram of its own (RFC 5508 §4).
     fn tell(&self, error: Error, length: usize) {
-        refuse::tell(self.desk, self.pipe.key, error, length);
+        refuse::tell(self.context, self.pipe.key, error, length);
     }
 
     /// Takes what the client sent on its own socket.
@@ -248,22 +249,22 @@ impl Shuttle<'_> {
             // theirs is another flow, with a verdict of its own.
             for datagram in bytes.chunks(run.segment.max(1)) {
                 if let Some(client) = run.from {
-                    self.desk.deliver(Key { client, ..self.pipe.key }, datagram);
+                    self.context.deliver(Key { client, ..self.pipe.key }, datagram);
                 }
             }
             return None;
         }
-        let turn = self.desk.worker.registry.turn();
+        let turn = self.context.worker.registry.turn();
         if bytes.chunks(run.segment.max(1)).all(|datagram| !flight.looks_at(datagram, turn)) {
-            self.up_and_grow(place, bytes, run.segment);
+            self.up_and_validate(place, bytes, run.segment);
             return None;
         }
         for datagram in bytes.chunks(run.segment.max(1)) {
             let Some(held) = place.hold(datagram) else {
-                self.desk.worker.account.metrics().dropped(Dropped::Held);
+                self.context.worker.account.metrics().dropped(Dropped::Held);
                 continue;
             };
-            if let ended @ Some(_) = self.letter(place, flight, held) {
+            if let ended @ Some(_) = self.pass_on(place, flight, held) {
                 return ended;
             }
         }
@@ -271,9 +272,9 @@ impl Shuttle<'_> {
     }
 
     /// One datagram of the client.
-    fn letter(&self, place: &Place, flight: &mut Flight, held: Held) -> Option<Ended> {
-        if !flight.looks_at(held.bytes(), self.desk.worker.registry.turn()) {
-            self.up_and_grow(place, held.bytes(), held.bytes().len());
+    fn pass_on(&self, place: &Place, flight: &mut Flight, held: QueuedDatagram) -> Option<Ended> {
+        if !flight.looks_at(held.bytes(), self.context.worker.registry.turn()) {
+            self.up_and_validate(place, held.bytes(), held.bytes().len());
             return None;
         }
         let pass = flight.pass(held);
@@ -281,19 +282,19 @@ impl Shuttle<'_> {
         match pass {
             Pass::Go => {
                 for held in flight.take() {
-                    self.up_and_grow(place, held.bytes(), held.bytes().len());
+                    self.up_and_validate(place, held.bytes(), held.bytes().len());
                 }
             }
             Pass::Held => {}
-            Pass::Drop => self.desk.worker.account.metrics().dropped(Dropped::Unread),
-            Pass::Anew => return Some(Ended::Anew(flight.take())),
+            Pass::Drop => self.context.worker.account.metrics().dropped(Dropped::Unread),
+            Pass::Restart => return Some(Ended::Restart(flight.take())),
         }
         None
     }
 
-    fn up_and_grow(&self, place: &Place, run: &[u8], segment: usize) {
-        if self.answered.get() && !self.grown.replace(true) {
-            place.grow_up();
+    fn up_and_validate(&self, place: &Place, run: &[u8], segment: usize) {
+        if self.answered.get() && !self.validated.replace(true) {
+            place.validate();
         }
         self.up(run, segment);
     }
@@ -305,7 +306,7 @@ impl Shuttle<'_> {
             Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
                 run.chunks(segment.max(1)).for_each(|datagram| self.up_one(datagram));
             }
-            Err(_) => self.desk.worker.account.metrics().dropped(Dropped::Unsent),
+            Err(_) => self.context.worker.account.metrics().dropped(Dropped::Unsent),
         }
     }
 
@@ -317,8 +318,8 @@ impl Shuttle<'_> {
         };
         match sent {
             Ok(true) => self.bytes.up(datagram.len()),
-            Ok(false) => self.desk.worker.account.metrics().dropped(Dropped::TooBig),
-            Err(_) => self.desk.worker.account.metrics().dropped(Dropped::Unsent),
+            Ok(false) => self.context.worker.account.metrics().dropped(Dropped::TooBig),
+            Err(_) => self.context.worker.account.metrics().dropped(Dropped::Unsent),
         }
     }
 
@@ -332,7 +333,7 @@ impl Shuttle<'_> {
             Near::Own(own) => datagram.len() + headers <= udp::mtu(own, v6)?,
             Near::Listener(_) | Near::Association(..) => false,
         };
-        if came_whole && refuse::can_tell(self.desk, *key) {
+        if came_whole && refuse::can_tell(self.context, *key) {
             self.tell(Error::too_big(*key, udp::mtu(far, v6)?), datagram.len());
             return Ok(false);
         }
@@ -350,7 +351,7 @@ impl Shuttle<'_> {
         };
         match sent {
             Ok(()) => self.bytes.down(run.len()),
-            Err(_) => self.desk.worker.account.metrics().dropped(Dropped::Unsent),
+            Err(_) => self.context.worker.account.metrics().dropped(Dropped::Unsent),
         }
     }
 }

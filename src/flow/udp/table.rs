@@ -1,8 +1,8 @@
 //! The UDP flows of one worker: bounded in number, for each client, and in the bytes that wait.
 //!
-//! A flow is *young* until its client has answered an answer of the destination; a source address
-//! can be forged, that exchange cannot. Where there are as many young flows as there may be, the
-//! oldest of them gives way, so that a flood of forged datagrams costs forged flows only.
+//! A flow is *unvalidated* (RFC 9000 §8) until its client has answered an answer of the destination: a
+//! source address can be forged, that exchange cannot. Where there are as many of these as there may
+//! be, the oldest gives way, so that a flood of forged datagrams costs forged flows only.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -49,8 +49,8 @@ impl Key {
 pub(in crate::flow) struct Limits {
     /// At once.
     pub(super) flows: usize,
-    /// Of these, young.
-    pub(super) young: usize,
+    /// Of these, unvalidated.
+    pub(super) unvalidated: usize,
     /// For one client of this worker: an IPv4 address, or a /64.
     pub(super) client: usize,
 }
@@ -58,14 +58,14 @@ pub(in crate::flow) struct Limits {
 impl Limits {
     /// The limits that go with `flows` flows at once.
     pub(in crate::flow) const fn of(flows: usize) -> Self {
-        Self { flows, young: flows.div_ceil(2), client: flows.div_ceil(4) }
+        Self { flows, unvalidated: flows.div_ceil(2), client: flows.div_ceil(4) }
     }
 
-    /// The same, with no more young flows than half of the worker's part of the local ports: a flood
-    /// of forged sources takes a port for each, and the others are for who answers.
+    /// The same, with no more unvalidated flows than half of the worker's part of the local ports: a
+    /// flood of forged sources takes a port for each, and the others are for who answers.
     pub(super) const fn with_ports(self, ports: usize) -> Self {
         let most = if ports < 2 { 1 } else { ports / 2 };
-        Self { young: if self.young < most { self.young } else { most }, ..self }
+        Self { unvalidated: if self.unvalidated < most { self.unvalidated } else { most }, ..self }
     }
 }
 
@@ -77,9 +77,9 @@ pub(in crate::flow) struct Table {
     shared: Option<Arc<Clients>>,
     flows: RefCell<HashMap<Key, Rc<Entry>>>,
     clients: RefCell<HashMap<IpAddr, usize>>,
-    /// In the order in which they came; entries that have grown up or ended are stale.
-    young: RefCell<VecDeque<Rc<Entry>>>,
-    young_count: Cell<usize>,
+    /// In the order in which they came; entries that were validated or have ended are stale.
+    unvalidated: RefCell<VecDeque<Rc<Entry>>>,
+    unvalidated_count: Cell<usize>,
     /// What the entries are charged with, together.
     held: Cell<usize>,
     lanes: Cell<u64>,
@@ -93,7 +93,7 @@ struct Entry {
     /// Bytes that wait, that are held, and that the reader holds until the verdict.
     charged: Cell<usize>,
     reader: Cell<usize>,
-    young: Cell<bool>,
+    unvalidated: Cell<bool>,
     ended: Cell<bool>,
     displaced: Cell<bool>,
     arrived: Notify,
@@ -111,20 +111,20 @@ pub(super) struct Place {
 
 /// A datagram that is held, charged to its flow until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct QueuedDatagram {
     bytes: Vec<u8>,
     table: Rc<Table>,
     entry: Rc<Entry>,
 }
 
-impl Held {
+impl QueuedDatagram {
     /// The datagram.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Held {
+impl Drop for QueuedDatagram {
     fn drop(&mut self) {
         self.table.discharge(&self.entry, self.bytes.len());
     }
@@ -154,8 +154,8 @@ impl Table {
             shared,
             flows: RefCell::default(),
             clients: RefCell::default(),
-            young: RefCell::default(),
-            young_count: Cell::new(0),
+            unvalidated: RefCell::default(),
+            unvalidated_count: Cell::new(0),
             held: Cell::new(0),
             lanes: Cell::new(0),
         })
@@ -191,7 +191,7 @@ impl Table {
             },
             None => None,
         };
-        if self.young_count.get() >= self.limits.young
+        if self.unvalidated_count.get() >= self.limits.unvalidated
             || self.flows.borrow().len() >= self.limits.flows
         {
             self.displace_oldest();
@@ -205,7 +205,7 @@ impl Table {
             waiting_bytes: Cell::new(0),
             charged: Cell::new(0),
             reader: Cell::new(0),
-            young: Cell::new(true),
+            unvalidated: Cell::new(true),
             ended: Cell::new(false),
             displaced: Cell::new(false),
             arrived: Notify::new(),
@@ -216,7 +216,7 @@ impl Table {
         self.charge(&entry, datagram.len());
         *self.clients.borrow_mut().entry(client).or_default() += 1;
         self.flows.borrow_mut().insert(key, Rc::clone(&entry));
-        self.remember_young(&entry);
+        self.remember_unvalidated(&entry);
         Delivered::New(Place { table: Rc::clone(self), entry })
     }
 
@@ -237,21 +237,21 @@ impl Table {
         self.flows.borrow().len()
     }
 
-    fn remember_young(&self, entry: &Rc<Entry>) {
-        self.young_count.set(self.young_count.get() + 1);
-        let mut young = self.young.borrow_mut();
+    fn remember_unvalidated(&self, entry: &Rc<Entry>) {
+        self.unvalidated_count.set(self.unvalidated_count.get() + 1);
+        let mut unvalidated = self.unvalidated.borrow_mut();
         // Stale entries are cleared away before they are as many as the others may be.
-        if young.len() >= 2 * self.limits.young {
-            young.retain(|entry| entry.is_young());
+        if unvalidated.len() >= 2 * self.limits.unvalidated {
+            unvalidated.retain(|entry| entry.is_unvalidated());
         }
-        young.push_back(Rc::clone(entry));
+        unvalidated.push_back(Rc::clone(entry));
     }
 
     /// Whether there was one.
     fn displace_oldest(&self) -> bool {
         let oldest = {
-            let mut young = self.young.borrow_mut();
-            std::iter::from_fn(|| young.pop_front()).find(|entry| entry.is_young())
+            let mut unvalidated = self.unvalidated.borrow_mut();
+            std::iter::from_fn(|| unvalidated.pop_front()).find(|entry| entry.is_unvalidated())
         };
         let Some(entry) = oldest else { return false };
         self.end(&entry);
@@ -281,8 +281,8 @@ impl Table {
             return;
         }
         self.flows.borrow_mut().remove(&entry.key);
-        if entry.young.get() {
-            self.young_count.set(self.young_count.get().saturating_sub(1));
+        if entry.unvalidated.get() {
+            self.unvalidated_count.set(self.unvalidated_count.get().saturating_sub(1));
         }
         let mut clients = self.clients.borrow_mut();
         let client = network(entry.key.client.ip());
@@ -300,8 +300,8 @@ impl Table {
 }
 
 impl Entry {
-    fn is_young(&self) -> bool {
-        self.young.get() && !self.ended.get()
+    fn is_unvalidated(&self) -> bool {
+        self.unvalidated.get() && !self.ended.get()
     }
 
     fn takes(&self, datagram: &[u8]) -> bool {
@@ -323,14 +323,14 @@ impl Place {
     }
 
     /// The next datagram that waits, if one does.
-    pub(super) fn take(&self) -> Option<Held> {
+    pub(super) fn take(&self) -> Option<QueuedDatagram> {
         let bytes = self.entry.waiting.borrow_mut().pop_front()?;
         self.entry.waiting_bytes.set(self.entry.waiting_bytes.get().saturating_sub(bytes.len()));
         Some(self.held(bytes))
     }
 
     /// Waits for the next datagram.
-    pub(super) async fn next(&self) -> Held {
+    pub(super) async fn next(&self) -> QueuedDatagram {
         loop {
             if let Some(held) = self.take() {
                 return held;
@@ -347,7 +347,7 @@ impl Place {
     }
 
     /// A datagram that came to the flow's own socket; `None` where no more may be held.
-    pub(super) fn hold(&self, datagram: &[u8]) -> Option<Held> {
+    pub(super) fn hold(&self, datagram: &[u8]) -> Option<QueuedDatagram> {
         if self.table.held.get() + datagram.len() > HELD_BYTES {
             return None;
         }
@@ -361,16 +361,16 @@ impl Place {
         self.table.charge(&self.entry, bytes);
     }
 
-    fn held(&self, bytes: Vec<u8>) -> Held {
-        Held { bytes, table: Rc::clone(&self.table), entry: Rc::clone(&self.entry) }
+    fn held(&self, bytes: Vec<u8>) -> QueuedDatagram {
+        QueuedDatagram { bytes, table: Rc::clone(&self.table), entry: Rc::clone(&self.entry) }
     }
 
     /// The client has proved that it receives what is sent to its address.
-    pub(super) fn grow_up(&self) {
-        if self.entry.is_young() {
-            self.table.young_count.set(self.table.young_count.get().saturating_sub(1));
+    pub(super) fn validate(&self) {
+        if self.entry.is_unvalidated() {
+            self.table.unvalidated_count.set(self.table.unvalidated_count.get().saturating_sub(1));
         }
-        self.entry.young.set(false);
+        self.entry.unvalidated.set(false);
     }
 }
 
@@ -439,23 +439,23 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_new_flows_displaces_the_oldest_young_ones_and_nobody_else() {
+    fn a_flood_of_new_flows_displaces_the_oldest_unvalidated_ones_and_nobody_else() {
         let table = Table::new(Limits::of(40));
-        let grown = begin(&table, key(7, 7));
-        grown.grow_up();
-        let mut young = VecDeque::new();
+        let validated = begin(&table, key(7, 7));
+        validated.validate();
+        let mut unvalidated = VecDeque::new();
         for n in 0..100_000 {
-            young.push_back(begin(&table, key(n + 100, 1)));
-            if young.len() > 30 {
-                young.pop_front();
+            unvalidated.push_back(begin(&table, key(n + 100, 1)));
+            if unvalidated.len() > 30 {
+                unvalidated.pop_front();
             }
-            assert!(table.len() <= 21 && table.young.borrow().len() <= 41);
+            assert!(table.len() <= 21 && table.unvalidated.borrow().len() <= 41);
         }
-        assert!(!grown.entry.ended.get() && !grown.entry.displaced.get());
-        assert!(young.front().unwrap().entry.displaced.get());
-        assert!(!young.back().unwrap().entry.displaced.get());
-        drop((young, grown));
-        assert_eq!((table.len(), table.young_count.get(), table.held.get()), (0, 0, 0));
+        assert!(!validated.entry.ended.get() && !validated.entry.displaced.get());
+        assert!(unvalidated.front().unwrap().entry.displaced.get());
+        assert!(!unvalidated.back().unwrap().entry.displaced.get());
+        drop((unvalidated, validated));
+        assert_eq!((table.len(), table.unvalidated_count.get(), table.held.get()), (0, 0, 0));
         assert!(table.clients.borrow().is_empty());
     }
 
@@ -490,17 +490,17 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_grown_flows_takes_no_more() {
-        let table = Table::new(Limits { flows: 2, young: 2, client: 8 });
+    fn a_table_of_validated_flows_takes_no_more() {
+        let table = Table::new(Limits { flows: 2, unvalidated: 2, client: 8 });
         let places = [begin(&table, key(1, 1)), begin(&table, key(2, 1))];
-        places.iter().for_each(Place::grow_up);
+        places.iter().for_each(Place::validate);
         let over = table.deliver(key(3, 1), b"x");
         assert!(matches!(over, Delivered::Dropped(Dropped::TableFull)), "{over:?}");
     }
 
     #[tokio::test]
     async fn a_displaced_flow_is_told_and_its_place_may_be_taken_again() {
-        let table = Table::new(Limits { flows: 1, young: 1, client: 8 });
+        let table = Table::new(Limits { flows: 1, unvalidated: 1, client: 8 });
         let first = begin(&table, key(1, 1));
         let second = begin(&table, key(2, 1));
         first.displaced().await;

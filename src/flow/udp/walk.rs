@@ -10,8 +10,8 @@ use super::flight::{Flight, Need, may_carry_a_name};
 use super::ports::Unopened;
 use super::refuse::{self, Error, REFUSED_FOR};
 use super::relay::{Ended, Fault, Pipe};
-use super::table::{Held, Place};
-use super::{Desk, Front, Key};
+use super::table::{Place, QueuedDatagram};
+use super::{Key, UdpContext, UdpIngress};
 use crate::account::{Dropped, End, Hello, Limit, Record};
 use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::origin;
@@ -27,35 +27,40 @@ enum After {
     /// The client is told, and for a while told again.
     Refused(Box<Flight>),
     /// What the client began anew with.
-    Anew(Vec<Held>),
+    Restart(Vec<QueuedDatagram>),
 }
 
 /// Serves one flow to its end.
-pub(super) async fn serve(place: Place, desk: Rc<Desk>) {
+pub(super) async fn serve(place: Place, context: Rc<UdpContext>) {
     let mut after = After::Nothing;
     {
-        let (worker, listener) = (Rc::clone(&desk.worker), Rc::clone(&desk.listener));
+        let (worker, listener) = (Rc::clone(&context.worker), Rc::clone(&context.listener));
         let mut session = Session::open(worker, listener, place.key().client);
         let end = tokio::select! {
             biased;
             end = session.closed() => end,
             () = place.displaced() => End::Displaced,
-            () = desk.closed() => End::Done,
-            end = walk(&place, &desk, &mut session, &mut after) => end,
+            () = context.closed() => End::Done,
+            end = walk(&place, &context, &mut session, &mut after) => end,
         };
         session.close(end);
     }
     match after {
         After::Nothing => {}
-        After::Refused(flight) => linger(place, &desk, flight).await,
-        After::Anew(held) => begin_anew(place, &desk, &held),
+        After::Refused(flight) => linger(place, &context, flight).await,
+        After::Restart(held) => restart(place, &context, &held),
     }
 }
 
-async fn walk(place: &Place, desk: &Rc<Desk>, session: &mut Session, after: &mut After) -> End {
+async fn walk(
+    place: &Place,
+    context: &Rc<UdpContext>,
+    session: &mut Session,
+    after: &mut After,
+) -> End {
     let mut flight = Flight::default();
     // Boxed, so that what only the judgement needs does not last as long as the relay.
-    let permit = match Box::pin(judge(place, desk, &mut flight, session)).await {
+    let permit = match Box::pin(judge(place, context, &mut flight, session)).await {
         Ok(permit) => permit,
         Err(Rejection::Refused(_)) => {
             *after = After::Refused(Box::new(flight));
@@ -65,15 +70,15 @@ async fn walk(place: &Place, desk: &Rc<Desk>, session: &mut Session, after: &mut
     };
     let record = &mut session.record;
     record.forwarding();
-    let pipe = match Pipe::open(&permit, place.key(), desk) {
+    let pipe = match Pipe::open(&permit, place.key(), context) {
         Ok(pipe) => pipe,
-        Err(fault) => return unopened(&fault, place, desk, &flight, record),
+        Err(fault) => return unopened(&fault, place, context, &flight, record),
     };
     let bytes = Rc::new(record.bytes().clone());
-    match pipe.run(place, &mut flight, desk, &bytes).await {
+    match pipe.run(place, &mut flight, context, &bytes).await {
         Ended::End(end) => end,
-        Ended::Anew(held) => {
-            *after = After::Anew(held);
+        Ended::Restart(held) => {
+            *after = After::Restart(held);
             End::Restarted
         }
     }
@@ -81,13 +86,19 @@ async fn walk(place: &Place, desk: &Rc<Desk>, session: &mut Session, after: &mut
 
 /// Says why a permitted flow goes nowhere: to the client, who may then try another address, and in
 /// the log.
-fn unopened(fault: &Fault, place: &Place, desk: &Desk, flight: &Flight, record: &Record) -> End {
+fn unopened(
+    fault: &Fault,
+    place: &Place,
+    context: &UdpContext,
+    flight: &Flight,
+    record: &Record,
+) -> End {
     let (dropped, end) = match fault {
         Fault::Near(_) => (Dropped::NoReplyPath, End::ConnectFailed),
         Fault::Far(Unopened::Share) => (Dropped::ClientPorts, End::ConnectFailed),
         Fault::Far(Unopened::Exhausted) => (Dropped::NoPort, End::ConnectFailed),
         Fault::Far(Unopened::Failed(e)) if is_unreachable(e) => {
-            refuse::tell(desk, place.key(), Error::no_route(place.key()), flight.first_length());
+            refuse::tell(context, place.key(), Error::no_route(place.key()), flight.first_length());
             (Dropped::Unsent, End::ConnectUnreachable)
         }
         Fault::Far(Unopened::Failed(_)) => (Dropped::Unsent, End::ConnectFailed),
@@ -98,7 +109,7 @@ fn unopened(fault: &Fault, place: &Place, desk: &Desk, flight: &Flight, record: 
     // What a client brings about by itself fills no log; it is counted, and in the record.
     if ours {
         let fault = fault as &dyn std::error::Error;
-        tracing::warn!(fault, listener = %desk.listener.address, "a permitted UDP flow is dropped");
+        tracing::warn!(fault, listener = %context.listener.address, "a permitted UDP flow is dropped");
     }
     end
 }
@@ -109,21 +120,21 @@ fn is_unreachable(fault: &io::Error) -> bool {
 
 async fn judge(
     place: &Place,
-    desk: &Desk,
+    context: &UdpContext,
     flight: &mut Flight,
     session: &mut Session,
 ) -> Result<Permit, Rejection> {
     let Key { client, to, .. } = place.key();
-    let worker = &desk.worker;
+    let worker = &context.worker;
     // Whatever becomes of the flow, the datagram that began it is not met again.
     let first = place.next().await;
-    match &desk.front {
-        Front::Listener { .. } if worker.ports.is_own(client, to) => {
+    match &context.ingress {
+        UdpIngress::Listener { .. } if worker.ports.is_own(client, to) => {
             flight.first(first);
             flight.settle(worker.registry.turn());
             return Err(session.refused(Verdict::looped(to)));
         }
-        Front::Listener { .. } => match origin::is_own(to, desk.listener.address) {
+        UdpIngress::Listener { .. } => match origin::is_own(to, context.listener.address) {
             Ok(false) => {}
             Ok(true) => {
                 flight.first(first);
@@ -133,9 +144,9 @@ async fn judge(
             Err(_) => return Err(Rejection::Ended(End::NoOrigin)),
         },
         // Where that is the gateway itself, the policy says so.
-        Front::Association(association) => {
+        UdpIngress::Association(association) => {
             if let Some(named) = association.name_of(place.key()) {
-                return judge_named(place, desk, flight, session, first, named).await;
+                return judge_named(place, context, flight, session, first, named).await;
             }
         }
     }
@@ -154,7 +165,7 @@ async fn judge(
         }
         return verdict;
     }
-    read(place, desk, flight, first, &session.record).await;
+    read(place, context, flight, first, &session.record).await;
     let subject = subject.read(&flight.identity(), |see| flight.each_name(see));
     flight.judged();
     session.admit(subject).await
@@ -164,13 +175,13 @@ async fn judge(
 /// is, and by what the first datagrams say beside it.
 async fn judge_named(
     place: &Place,
-    desk: &Desk,
+    context: &UdpContext,
     flight: &mut Flight,
     session: &mut Session,
-    first: Held,
+    first: QueuedDatagram,
     (host, port): (HostName, u16),
 ) -> Result<Permit, Rejection> {
-    read(place, desk, flight, first, &session.record).await;
+    read(place, context, flight, first, &session.record).await;
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let subject = Subject::unread(place.key().client.ip().to_canonical(), nowhere);
@@ -195,8 +206,14 @@ async fn judge_named(
 }
 
 /// Reads the first datagrams of a flow, as long as they look like a protocol that carries a name.
-async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, record: &Record) {
-    let deadline = Instant::now() + desk.listener.peek_timeout;
+async fn read(
+    place: &Place,
+    context: &UdpContext,
+    flight: &mut Flight,
+    first: QueuedDatagram,
+    record: &Record,
+) {
+    let deadline = Instant::now() + context.listener.peek_timeout;
     let mut need = flight.first(first);
     while need == Need::More {
         place.charge_reader(flight.reader_bytes());
@@ -214,7 +231,7 @@ async fn read(place: &Place, desk: &Desk, flight: &mut Flight, first: Held, reco
 
 /// A refused flow keeps its place for a moment, so that what its client repeats is answered without
 /// a record of its own.
-async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
+async fn linger(place: Place, context: &Rc<UdpContext>, mut flight: Box<Flight>) {
     let refused = flight.initial();
     let nameless = !flight.is_settled() && flight.identity().name.is_none();
     let until = Instant::now() + REFUSED_FOR;
@@ -223,27 +240,27 @@ async fn linger(place: Place, desk: &Rc<Desk>, mut flight: Box<Flight>) {
     drop(flight);
     for answered in 0_u32.. {
         if answered < refuse::ANSWERS_MAX {
-            refuse::answer(desk, place.key(), refused, length);
+            refuse::answer(context, place.key(), refused, length);
         }
         let next = tokio::select! {
             () = place.displaced() => return,
-            () = desk.closed() => return,
+            () = context.closed() => return,
             next = timeout_at(until, place.next()) => next,
         };
         let Ok(held) = next else { return };
         // Refused for want of a name, and here may be one: junk before a hello costs no connection.
         if nameless && may_carry_a_name(held.bytes()) {
-            return begin_anew(place, desk, &[held]);
+            return restart(place, context, &[held]);
         }
         length = held.bytes().len();
     }
 }
 
-fn begin_anew(place: Place, desk: &Rc<Desk>, held: &[Held]) {
+fn restart(place: Place, context: &Rc<UdpContext>, held: &[QueuedDatagram]) {
     let key = place.key();
     drop(place);
     for datagram in held {
-        desk.deliver(key, datagram.bytes());
+        context.deliver(key, datagram.bytes());
     }
 }
 
