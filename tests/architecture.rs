@@ -183,7 +183,7 @@ const FLOW_ROOMS: &[&str] = &[
     "origin",
     "clients",
     "authority",
-    "bind",
+    "name_binding",
     "dialled",
     "wire",
     "buffer",

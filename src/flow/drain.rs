@@ -17,11 +17,11 @@ use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::accept;
-use super::bind::{Memory, Names};
 use super::clients::{Clients, Shares};
 use super::dialled::Dialled;
 use super::dns;
 use super::listener::{self, Listener};
+use super::name_binding::{BindingCache, Memory};
 use super::registry::Registry;
 use super::serve::serve;
 use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
@@ -83,7 +83,7 @@ struct UdpListener {
 }
 
 /// Makes a worker's resolver, on the worker's thread.
-type NamesOf = Arc<dyn Fn(&Arc<Resolver>) -> Names + Send + Sync>;
+type NamesOf = Arc<dyn Fn(&Arc<Resolver>) -> BindingCache + Send + Sync>;
 
 impl DataPlane {
     /// Opens the listeners and starts the workers. Every connection is judged by what `live`
@@ -97,7 +97,7 @@ impl DataPlane {
         let allowance = Arc::new(Allowance::new(settings.names.limit));
         let names = move |resolver: &Arc<Resolver>| {
             let resolver = Box::new(Arc::clone(resolver));
-            Names::new(resolver, memory.clone(), Arc::clone(&allowance))
+            BindingCache::new(resolver, memory.clone(), Arc::clone(&allowance))
         };
         Self::launch(settings, live, account, Arc::new(names))
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::bind::{Names, Unresolved};
+use super::name_binding::{BindingCache, Unresolved};
 use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
 use crate::egress::OverLimit;
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
@@ -229,7 +229,7 @@ pub(super) fn evaluate_early(
 pub(super) async fn evaluate_with_dns(
     policy: &Policy,
     subject: &Subject,
-    names: &Names,
+    names: &BindingCache,
     metrics: &Metrics,
 ) -> Answer {
     match timed(metrics, || evaluate(policy, subject)) {
@@ -377,7 +377,7 @@ fn evaluate(policy: &Policy, subject: &Subject) -> Evaluated {
 async fn redialled(
     policy: &Policy,
     subject: &Subject,
-    names: &Names,
+    names: &BindingCache,
     name: &HostName,
 ) -> Result<Option<Answer>, OverLimit> {
     let addresses = match names.resolve(name, subject.client).await {

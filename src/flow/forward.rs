@@ -10,7 +10,7 @@ use super::listener::Slot;
 use super::refuse;
 use super::relay;
 use super::session::Session;
-use super::starttls::{self, Dialogue};
+use super::starttls::{self, Preamble};
 use super::wire::Wire;
 use crate::account::End;
 use crate::identify::{Identity, Step, each_name, identify};
@@ -23,7 +23,7 @@ pub(super) async fn run(
     slot: Slot,
     seen: FirstFlight,
     first: First,
-    dialogue: Option<Dialogue>,
+    preamble: Option<Preamble>,
     permit: Permit,
     session: &mut Session,
 ) -> Result<Joined, End> {
@@ -34,7 +34,7 @@ pub(super) async fn run(
     }
     let source = listener.source(record.client().ip());
     // Behind an upgrade the destination speaks first.
-    let speaks = !seen.bytes().is_empty() && dialogue.is_none();
+    let speaks = !seen.bytes().is_empty() && preamble.is_none();
     let how = Dialling { speaks, ..listener.dialling };
     let connecting = Connecting::begin(&permit, how, source, record.metrics());
     // While the destination answers.
@@ -47,8 +47,8 @@ pub(super) async fn run(
         Ok(upstream) => upstream,
         Err(fault) => return Err(fault.end()),
     };
-    if let Some(dialogue) = dialogue
-        && let Err(end) = Box::pin(dialogue.join(&upstream, &client)).await
+    if let Some(preamble) = preamble
+        && let Err(end) = Box::pin(preamble.replay(&upstream, &client)).await
     {
         if seen.bytes().first() == Some(&HANDSHAKE) && !listener.silent {
             refuse::say(client, &starttls::HANDSHAKE_FAILURE).await;

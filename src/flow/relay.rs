@@ -75,8 +75,8 @@ where
 {
     client.silence().measure(patience.idle);
     Relay {
-        up: Course::new(client, upstream),
-        down: Course::new(upstream, client),
+        up: Direction::new(client, upstream),
+        down: Direction::new(upstream, client),
         opening: Some(opening),
         half_closed: Some(patience.half_closed),
         broken: None,
@@ -86,8 +86,8 @@ where
 
 /// A relay at work; see [`run`].
 pub(super) struct Relay<'w, O> {
-    up: Course<'w>,
-    down: Course<'w>,
+    up: Direction<'w>,
+    down: Direction<'w>,
     /// Until it has ended.
     opening: Option<O>,
     /// The patience once a side has closed, until it is the one in force.
@@ -290,14 +290,14 @@ enum Fault {
 }
 
 /// One direction of a relay.
-struct Course<'w> {
+struct Direction<'w> {
     from: &'w Wire,
     to: &'w Wire,
     /// Bytes that `to` did not take yet, and how many of them it took.
     rest: Vec<u8>,
     sent: usize,
     /// Held while something is in it, or may be read at once.
-    pipe: Option<Lent>,
+    pipe: Option<PooledPipe>,
     /// Bytes that came through the pipe since it was lent.
     run: u32,
     full_reads: u8,
@@ -308,7 +308,7 @@ struct Course<'w> {
     is_cut: bool,
 }
 
-impl<'w> Course<'w> {
+impl<'w> Direction<'w> {
     const fn new(from: &'w Wire, to: &'w Wire) -> Self {
         Self {
             from,
@@ -357,7 +357,7 @@ impl<'w> Course<'w> {
             }
             if taken == Taken::End {
                 self.ended = true;
-                self.pipe.take().into_iter().for_each(Lent::give_back);
+                self.pipe.take().into_iter().for_each(PooledPipe::give_back);
                 if self.is_cut {
                     // A FIN would say that all has come.
                     return self.to.push().map_err(|_| Fault::To);
@@ -422,7 +422,7 @@ impl<'w> Course<'w> {
     fn take_in(&mut self, count: impl Fn(usize)) -> Result<Taken, Fault> {
         if self.full_reads >= BULK {
             if self.pipe.is_none() {
-                (self.pipe, self.run) = (Lent::take(), 0);
+                (self.pipe, self.run) = (PooledPipe::take(), 0);
             }
             if let Some(lent) = &mut self.pipe {
                 match self.from.fill(&mut lent.pipe) {
@@ -437,7 +437,7 @@ impl<'w> Course<'w> {
                     // Nothing left, an end, or an urgent byte, at which splice(2) stops for ever,
                     // and says that it is an end where one has come behind it: a read tells.
                     Ok(_) | Err(_) => {
-                        self.pipe.take().into_iter().for_each(Lent::give_back);
+                        self.pipe.take().into_iter().for_each(PooledPipe::give_back);
                         if usize::try_from(self.run).is_ok_and(|run| run < BUFFER) {
                             self.full_reads = 0;
                         }
@@ -484,18 +484,18 @@ enum Taken {
 }
 
 /// A pipe of the thread's.
-struct Lent {
+struct PooledPipe {
     pipe: Pipe,
-    _place: Place,
+    _permit: PipePermit,
 }
 
-impl Lent {
+impl PooledPipe {
     /// `None` where the thread has lent as many as it may, or no descriptor is left: then bytes are
     /// copied, which always works.
     fn take() -> Option<Self> {
-        let place = Place::take()?;
+        let permit = PipePermit::take()?;
         let spare = SPARE.with_borrow_mut(Vec::pop);
-        Some(Self { pipe: spare.map_or_else(Pipe::new, Ok).ok()?, _place: place })
+        Some(Self { pipe: spare.map_or_else(Pipe::new, Ok).ok()?, _permit: permit })
     }
 
     /// Keeps the pipe for the next one. A pipe that is dropped instead, with the bytes of a
@@ -510,16 +510,16 @@ impl Lent {
 }
 
 /// One of the pipes that the thread may lend at once.
-struct Place;
+struct PipePermit;
 
-impl Place {
+impl PipePermit {
     fn take() -> Option<Self> {
         let lent = LENT.get();
         (lent < PIPES_MAX).then(|| LENT.set(lent + 1)).map(|()| Self)
     }
 }
 
-impl Drop for Place {
+impl Drop for PipePermit {
     fn drop(&mut self) {
         LENT.set(LENT.get().saturating_sub(1));
     }

@@ -9,11 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::authority::Target;
-use super::bind::Unresolved;
 use super::connect::{DialFault, dial};
 use super::evaluate::{
     NameEvidence, Subject, evaluate_cached, now_ms, over_limit, refused_by_name,
 };
+use super::name_binding::Unresolved;
 use super::refuse::Rejection;
 use super::session::Session;
 use super::wire::Wire;

@@ -14,7 +14,7 @@ use super::origin;
 use super::proxy;
 use super::refuse::{self, Rejection};
 use super::session::{Session, run_until};
-use super::starttls::{self, Dialogue, Spoken};
+use super::starttls::{self, Preamble, StartTlsProtocol};
 use super::wire::Wire;
 use super::worker::Worker;
 use crate::account::{End, Way};
@@ -83,12 +83,12 @@ async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Reje
 
 async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined, End> {
     let mut seen = FirstFlight::default();
-    let mut dialogue = None;
-    let judged = judge(&client, &mut seen, &mut dialogue, session).await;
+    let mut preamble = None;
+    let judged = judge(&client, &mut seen, &mut preamble, session).await;
     slot.heard();
     match judged {
         Ok((permit, first)) => {
-            forward::run(client, slot, seen, first, dialogue, permit, session).await
+            forward::run(client, slot, seen, first, preamble, permit, session).await
         }
         Err(Rejection::Refused(refusal)) => {
             Err(refuse::run(client, seen.bytes(), *refusal, session.listener.silent).await)
@@ -100,7 +100,7 @@ async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined,
 async fn judge(
     client: &Wire,
     seen: &mut FirstFlight,
-    dialogue: &mut Option<Dialogue>,
+    preamble: &mut Option<Preamble>,
     session: &mut Session,
 ) -> Result<(Permit, First), Rejection> {
     let origin = destination(client, session)?;
@@ -109,16 +109,17 @@ async fn judge(
         let verdict = first_flight::shaped(verdict, client, seen, subject, session).await;
         return verdict.map(|permit| (permit, first));
     }
-    let spoken = Spoken::on(origin.port()).filter(|_| session.listener.starttls);
-    let subject = match spoken {
+    let protocol = StartTlsProtocol::on(origin.port()).filter(|_| session.listener.starttls);
+    let subject = match protocol {
         None => first_flight::read(client, seen, subject, session).await?,
         // Boxed: few connections are played for.
-        Some(spoken) => {
-            Box::pin(starttls::play(spoken, client, seen, dialogue, subject, session)).await?
+        Some(protocol) => {
+            Box::pin(starttls::serve_preamble(protocol, client, seen, preamble, subject, session))
+                .await?
         }
     };
     // A client that was silent has had its time, and not its say.
-    let is_silent = seen.bytes().is_empty() && dialogue.is_none();
+    let is_silent = seen.bytes().is_empty() && preamble.is_none();
     let first = if is_silent { First::Judged } else { First::Settled };
     session.admit(subject).await.map(|permit| (permit, first))
 }

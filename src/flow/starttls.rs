@@ -2,9 +2,9 @@
 //! (RFC 3207), IMAP (RFC 9051 §6.2.1), POP3 (RFC 2595 §4), PostgreSQL (SSLRequest).
 //!
 //! Whom the client means stands in the hello behind the upgrade, and a server speaks before that.
-//! So the gateway plays the server up to the hello ([`play`]), judges, and only then dials and plays
-//! the client ([`Dialogue::join`]): nothing leaves before the verdict, and TLS is between the client
-//! and the server. A client that goes on in the clear is judged as one of whom no name can be read.
+//! So the gateway plays the server up to the hello ([`serve_preamble`]), judges, and only then dials
+//! and plays the client ([`Preamble::replay`]): nothing leaves before the verdict, and TLS is between
+//! the client and the server. A client that goes on in the clear is judged as one of whom no name can be read.
 
 use std::future::poll_fn;
 use std::io;
@@ -41,7 +41,7 @@ pub(super) const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 
 /// A protocol that is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Spoken {
+pub(super) enum StartTlsProtocol {
     Smtp,
     Imap,
     Pop3,
@@ -50,8 +50,8 @@ pub(super) enum Spoken {
 
 /// What was played with the client, to be played again with the server.
 #[derive(Debug)]
-pub(super) struct Dialogue {
-    spoken: Spoken,
+pub(super) struct Preamble {
+    protocol: StartTlsProtocol,
     /// What the client said that the server has to hear, each with its reply.
     said: Vec<Vec<u8>>,
 }
@@ -71,7 +71,7 @@ enum Next {
     Plain,
 }
 
-impl Spoken {
+impl StartTlsProtocol {
     /// What is spoken on a port, where it is played (IANA's registry of service names).
     pub(super) const fn on(port: u16) -> Option<Self> {
         match port {
@@ -113,7 +113,7 @@ impl Spoken {
     }
 
     /// What a server says to a line.
-    fn hear(self, line: &[u8]) -> Next {
+    fn respond(self, line: &[u8]) -> Next {
         let words: Vec<&[u8]> = line.trim_ascii().split(|&byte| byte == b' ').collect();
         let is = |at: usize, word: &str| {
             words.get(at).is_some_and(|said| said.eq_ignore_ascii_case(word.as_bytes()))
@@ -188,21 +188,21 @@ struct Plain;
 /// # Errors
 /// As [`first_flight::read`]. Bytes that came with the request for TLS, before the reply to it, end the
 /// connection: whoever put them there is not the one who speaks TLS.
-pub(super) async fn play(
-    spoken: Spoken,
+pub(super) async fn serve_preamble(
+    protocol: StartTlsProtocol,
     client: &Wire,
     seen: &mut FirstFlight,
-    dialogue: &mut Option<Dialogue>,
+    preamble: &mut Option<Preamble>,
     subject: Subject,
     session: &Session,
 ) -> Result<Subject, Rejection> {
     let gone = |_| Rejection::Ended(End::ClientGone);
-    let played = dialogue.insert(Dialogue { spoken, said: Vec::new() });
-    client.write_all(spoken.greeting()).await.map_err(gone)?;
+    let preamble = preamble.insert(Preamble { protocol, said: Vec::new() });
+    client.write_all(protocol.greeting()).await.map_err(gone)?;
     for _ in 0..LINES_MAX {
         let deadline = Instant::now() + session.listener.peek_timeout;
         let line = loop {
-            match spoken.line(seen.bytes()) {
+            match protocol.line(seen.bytes()) {
                 Ok(Some(length)) => break seen.split(length),
                 Err(Plain) => return first_flight::read(client, seen, subject, session).await,
                 Ok(None) if seen.ended() == Some(Ended::Closed) && seen.bytes().is_empty() => {
@@ -217,17 +217,17 @@ pub(super) async fn play(
                 }
             }
         };
-        let reply = match spoken.hear(&line) {
+        let reply = match protocol.respond(&line) {
             Next::Reply(reply) => reply,
             Next::Greeted(reply) => {
-                played.said = vec![line];
+                preamble.said = vec![line];
                 reply
             }
             Next::Upgrade(_) if !seen.bytes().is_empty() => {
                 return Err(Rejection::Ended(End::BadRequest));
             }
             Next::Upgrade(reply) => {
-                played.said.push(line);
+                preamble.said.push(line);
                 client.write_all(&reply).await.map_err(gone)?;
                 return read(client, seen, subject, session).await;
             }
@@ -259,16 +259,16 @@ async fn read(
     Ok(if seen.bytes().is_empty() { subject.breaking(Fault::Incomplete) } else { subject })
 }
 
-impl Dialogue {
+impl Preamble {
     /// Plays the client for the server, up to where the two go on by themselves.
     ///
     /// # Errors
     /// Where the server does not greet, says no, says more than it was asked, or lets
     /// [`REPLY_TIME`] pass, or the client breaks off meanwhile.
-    pub(super) async fn join(&self, server: &Wire, client: &Wire) -> io::Result<()> {
-        let play = async {
+    pub(super) async fn replay(&self, server: &Wire, client: &Wire) -> io::Result<()> {
+        let replay = async {
             let mut heard = Vec::new();
-            if self.spoken != Spoken::Postgres {
+            if self.protocol != StartTlsProtocol::Postgres {
                 self.yes(server, &mut heard, None).await?;
             }
             for said in &self.said {
@@ -283,7 +283,7 @@ impl Dialogue {
             _ = poll_fn(|context| client.poll_failed(context)) => {
                 Err(io::ErrorKind::ConnectionAborted.into())
             }
-            played = play => played,
+            replayed = replay => replayed,
         }
     }
 
@@ -293,7 +293,7 @@ impl Dialogue {
         for _ in 0..LINES_MAX {
             let line = timeout_at(until, self.server_line(server, heard)).await;
             let line = line.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            match self.spoken.verdict(said, &line) {
+            match self.protocol.verdict(said, &line) {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(io::Error::other("the server says no")),
                 None => {}
@@ -304,9 +304,9 @@ impl Dialogue {
 
     async fn server_line(&self, server: &Wire, heard: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         loop {
-            let end = match self.spoken {
-                Spoken::Postgres => (!heard.is_empty()).then_some(1),
-                Spoken::Smtp | Spoken::Imap | Spoken::Pop3 => {
+            let end = match self.protocol {
+                StartTlsProtocol::Postgres => (!heard.is_empty()).then_some(1),
+                StartTlsProtocol::Smtp | StartTlsProtocol::Imap | StartTlsProtocol::Pop3 => {
                     heard.iter().position(|&byte| byte == b'\n').map(|at| at + 1)
                 }
             };
@@ -342,57 +342,61 @@ mod tests {
 
     #[test]
     fn a_server_is_played_up_to_the_upgrade_and_no_further() {
-        for (spoken, line, reply) in [
-            (Spoken::Smtp, "EHLO a.example\r\n", "250-gateway\r\n250 STARTTLS\r\n"),
-            (Spoken::Smtp, "starttls\r\n", "TLS 220 go ahead\r\n"),
-            (Spoken::Smtp, "STARTTLS now\r\n", "plain"),
-            (Spoken::Smtp, "MAIL FROM:<a@a.example>\r\n", "plain"),
-            (Spoken::Smtp, "QUIT\r\n", "end 221 bye\r\n"),
-            (Spoken::Imap, "a1 STARTTLS\r\n", "TLS a1 OK done\r\n"),
-            (Spoken::Imap, "a1 LOGIN me secret\r\n", "plain"),
-            (Spoken::Imap, "* STARTTLS\r\n", "plain"),
-            (Spoken::Pop3, "CAPA\r\n", "+OK\r\nSTLS\r\n.\r\n"),
-            (Spoken::Pop3, "STLS\r\n", "TLS +OK go ahead\r\n"),
-            (Spoken::Pop3, "USER me\r\n", "plain"),
+        for (protocol, line, reply) in [
+            (StartTlsProtocol::Smtp, "EHLO a.example\r\n", "250-gateway\r\n250 STARTTLS\r\n"),
+            (StartTlsProtocol::Smtp, "starttls\r\n", "TLS 220 go ahead\r\n"),
+            (StartTlsProtocol::Smtp, "STARTTLS now\r\n", "plain"),
+            (StartTlsProtocol::Smtp, "MAIL FROM:<a@a.example>\r\n", "plain"),
+            (StartTlsProtocol::Smtp, "QUIT\r\n", "end 221 bye\r\n"),
+            (StartTlsProtocol::Imap, "a1 STARTTLS\r\n", "TLS a1 OK done\r\n"),
+            (StartTlsProtocol::Imap, "a1 LOGIN me secret\r\n", "plain"),
+            (StartTlsProtocol::Imap, "* STARTTLS\r\n", "plain"),
+            (StartTlsProtocol::Pop3, "CAPA\r\n", "+OK\r\nSTLS\r\n.\r\n"),
+            (StartTlsProtocol::Pop3, "STLS\r\n", "TLS +OK go ahead\r\n"),
+            (StartTlsProtocol::Pop3, "USER me\r\n", "plain"),
         ] {
-            assert_eq!(said(spoken.hear(line.as_bytes())), reply, "{spoken:?} {line}");
+            assert_eq!(said(protocol.respond(line.as_bytes())), reply, "{protocol:?} {line}");
         }
-        assert_eq!(said(Spoken::Postgres.hear(&SSL_REQUEST)), "TLS S");
-        assert_eq!(said(Spoken::Postgres.hear(&GSS_REQUEST)), "N");
+        assert_eq!(said(StartTlsProtocol::Postgres.respond(&SSL_REQUEST)), "TLS S");
+        assert_eq!(said(StartTlsProtocol::Postgres.respond(&GSS_REQUEST)), "N");
     }
 
     #[test]
     fn a_line_is_whole_at_its_end_and_endless_ones_are_none() {
-        assert_eq!(Spoken::Smtp.line(b"EHLO a"), Ok(None));
-        assert_eq!(Spoken::Smtp.line(b"EHLO a\r\nmore"), Ok(Some(8)));
-        assert_eq!(Spoken::Smtp.line(&[b'x'; LINE_MAX]), Err(Plain));
+        assert_eq!(StartTlsProtocol::Smtp.line(b"EHLO a"), Ok(None));
+        assert_eq!(StartTlsProtocol::Smtp.line(b"EHLO a\r\nmore"), Ok(Some(8)));
+        assert_eq!(StartTlsProtocol::Smtp.line(&[b'x'; LINE_MAX]), Err(Plain));
         for end in 0..8 {
-            assert_eq!(Spoken::Postgres.line(&SSL_REQUEST[..end]), Ok(None), "{end}");
+            assert_eq!(StartTlsProtocol::Postgres.line(&SSL_REQUEST[..end]), Ok(None), "{end}");
         }
-        assert_eq!(Spoken::Postgres.line(&SSL_REQUEST), Ok(Some(8)));
-        assert_eq!(Spoken::Postgres.line(&[0, 0, 0, 9]), Err(Plain), "a start in the clear");
-        assert_eq!(Spoken::Postgres.line(&[22, 3, 1]), Err(Plain), "TLS at once");
+        assert_eq!(StartTlsProtocol::Postgres.line(&SSL_REQUEST), Ok(Some(8)));
+        assert_eq!(
+            StartTlsProtocol::Postgres.line(&[0, 0, 0, 9]),
+            Err(Plain),
+            "a start in the clear"
+        );
+        assert_eq!(StartTlsProtocol::Postgres.line(&[22, 3, 1]), Err(Plain), "TLS at once");
     }
 
     #[test]
     fn only_a_yes_to_what_was_asked_is_a_yes() {
         let starttls = Some(&b"a1 STARTTLS\r\n"[..]);
-        for (spoken, said, line, verdict) in [
-            (Spoken::Smtp, None, "220-hello\r\n", None),
-            (Spoken::Smtp, None, "220 hello\r\n", Some(true)),
-            (Spoken::Smtp, None, "554 no\r\n", Some(false)),
-            (Spoken::Smtp, None, "454 TLS not available\r\n", Some(false)),
-            (Spoken::Imap, None, "* OK ready\r\n", Some(true)),
-            (Spoken::Imap, None, "* BYE\r\n", Some(false)),
-            (Spoken::Imap, starttls, "* CAPABILITY IMAP4rev1\r\n", None),
-            (Spoken::Imap, starttls, "a1 OK begin\r\n", Some(true)),
-            (Spoken::Imap, starttls, "a1 NO\r\n", Some(false)),
-            (Spoken::Imap, starttls, "a12 OK\r\n", None),
-            (Spoken::Pop3, None, "-ERR\r\n", Some(false)),
-            (Spoken::Postgres, Some(&SSL_REQUEST), "S", Some(true)),
-            (Spoken::Postgres, Some(&SSL_REQUEST), "N", Some(false)),
+        for (protocol, said, line, verdict) in [
+            (StartTlsProtocol::Smtp, None, "220-hello\r\n", None),
+            (StartTlsProtocol::Smtp, None, "220 hello\r\n", Some(true)),
+            (StartTlsProtocol::Smtp, None, "554 no\r\n", Some(false)),
+            (StartTlsProtocol::Smtp, None, "454 TLS not available\r\n", Some(false)),
+            (StartTlsProtocol::Imap, None, "* OK ready\r\n", Some(true)),
+            (StartTlsProtocol::Imap, None, "* BYE\r\n", Some(false)),
+            (StartTlsProtocol::Imap, starttls, "* CAPABILITY IMAP4rev1\r\n", None),
+            (StartTlsProtocol::Imap, starttls, "a1 OK begin\r\n", Some(true)),
+            (StartTlsProtocol::Imap, starttls, "a1 NO\r\n", Some(false)),
+            (StartTlsProtocol::Imap, starttls, "a12 OK\r\n", None),
+            (StartTlsProtocol::Pop3, None, "-ERR\r\n", Some(false)),
+            (StartTlsProtocol::Postgres, Some(&SSL_REQUEST), "S", Some(true)),
+            (StartTlsProtocol::Postgres, Some(&SSL_REQUEST), "N", Some(false)),
         ] {
-            assert_eq!(spoken.verdict(said, line.as_bytes()), verdict, "{spoken:?} {line}");
+            assert_eq!(protocol.verdict(said, line.as_bytes()), verdict, "{protocol:?} {line}");
         }
     }
 
@@ -421,8 +425,8 @@ mod tests {
                 }
             });
             let said = ["EHLO a\r\n", "STARTTLS\r\n"].map(|line| line.as_bytes().to_vec());
-            let dialogue = Dialogue { spoken: Spoken::Smtp, said: said.into() };
-            assert_eq!(dialogue.join(&server, &client).await.is_ok(), joins, "{pause:?}");
+            let preamble = Preamble { protocol: StartTlsProtocol::Smtp, said: said.into() };
+            assert_eq!(preamble.replay(&server, &client).await.is_ok(), joins, "{pause:?}");
             speaks.abort();
         }
     }

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::bind::book::Book;
 use super::listener::{Accepted, Listener, Slot};
+use super::name_binding::fake::FakeResolver;
 use super::registry::Registry;
 use super::serve::{serve, serve_transparent};
 use super::wire::Wire;
@@ -27,21 +27,21 @@ use crate::policy::{Action, Live};
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
 /// A worker without threads: connections are handed to `serve` one by one.
-struct Rig {
+struct Harness {
     worker: Rc<Worker>,
     live: std::sync::Arc<Live>,
     account: Account,
     kept: Kept,
 }
 
-impl Rig {
-    fn new(policy: Fixture, book: &Book) -> Self {
+impl Harness {
+    fn new(policy: Fixture, resolver: &FakeResolver) -> Self {
         let (live, kept) = (published(policy), Kept::default());
         let account = kept.account();
         let worker = Worker {
             live: live.clone(),
             account: account.clone(),
-            names: book.names(),
+            names: resolver.names(),
             registry: Rc::new(Registry::default()),
             associated: udp::Table::new(udp::Limits::of(16)),
             ports: udp::Ports::new(),
@@ -116,20 +116,22 @@ fn everything() -> Fixture {
     Fixture::new().names(Action::Block, &["*.refused.example"])
 }
 
-fn local(names: &[&str]) -> Book {
-    names.iter().fold(Book::default(), |book, name| book.entry(name, &["127.0.0.1"]))
+fn local(names: &[&str]) -> FakeResolver {
+    names
+        .iter()
+        .fold(FakeResolver::default(), |resolver, name| resolver.entry(name, &["127.0.0.1"]))
 }
 
 #[tokio::test(flavor = "local")]
 async fn what_a_connection_holds_is_small() {
-    let rig = Rig::new(everything(), &Book::default());
+    let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
     let listener = Listener::for_tests(Way::Tproxy);
     let _client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = world.accept().await.unwrap();
     let slot = Slot::take(&listener, peer.ip()).unwrap();
     let accepted = Accepted { wire: Wire::new(stream), peer, listener: Rc::new(listener), slot };
-    let size = size_of_val(&serve_transparent(accepted, Rc::clone(&rig.worker)));
+    let size = size_of_val(&serve_transparent(accepted, Rc::clone(&harness.worker)));
     println!("{size} B");
     // With what tokio adds, 640 bytes in its steps of 128.
     assert!(size <= 496, "{size} B, for as long as the connection lives");
@@ -170,9 +172,9 @@ fn field<'a>(line: &'a Value, name: &str) -> &'a str {
 
 #[tokio::test(flavor = "local")]
 async fn a_permitted_hello_arrives_as_it_was_sent() {
-    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
+    let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example"]));
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     let sent = hello("pacs.example");
     for part in sent.chunks(7) {
         client.write_all(part).await.unwrap();
@@ -183,7 +185,7 @@ async fn a_permitted_hello_arrives_as_it_was_sent() {
     drop(server);
     client.shutdown().await.unwrap();
     assert_eq!(all_of(&mut client).await, b"answer");
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     let events: Vec<_> = lines.iter().map(|line| field(line, "event")).collect();
     assert_eq!(events, ["open", "close"]);
     assert_eq!(field(&lines[1], "end"), "done");
@@ -193,13 +195,13 @@ async fn a_permitted_hello_arrives_as_it_was_sent() {
 
 #[tokio::test(flavor = "local")]
 async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
-    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
+    let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     client.write_all(&hello("cloud.example")).await.unwrap();
     assert_eq!(all_of(&mut client).await, ALERT);
     drop(client);
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(field(&lines[0], "verdict"), "block");
     assert_eq!(field(&lines[0], "host"), "cloud.example");
@@ -208,11 +210,11 @@ async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
 
 /// A client, its destination and the rig, once the hello of `pacs.example` has arrived and been
 /// answered with a request for another one.
-async fn asked_for_another_hello(rig: &Rig, way: Way) -> (TcpStream, TcpStream) {
+async fn asked_for_another_hello(harness: &Harness, way: Way) -> (TcpStream, TcpStream) {
     let (front, world) = (listener().await, listener().await);
     let mut client = match way {
-        Way::Proxy | Way::Dns => rig.client(&front, way).await,
-        Way::Tproxy | Way::Redirect => rig.client(&world, way).await,
+        Way::Proxy | Way::Dns => harness.client(&front, way).await,
+        Way::Tproxy | Way::Redirect => harness.client(&world, way).await,
     };
     if way == Way::Proxy {
         client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
@@ -233,14 +235,14 @@ async fn a_second_hello_of_another_host_ends_the_connection_and_is_not_sent_on()
         (only(&["pacs.example"]), Way::Proxy),
         (everything(), Way::Proxy),
     ] {
-        let rig = Rig::new(policy, &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        let harness = Harness::new(policy, &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&harness, way).await;
         let sent = [&[20, 3, 3, 0, 1, 1][..], &hello("cloud.example")].concat();
         client.write_all(&sent).await.unwrap();
         assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
         assert!(server.read(&mut [0; 8]).await.is_err(), "a reset, and no byte before it");
         drop((client, server));
-        let line = rig.lines().await.pop().unwrap();
+        let line = harness.lines().await.pop().unwrap();
         assert_eq!((field(&line, "verdict"), field(&line, "reason")), ("block", "mismatch"));
         assert_eq!((field(&line, "end"), field(&line, "host")), ("refused", "pacs.example"));
         assert_eq!(line["bytes_up"], hello("pacs.example").len());
@@ -250,8 +252,8 @@ async fn a_second_hello_of_another_host_ends_the_connection_and_is_not_sent_on()
 #[tokio::test(flavor = "local")]
 async fn a_second_hello_of_the_same_host_and_all_behind_it_goes_on() {
     for way in [Way::Tproxy, Way::Proxy] {
-        let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
+        let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&harness, way).await;
         let data = [&[23, 3, 3, 0x10, 0][..], &[7; 4096]].concat().repeat(40);
         let sent = [hello("pacs.example"), data].concat();
         client.write_all(&sent).await.unwrap();
@@ -260,7 +262,7 @@ async fn a_second_hello_of_the_same_host_and_all_behind_it_goes_on() {
         server.write_all(b"answer").await.unwrap();
         drop(server);
         assert_eq!(all_of(&mut client).await, b"answer");
-        let line = rig.lines().await.pop().unwrap();
+        let line = harness.lines().await.pop().unwrap();
         assert_eq!((field(&line, "end"), field(&line, "verdict")), ("done", "allow"));
         assert_eq!(line["bytes_up"], sent.len() + hello("pacs.example").len());
     }
@@ -274,50 +276,51 @@ async fn nobody_came(world: &TcpListener) {
 
 #[tokio::test(flavor = "local")]
 async fn a_name_of_another_address_opens_nothing() {
-    let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
-    let rig = Rig::new(only(&["pacs.example"]), &book);
+    let resolver = FakeResolver::default().entry("pacs.example", &["198.51.100.7"]);
+    let harness = Harness::new(only(&["pacs.example"]), &resolver);
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
     assert_eq!(all_of(&mut client).await, ALERT);
     drop(client);
-    assert_eq!(field(&rig.lines().await[0], "reason"), "mismatch");
+    assert_eq!(field(&harness.lines().await[0], "reason"), "mismatch");
     nobody_came(&world).await;
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_verdict_that_needs_no_byte_lets_the_server_speak_first() {
-    let rig = Rig::new(Fixture::new(), &Book::default());
+    let harness = Harness::new(Fixture::new(), &FakeResolver::default());
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Redirect).await;
+    let mut client = harness.client(&world, Way::Redirect).await;
     assert_eq!(
         client.read(&mut [0; 8]).await.map_err(|e| e.kind()).unwrap_or(0),
         0,
         "a connection that nothing redirected has no origin"
     );
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     let (mut server, _) = world.accept().await.unwrap();
     server.write_all(b"220 mail").await.unwrap();
     assert_eq!(some(&mut client, 8).await, b"220 mail");
     drop((client, server));
-    let ends: Vec<_> = rig.lines().await.iter().map(|line| field(line, "end").to_owned()).collect();
+    let ends: Vec<_> =
+        harness.lines().await.iter().map(|line| field(line, "end").to_owned()).collect();
     assert_eq!(ends[0], End::NoOrigin.label());
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_refusal_that_needed_no_byte_still_speaks_the_clients_protocol() {
-    let rig = Rig::new(Fixture::outside(), &Book::default());
+    let harness = Harness::new(Fixture::outside(), &FakeResolver::default());
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     client.write_all(&hello("cloud.example")).await.unwrap();
     assert_eq!(all_of(&mut client).await, ALERT);
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: cloud.example\r\n\r\n").await.unwrap();
     let answer = String::from_utf8(all_of(&mut client).await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
     assert!(answer.contains("it@hospital.example"), "{answer}");
     drop(client);
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     assert_eq!(field(&lines[0], "host"), "cloud.example");
     assert_eq!(lines.len(), 2);
     nobody_came(&world).await;
@@ -325,19 +328,19 @@ async fn a_refusal_that_needed_no_byte_still_speaks_the_clients_protocol() {
 
 #[tokio::test(flavor = "local")]
 async fn without_a_policy_in_force_nothing_is_forwarded() {
-    let rig = Rig::new(everything(), &local(&["pacs.example"]));
-    rig.live.publish(everything().lapsed().policy(), None);
+    let harness = Harness::new(everything(), &local(&["pacs.example"]));
+    harness.live.publish(everything().lapsed().policy(), None);
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
     client.read_to_end(&mut Vec::new()).await.ok();
-    let mut explicit = rig.client(&listener().await, Way::Proxy).await;
+    let mut explicit = harness.client(&listener().await, Way::Proxy).await;
     let port = world.local_addr().unwrap().port();
     let request = format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example\r\n\r\n");
     explicit.write_all(request.as_bytes()).await.unwrap();
     assert!(http(&mut explicit).await.starts_with("HTTP/1.1 503 "));
     drop((client, explicit));
-    for line in rig.lines().await {
+    for line in harness.lines().await {
         assert_eq!(field(&line, "reason"), "overload", "{line}");
     }
     nobody_came(&world).await;
@@ -345,46 +348,46 @@ async fn without_a_policy_in_force_nothing_is_forwarded() {
 
 #[tokio::test(flavor = "local")]
 async fn a_listener_that_is_full_refuses() {
-    let rig = Rig::new(everything(), &Book::default());
+    let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
     let listener = Listener::for_tests(Way::Tproxy);
     let client = std::net::IpAddr::from([192, 0, 2, 1]);
     let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&listener, client).ok()).collect();
-    let mut client = rig.client_at(&world, listener).await;
+    let mut client = harness.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(taken);
-    assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
+    assert_eq!(field(&harness.lines().await[0], "reason"), "overload");
     nobody_came(&world).await;
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
-    let rig = Rig::new(everything(), &Book::default());
+    let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
     let listener = Listener::for_tests(Way::Tproxy).with_per_client(NonZeroUsize::MIN);
     let held = Slot::take(&listener, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
-    let mut client = rig.client_at(&world, listener).await;
+    let mut client = harness.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(held);
-    assert_eq!(field(&rig.lines().await[0], "reason"), "overload");
+    assert_eq!(field(&harness.lines().await[0], "reason"), "overload");
     nobody_came(&world).await;
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_silent_client_is_judged_at_the_deadline_as_unread() {
-    let rig = Rig::new(only(&["pacs.example"]), &Book::default());
+    let harness = Harness::new(only(&["pacs.example"]), &FakeResolver::default());
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
-    assert_eq!(field(&rig.lines().await[0], "reason"), "unread");
+    assert_eq!(field(&harness.lines().await[0], "reason"), "unread");
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_client_that_leaves_before_a_verdict_has_one_line() {
-    let rig = Rig::new(everything(), &Book::default());
+    let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
-    drop(rig.client(&world, Way::Tproxy).await);
-    let lines = rig.lines().await;
+    drop(harness.client(&world, Way::Tproxy).await);
+    let lines = harness.lines().await;
     assert_eq!(lines.len(), 1);
     assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "client-gone"));
     nobody_came(&world).await;
@@ -392,17 +395,17 @@ async fn a_client_that_leaves_before_a_verdict_has_one_line() {
 
 #[tokio::test(flavor = "local")]
 async fn a_new_policy_ends_what_it_no_longer_permits() {
-    let rig = Rig::new(everything(), &local(&["pacs.example", "cloud.example"]));
+    let harness = Harness::new(everything(), &local(&["pacs.example", "cloud.example"]));
     let world = listener().await;
     let mut clients = Vec::new();
     for name in ["pacs.example", "cloud.example"] {
-        let mut client = rig.client(&world, Way::Tproxy).await;
+        let mut client = harness.client(&world, Way::Tproxy).await;
         client.write_all(&hello(name)).await.unwrap();
         let (mut server, _) = world.accept().await.unwrap();
         some(&mut server, hello(name).len()).await;
         clients.push((client, server));
     }
-    reload(&rig, only(&["pacs.example"])).await;
+    reload(&harness, only(&["pacs.example"])).await;
     let (mut client, mut server) = clients.pop().unwrap();
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     assert!(server.read(&mut [0; 8]).await.is_err(), "a reset");
@@ -410,16 +413,16 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
     server.write_all(b"still here").await.unwrap();
     assert_eq!(some(&mut client, 10).await, b"still here");
     drop((client, server));
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     let ended: Vec<_> = lines.iter().filter(|l| field(l, "end") == "policy-change").collect();
     assert_eq!(ended.len(), 1, "{lines:?}");
     assert_eq!((field(ended[0], "host"), field(ended[0], "verdict")), ("cloud.example", "block"));
 }
 
 /// Puts another policy in force, as a reload does.
-async fn reload(rig: &Rig, policy: Fixture) {
-    rig.live.publish(policy.policy(), None);
-    rig.worker.rejudge().await;
+async fn reload(harness: &Harness, policy: Fixture) {
+    harness.live.publish(policy.policy(), None);
+    harness.worker.rejudge().await;
 }
 
 /// `observe` is in force at first: then, and once more after the second hello where `enforces` says
@@ -436,18 +439,18 @@ async fn a_second_hello_of_another_host_is_judged_when_it_comes_and_when_the_pol
         (Way::Tproxy, everything(), false, ["block", "null", "enforce", "refused"]),
         (Way::Proxy, everything(), false, ["block", "null", "enforce", "refused"]),
     ] {
-        let rig = Rig::new(observes(), &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&rig, way).await;
-        reload(&rig, at_its_hello).await;
+        let harness = Harness::new(observes(), &local(&["pacs.example"]));
+        let (mut client, mut server) = asked_for_another_hello(&harness, way).await;
+        reload(&harness, at_its_hello).await;
         client.write_all(&other).await.unwrap();
         if said[3] != "refused" {
             assert_eq!(some(&mut server, other.len()).await, other);
-            reload(&rig, observes()).await;
+            reload(&harness, observes()).await;
             client.write_all(b"still here").await.unwrap();
             assert_eq!(some(&mut server, 10).await, b"still here");
         }
         if enforces {
-            reload(&rig, everything()).await;
+            reload(&harness, everything()).await;
         }
         if said[3] == "done" {
             client.shutdown().await.unwrap();
@@ -457,7 +460,7 @@ async fn a_second_hello_of_another_host_is_judged_when_it_comes_and_when_the_pol
             assert!(server.read(&mut [0; 8]).await.is_err(), "a reset, and no byte before it");
         }
         drop((client, server));
-        let line = rig.lines().await.pop().unwrap();
+        let line = harness.lines().await.pop().unwrap();
         assert_eq!(["verdict", "would", "mode", "end"].map(|name| field(&line, name)), said);
         assert_eq!((field(&line, "reason"), field(&line, "host")), ("mismatch", "pacs.example"));
     }
@@ -466,35 +469,35 @@ async fn a_second_hello_of_another_host_is_judged_when_it_comes_and_when_the_pol
 #[tokio::test(flavor = "local")]
 async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_changes() {
     let refuses = || Fixture::outside().grace(Duration::from_secs(2));
-    let rig = Rig::new(everything(), &local(&["pacs.example"]));
+    let harness = Harness::new(everything(), &local(&["pacs.example"]));
     let world = listener().await;
-    let mut client = rig.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, Way::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
     let (mut server, _) = world.accept().await.unwrap();
     some(&mut server, hello("pacs.example").len()).await;
-    let held = Rc::strong_count(&rig.worker);
+    let held = Rc::strong_count(&harness.worker);
     for _ in 0..5 {
-        reload(&rig, refuses()).await;
+        reload(&harness, refuses()).await;
     }
-    assert_eq!(Rc::strong_count(&rig.worker), held + 1, "each task holds the worker");
-    reload(&rig, everything()).await;
+    assert_eq!(Rc::strong_count(&harness.worker), held + 1, "each task holds the worker");
+    reload(&harness, everything()).await;
     // Time is made to pass only where no byte is under way.
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(3)).await;
     tokio::time::resume();
-    assert_eq!(Rc::strong_count(&rig.worker), held, "it was permitted again");
+    assert_eq!(Rc::strong_count(&harness.worker), held, "it was permitted again");
     server.write_all(b"still here").await.unwrap();
     assert_eq!(some(&mut client, 10).await, b"still here");
-    reload(&rig, refuses()).await;
+    reload(&harness, refuses()).await;
     tokio::time::pause();
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset, after the grace");
     drop((client, server));
-    assert_eq!(field(&rig.lines().await.pop().unwrap(), "end"), "policy-change");
+    assert_eq!(field(&harness.lines().await.pop().unwrap(), "end"), "policy-change");
 }
 
 /// A whole data plane, with threads.
-fn plane(policy: Fixture, book: &Book, kept: &Kept) -> (DataPlane, Account) {
-    let (account, book) = (kept.account(), book.clone());
+fn plane(policy: Fixture, resolver: &FakeResolver, kept: &Kept) -> (DataPlane, Account) {
+    let (account, resolver) = (kept.account(), resolver.clone());
     let listener = settings::Listener {
         way: Way::Proxy,
         socket: Socket::Address("127.0.0.1:0".parse().unwrap()),
@@ -522,7 +525,7 @@ fn plane(policy: Fixture, book: &Book, kept: &Kept) -> (DataPlane, Account) {
     let settings =
         Settings { listeners: vec![listener], workers, affinity: true, names, dns: None };
     let names =
-        std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| book.names());
+        std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| resolver.names());
     let plane = DataPlane::launch(settings, published(policy), account.clone(), names).unwrap();
     (plane, account)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::bind::Names;
+use super::name_binding::BindingCache;
 use super::registry::Registry;
 use super::udp::ports::Ports;
 use super::udp::table::Table;
@@ -16,7 +16,7 @@ use crate::policy::Live;
 pub(super) struct Worker {
     pub(super) live: Arc<Live>,
     pub(super) account: Account,
-    pub(super) names: Names,
+    pub(super) names: BindingCache,
     pub(super) registry: Rc<Registry>,
     /// The UDP flows of the worker's SOCKS5 clients.
     pub(super) associated: Rc<Table>,

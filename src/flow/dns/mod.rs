@@ -435,7 +435,7 @@ impl NameServer {
             && !left.is_empty()
             && let Some(name) = asking.exact_name()
         {
-            self.worker.names.tell(name, &left, Duration::from_secs(ttl.into()));
+            self.worker.names.insert(name, &left, Duration::from_secs(ttl.into()));
         }
         match taken.first() {
             Some(&first) if addresses && left.is_empty() => {

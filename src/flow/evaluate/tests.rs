@@ -1,5 +1,5 @@
 use super::*;
-use crate::flow::bind::book::Book;
+use crate::flow::name_binding::fake::FakeResolver;
 use crate::policy::fixture::{At, Fixture, any, by_name, countries};
 use crate::policy::{Reason, RuleSpec};
 
@@ -18,32 +18,32 @@ fn by_its_name(mismatch: Action) -> Fixture {
     Fixture::new().names(Action::Allow, names).on(|on| on.mismatch = mismatch)
 }
 
-async fn answer(policy: &Policy, subject: &Subject, book: &Book) -> Answer {
-    evaluate_with_dns(policy, subject, &book.names(), &Metrics::register()).await
+async fn answer(policy: &Policy, subject: &Subject, resolver: &FakeResolver) -> Answer {
+    evaluate_with_dns(policy, subject, &resolver.names(), &Metrics::register()).await
 }
 
 #[tokio::test]
 async fn a_name_opens_only_an_address_of_its_own() {
     let policy = by_its_name(Action::Block).policy();
-    let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
-    let there = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
+    let resolver = FakeResolver::default().entry("pacs.example", &["198.51.100.7"]);
+    let there = answer(&policy, &subject(NameEvidence::Claimed), &resolver).await;
     assert_eq!((there.verdict.reason(), there.bound), (Reason::Rule, Some(true)));
-    let book = Book::default().entry("pacs.example", &["198.51.100.8"]);
-    let elsewhere = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
+    let resolver = FakeResolver::default().entry("pacs.example", &["198.51.100.8"]);
+    let elsewhere = answer(&policy, &subject(NameEvidence::Claimed), &resolver).await;
     assert_eq!((elsewhere.verdict.reason(), elsewhere.bound), (Reason::Mismatch, Some(false)));
-    let down = answer(&policy, &subject(NameEvidence::Claimed), &Book::default()).await;
+    let down = answer(&policy, &subject(NameEvidence::Claimed), &FakeResolver::default()).await;
     assert_eq!(down.verdict.action(), Action::Block, "no resolver binds nothing");
 }
 
 #[tokio::test]
 async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
     let names: Vec<_> = (0..5).map(|n| format!("n{n}.pacs.example")).collect();
-    let add = |book: Book, name: &String| book.entry(name, &["198.51.100.7"]);
-    let book = names.iter().fold(Book::default(), add);
+    let add = |resolver: FakeResolver, name: &String| resolver.entry(name, &["198.51.100.7"]);
+    let resolver = names.iter().fold(FakeResolver::default(), add);
     let policy = by_its_name(Action::Block).policy();
     let redial = by_its_name(Action::Block).binding(Binding::Redial).policy();
     let lenient = by_its_name(Action::Log).policy();
-    let known = book.names_within(3);
+    let known = resolver.names_within(3);
     let metrics = Metrics::register();
     let ask = async |policy: &Policy, name: &String| {
         let name = Some((HostName::parse(name.as_bytes()).unwrap(), NameSource::Sni));
@@ -65,22 +65,22 @@ async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
     }
     let verdict = ask(&lenient, &names[4]).await;
     assert_eq!((verdict.action(), verdict.reason()), (Action::Log, Reason::Mismatch));
-    assert_eq!(book.queries(), 3);
+    assert_eq!(resolver.queries(), 3);
     assert_eq!(ask(&policy, &names[0]).await.reason(), Reason::Rule, "one of before");
 }
 
 #[tokio::test]
 async fn nobody_is_asked_where_the_answer_does_not_matter() {
-    let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
+    let resolver = FakeResolver::default().entry("pacs.example", &["198.51.100.7"]);
     let same = Fixture::outside().policy();
-    let answer = answer(&same, &subject(NameEvidence::Claimed), &book).await;
+    let answer = answer(&same, &subject(NameEvidence::Claimed), &resolver).await;
     assert_eq!((answer.verdict.action(), answer.bound), (Action::Block, None));
-    assert_eq!(book.queries(), 0);
+    assert_eq!(resolver.queries(), 0);
 }
 
 #[tokio::test]
 async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
-    let book = Book::default().entry("pacs.example", &["198.51.100.7"]);
+    let resolver = FakeResolver::default().entry("pacs.example", &["198.51.100.7"]);
     // As a claim it would be refused for whose the address is, and bound for where it lies.
     let rule = RuleSpec { operator: Some(vec!["bad".to_owned()]), ..any(Action::Block) };
     let policy = Fixture::outside()
@@ -89,33 +89,33 @@ async fn no_query_leaves_for_a_name_that_is_refused_when_bound() {
         .of("198.51.100.7", At::Outside, 1)
         .rule(rule)
         .policy();
-    let answer = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
+    let answer = answer(&policy, &subject(NameEvidence::Claimed), &resolver).await;
     assert_eq!(answer.verdict.action(), Action::Block);
-    assert_eq!(book.queries(), 0);
+    assert_eq!(resolver.queries(), 0);
 }
 
 #[tokio::test]
 async fn trust_and_the_gateways_own_resolution_need_no_query() {
-    let book = Book::default();
+    let resolver = FakeResolver::default();
     let policy = by_its_name(Action::Block).policy();
-    let resolved = answer(&policy, &subject(NameEvidence::Resolved), &book).await;
+    let resolved = answer(&policy, &subject(NameEvidence::Resolved), &resolver).await;
     assert_eq!((resolved.verdict.action(), resolved.bound), (Action::Allow, Some(true)));
     let policy = by_its_name(Action::Block).binding(Binding::Trust).policy();
-    let trusted = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
+    let trusted = answer(&policy, &subject(NameEvidence::Claimed), &resolver).await;
     assert_eq!((trusted.verdict.action(), trusted.bound), (Action::Allow, None));
-    assert_eq!(book.queries(), 0);
+    assert_eq!(resolver.queries(), 0);
 }
 
 #[tokio::test]
 async fn redial_goes_to_the_names_own_permitted_address_until_something_is_dialled() {
-    let book = Book::default().entry("pacs.example", &["203.0.113.1", "203.0.113.2"]);
+    let resolver = FakeResolver::default().entry("pacs.example", &["203.0.113.1", "203.0.113.2"]);
     let inside = Some(countries("de"));
     let rule = RuleSpec { location: inside, ..by_name(Action::Allow, &["pacs.example"]) };
     let policy =
         Fixture::new().at("203.0.113.1", At::Outside).rule(rule).binding(Binding::Redial).policy();
-    let said = answer(&policy, &subject(NameEvidence::Claimed), &book).await;
+    let said = answer(&policy, &subject(NameEvidence::Claimed), &resolver).await;
     assert_eq!(said.verdict.destination().to_string(), "203.0.113.2:443");
     assert_eq!(said.verdict.action(), Action::Allow);
-    let dialled = answer(&policy, &subject(NameEvidence::ClaimedAfterDial), &book).await;
+    let dialled = answer(&policy, &subject(NameEvidence::ClaimedAfterDial), &resolver).await;
     assert_eq!(dialled.verdict.reason(), Reason::Mismatch);
 }

@@ -274,9 +274,9 @@ async fn every_byte_arrives_once_and_in_order_whatever_the_sizes_and_stalls() {
 
 #[tokio::test(flavor = "local")]
 async fn a_stalled_reader_holds_no_more_pipes_than_may_be_lent() {
-    let places: Vec<_> = std::iter::from_fn(Place::take).collect();
+    let places: Vec<_> = std::iter::from_fn(PipePermit::take).collect();
     assert_eq!(places.len(), PIPES_MAX);
-    assert!(Lent::take().is_none());
+    assert!(PooledPipe::take().is_none());
     drop(places);
     assert_eq!(LENT.get(), 0);
 }

@@ -4,9 +4,9 @@ use super::*;
 
 #[tokio::test(flavor = "local")]
 async fn a_tunnel_carries_the_hello_of_its_own_name() {
-    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example"]));
+    let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     // The hello right behind the request, before the 200.
     let mut sent = connect(world.local_addr().unwrap().port()).into_bytes();
     sent.extend(hello("pacs.example"));
@@ -18,12 +18,12 @@ async fn a_tunnel_carries_the_hello_of_its_own_name() {
     server.shutdown().await.unwrap();
     client.shutdown().await.unwrap();
     assert_eq!(all_of(&mut client).await, b"answer");
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     let events: Vec<_> = lines.iter().map(|line| field(line, "event")).collect();
     assert_eq!(events, ["open", "close"], "{lines:?}");
     assert_eq!(field(&lines[1], "end"), "done");
     assert_eq!(field(&lines[1], "name_source"), "connect");
-    let text = rig.account.metrics().render();
+    let text = harness.account.metrics().render();
     let count = r#"schengate_connections_total{mode="proxy",verdict="allow",reason="rule"} 1"#;
     assert!(text.contains(count), "judged twice, counted once: {text}");
 }
@@ -31,9 +31,10 @@ async fn a_tunnel_carries_the_hello_of_its_own_name() {
 #[tokio::test(flavor = "local")]
 async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read() {
     for inside in [hello("cloud.example"), hello("pacs\0.example")] {
-        let rig = Rig::new(only(&["pacs.example", "cloud.example"]), &local(&["pacs.example"]));
+        let harness =
+            Harness::new(only(&["pacs.example", "cloud.example"]), &local(&["pacs.example"]));
         let (front, world) = (listener().await, listener().await);
-        let mut client = rig.client(&front, Way::Proxy).await;
+        let mut client = harness.client(&front, Way::Proxy).await;
         client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
         assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
         let (mut server, _) = world.accept().await.unwrap();
@@ -41,7 +42,7 @@ async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read(
         client.shutdown().await.unwrap();
         assert_eq!(all_of(&mut client).await, ALERT);
         assert!(!matches!(server.read(&mut [0; 8]).await, Ok(1..)), "bytes went on");
-        let lines = rig.lines().await;
+        let lines = harness.lines().await;
         let last = lines.last().unwrap();
         assert_eq!((field(last, "reason"), field(last, "end")), ("mismatch", "refused"));
         assert_eq!(last["bytes_up"], 0);
@@ -52,9 +53,9 @@ async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read(
 async fn tunnel_with_inside(on: Action, inside: &str) -> (bool, Value) {
     let policy = everything().names(Action::Block, &["blocked.example"]);
     let policy = policy.on(|causes| causes.mismatch = on);
-    let rig = Rig::new(policy, &local(&["pacs.example"]));
+    let harness = Harness::new(policy, &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     let (mut server, _) = world.accept().await.unwrap();
@@ -65,7 +66,7 @@ async fn tunnel_with_inside(on: Action, inside: &str) -> (bool, Value) {
     drop(server);
     client.read_to_end(&mut Vec::new()).await.ok();
     drop(client);
-    let line = rig.lines().await.pop().unwrap();
+    let line = harness.lines().await.pop().unwrap();
     (arrived == hello(inside), line)
 }
 
@@ -97,21 +98,21 @@ async fn a_name_inside_a_tunnel_that_a_rule_refuses_is_refused_whatever_a_mismat
 
 #[tokio::test(flavor = "local")]
 async fn no_query_leaves_for_an_explicit_name_that_no_address_can_save() {
-    let book = local(&["x.refused.example", "pacs.example"]);
-    let rig = Rig::new(everything(), &book);
+    let resolver = local(&["x.refused.example", "pacs.example"]);
+    let harness = Harness::new(everything(), &resolver);
     let front = listener().await;
     let request = "CONNECT x.refused.example:443 HTTP/1.1\r\nHost: x.refused.example\r\n\r\n";
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(request.as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 451 "));
-    let mut socks = rig.client(&front, Way::Proxy).await;
+    let mut socks = harness.client(&front, Way::Proxy).await;
     let name = b"x.refused.example";
     socks.write_all(&[5, 1, 0, 5, 1, 0, 3, name.len() as u8]).await.unwrap();
     socks.write_all(&[&name[..], &[1, 187]].concat()).await.unwrap();
     assert_eq!(some(&mut socks, 4).await[3], 2);
     drop((client, socks));
-    let lines = rig.lines().await;
-    assert_eq!(book.queries(), 0);
+    let lines = harness.lines().await;
+    assert_eq!(resolver.queries(), 0);
     assert_eq!(lines.len(), 2, "{lines:?}");
     for line in lines {
         assert_eq!((field(&line, "event"), field(&line, "reason")), ("refused", "rule"));
@@ -122,9 +123,9 @@ async fn no_query_leaves_for_an_explicit_name_that_no_address_can_save() {
 
 #[tokio::test(flavor = "local")]
 async fn a_server_may_speak_first_in_a_tunnel_whose_protocol_does_not_matter() {
-    let rig = Rig::new(everything(), &local(&["pacs.example"]));
+    let harness = Harness::new(everything(), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     let (mut server, _) = world.accept().await.unwrap();
@@ -138,13 +139,13 @@ async fn a_server_may_speak_first_in_a_tunnel_whose_protocol_does_not_matter() {
 async fn only_permitted_addresses_of_a_name_are_dialled() {
     // The policy permits 127.0.0.1 alone; the refused address comes first and last.
     let policy = Fixture::outside().at("127.0.0.1", At::Inside);
-    let book =
-        Book::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1", "127.0.0.3", "::1"]);
-    let rig = Rig::new(policy, &book);
+    let resolver = FakeResolver::default()
+        .entry("pacs.example", &["127.0.0.2", "127.0.0.1", "127.0.0.3", "::1"]);
+    let harness = Harness::new(policy, &resolver);
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
     let forbidden = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(connect(port).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     let (server, _) = world.accept().await.unwrap();
@@ -154,9 +155,9 @@ async fn only_permitted_addresses_of_a_name_are_dialled() {
 
 #[tokio::test(flavor = "local")]
 async fn a_name_whose_every_address_is_refused_is_451_with_the_reason() {
-    let rig = Rig::new(only(&[]), &local(&["pacs.example"]));
+    let harness = Harness::new(only(&[]), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     let answer = http(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
@@ -164,20 +165,20 @@ async fn a_name_whose_every_address_is_refused_is_451_with_the_reason() {
     assert!(answer.contains("\"reason\":\"outside\""), "{answer}");
     assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "closed after it");
     drop(client);
-    assert_eq!(field(&rig.lines().await[0], "end"), "refused");
+    assert_eq!(field(&harness.lines().await[0], "end"), "refused");
     nobody_came(&world).await;
 }
 
 #[tokio::test(flavor = "local")]
 async fn a_resolver_that_is_down_is_502_and_recorded() {
-    let rig = Rig::new(everything(), &Book::default());
-    let mut client = rig.client(&listener().await, Way::Proxy).await;
+    let harness = Harness::new(everything(), &FakeResolver::default());
+    let mut client = harness.client(&listener().await, Way::Proxy).await;
     client.write_all(connect(443).as_bytes()).await.unwrap();
     let answer = http(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert!(answer.contains("error=dns_error"), "{answer}");
     drop(client);
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "dns-error"));
 }
 
@@ -207,26 +208,26 @@ async fn requests_that_can_be_read_in_two_ways_are_400() {
         "GET http://pacs.example#a HTTP/1.1\r\nHost: pacs.example\r\n\r\n",
         "hello\r\n\r\n",
     ] {
-        let book = local(&["pacs.example", "cloud.example"]);
-        let rig = Rig::new(everything(), &book);
-        let mut client = rig.client(&listener().await, Way::Proxy).await;
+        let resolver = local(&["pacs.example", "cloud.example"]);
+        let harness = Harness::new(everything(), &resolver);
+        let mut client = harness.client(&listener().await, Way::Proxy).await;
         client.write_all(request.as_bytes()).await.unwrap();
         let answer = http(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?}: {answer}");
         drop(client);
-        let lines = rig.lines().await;
+        let lines = harness.lines().await;
         assert_eq!(lines.len(), 1, "{request:?}: {lines:?}");
         assert_eq!(field(&lines[0], "end"), "bad-request", "{request:?}");
-        assert_eq!(book.queries(), 0, "{request:?}");
+        assert_eq!(resolver.queries(), 0, "{request:?}");
     }
 }
 
 #[tokio::test(flavor = "local")]
 async fn each_request_of_a_connection_is_judged_by_itself() {
-    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
+    let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     let request = format!(
         "GET http://PACS.example:{port}/a?b HTTP/1.1\r\nHost: pacs.example:{port}\r\n\
          Proxy-Authorization: Basic eA==\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\
@@ -252,7 +253,7 @@ async fn each_request_of_a_connection_is_judged_by_itself() {
     client.write_all(second.as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 451 "));
     drop(client);
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     let of = |event: &str| lines.iter().filter(|line| field(line, "event") == event).count();
     assert_eq!((of("open"), of("close"), of("refused")), (1, 1, 1), "{lines:?}");
     nobody_came(&world).await;
@@ -267,19 +268,19 @@ fn socks(name: &str, port: u16) -> Vec<u8> {
 
 #[tokio::test(flavor = "local")]
 async fn socks_connects_where_the_policy_permits_and_says_no_elsewhere() {
-    let rig = Rig::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
+    let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(&socks("pacs.example", port)).await.unwrap();
     assert_eq!(some(&mut client, 12).await, [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     let (mut server, _) = world.accept().await.unwrap();
     client.write_all(&hello("pacs.example")).await.unwrap();
     assert_eq!(some(&mut server, hello("pacs.example").len()).await, hello("pacs.example"));
-    let mut refused = rig.client(&front, Way::Proxy).await;
+    let mut refused = harness.client(&front, Way::Proxy).await;
     refused.write_all(&socks("cloud.example", port)).await.unwrap();
     assert_eq!(all_of(&mut refused).await, [5, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
-    let mut unknown = rig.client(&front, Way::Proxy).await;
+    let mut unknown = harness.client(&front, Way::Proxy).await;
     unknown.write_all(&socks("nowhere.example", port)).await.unwrap();
     assert_eq!(all_of(&mut unknown).await[3], 4);
     nobody_came(&world).await;
@@ -287,20 +288,20 @@ async fn socks_connects_where_the_policy_permits_and_says_no_elsewhere() {
 
 #[tokio::test(flavor = "local")]
 async fn what_is_neither_http_nor_socks5_is_told_so_or_cut() {
-    let rig = Rig::new(everything(), &Book::default());
+    let harness = Harness::new(everything(), &FakeResolver::default());
     let front = listener().await;
-    let mut socks4 = rig.client(&front, Way::Proxy).await;
+    let mut socks4 = harness.client(&front, Way::Proxy).await;
     socks4.write_all(&[4, 1, 1, 187, 198, 51, 100, 7, 0]).await.unwrap();
     assert_eq!(all_of(&mut socks4).await, [0, 91, 0, 0, 0, 0, 0, 0]);
-    let mut tls = rig.client(&front, Way::Proxy).await;
+    let mut tls = harness.client(&front, Way::Proxy).await;
     tls.write_all(&hello("pacs.example")).await.unwrap();
     assert!(tls.read(&mut [0; 8]).await.is_err(), "a reset");
-    drop(rig.client(&front, Way::Proxy).await);
+    drop(harness.client(&front, Way::Proxy).await);
     drop((socks4, tls));
     let mut ends = Vec::new();
     while ends.len() < 3 {
         tokio::task::yield_now().await;
-        ends = rig.lines().await.iter().map(|line| field(line, "end").to_owned()).collect();
+        ends = harness.lines().await.iter().map(|line| field(line, "end").to_owned()).collect();
     }
     ends.sort();
     assert_eq!(ends, ["bad-request", "bad-request", "client-gone"]);
@@ -309,16 +310,16 @@ async fn what_is_neither_http_nor_socks5_is_told_so_or_cut() {
 #[tokio::test(flavor = "local")]
 async fn a_client_that_has_asked_for_nothing_yet_is_recorded_when_the_gateway_stops() {
     for sent in ["", "GET http://pacs.exam"] {
-        let rig = Rig::new(everything(), &local(&["pacs.example"]));
+        let harness = Harness::new(everything(), &local(&["pacs.example"]));
         let front = listener().await;
-        let mut client = rig.client(&front, Way::Proxy).await;
+        let mut client = harness.client(&front, Way::Proxy).await;
         client.write_all(sent.as_bytes()).await.unwrap();
         // The first byte is met, and the rest is waited for.
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
-        rig.worker.registry.cut_all(End::Drained);
-        let lines = rig.lines().await;
+        harness.worker.registry.cut_all(End::Drained);
+        let lines = harness.lines().await;
         assert_eq!(lines.len(), 1, "{sent:?}: {lines:?}");
         assert_eq!(field(&lines[0], "end"), "drained", "{sent:?}");
     }
@@ -330,9 +331,9 @@ async fn a_permitted_address_behind_many_refused_ones_is_found() {
     let mut all: Vec<String> = (1..40).map(|n| format!("198.51.100.{n}")).collect();
     all.push("127.0.0.1".to_owned());
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let rig = Rig::new(policy, &Book::default().entry("pacs.example", &all));
+    let harness = Harness::new(policy, &FakeResolver::default().entry("pacs.example", &all));
     let (front, world) = (listener().await, listener().await);
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
 }
@@ -342,16 +343,16 @@ async fn the_counters_know_the_verdict_on_the_address_that_was_connected_to() {
     // The first address refuses the connect; the second one is permitted for another reason.
     let policy = Fixture::new().at("127.0.0.1", At::Disputed);
     let policy = policy.on(|on| on.disputed = Action::Log);
-    let book = Book::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1"]);
-    let rig = Rig::new(policy, &book);
+    let resolver = FakeResolver::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1"]);
+    let harness = Harness::new(policy, &resolver);
     let (front, world) = (listener().await, listener().await);
-    let mut client = rig.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, Way::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     drop((client, world));
-    let lines = rig.lines().await;
+    let lines = harness.lines().await;
     assert_eq!(field(lines.last().unwrap(), "reason"), "disputed");
-    let text = rig.account.metrics().render();
+    let text = harness.account.metrics().render();
     let count = r#"schengate_connections_total{mode="proxy",verdict="log",reason="disputed"} 1"#;
     assert!(text.contains(count), "{text}");
 }

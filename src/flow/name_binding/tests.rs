@@ -1,6 +1,6 @@
 //! What ties a name to its addresses, by a resolver of the tests'.
 
-use super::book::Book;
+use super::fake::FakeResolver;
 use super::*;
 
 fn name(text: &str) -> HostName {
@@ -15,19 +15,19 @@ fn client() -> IpAddr {
     ip("192.0.2.1")
 }
 
-async fn bound(names: &Names, of: &str, address: &str) -> bool {
+async fn bound(names: &BindingCache, of: &str, address: &str) -> bool {
     names.is_bound(&name(of), ip(address), client()).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_binds_for_ten_minutes_whatever_its_ttl() {
-    let book = Book::default().entry("a.example", &["198.51.100.1"]);
-    let names = book.names();
+    let resolver = FakeResolver::default().entry("a.example", &["198.51.100.1"]);
+    let names = resolver.names();
     assert!(bound(&names, "a.example", "198.51.100.1").await);
-    let book = book.entry("a.example", &["198.51.100.2"]);
+    let resolver = resolver.entry("a.example", &["198.51.100.2"]);
     tokio::time::advance(Duration::from_secs(599)).await;
     assert!(bound(&names, "a.example", "198.51.100.1").await);
-    assert_eq!(book.queries(), 1);
+    assert_eq!(resolver.queries(), 1);
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(!bound(&names, "a.example", "198.51.100.1").await);
     assert!(bound(&names, "a.example", "198.51.100.2").await);
@@ -35,15 +35,15 @@ async fn an_answer_binds_for_ten_minutes_whatever_its_ttl() {
 
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_not_the_names_is_asked_about_once_in_thirty_seconds() {
-    let book = Book::default().entry("a.example", &["198.51.100.1"]);
-    let names = book.names();
+    let resolver = FakeResolver::default().entry("a.example", &["198.51.100.1"]);
+    let names = resolver.names();
     for _ in 0..5 {
         assert!(!bound(&names, "a.example", "203.0.113.1").await);
     }
-    assert_eq!(book.queries(), 1);
+    assert_eq!(resolver.queries(), 1);
     tokio::time::advance(ASKED_AGAIN).await;
     assert!(!bound(&names, "a.example", "203.0.113.1").await);
-    assert_eq!(book.queries(), 2);
+    assert_eq!(resolver.queries(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,7 +54,7 @@ async fn a_resolver_that_never_answers_binds_nothing_after_five_seconds() {
             Box::pin(std::future::pending())
         }
     }
-    let names = Names::new(Box::new(Never), Memory::new(Duration::ZERO), Arc::default());
+    let names = BindingCache::new(Box::new(Never), Memory::new(Duration::ZERO), Arc::default());
     let begun = Instant::now();
     assert!(!bound(&names, "a.example", "198.51.100.1").await);
     assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
@@ -62,10 +62,10 @@ async fn a_resolver_that_never_answers_binds_nothing_after_five_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_of_before_holds_while_the_resolver_is_down() {
-    let book = Book::default().entry("a.example", &["198.51.100.1"]);
-    let names = book.names();
+    let resolver = FakeResolver::default().entry("a.example", &["198.51.100.1"]);
+    let names = resolver.names();
     assert!(bound(&names, "a.example", "198.51.100.1").await);
-    book.forget("a.example");
+    resolver.forget("a.example");
     tokio::time::advance(Duration::from_secs(500)).await;
     assert!(!bound(&names, "a.example", "203.0.113.1").await, "no answer");
     assert!(bound(&names, "a.example", "198.51.100.1").await);
@@ -75,29 +75,29 @@ async fn an_answer_of_before_holds_while_the_resolver_is_down() {
 
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_down_is_asked_once_in_two_seconds() {
-    let book = Book::default();
-    let names = book.names();
+    let resolver = FakeResolver::default();
+    let names = resolver.names();
     for _ in 0..5 {
         assert!(!bound(&names, "a.example", "198.51.100.1").await);
     }
-    assert_eq!(book.queries(), 1);
+    assert_eq!(resolver.queries(), 1);
     tokio::time::advance(ASKED_AGAIN_WHEN_DOWN).await;
-    let book = book.entry("a.example", &["198.51.100.1"]);
+    let resolver = resolver.entry("a.example", &["198.51.100.1"]);
     assert!(bound(&names, "a.example", "198.51.100.1").await);
-    assert_eq!(book.queries(), 2);
+    assert_eq!(resolver.queries(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_client_was_told_binds_and_takes_no_other_address_away() {
-    let book = Book::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
-    let names = book.names();
-    names.tell(&name("a.example"), &[ip("198.51.100.7")], Duration::from_secs(60));
+    let resolver = FakeResolver::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
+    let names = resolver.names();
+    names.insert(&name("a.example"), &[ip("198.51.100.7")], Duration::from_secs(60));
     assert!(bound(&names, "a.example", "198.51.100.7").await);
-    assert_eq!(book.queries(), 0);
+    assert_eq!(resolver.queries(), 0);
     // Of its IPv6 addresses the client was told nothing: that is no answer about them.
     assert!(bound(&names, "a.example", "2001:db8::1").await);
-    assert_eq!(book.queries(), 1);
-    names.tell(&name("b.example"), &[ip("::ffff:198.51.100.8")], Duration::ZERO);
+    assert_eq!(resolver.queries(), 1);
+    names.insert(&name("b.example"), &[ip("::ffff:198.51.100.8")], Duration::ZERO);
     assert!(bound(&names, "b.example", "198.51.100.8").await);
     tokio::time::advance(Duration::from_secs(601)).await;
     assert!(!bound(&names, "b.example", "198.51.100.8").await);
@@ -105,7 +105,7 @@ async fn what_a_client_was_told_binds_and_takes_no_other_address_away() {
 
 /// Answers when it is told to.
 #[derive(Clone, Default)]
-struct Slow(Arc<tokio::sync::Notify>, Book);
+struct Slow(Arc<tokio::sync::Notify>, FakeResolver);
 
 impl Resolve for Slow {
     fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
@@ -123,7 +123,7 @@ async fn those_who_ask_at_once_share_one_query_over_all_workers() {
     let slow = Slow(slow.0, slow.1.entry("a.example", &["198.51.100.1"]));
     let memory = Memory::new(Duration::from_secs(600));
     let workers =
-        [(); 2].map(|()| Names::new(Box::new(slow.clone()), memory.clone(), Arc::default()));
+        [(); 2].map(|()| BindingCache::new(Box::new(slow.clone()), memory.clone(), Arc::default()));
     let name = name("a.example");
     let ask = |worker: usize| workers[worker].resolve(&name, client());
     let answer = async {
@@ -141,7 +141,8 @@ async fn those_who_ask_at_once_share_one_query_over_all_workers() {
 async fn one_who_waits_for_a_query_that_is_given_up_asks_anew() {
     let slow = Slow::default();
     let slow = Slow(slow.0, slow.1.entry("a.example", &["198.51.100.1"]));
-    let names = Names::new(Box::new(slow.clone()), Memory::new(Duration::ZERO), Arc::default());
+    let names =
+        BindingCache::new(Box::new(slow.clone()), Memory::new(Duration::ZERO), Arc::default());
     let name = name("a.example");
     let mut first = Box::pin(names.resolve(&name, client()));
     let mut second = Box::pin(names.resolve(&name, client()));
@@ -165,19 +166,19 @@ async fn no_ttl_binds_for_more_than_a_day() {
     let answer = Ok(Addresses { addresses: vec![ip("198.51.100.1")], ttl: for_ever });
     memory.remember(&name("a.example"), Family::V4, &answer);
     tokio::time::advance(TTL_MAX).await;
-    assert!(!memory.holds(&name("a.example"), ip("198.51.100.1")));
+    assert!(!memory.is_kept(&name("a.example"), ip("198.51.100.1")));
 }
 
 #[tokio::test]
 async fn a_mapped_answer_is_its_ipv4() {
-    let names = Book::default().entry("a.example", &["::ffff:198.51.100.1"]).names();
+    let names = FakeResolver::default().entry("a.example", &["::ffff:198.51.100.1"]).names();
     assert!(bound(&names, "a.example", "198.51.100.1").await);
 }
 
 #[tokio::test]
 async fn the_memory_is_bounded() {
-    let book = Book::default();
-    let names = book.names();
+    let resolver = FakeResolver::default();
+    let names = resolver.names();
     let answer = Ok(Addresses { addresses: vec![ip("198.51.100.1")], ttl: Duration::ZERO });
     for i in 0..NAMES_MAX * 2 {
         names.memory.remember(&name(&format!("n{i}.example")), Family::V4, &answer);
@@ -187,27 +188,27 @@ async fn the_memory_is_bounded() {
 
 #[tokio::test]
 async fn a_flood_of_names_takes_none_away_that_is_in_use() {
-    let names = Book::default().names();
+    let names = FakeResolver::default().names();
     let (used, address) = (name("used.example"), ip("198.51.100.1"));
     let day = Duration::from_secs(86_400);
-    names.tell(&used, &[address], day);
+    names.insert(&used, &[address], day);
     for i in 0..NAMES_MAX * 3 {
         if i % (NAMES_MAX / 2) == 0 {
-            assert!(names.memory.holds(&used, address), "after {i} others");
+            assert!(names.memory.is_kept(&used, address), "after {i} others");
         }
-        names.tell(&name(&format!("n{i}.example")), &[address], day);
+        names.insert(&name(&format!("n{i}.example")), &[address], day);
     }
     // All of them in use: some give way, and not all.
     for i in 0..NAMES_MAX * 3 {
-        names.memory.holds(&name(&format!("n{i}.example")), address);
+        names.memory.is_kept(&name(&format!("n{i}.example")), address);
     }
     let before = names.memory.known.lock().unwrap().names.len();
-    names.tell(&name("more.example"), &[address], day);
+    names.insert(&name("more.example"), &[address], day);
     assert!(names.memory.known.lock().unwrap().names.len() > before / 2);
 }
 
 /// Answers about one family at once, and about the other one after so long.
-struct Late(Book, Family, Duration);
+struct Late(FakeResolver, Family, Duration);
 
 impl Resolve for Late {
     fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
@@ -222,14 +223,14 @@ impl Resolve for Late {
 
 #[tokio::test(start_paused = true)]
 async fn a05_what_is_in_hand_is_used_where_the_other_family_is_slow() {
-    let book = Book::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
+    let resolver = FakeResolver::default().entry("a.example", &["198.51.100.1", "2001:db8::1"]);
     let [four, six] = ["198.51.100.1", "2001:db8::1"].map(ip);
     let name = name("a.example");
     for (late, in_hand) in [(Family::V6, four), (Family::V4, six)] {
         for (wait, wanted) in [(40, vec![four, six]), (1_500, vec![in_hand])] {
-            let late = Late(book.clone(), late, Duration::from_millis(wait));
+            let late = Late(resolver.clone(), late, Duration::from_millis(wait));
             let memory = Memory::new(Duration::ZERO);
-            let names = Names::new(Box::new(late), memory, Arc::default());
+            let names = BindingCache::new(Box::new(late), memory, Arc::default());
             let begun = Instant::now();
             assert_eq!(names.resolve(&name, client()).await, Ok(wanted));
             assert!(begun.elapsed() < Duration::from_millis(60), "{:?}", begun.elapsed());
@@ -242,40 +243,40 @@ async fn a05_what_is_in_hand_is_used_where_the_other_family_is_slow() {
         }
     }
     // A name of one family is not there before the other one has said no.
-    let book = Book::default().entry("b.example", &["198.51.100.1"]);
-    let late = Late(book, Family::V4, Duration::from_millis(1_500));
-    let names = Names::new(Box::new(late), Memory::new(Duration::ZERO), Arc::default());
+    let resolver = FakeResolver::default().entry("b.example", &["198.51.100.1"]);
+    let late = Late(resolver, Family::V4, Duration::from_millis(1_500));
+    let names = BindingCache::new(Box::new(late), Memory::new(Duration::ZERO), Arc::default());
     let one = HostName::parse(b"b.example").unwrap();
     assert_eq!(names.resolve(&one, client()).await, Ok(vec![four]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_one_for_as_long_as_it_says() {
-    let book = Book::default().entry("a.example", &["198.51.100.1"]);
-    let names = book.names();
+    let resolver = FakeResolver::default().entry("a.example", &["198.51.100.1"]);
+    let names = resolver.names();
     for _ in 0..3 {
         assert!(names.resolve(&name("a.example"), client()).await.is_ok());
     }
-    assert_eq!(book.queries(), 2);
+    assert_eq!(resolver.queries(), 2);
     tokio::time::advance(ASKED_AGAIN).await;
     assert!(names.resolve(&name("a.example"), client()).await.is_ok());
-    assert_eq!(book.queries(), 3, "that there is no IPv6 is asked again");
+    assert_eq!(resolver.queries(), 3, "that there is no IPv6 is asked again");
     tokio::time::advance(ASKED_AGAIN).await;
     assert!(names.resolve(&name("a.example"), client()).await.is_ok());
-    assert_eq!(book.queries(), 5);
+    assert_eq!(resolver.queries(), 5);
 }
 
 #[tokio::test]
 async fn a07_every_address_of_an_answer_binds() {
-    let names = Book::default().names();
+    let names = FakeResolver::default().names();
     let many: Vec<_> = (0..2_000_u32).map(|n| IpAddr::from(n.to_be_bytes())).collect();
-    names.tell(&name("many.example"), &many, Duration::from_secs(60));
+    names.insert(&name("many.example"), &many, Duration::from_secs(60));
     for address in &many {
         assert!(bound(&names, "many.example", &address.to_string()).await, "{address}");
     }
     // So many of so many names have no room: all of them together are bounded.
     for n in 0..400 {
-        names.tell(&name(&format!("n{n}.example")), &many, Duration::from_secs(60));
+        names.insert(&name(&format!("n{n}.example")), &many, Duration::from_secs(60));
     }
     assert!(names.memory.known.lock().unwrap().addresses <= ADDRESSES_MAX);
     let counted = |known: &Known| known.names.values().map(|it| it.addresses.len()).sum::<usize>();

@@ -30,7 +30,7 @@ const ASKED_AGAIN_WHEN_DOWN: Duration = Duration::from_secs(2);
 /// How long the addresses of one family wait for those of the other one (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// Names remembered at once, and addresses of all of them: about 30 MB if all are full.
+/// BindingCache remembered at once, and addresses of all of them: about 30 MB if all are full.
 const NAMES_MAX: usize = 16 * 1024;
 const ADDRESSES_MAX: usize = 512 * 1024;
 
@@ -88,7 +88,7 @@ impl Resolve for Arc<Resolver> {
 }
 
 /// A worker's resolver with the memory that all workers share.
-pub(super) struct Names {
+pub(super) struct BindingCache {
     resolver: Box<dyn Resolve>,
     memory: Memory,
     allowance: Arc<Allowance>,
@@ -132,7 +132,7 @@ struct Last {
     answer: Option<(Answered, Instant)>,
 }
 
-impl Names {
+impl BindingCache {
     /// A resolver and a memory, and how much each client may have asked.
     pub(super) fn new(
         resolver: Box<dyn Resolve>,
@@ -158,7 +158,7 @@ impl Names {
         address: IpAddr,
         client: IpAddr,
     ) -> Result<bool, OverLimit> {
-        let known = self.memory.knows(name, address);
+        let known = self.memory.lookup(name, address);
         if known == Some(true) {
             return Ok(true);
         }
@@ -170,10 +170,12 @@ impl Names {
             return Ok(known);
         }
         match self.subject(name, family, client).await {
-            Ok(found) => Ok(found.addresses.contains(&address) || self.memory.holds(name, address)),
+            Ok(found) => {
+                Ok(found.addresses.contains(&address) || self.memory.is_kept(name, address))
+            }
             // An answer of before may still hold, though the resolver is down now.
             Err(Unresolved::NoAddress | Unresolved::NoAnswer) => {
-                Ok(self.memory.holds(name, address))
+                Ok(self.memory.is_kept(name, address))
             }
             Err(Unresolved::OverLimit) => Err(OverLimit),
         }
@@ -254,7 +256,7 @@ impl Names {
     }
 
     /// A client was told these addresses of the name, by a resolver that is asked here as well.
-    pub(super) fn tell(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
+    pub(super) fn insert(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
         let found: Vec<_> = addresses.iter().map(IpAddr::to_canonical).collect();
         self.memory.add(name, &found, ttl, None);
     }
@@ -285,9 +287,9 @@ async fn beside(
     timeout(RESOLUTION_DELAY, other).await.unwrap_or(Err(Unresolved::NoAnswer))
 }
 
-impl fmt::Debug for Names {
+impl fmt::Debug for BindingCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Names").finish_non_exhaustive()
+        f.debug_struct("BindingCache").finish_non_exhaustive()
     }
 }
 
@@ -339,7 +341,7 @@ impl Memory {
     }
 
     /// Whether the address is the name's; `None` where the resolver has to be asked.
-    fn knows(&self, name: &HostName, address: IpAddr) -> Option<bool> {
+    fn lookup(&self, name: &HostName, address: IpAddr) -> Option<bool> {
         let now = Instant::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.names.get_mut(name)?;
@@ -352,8 +354,8 @@ impl Memory {
         last.ask_again.is_some_and(|again| now < again).then_some(false)
     }
 
-    fn holds(&self, name: &HostName, address: IpAddr) -> bool {
-        self.knows(name, address) == Some(true)
+    fn is_kept(&self, name: &HostName, address: IpAddr) -> bool {
+        self.lookup(name, address) == Some(true)
     }
 
     /// The last answer, within its own time.
@@ -456,19 +458,19 @@ impl Known {
 
 /// A resolver for tests, by a list.
 #[cfg(test)]
-pub(super) mod book {
+pub(super) mod fake {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::egress::NamesLimit;
 
     #[derive(Clone, Default)]
-    pub(crate) struct Book {
+    pub(crate) struct FakeResolver {
         entries: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>,
         queries: Arc<AtomicUsize>,
     }
 
-    impl Book {
+    impl FakeResolver {
         pub(crate) fn entry(self, name: &str, addresses: &[&str]) -> Self {
             let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
             self.entries.lock().unwrap().insert(name.to_owned(), addresses);
@@ -483,19 +485,19 @@ pub(super) mod book {
             self.queries.load(Ordering::Relaxed)
         }
 
-        pub(crate) fn names(&self) -> Names {
+        pub(crate) fn names(&self) -> BindingCache {
             self.names_within(usize::MAX)
         }
 
         /// The same, for clients that may have so many names of one domain asked about.
-        pub(crate) fn names_within(&self, below_parent: usize) -> Names {
+        pub(crate) fn names_within(&self, below_parent: usize) -> BindingCache {
             let limit = NamesLimit { below_parent, in_all: usize::MAX };
             let memory = Memory::new(Duration::from_secs(600));
-            Names::new(Box::new(self.clone()), memory, Arc::new(Allowance::new(limit)))
+            BindingCache::new(Box::new(self.clone()), memory, Arc::new(Allowance::new(limit)))
         }
     }
 
-    impl Resolve for Book {
+    impl Resolve for FakeResolver {
         fn resolve(&self, name: &HostName, family: Family) -> Answer<'_> {
             self.queries.fetch_add(1, Ordering::Relaxed);
             let found = self.entries.lock().unwrap().get(name.as_str()).cloned();
