@@ -44,19 +44,19 @@ pub struct DataPlane {
 }
 
 struct WorkerThread {
-    orders: UnboundedSender<Order>,
+    commands: UnboundedSender<Command>,
     thread: JoinHandle<()>,
 }
 
-enum Order {
+enum Command {
     Rejudge,
-    Beat(mpsc::Sender<()>),
+    Ping(mpsc::Sender<()>),
     /// How long connections have, and who waits until the listeners are free.
     Drain(Duration, Option<mpsc::Sender<()>>),
 }
 
 /// What a worker is made of, before it runs.
-struct Post {
+struct WorkerParts {
     listeners: Vec<(std::net::TcpListener, Listener)>,
     datagrams: Vec<UdpListener>,
     live: Arc<Live>,
@@ -68,7 +68,7 @@ struct Post {
     /// UDP flows of SOCKS5 clients at once.
     associated: usize,
     ports: Arc<udp::Ports>,
-    orders: UnboundedReceiver<Order>,
+    commands: UnboundedReceiver<Command>,
     /// Which of the processors that the process may use the worker keeps to.
     processor: Option<usize>,
 }
@@ -109,8 +109,8 @@ impl DataPlane {
         names: NamesOf,
     ) -> io::Result<Self> {
         let count = settings.workers.get();
-        let mut posts: Vec<Vec<(std::net::TcpListener, Listener)>> = Vec::new();
-        posts.resize_with(count, Vec::new);
+        let mut listening: Vec<Vec<(std::net::TcpListener, Listener)>> = Vec::new();
+        listening.resize_with(count, Vec::new);
         let mut udp_listeners: Vec<Vec<UdpListener>> = Vec::new();
         udp_listeners.resize_with(count, Vec::new);
         let mut listeners = Vec::new();
@@ -143,8 +143,8 @@ impl DataPlane {
             }
             opened.listener.dialled.clone_from(&dialled);
             listeners.push((opened.listener.way, opened.listener.address));
-            for (post, socket) in posts.iter_mut().zip(opened.sockets) {
-                post.push((socket, opened.listener.clone()));
+            for (of_worker, socket) in listening.iter_mut().zip(opened.sockets) {
+                of_worker.push((socket, opened.listener.clone()));
             }
             if let Some(datagrams) = datagrams {
                 for (room, udp_listener) in udp_listeners.iter_mut().zip(open_datagrams(
@@ -167,11 +167,12 @@ impl DataPlane {
         let ports = udp::Ports::new();
         let NameService { resolvers, tls, .. } = settings.names;
         let resolver = Arc::new(Resolver::new(&resolvers, tls));
-        // Workers that are already running end when their orders are dropped with this vector.
+        // Workers that are already running end when their commands are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
-        for (number, (listeners, datagrams)) in posts.into_iter().zip(udp_listeners).enumerate() {
-            let (orders, received) = unbounded_channel();
-            let post = Post {
+        for (number, (listeners, datagrams)) in listening.into_iter().zip(udp_listeners).enumerate()
+        {
+            let (commands, received) = unbounded_channel();
+            let parts = WorkerParts {
                 listeners,
                 datagrams,
                 live: Arc::clone(&live),
@@ -181,15 +182,15 @@ impl DataPlane {
                 dns: name_server.take(),
                 associated: udp::associated_max(count),
                 ports: Arc::clone(&ports),
-                orders: received,
+                commands: received,
                 processor: settings.affinity.then_some(number),
             };
             let (started, on_start) = mpsc::channel();
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || work(post, &started))?;
+                .spawn(move || work(parts, &started))?;
             on_start.recv().map_err(|_| io::Error::other("a worker ended at its start"))??;
-            workers.push(WorkerThread { orders, thread });
+            workers.push(WorkerThread { commands, thread });
         }
         Ok(Self { workers, listeners })
     }
@@ -206,7 +207,7 @@ impl DataPlane {
     pub fn rejudge(&self) {
         for worker in &self.workers {
             // A worker that is gone has no connections; `beat` tells of it.
-            worker.orders.send(Order::Rejudge).ok();
+            worker.commands.send(Command::Rejudge).ok();
         }
     }
 
@@ -215,7 +216,7 @@ impl DataPlane {
     #[must_use]
     pub fn beat(&self, limit: Duration) -> bool {
         let (beat, heard) = mpsc::channel();
-        self.workers.iter().all(|w| w.orders.send(Order::Beat(beat.clone())).is_ok())
+        self.workers.iter().all(|w| w.commands.send(Command::Ping(beat.clone())).is_ok())
             && self.workers.iter().all(|_| heard.recv_timeout(limit).is_ok())
     }
 
@@ -224,7 +225,7 @@ impl DataPlane {
     pub fn let_go(&self, limit: Duration) {
         let (done, heard) = mpsc::channel();
         let told =
-            |w: &&WorkerThread| w.orders.send(Order::Drain(limit, Some(done.clone()))).is_ok();
+            |w: &&WorkerThread| w.commands.send(Command::Drain(limit, Some(done.clone()))).is_ok();
         let workers = self.workers.iter().filter(told).count();
         for _ in 0..workers {
             // One that hangs must not hold up the next process for ever.
@@ -239,7 +240,7 @@ impl DataPlane {
     /// are closed. Returns when every record is finished.
     pub fn drain(self, limit: Duration) {
         for worker in &self.workers {
-            worker.orders.send(Order::Drain(limit, None)).ok();
+            worker.commands.send(Command::Drain(limit, None)).ok();
         }
         for worker in self.workers {
             if worker.thread.join().is_err() {
@@ -288,7 +289,7 @@ fn open_datagrams(
 }
 
 /// A worker's life.
-fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
+fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
     let runtime =
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
@@ -298,7 +299,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let Post {
+        let WorkerParts {
             listeners,
             datagrams,
             live,
@@ -308,9 +309,9 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             dns,
             associated,
             ports,
-            mut orders,
+            mut commands,
             processor,
-        } = post;
+        } = parts;
         if let Some(number) = processor
             && let Err(fault) = sys::keep_to_processor(number)
         {
@@ -365,7 +366,7 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
             accepting.spawn_local(dns::run(opened, dns, resolver, Rc::clone(&worker)));
         }
         started.send(Ok(())).ok();
-        let (limit, waiting) = obey(&mut orders, &mut accepting, &worker).await;
+        let (limit, waiting) = run_commands(&mut commands, &mut accepting, &worker).await;
         accepting.shutdown().await;
         if let Some(waiting) = waiting {
             // Who asked may have given up waiting.
@@ -382,26 +383,26 @@ fn work(post: Post, started: &mpsc::Sender<io::Result<()>>) {
     });
 }
 
-/// Obeys until the worker is told to stop, or everyone who could tell it is gone.
-async fn obey(
-    orders: &mut UnboundedReceiver<Order>,
+/// Runs commands until the worker is told to stop, or everyone who could tell it is gone.
+async fn run_commands(
+    commands: &mut UnboundedReceiver<Command>,
     accepting: &mut JoinSet<io::Error>,
     worker: &Rc<Worker>,
 ) -> (Duration, Option<mpsc::Sender<()>>) {
     let mut broken = false;
     loop {
         tokio::select! {
-            order = orders.recv() => match order {
-                Some(Order::Rejudge) => {
+            command = commands.recv() => match command {
+                Some(Command::Rejudge) => {
                     let worker = Rc::clone(worker);
                     spawn_local(async move { worker.rejudge().await });
                 }
-                Some(Order::Beat(_)) if broken => {}
-                Some(Order::Beat(beat)) => {
+                Some(Command::Ping(_)) if broken => {}
+                Some(Command::Ping(beat)) => {
                     // Who asked may have given up waiting.
                     beat.send(()).ok();
                 }
-                Some(Order::Drain(limit, waiting)) => return (limit, waiting),
+                Some(Command::Drain(limit, waiting)) => return (limit, waiting),
                 None => return (Duration::ZERO, None),
             },
             Some(ended) = accepting.join_next() => {
