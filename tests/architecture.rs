@@ -185,7 +185,7 @@ const FLOW_ROOMS: &[&str] = &[
     "authority",
     "name_binding",
     "dialled",
-    "wire",
+    "socket",
     "buffer",
     "close",
     "connect",

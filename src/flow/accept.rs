@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::listener::{Accepted, Listener, Slot};
 use super::overload;
 use super::reactor::{Side, Token};
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use super::worker::Worker;
 use crate::account::{Accept, Limit, Probed};
 use crate::policy::probe;
@@ -88,25 +88,25 @@ fn take(
     worker: &Rc<Worker>,
     serve: Serve,
 ) -> io::Result<()> {
-    let wire = Wire::accepted(socket)?;
+    let socket = TcpSocket::accepted(socket)?;
     if probe::is_from(peer.ip()) {
         // Nobody's: it asks whether connections arrive, and a reset is the answer.
         worker.account.metrics().probed(Probed::Tcp);
-        return socket2::SockRef::from(&wire).set_linger(Some(Duration::ZERO));
+        return socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }
-    let slot = if sys::is_reserved(wire.as_fd(), 1) {
+    let slot = if sys::is_reserved(socket.as_fd(), 1) {
         Err(Limit::Descriptors)
     } else {
         Slot::take(listener, peer.ip())
     };
     match slot {
         Ok(slot) => {
-            let accepted = Accepted { wire, peer, listener: Rc::clone(listener), slot };
+            let accepted = Accepted { socket, peer, listener: Rc::clone(listener), slot };
             serve(accepted, Rc::clone(worker));
         }
         Err(limit) => {
             worker.account.metrics().limit_hit(limit);
-            overload::turn_away(wire, peer, listener, worker);
+            overload::turn_away(socket, peer, listener, worker);
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::first_flight::FirstFlight;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::{Bytes, End};
 use crate::identify::{Identity, Missing, Progress, Step, identify_further};
 
@@ -17,8 +17,8 @@ use crate::identify::{Identity, Missing, Progress, Step, identify_further};
 /// # Errors
 /// The end, where a side broke off, or the connection goes no further.
 pub(super) async fn read(
-    client: &Wire,
-    upstream: &Wire,
+    client: &TcpSocket,
+    upstream: &TcpSocket,
     first: Vec<u8>,
     bytes: &Bytes,
     time: Duration,
@@ -55,6 +55,6 @@ pub(super) async fn read(
         upstream.write_all(new).await.map_err(|_| End::UpstreamReset)?;
         bytes.up(new.len());
         sent = seen.bytes().len();
-        client.silence().moved();
+        client.idle_timer().touch();
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 
-use super::wire::Wire;
+use super::socket::TcpSocket;
 
 /// One read's worth. A connection holds bytes of its own only while the other side does not take
 /// them: an idle connection costs no buffer.
@@ -19,7 +19,11 @@ pub(super) fn with_shared<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 /// Reads once, up to `most` bytes, into the thread's buffer, without waiting.
-pub(super) fn read_shared(from: &Wire, most: usize, take: impl FnOnce(&[u8])) -> io::Result<usize> {
+pub(super) fn read_shared(
+    from: &TcpSocket,
+    most: usize,
+    take: impl FnOnce(&[u8]),
+) -> io::Result<usize> {
     with_shared(|buffer| {
         let room = most.min(buffer.len());
         let read = from.receive(buffer.get_mut(..room).unwrap_or_default())?.bytes;

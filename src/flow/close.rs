@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::buffer::read_shared;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 
 /// Time until the first look at what was acknowledged; doubled from the first to the last.
 pub(super) const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -30,18 +30,18 @@ pub(super) struct Bounds {
 /// Says that no more bytes follow, drops what the peer still sends until it closes as well, and has
 /// the socket closed in order; whether the peer's kernel acknowledged everything. Where it did not
 /// within `bounds`, the socket ends in a reset, as one does that broke off.
-pub(super) async fn in_stages(wire: &Wire, bounds: &Bounds) -> bool {
-    if wire.half_close().is_err() {
+pub(super) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
+    if socket.half_close().is_err() {
         return false;
     }
     let until = Instant::now() + bounds.time;
     let mut heard = Instant::now();
-    let mut left = wire.unacknowledged();
+    let mut left = socket.unacknowledged();
     let mut pause = FIRST_LOOK;
     let (mut dropped, mut is_open) = (0, true);
     loop {
         let now = Instant::now();
-        let unacknowledged = wire.unacknowledged();
+        let unacknowledged = socket.unacknowledged();
         if unacknowledged < left {
             (left, heard) = (unacknowledged, now);
         }
@@ -55,22 +55,22 @@ pub(super) async fn in_stages(wire: &Wire, bounds: &Bounds) -> bool {
             sleep_until(look).await;
             continue;
         }
-        match timeout_at(look, wire.readable()).await {
+        match timeout_at(look, socket.readable()).await {
             Err(_) => continue,
             Ok(Ok(())) => {}
             Ok(Err(_)) => is_open = false,
         }
-        match read_shared(wire, PART, |_| ()) {
+        match read_shared(socket, PART, |_| ()) {
             Ok(0) => is_open = false,
             Ok(read) => (dropped, heard) = (dropped + read, Instant::now()),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // Who broke off may have taken everything before.
-            Err(_) => return wire.unacknowledged() == 0,
+            Err(_) => return socket.unacknowledged() == 0,
         }
     }
-    let arrived = wire.unacknowledged() == 0;
+    let arrived = socket.unacknowledged() == 0;
     if arrived {
-        wire.end_in_order();
+        socket.end_in_order();
     }
     arrived
 }
@@ -89,15 +89,15 @@ mod tests {
         bytes: usize::MAX,
     };
 
-    async fn pair() -> (TcpStream, Wire) {
+    async fn pair() -> (TcpStream, TcpSocket) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, Wire::new(listener.accept().await.unwrap().0))
+        (client, TcpSocket::new(listener.accept().await.unwrap().0))
     }
 
     #[tokio::test(flavor = "local")]
     async fn l02_an_answer_arrives_whole_though_its_client_goes_on_sending() {
-        let (client, wire) = pair().await;
+        let (client, socket) = pair().await;
         let (mut from, mut to) = client.into_split();
         let sending = spawn_local(async move {
             let body = vec![7; 8_000_000];
@@ -105,8 +105,8 @@ mod tests {
             to
         });
         let closed = spawn_local(async move {
-            wire.write_all(&[1; 20_000]).await.unwrap();
-            in_stages(&wire, &LONG).await
+            socket.write_all(&[1; 20_000]).await.unwrap();
+            in_stages(&socket, &LONG).await
         });
         // The whole upload first, as a client does that reads the answer only then.
         let to = sending.await.unwrap();
@@ -120,13 +120,13 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_slow_reader_has_the_tail_and_one_that_stalls_is_not_waited_for() {
         for reads in [true, false] {
-            let (mut client, wire) = pair().await;
+            let (mut client, socket) = pair().await;
             let mut sent = 0;
-            while let Ok(count) = wire.send(&[1; 65_536], false) {
+            while let Ok(count) = socket.send(&[1; 65_536], false) {
                 sent += count;
             }
             let bounds = Bounds { silence: Duration::from_secs(5), ..LONG };
-            let closed = spawn_local(async move { in_stages(&wire, &bounds).await });
+            let closed = spawn_local(async move { in_stages(&socket, &bounds).await });
             if !reads {
                 assert!(!closed.await.unwrap());
                 continue;
@@ -148,15 +148,15 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn what_is_dropped_is_bounded_by_bytes_and_by_time() {
-        let (mut client, wire) = pair().await;
+        let (mut client, socket) = pair().await;
         let bounds = Bounds { bytes: 100_000, ..LONG };
-        let closed = spawn_local(async move { in_stages(&wire, &bounds).await });
+        let closed = spawn_local(async move { in_stages(&socket, &bounds).await });
         let body = vec![7; 65_536];
         while client.write_all(&body).await.is_ok() {}
         assert!(closed.await.unwrap(), "there was nothing that had to arrive");
-        let (_client, wire) = pair().await;
+        let (_client, socket) = pair().await;
         let begun = Instant::now();
-        in_stages(&wire, &Bounds { silence: Duration::from_secs(2), ..LONG }).await;
+        in_stages(&socket, &Bounds { silence: Duration::from_secs(2), ..LONG }).await;
         // The clock may be put forward before the kernel has acknowledged the FIN, once.
         assert!((2..=4).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     }

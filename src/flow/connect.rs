@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
 use super::dialled::Source;
-use super::wire::{Wire, answer_with_data, prepare, set_limits};
+use super::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::account::{Connect, End, Limit, Metrics};
 use crate::policy::Permit;
 use crate::sys;
@@ -93,7 +93,7 @@ fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io:
     prepare(&socket);
     set_limits(&socket, how.keepalive, how.user_timeout)?;
     if how.speaks {
-        answer_with_data(&socket);
+        delay_acks(&socket);
     }
     if let Some(source) = source {
         // One flag in the kernel, whichever of the two options sets it.
@@ -110,13 +110,13 @@ pub(super) async fn dial(
     how: Dialling,
     source: Option<Source>,
     metrics: &Metrics,
-) -> Result<Wire, DialFault> {
+) -> Result<TcpSocket, DialFault> {
     Connecting::begin(permit, how, source, metrics)?.done(metrics).await
 }
 
 /// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].
 pub(super) struct Connecting {
-    wire: Wire,
+    socket: TcpSocket,
     begun: Instant,
     limit: Duration,
 }
@@ -130,9 +130,9 @@ impl Connecting {
         metrics: &Metrics,
     ) -> Result<Self, DialFault> {
         let begun = Instant::now();
-        let wire = Self::wire(permit.destination(), how, source);
-        match wire {
-            Ok(wire) => Ok(Self { wire, begun, limit: how.limit }),
+        let socket = Self::open(permit.destination(), how, source);
+        match socket {
+            Ok(socket) => Ok(Self { socket, begun, limit: how.limit }),
             Err(fault) => {
                 if let DialFault::Failed(cause) = &fault
                     && cause.raw_os_error() == Some(libc::EMFILE)
@@ -145,11 +145,11 @@ impl Connecting {
         }
     }
 
-    fn wire(
+    fn open(
         destination: SocketAddr,
         how: Dialling,
         source: Option<Source>,
-    ) -> Result<Wire, DialFault> {
+    ) -> Result<TcpSocket, DialFault> {
         // What fails here fails on this host, whatever the error is called.
         let ip = source.as_ref().map(|source| source.ip);
         let socket = socket(destination, how, ip).map_err(DialFault::Failed)?;
@@ -165,19 +165,19 @@ impl Connecting {
             None => connect().map(|()| None)?,
             Some(source) => Some(source.dial(destination, from)?),
         };
-        Wire::connecting(socket.into(), in_question).map_err(DialFault::Failed)
+        TcpSocket::connecting(socket.into(), in_question).map_err(DialFault::Failed)
     }
 
     /// Waits until the connection stands.
-    pub(super) async fn done(self, metrics: &Metrics) -> Result<Wire, DialFault> {
-        let Self { wire, begun, limit } = self;
-        let connected = match timeout(limit, wire.connected()).await {
+    pub(super) async fn done(self, metrics: &Metrics) -> Result<TcpSocket, DialFault> {
+        let Self { socket, begun, limit } = self;
+        let connected = match timeout(limit, socket.connected()).await {
             Ok(connected) => connected.map_err(DialFault::from),
             Err(_) => Err(DialFault::TimedOut),
         };
         let result = connected.as_ref().map_or_else(DialFault::result, |()| Connect::Done);
         metrics.connected(result, begun.elapsed());
-        connected.map(|()| wire)
+        connected.map(|()| socket)
     }
 }
 

@@ -10,7 +10,7 @@ use super::buffer::read_shared;
 use super::evaluate::Subject;
 use super::refuse::Rejection;
 use super::session::Session;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::{End, Hello, Limit};
 use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
 use crate::policy::Permit;
@@ -83,11 +83,11 @@ impl FirstFlight {
     /// The client broke the connection off.
     pub(super) async fn more(
         &mut self,
-        client: &Wire,
+        client: &TcpSocket,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         if !self.bytes.is_empty() {
-            client.prompt();
+            client.quickack();
         }
         let room = SEEN_MAX.saturating_sub(self.bytes.len());
         if room == 0 || self.reads == READS_MAX {
@@ -118,7 +118,7 @@ impl FirstFlight {
 
 /// Reads until it is known who the connection is for, or that nobody can know.
 pub(super) async fn read(
-    client: &Wire,
+    client: &TcpSocket,
     seen: &mut FirstFlight,
     subject: Subject,
     session: &Session,
@@ -154,7 +154,7 @@ pub(super) async fn read(
 /// be told in its own protocol; a permit goes through.
 pub(super) async fn shaped(
     verdict: Result<Permit, Rejection>,
-    client: &Wire,
+    client: &TcpSocket,
     seen: &mut FirstFlight,
     subject: Subject,
     session: &mut Session,
@@ -185,7 +185,7 @@ pub(super) async fn shaped(
 pub(super) async fn read_until(
     missing: Missing,
     seen: &mut FirstFlight,
-    client: &Wire,
+    client: &TcpSocket,
     deadline: Instant,
 ) -> io::Result<()> {
     loop {
@@ -217,10 +217,10 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (TcpStream, Wire) {
+    async fn pair() -> (TcpStream, TcpSocket) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, Wire::new(listener.accept().await.unwrap().0))
+        (client, TcpSocket::new(listener.accept().await.unwrap().0))
     }
 
     #[tokio::test(flavor = "local")]

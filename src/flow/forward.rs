@@ -10,8 +10,8 @@ use super::listener::Slot;
 use super::refuse;
 use super::relay;
 use super::session::Session;
+use super::socket::TcpSocket;
 use super::starttls::{self, Preamble};
-use super::wire::Wire;
 use crate::account::End;
 use crate::identify::{Identity, Step, each_name, identify};
 use crate::policy::Permit;
@@ -19,7 +19,7 @@ use crate::policy::Permit;
 /// Dials the permitted destination. One that cannot be reached is a reset for the client, as it would
 /// be without a gateway.
 pub(super) async fn run(
-    client: Wire,
+    client: TcpSocket,
     slot: Slot,
     seen: FirstFlight,
     first: First,
@@ -30,7 +30,7 @@ pub(super) async fn run(
     let Session { listener, record, .. } = session;
     if seen.bytes().first() != Some(&HANDSHAKE) {
         // Only a whole hello is certain to be answered before the client says more.
-        client.prompt();
+        client.quickack();
     }
     let source = listener.source(record.client().ip());
     // Behind an upgrade the destination speaks first.
@@ -67,8 +67,8 @@ const HANDSHAKE: u8 = 22;
 
 /// A client and its destination.
 pub(super) struct Joined {
-    pub(super) client: Wire,
-    pub(super) upstream: Wire,
+    pub(super) client: TcpSocket,
+    pub(super) upstream: TcpSocket,
     /// What was read, and is to be replayed.
     pub(super) first: Box<[u8]>,
     /// The client has said nothing yet, and what it says is judged before it goes on.

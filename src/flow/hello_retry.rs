@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::buffer::read_shared;
 use super::relay;
 use super::session::Session;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::End;
 use crate::identify::NameSource;
 use crate::identify::tls::{SecondHello, Watch};
@@ -32,8 +32,8 @@ const PART: usize = 16 * 1024;
 /// Relays as [`relay::run`] does. `first` was judged; a second hello of another host, or one that
 /// cannot be read, is its verdict, `mismatch`, and ends the connection where the policy enforces.
 pub(super) async fn run(
-    client: &Wire,
-    upstream: &Wire,
+    client: &TcpSocket,
+    upstream: &TcpSocket,
     first: Vec<u8>,
     session: &mut Session,
 ) -> End {
@@ -81,8 +81,8 @@ impl HelloRetryGuard {
     /// The end, where the hello changed or a side broke off.
     pub(super) fn follow<'a>(
         &'a mut self,
-        client: &'a Wire,
-        upstream: &'a Wire,
+        client: &'a TcpSocket,
+        upstream: &'a TcpSocket,
         first: Vec<u8>,
         session: &'a Session,
     ) -> Opening<'a> {
@@ -103,8 +103,8 @@ impl HelloRetryGuard {
     async fn watch(
         &mut self,
         mut second: SecondHello,
-        client: &Wire,
-        upstream: &Wire,
+        client: &TcpSocket,
+        upstream: &TcpSocket,
         mut part: Vec<u8>,
         session: &Session,
     ) -> Result<Vec<u8>, End> {
@@ -121,7 +121,7 @@ impl HelloRetryGuard {
             }
             upstream.write_all(&part).await.map_err(|_| End::UpstreamReset)?;
             bytes.up(part.len());
-            client.silence().moved();
+            client.idle_timer().touch();
             part.clear();
             while part.is_empty() {
                 client.readable().await.map_err(|_| End::ClientReset)?;

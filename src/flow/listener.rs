@@ -15,9 +15,9 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use super::clients::{Clients, Place, Shares, hellos_max};
 use super::connect::Dialling;
 use super::dialled::{Dialled, Source};
-use super::relay::Patience;
+use super::relay::IdleTimeouts;
 use super::settings::{self, Socket};
-use super::wire::{Wire, answer_with_data, prepare, set_limits};
+use super::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::account::{Limit, Way};
 
 /// Connections that the kernel holds until they are accepted; it takes less where
@@ -36,7 +36,7 @@ pub(super) struct Listener {
     /// What is dialled from clients' own addresses, by whichever listener; where none does, nobody
     /// asks.
     pub(super) dialled: Option<Arc<Dialled>>,
-    pub(super) patience: Patience,
+    pub(super) patience: IdleTimeouts,
     /// As in [`settings::Listener`].
     pub(super) lifetime: Option<Duration>,
     pub(super) silent: bool,
@@ -97,7 +97,7 @@ impl Listener {
             dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
             keep_source: false,
             dialled: None,
-            patience: Patience::even(Duration::from_secs(60)),
+            patience: IdleTimeouts::even(Duration::from_secs(60)),
             lifetime: None,
             silent: false,
             starttls: false,
@@ -117,7 +117,7 @@ impl Listener {
 /// A connection, and what it holds while it lives.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub(super) wire: Wire,
+    pub(super) socket: TcpSocket,
     pub(super) peer: SocketAddr,
     pub(super) listener: Rc<Listener>,
     pub(super) slot: Slot,
@@ -207,7 +207,7 @@ pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<O
         prepare(socket);
         set_limits(socket, settings.keepalive, settings.user_timeout)?;
         if settings.way != Way::Proxy {
-            answer_with_data(socket);
+            delay_acks(socket);
         }
     }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
@@ -223,7 +223,7 @@ pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<O
         },
         keep_source: settings.keep_source,
         dialled: settings.keep_source.then(Arc::default),
-        patience: Patience {
+        patience: IdleTimeouts {
             idle: settings.idle_timeout,
             half_closed: settings.half_closed_timeout.min(settings.idle_timeout),
         },
@@ -325,10 +325,10 @@ mod tests {
         let opened = open(settings::Listener { way: Way::Redirect, ..settings(any) }, 1).unwrap();
         let _client = std::net::TcpStream::connect(opened.listener.address).unwrap();
         let (socket, _) = sys::accept(opened.sockets[0].as_fd()).unwrap();
-        let wire = Wire::accepted(socket).unwrap();
-        let at_once = || socket2::SockRef::from(&wire).tcp_quickack().unwrap();
+        let socket = TcpSocket::accepted(socket).unwrap();
+        let at_once = || socket2::SockRef::from(&socket).tcp_quickack().unwrap();
         assert!(!at_once());
-        wire.prompt();
+        socket.quickack();
         assert!(at_once());
     }
 

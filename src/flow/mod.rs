@@ -63,11 +63,11 @@ mod resolve;
 mod serve;
 mod session;
 mod settings;
+mod socket;
 mod starttls;
 #[cfg(test)]
 mod tests;
 mod udp;
-mod wire;
 mod worker;
 
 pub use drain::DataPlane;

@@ -13,7 +13,7 @@ use super::buffer::read_shared;
 use super::close::{self, Bounds};
 use super::listener::Listener;
 use super::origin;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use super::worker::Worker;
 use crate::account::{End, Judged, Way};
 use crate::policy::Verdict;
@@ -42,10 +42,15 @@ thread_local! {
 
 /// Refuses a connection for which there is no room. Its record is closed with that: what it may yet
 /// be told is no part of it.
-pub(super) fn turn_away(wire: Wire, peer: SocketAddr, listener: &Listener, worker: &Rc<Worker>) {
+pub(super) fn turn_away(
+    socket: TcpSocket,
+    peer: SocketAddr,
+    listener: &Listener,
+    worker: &Rc<Worker>,
+) {
     let mut record = worker.account.open(peer, listener.way);
     let to = match listener.way {
-        Way::Tproxy | Way::Redirect => match origin::of(&wire, listener.way, listener.address) {
+        Way::Tproxy | Way::Redirect => match origin::of(&socket, listener.way, listener.address) {
             Ok(to) | Err(origin::Fault::Loop(to)) => Some(to),
             Err(origin::Fault::Unknown(_)) => None,
         },
@@ -61,20 +66,20 @@ pub(super) fn turn_away(wire: Wire, peer: SocketAddr, listener: &Listener, worke
     };
     record.finish(end);
     if listener.silent {
-        wire.end_in_order();
+        socket.end_in_order();
     } else if listener.way == Way::Proxy
         && let Some(told) = Told::one_more()
     {
         // Ends by itself, within seconds.
         drop(spawn_local(async move {
             let _told = told;
-            tell(&wire).await;
+            tell(&socket).await;
         }));
     }
 }
 
 /// Tells a client that speaks HTTP, and leaves any other with a reset.
-async fn tell(client: &Wire) {
+async fn tell(client: &TcpSocket) {
     let begins = async {
         loop {
             client.readable().await?;
@@ -90,7 +95,7 @@ async fn tell(client: &Wire) {
     }
 }
 
-fn client_takes(client: &Wire) -> bool {
+fn client_takes(client: &TcpSocket) -> bool {
     // A socket on which nothing was sent yet takes this much at once.
     client.send(BUSY, false).is_ok_and(|sent| sent == BUSY.len())
 }

@@ -115,8 +115,8 @@ impl Token {
         self.wait(Side::Read, FAILED, context)
     }
 
-    /// Waits until no byte has moved for as long as [`Token::measure`] said.
-    pub(super) fn poll_silent(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits until no byte has moved for as long as [`Token::set_timeout`] said.
+    pub(super) fn poll_timed_out(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.wait(Side::Read, SILENT, context)
     }
 
@@ -167,7 +167,7 @@ impl Token {
     }
 
     /// A byte moved.
-    pub(super) fn moved(&self) {
+    pub(super) fn touch(&self) {
         self.with(|place| {
             place.silence = 0;
             place.flags &= !SILENT;
@@ -176,7 +176,7 @@ impl Token {
     }
 
     /// Measures silences from now on, or by another patience; those up to now count.
-    pub(super) fn measure(&self, patience: Duration) {
+    pub(super) fn set_timeout(&self, patience: Duration) {
         let ticks = patience.as_nanos().div_ceil(TICK.as_nanos()).max(1);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
         let began = self.with(|place| std::mem::replace(&mut place.patience, ticks) == 0);
@@ -414,7 +414,7 @@ mod tests {
             let pairs: Vec<_> = (0..5).map(|_| pair()).collect();
             let tokens: Vec<_> =
                 pairs.iter().map(|(_, server)| Token::new(server.as_fd(), true).unwrap()).collect();
-            tokens.iter().for_each(|token| token.measure(TICK));
+            tokens.iter().for_each(|token| token.set_timeout(TICK));
             assert_eq!(places(), (5, 0, 5));
             drop(tokens);
             assert_eq!(places(), (5, 5, 0));
@@ -430,10 +430,10 @@ mod tests {
         let token = Token::new(server.as_fd(), true).unwrap();
         sleep(Duration::from_secs(7)).await;
         let begun = Instant::now();
-        token.measure(Duration::from_secs(10));
+        token.set_timeout(Duration::from_secs(10));
         sleep(Duration::from_secs(9)).await;
-        token.moved();
-        poll_fn(|context| token.poll_silent(context)).await.unwrap();
+        token.touch();
+        poll_fn(|context| token.poll_timed_out(context)).await.unwrap();
         let took = begun.elapsed();
         assert!(took >= Duration::from_secs(19), "{took:?}");
         assert!(took <= Duration::from_secs(19) + 2 * TICK, "{took:?}");

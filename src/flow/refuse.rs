@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::close::{self, Bounds};
 use super::http::{Client, Held};
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::{End, Record};
 use crate::identify::Protocol;
 use crate::policy::{Denial, Reason};
@@ -204,7 +204,7 @@ fn answer(
 }
 
 /// Refuses a client, of which `seen` was read, in the way of the protocol that it speaks.
-pub(super) async fn run(client: Wire, seen: &[u8], refusal: Refusal, silent: bool) -> End {
+pub(super) async fn run(client: TcpSocket, seen: &[u8], refusal: Refusal, silent: bool) -> End {
     let Refusal { protocol, notice } = refusal;
     if silent {
         close(client);
@@ -223,12 +223,12 @@ pub(super) async fn run(client: Wire, seen: &[u8], refusal: Refusal, silent: boo
 }
 
 /// Closes without a word.
-pub(super) fn close(client: Wire) {
+pub(super) fn close(client: TcpSocket) {
     client.end_in_order();
 }
 
 /// Sends the last bytes that a client gets, and closes so that they arrive.
-pub(super) async fn say(client: Wire, last: &[u8]) {
+pub(super) async fn say(client: TcpSocket, last: &[u8]) {
     // A client that does not listen is not waited for; it was refused all the same.
     let said = timeout(LINGER.time, client.write_all(last)).await;
     if said.is_ok_and(|said| said.is_ok()) {
@@ -305,9 +305,9 @@ mod tests {
         let (accepted, _) = listener.accept().await?;
         client.write_all(sent).await?;
         let refused = async {
-            let wire = Wire::new(accepted);
+            let socket = TcpSocket::new(accepted);
             let refusal = Refusal { protocol, notice: notice() };
-            run(wire, sent, refusal, silent).await
+            run(socket, sent, refusal, silent).await
         };
         let mut answer = Vec::new();
         let heard = async {

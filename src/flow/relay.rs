@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::buffer::{BUFFER, read_shared, with_shared};
 use super::close::{FIRST_LOOK, LAST_LOOK};
-use super::wire::{Read, Wire};
+use super::socket::{Read, TcpSocket};
 use crate::account::{Bytes, End};
 use crate::sys::Pipe;
 
@@ -41,7 +41,7 @@ thread_local! {
 
 /// How long a relay in which no byte moves is kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct IdleTimeouts {
     /// While both sides are open.
     pub(super) idle: Duration,
     /// Once one of them has closed or broken off; no longer than `idle`.
@@ -49,7 +49,7 @@ pub(super) struct Patience {
 }
 
 #[cfg(test)]
-impl Patience {
+impl IdleTimeouts {
     /// The same for both.
     pub(super) const fn even(time: Duration) -> Self {
         Self { idle: time, half_closed: time }
@@ -64,16 +64,16 @@ impl Patience {
 /// One hand-written future for both ways, which holds what a connection needs while it lives and
 /// nothing else: the four that a `select!` of two loops nests took 2.4 kB.
 pub(super) fn run<'w, O>(
-    client: &'w Wire,
-    upstream: &'w Wire,
+    client: &'w TcpSocket,
+    upstream: &'w TcpSocket,
     opening: O,
-    patience: Patience,
+    patience: IdleTimeouts,
     bytes: &'w Bytes,
 ) -> Relay<'w, O>
 where
     O: Future<Output = Result<Vec<u8>, End>> + Unpin,
 {
-    client.silence().measure(patience.idle);
+    client.idle_timer().set_timeout(patience.idle);
     Relay {
         up: Direction::new(client, upstream),
         down: Direction::new(upstream, client),
@@ -150,7 +150,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
         if self.opening.is_none() {
             let count = |count| {
                 bytes.up(count);
-                client.silence().moved();
+                client.idle_timer().touch();
             };
             self.up.turn(context, self.down.ended, count).map_err(|fault| match fault {
                 Fault::From => Halt::Broke(Peer::Client),
@@ -159,7 +159,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
         }
         let count = |count| {
             bytes.down(count);
-            client.silence().moved();
+            client.idle_timer().touch();
         };
         self.down.turn(context, self.up.ended, count).map_err(|fault| match fault {
             Fault::From => Halt::Broke(Peer::Upstream),
@@ -173,9 +173,9 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
         if (self.up.ended || self.down.ended)
             && let Some(patience) = self.half_closed.take()
         {
-            client.silence().measure(patience);
+            client.idle_timer().set_timeout(patience);
         }
-        match client.silence().poll_silent(context) {
+        match client.idle_timer().poll_timed_out(context) {
             Poll::Ready(_) => Err(Halt::Over(End::Idle)),
             Poll::Pending => Ok(Poll::Pending),
         }
@@ -192,9 +192,9 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
             self.up.ended = true;
         }
         if let Some(patience) = self.half_closed.take() {
-            self.up.from.silence().measure(patience);
+            self.up.from.idle_timer().set_timeout(patience);
         }
-        self.up.from.silence().moved();
+        self.up.from.idle_timer().touch();
         let (last, dead) = match by {
             Peer::Client => (&mut self.up, &mut self.down),
             Peer::Upstream => (&mut self.down, &mut self.up),
@@ -219,7 +219,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
                 Peer::Client => bytes.up(count),
                 Peer::Upstream => bytes.down(count),
             }
-            client.silence().moved();
+            client.idle_timer().touch();
         };
         if !last.ended && last.turn(context, false, count).is_err() {
             return Poll::Ready(end);
@@ -255,7 +255,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
                 }
                 if left < broken.left {
                     broken.left = left;
-                    client.silence().moved();
+                    client.idle_timer().touch();
                 }
                 if broken.look.as_mut().poll(context).is_pending() {
                     break;
@@ -264,7 +264,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
                 broken.look.as_mut().reset(Instant::now() + broken.pause);
             }
         }
-        client.silence().poll_silent(context).map(|_| end)
+        client.idle_timer().poll_timed_out(context).map(|_| end)
     }
 }
 
@@ -291,8 +291,8 @@ enum Fault {
 
 /// One direction of a relay.
 struct Direction<'w> {
-    from: &'w Wire,
-    to: &'w Wire,
+    from: &'w TcpSocket,
+    to: &'w TcpSocket,
     /// Bytes that `to` did not take yet, and how many of them it took.
     rest: Vec<u8>,
     sent: usize,
@@ -309,7 +309,7 @@ struct Direction<'w> {
 }
 
 impl<'w> Direction<'w> {
-    const fn new(from: &'w Wire, to: &'w Wire) -> Self {
+    const fn new(from: &'w TcpSocket, to: &'w TcpSocket) -> Self {
         Self {
             from,
             to,
@@ -353,14 +353,14 @@ impl<'w> Direction<'w> {
             let taken = self.take_in(&count)?;
             if kept && taken == Taken::Nothing {
                 // What was to come with the last bytes did not.
-                self.to.push().map_err(|_| Fault::To)?;
+                self.to.uncork().map_err(|_| Fault::To)?;
             }
             if taken == Taken::End {
                 self.ended = true;
                 self.pipe.take().into_iter().for_each(PooledPipe::give_back);
                 if self.is_cut {
                     // A FIN would say that all has come.
-                    return self.to.push().map_err(|_| Fault::To);
+                    return self.to.uncork().map_err(|_| Fault::To);
                 }
                 if other_ended {
                     // Both sockets are closed next, which says it as well.

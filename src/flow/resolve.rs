@@ -16,7 +16,7 @@ use super::evaluate::{
 use super::name_binding::Unresolved;
 use super::refuse::Rejection;
 use super::session::Session;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::{End, Judged};
 use crate::identify::{Host, NameSource, Protocol};
 use crate::policy::{Permit, Verdict};
@@ -30,7 +30,7 @@ const TRIED_MAX: usize = 16;
 /// A connected destination, and what was asked of the policy to reach it.
 #[derive(Debug)]
 pub(super) struct Connected {
-    pub(super) upstream: Wire,
+    pub(super) upstream: TcpSocket,
     pub(super) subject: Subject,
 }
 
@@ -202,7 +202,7 @@ fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>,
 async fn dial_in_order(
     permits: Vec<Permit>,
     session: &mut Session,
-) -> Result<(usize, Wire), ConnectError> {
+) -> Result<(usize, TcpSocket), ConnectError> {
     session.record.forwarding();
     let mut waiting = permits.into_iter().enumerate();
     let mut dialling = JoinSet::new();

@@ -14,8 +14,8 @@ use super::origin;
 use super::proxy;
 use super::refuse::{self, Rejection};
 use super::session::{Session, run_until};
+use super::socket::TcpSocket;
 use super::starttls::{self, Preamble, StartTlsProtocol};
-use super::wire::Wire;
 use super::worker::Worker;
 use crate::account::{End, Way};
 use crate::policy::{Permit, Verdict};
@@ -45,9 +45,9 @@ pub(super) fn serve_transparent(client: Accepted, worker: Rc<Worker>) -> impl Fu
 /// Judges and dials; [`None`] where the connection ended with that, and its record is closed, or was
 /// served request by request.
 async fn open(client: Accepted, worker: Rc<Worker>) -> Option<(Joined, Session)> {
-    let Accepted { wire, peer, listener, slot } = client;
+    let Accepted { socket, peer, listener, slot } = client;
     let mut session = Session::open(worker, listener, peer);
-    let walked = run_until(session.closed(), pin!(walk(wire, slot, &mut session))).await;
+    let walked = run_until(session.closed(), pin!(walk(socket, slot, &mut session))).await;
     let end = match walked.flatten() {
         Ok(joined) if joined.is_open() => {
             Box::pin(proxy::captured(joined, session)).await;
@@ -81,7 +81,7 @@ async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Reje
     run_until(closed, pin!(listened)).await.map_err(Rejection::Ended).flatten()
 }
 
-async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined, End> {
+async fn walk(client: TcpSocket, slot: Slot, session: &mut Session) -> Result<Joined, End> {
     let mut seen = FirstFlight::default();
     let mut preamble = None;
     let judged = judge(&client, &mut seen, &mut preamble, session).await;
@@ -98,7 +98,7 @@ async fn walk(client: Wire, slot: Slot, session: &mut Session) -> Result<Joined,
 }
 
 async fn judge(
-    client: &Wire,
+    client: &TcpSocket,
     seen: &mut FirstFlight,
     preamble: &mut Option<Preamble>,
     session: &mut Session,
@@ -125,7 +125,7 @@ async fn judge(
 }
 
 /// Where a transparent client was going; what cannot be sent anywhere stops here.
-fn destination(client: &Wire, session: &mut Session) -> Result<SocketAddr, Rejection> {
+fn destination(client: &TcpSocket, session: &mut Session) -> Result<SocketAddr, Rejection> {
     let listener = &session.listener;
     let origin = match origin::of(client, listener.way, listener.address) {
         Ok(origin) => origin,

@@ -17,7 +17,7 @@ use super::evaluate::Subject;
 use super::first_flight::{self, Ended, FirstFlight};
 use super::refuse::Rejection;
 use super::session::Session;
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::End;
 use crate::identify::Fault;
 
@@ -190,7 +190,7 @@ struct Plain;
 /// connection: whoever put them there is not the one who speaks TLS.
 pub(super) async fn serve_preamble(
     protocol: StartTlsProtocol,
-    client: &Wire,
+    client: &TcpSocket,
     seen: &mut FirstFlight,
     preamble: &mut Option<Preamble>,
     subject: Subject,
@@ -250,7 +250,7 @@ pub(super) async fn serve_preamble(
 /// As [`first_flight::read`]. Who falls silent has stopped half-way, and may name anybody later: to the server,
 /// with whom nobody would listen any more.
 async fn read(
-    client: &Wire,
+    client: &TcpSocket,
     seen: &mut FirstFlight,
     subject: Subject,
     session: &Session,
@@ -265,7 +265,7 @@ impl Preamble {
     /// # Errors
     /// Where the server does not greet, says no, says more than it was asked, or lets
     /// [`REPLY_TIME`] pass, or the client breaks off meanwhile.
-    pub(super) async fn replay(&self, server: &Wire, client: &Wire) -> io::Result<()> {
+    pub(super) async fn replay(&self, server: &TcpSocket, client: &TcpSocket) -> io::Result<()> {
         let replay = async {
             let mut heard = Vec::new();
             if self.protocol != StartTlsProtocol::Postgres {
@@ -288,7 +288,12 @@ impl Preamble {
     }
 
     /// Reads one reply, which has to be a yes.
-    async fn yes(&self, server: &Wire, heard: &mut Vec<u8>, said: Option<&[u8]>) -> io::Result<()> {
+    async fn yes(
+        &self,
+        server: &TcpSocket,
+        heard: &mut Vec<u8>,
+        said: Option<&[u8]>,
+    ) -> io::Result<()> {
         let until = Instant::now() + REPLY_TIME;
         for _ in 0..LINES_MAX {
             let line = timeout_at(until, self.server_line(server, heard)).await;
@@ -302,7 +307,7 @@ impl Preamble {
         Err(io::Error::other("a reply without an end"))
     }
 
-    async fn server_line(&self, server: &Wire, heard: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+    async fn server_line(&self, server: &TcpSocket, heard: &mut Vec<u8>) -> io::Result<Vec<u8>> {
         loop {
             let end = match self.protocol {
                 StartTlsProtocol::Postgres => (!heard.is_empty()).then_some(1),
@@ -408,9 +413,9 @@ mod tests {
         {
             let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
             let at = listener.local_addr().unwrap();
-            let client = Wire::new(tokio::net::TcpStream::connect(at).await.unwrap());
+            let client = TcpSocket::new(tokio::net::TcpStream::connect(at).await.unwrap());
             let _held = listener.accept().await.unwrap();
-            let server = Wire::new(tokio::net::TcpStream::connect(at).await.unwrap());
+            let server = TcpSocket::new(tokio::net::TcpStream::connect(at).await.unwrap());
             let mut peer = listener.accept().await.unwrap().0;
             let speaks = tokio::task::spawn_local(async move {
                 for reply in ["220 late\r\n", "250 STARTTLS\r\n", "220 go\r\n"] {

@@ -16,7 +16,7 @@ use super::listener::{Accepted, Listener, Slot};
 use super::name_binding::fake::FakeResolver;
 use super::registry::Registry;
 use super::serve::{serve, serve_transparent};
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use super::worker::Worker;
 use super::*;
 use crate::account::kept::Kept;
@@ -59,10 +59,10 @@ impl Harness {
     async fn client_at(&self, world: &TcpListener, listener: Listener) -> TcpStream {
         let client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = world.accept().await.unwrap();
-        let (wire, listener) = (Wire::new(stream), Rc::new(listener));
+        let (socket, listener) = (TcpSocket::new(stream), Rc::new(listener));
         match Slot::take(&listener, peer.ip()) {
-            Ok(slot) => serve(Accepted { wire, peer, listener, slot }, Rc::clone(&self.worker)),
-            Err(_) => overload::turn_away(wire, peer, &listener, &self.worker),
+            Ok(slot) => serve(Accepted { socket, peer, listener, slot }, Rc::clone(&self.worker)),
+            Err(_) => overload::turn_away(socket, peer, &listener, &self.worker),
         }
         client
     }
@@ -130,7 +130,8 @@ async fn what_a_connection_holds_is_small() {
     let _client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = world.accept().await.unwrap();
     let slot = Slot::take(&listener, peer.ip()).unwrap();
-    let accepted = Accepted { wire: Wire::new(stream), peer, listener: Rc::new(listener), slot };
+    let accepted =
+        Accepted { socket: TcpSocket::new(stream), peer, listener: Rc::new(listener), slot };
     let size = size_of_val(&serve_transparent(accepted, Rc::clone(&harness.worker)));
     println!("{size} B");
     // With what tokio adds, 640 bytes in its steps of 128.

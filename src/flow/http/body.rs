@@ -8,7 +8,7 @@ use tokio::task::yield_now;
 
 use super::fields::{is_forbidden_in_trailer, is_token};
 use super::held::Held;
-use crate::flow::wire::Wire;
+use crate::flow::socket::TcpSocket;
 
 /// How long a message's body is (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub(super) enum Fault {
 
 /// The way from one side to the other.
 pub(super) struct Passage<'a, C> {
-    pub(super) from: &'a Wire,
+    pub(super) from: &'a TcpSocket,
     pub(super) held: &'a mut Held,
-    pub(super) to: &'a Wire,
+    pub(super) to: &'a TcpSocket,
     /// Is told of each byte that was written.
     pub(super) count: C,
     /// Set where nothing more may be written.
@@ -141,7 +141,7 @@ impl<C: Fn(usize)> Passage<'_, C> {
 
 /// Writes everything.
 pub(super) async fn put(
-    to: &Wire,
+    to: &TcpSocket,
     mut bytes: &[u8],
     count: &impl Fn(usize),
     stopped: &Cell<bool>,

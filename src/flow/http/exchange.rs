@@ -16,13 +16,13 @@ use super::ledger::Ledger;
 use super::reply::{self, Reply};
 use super::request::Order;
 use crate::account::{Bytes, End};
-use crate::flow::relay::Patience;
-use crate::flow::wire::Wire;
+use crate::flow::relay::IdleTimeouts;
+use crate::flow::socket::TcpSocket;
 
 /// A connection to a destination.
 #[derive(Debug)]
 pub(in crate::flow) struct Upstream {
-    pub(in crate::flow) wire: Wire,
+    pub(in crate::flow) socket: TcpSocket,
     /// What it has said that is no part of an answer.
     pub(in crate::flow) held: Held,
     /// The address that was judged and dialled.
@@ -34,14 +34,14 @@ pub(in crate::flow) struct Upstream {
 
 impl Upstream {
     /// A connection over which nothing went yet.
-    pub(in crate::flow) fn new(wire: Wire, at: SocketAddr) -> Self {
-        Self { wire, held: Held::default(), at, sent: Cell::new(0), counted: Cell::new(0) }
+    pub(in crate::flow) fn new(socket: TcpSocket, at: SocketAddr) -> Self {
+        Self { socket, held: Held::default(), at, sent: Cell::new(0), counted: Cell::new(0) }
     }
 }
 
 /// Counts what a destination has acknowledged.
 struct Sent<'a> {
-    wire: &'a Wire,
+    socket: &'a TcpSocket,
     sent: &'a Cell<u64>,
     counted: &'a Cell<u64>,
     bytes: &'a Bytes,
@@ -49,7 +49,7 @@ struct Sent<'a> {
 
 impl Sent<'_> {
     fn settle(&self) {
-        let left = self.wire.unacknowledged() as u64;
+        let left = self.socket.unacknowledged() as u64;
         self.count_to(self.sent.get().saturating_sub(left));
     }
 
@@ -123,17 +123,17 @@ pub(in crate::flow) async fn run(
     upstream: &mut Upstream,
     order: &Order,
     bytes: &Arc<Bytes>,
-    patience: Patience,
+    patience: IdleTimeouts,
     last: bool,
     cut: impl Future<Output = End>,
 ) -> Result<Done, Broken> {
-    let Client { wire: near, held: ahead, ledger } = client;
-    let Upstream { wire: far, held: said, sent, counted, .. } = upstream;
+    let Client { socket: near, held: ahead, ledger } = client;
+    let Upstream { socket: far, held: said, sent, counted, .. } = upstream;
     let (near, far, ledger) = (&*near, &*far, &*ledger);
-    let sent = Sent { wire: far, sent, counted, bytes };
+    let sent = Sent { socket: far, sent, counted, bytes };
     let course = Course::default();
-    near.silence().moved();
-    near.silence().measure(patience.idle);
+    near.idle_timer().touch();
+    near.idle_timer().set_timeout(patience.idle);
     ledger.begin(bytes);
     let way = Way { order, near, far, course: &course };
     let mut up = pin!(way.upload(ahead, &sent, patience));
@@ -195,14 +195,14 @@ pub(in crate::flow) async fn run(
 }
 
 /// Waits until no byte has moved for too long.
-pub(in crate::flow) async fn silent(near: &Wire) {
+pub(in crate::flow) async fn silent(near: &TcpSocket) {
     // A socket that is watched no more has failed, which whoever reads it will see.
-    poll_fn(|context| near.silence().poll_silent(context)).await.ok();
+    poll_fn(|context| near.idle_timer().poll_timed_out(context)).await.ok();
 }
 
 /// Waits until the connection has failed.
-pub(super) async fn failed(wire: &Wire) {
-    poll_fn(|context| wire.poll_failed(context)).await.ok();
+pub(super) async fn failed(socket: &TcpSocket) {
+    poll_fn(|context| socket.poll_failed(context)).await.ok();
 }
 
 enum Passed {
@@ -212,20 +212,25 @@ enum Passed {
 
 struct Way<'a> {
     order: &'a Order,
-    near: &'a Wire,
-    far: &'a Wire,
+    near: &'a TcpSocket,
+    far: &'a TcpSocket,
     course: &'a Course,
 }
 
 impl Way<'_> {
     /// Sends the request on, then watches the client. Ends where the client is at fault, with the
     /// reason, or where the destination takes no more.
-    async fn upload(&self, held: &mut Held, sent: &Sent<'_>, patience: Patience) -> Option<Why> {
+    async fn upload(
+        &self,
+        held: &mut Held,
+        sent: &Sent<'_>,
+        patience: IdleTimeouts,
+    ) -> Option<Why> {
         let Self { order, near, far, course } = *self;
         let count = |count: usize| {
             sent.sent.set(sent.sent.get() + count as u64);
             sent.settle();
-            near.silence().moved();
+            near.idle_timer().touch();
         };
         let mut head = order.head.clone();
         let framing = fill_up(&mut head, held, order.framing);
@@ -245,7 +250,7 @@ impl Way<'_> {
         while !held.is_full() {
             match held.more(near).await {
                 Ok(0) => {
-                    near.silence().measure(patience.half_closed);
+                    near.idle_timer().set_timeout(patience.half_closed);
                     break;
                 }
                 Ok(_) => {}
@@ -262,7 +267,7 @@ impl Way<'_> {
         let count = |count: usize| {
             ledger.sent(count);
             ledger.settle(near);
-            near.silence().moved();
+            near.idle_timer().touch();
         };
         let never = Cell::new(false);
         loop {
@@ -324,7 +329,7 @@ fn fill_up(head: &mut Vec<u8>, held: &mut Held, framing: Framing) -> Framing {
 }
 
 /// The next head of the destination.
-async fn head(held: &mut Held, far: &Wire) -> Result<Vec<u8>, Why> {
+async fn head(held: &mut Held, far: &TcpSocket) -> Result<Vec<u8>, Why> {
     let mut looked = 0;
     loop {
         // Some servers end a body with a line too many.

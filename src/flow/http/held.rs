@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::flow::buffer::read_shared;
-use crate::flow::wire::Wire;
+use crate::flow::socket::TcpSocket;
 
 /// The most bytes that are read ahead: a head of the largest size, or what a client sends behind a
 /// request that is not answered yet.
@@ -61,7 +61,7 @@ impl Held {
     ///
     /// # Errors
     /// The connection broke off.
-    pub(super) async fn more(&mut self, from: &Wire) -> io::Result<usize> {
+    pub(super) async fn more(&mut self, from: &TcpSocket) -> io::Result<usize> {
         if self.from > 0 {
             self.bytes.drain(..self.from);
             self.from = 0;

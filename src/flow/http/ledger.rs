@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::account::{Bytes, End, Record};
-use crate::flow::wire::Wire;
+use crate::flow::socket::TcpSocket;
 
 /// What was sent on one connection, in the order of its answers.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Ledger {
 
     /// Asks the kernel what was acknowledged, and ends the records of the answers that were. Whether
     /// none is left.
-    pub(super) fn settle(&self, client: &Wire) -> bool {
+    pub(super) fn settle(&self, client: &TcpSocket) -> bool {
         let left = client.unacknowledged() as u64;
         self.settle_to(self.sent.get().saturating_sub(left))
     }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use super::buffer::read_shared;
 use super::close::{FIRST_LOOK, LAST_LOOK};
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use crate::account::{Bytes, End, Record};
 use crate::identify::http::{Form, Head};
 use crate::identify::{Identity, Protocol};
@@ -52,7 +52,7 @@ pub(super) fn request<'a>(identity: &Identity<'a>) -> Option<Head<'a>> {
 /// A client that speaks HTTP/1.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) wire: Wire,
+    pub(super) socket: TcpSocket,
     /// What it has sent that is no part of a request yet.
     pub(super) held: Held,
     ledger: Ledger,
@@ -75,15 +75,15 @@ pub(super) enum Next {
 
 impl Client {
     /// A client of which `held` was read.
-    pub(super) fn new(wire: Wire, held: Held) -> Self {
-        Self { wire, held, ledger: Ledger::default() }
+    pub(super) fn new(socket: TcpSocket, held: Held) -> Self {
+        Self { socket, held, ledger: Ledger::default() }
     }
 
     /// Sends a head that ends an answer by itself; see [`Client::answered`].
     pub(super) async fn say(&self, head: &[u8], bytes: &Arc<Bytes>) -> Result<(), Gone> {
         self.ledger.begin(bytes);
         let count = |count: usize| self.ledger.sent(count);
-        body::put(&self.wire, head, &count, &Cell::new(false)).await.map_err(|_| {
+        body::put(&self.socket, head, &count, &Cell::new(false)).await.map_err(|_| {
             self.ledger.broken();
             Gone
         })
@@ -92,7 +92,7 @@ impl Client {
     /// The answer is written; its record ends when the client has it.
     pub(super) fn answered(&self, record: Record) {
         self.ledger.whole(record);
-        self.ledger.settle(&self.wire);
+        self.ledger.settle(&self.socket);
     }
 
     /// Waits for what the client says next; empty lines between two requests are dropped (RFC 9112
@@ -106,10 +106,10 @@ impl Client {
         mut stopping: watch::Receiver<bool>,
         patience: Duration,
     ) -> Next {
-        let Self { wire, held, ledger } = self;
+        let Self { socket, held, ledger } = self;
         held.let_go();
-        wire.silence().moved();
-        wire.silence().measure(patience);
+        socket.idle_timer().touch();
+        socket.idle_timer().set_timeout(patience);
         let mut closed = pin!(closed);
         let mut look = FIRST_LOOK;
         loop {
@@ -120,28 +120,28 @@ impl Client {
                 return Next::Bytes;
             }
             let before = ledger.acknowledged();
-            let settled = ledger.settle(wire);
+            let settled = ledger.settle(socket);
             if ledger.acknowledged() > before {
-                wire.silence().moved();
+                socket.idle_timer().touch();
                 look = FIRST_LOOK;
             }
             let elsewhere = async {
                 match upstream {
-                    Some(upstream) => upstream.wire.readable().await.ok(),
+                    Some(upstream) => upstream.socket.readable().await.ok(),
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 end = closed.as_mut() => return Next::Cut(end),
-                read = held.more(wire) => match read {
+                read = held.more(socket) => match read {
                     Ok(0) => return Next::Over,
                     Ok(_) => {}
                     Err(_) => return Next::Cut(End::ClientReset),
                 },
                 _ = stopping.wait_for(|&stopping| stopping) => return Next::Over,
                 _ = elsewhere => return Next::Over,
-                () = silent(wire) => return Next::Over,
+                () = silent(socket) => return Next::Over,
                 () = sleep(look), if !settled => look = (look * 2).min(LAST_LOOK),
             }
         }
@@ -151,7 +151,7 @@ impl Client {
     pub(super) async fn last(self, answer: &[u8]) {
         let count = |count: usize| self.ledger.sent(count);
         let never = Cell::new(false);
-        let said = async { body::put(&self.wire, answer, &count, &never).await.is_ok() };
+        let said = async { body::put(&self.socket, answer, &count, &never).await.is_ok() };
         // A client that takes nothing is not waited for; its request is over all the same.
         if tokio::time::timeout(LINGER_SILENCE, said).await == Ok(true) {
             self.close(LINGER_SILENCE).await;
@@ -162,8 +162,8 @@ impl Client {
     /// other half or kept silent long enough, all of it. What was sent is waited for as long as some
     /// of it arrives every `patience`.
     pub(super) async fn close(self, patience: Duration) {
-        let Self { wire, ledger, .. } = self;
-        if wire.half_close().is_err() {
+        let Self { socket, ledger, .. } = self;
+        if socket.half_close().is_err() {
             ledger.give_up(End::ClientReset);
             return;
         }
@@ -174,7 +174,7 @@ impl Client {
         let mut end = End::Idle;
         loop {
             let before = ledger.acknowledged();
-            ledger.settle(&wire);
+            ledger.settle(&socket);
             if ledger.acknowledged() > before {
                 (heard, look) = (Instant::now(), FIRST_LOOK);
             }
@@ -187,21 +187,21 @@ impl Client {
             }
             tokio::select! {
                 biased;
-                read = discard(&wire), if !closed && discarded < LINGER_BYTES => match read {
+                read = discard(&socket), if !closed && discarded < LINGER_BYTES => match read {
                     Ok(0) => closed = true,
                     Ok(read) => {
                         discarded += read;
                         heard = Instant::now();
                     }
                     Err(_) => {
-                        ledger.settle(&wire);
+                        ledger.settle(&socket);
                         ledger.give_up(End::ClientReset);
                         return;
                     }
                 },
-                () = failed(&wire), if closed && !arrived => {
+                () = failed(&socket), if closed && !arrived => {
                     // In order, where the FIN was the last thing to be acknowledged.
-                    ledger.settle(&wire);
+                    ledger.settle(&socket);
                     end = End::ClientReset;
                     break;
                 }
@@ -209,7 +209,7 @@ impl Client {
             }
         }
         if ledger.acknowledged() + 1 >= ledger.total() {
-            wire.end_in_order();
+            socket.end_in_order();
         }
         ledger.give_up(end);
     }
@@ -219,7 +219,7 @@ impl Client {
         let (mut heard, mut look) = (Instant::now(), FIRST_LOOK);
         loop {
             let before = self.ledger.acknowledged();
-            self.ledger.settle(&self.wire);
+            self.ledger.settle(&self.socket);
             if self.ledger.acknowledged() > before {
                 (heard, look) = (Instant::now(), FIRST_LOOK);
             }
@@ -228,31 +228,31 @@ impl Client {
                 return;
             }
             tokio::select! {
-                () = failed(&self.wire) => return,
+                () = failed(&self.socket) => return,
                 () = sleep(look) => look = (look * 2).min(LAST_LOOK),
             }
         }
     }
 
     /// Gives the connection up to whoever goes on with it, once the answers on it have arrived.
-    pub(super) async fn into_wire(self) -> (Wire, Vec<u8>) {
+    pub(super) async fn into_socket(self) -> (TcpSocket, Vec<u8>) {
         let (begun, mut look) = (Instant::now(), FIRST_LOOK);
-        while !self.ledger.settle(&self.wire) && begun.elapsed() < LINGER_SILENCE {
+        while !self.ledger.settle(&self.socket) && begun.elapsed() < LINGER_SILENCE {
             tokio::select! {
-                () = failed(&self.wire) => break,
+                () = failed(&self.socket) => break,
                 () = sleep(look) => look = (look * 2).min(LAST_LOOK),
             }
         }
-        let Self { wire, mut held, .. } = self;
-        (wire, held.take())
+        let Self { socket, mut held, .. } = self;
+        (socket, held.take())
     }
 }
 
 /// Reads once, for nobody.
-async fn discard(wire: &Wire) -> io::Result<usize> {
+async fn discard(socket: &TcpSocket) -> io::Result<usize> {
     loop {
-        wire.readable().await?;
-        match read_shared(wire, usize::MAX, |_| {}) {
+        socket.readable().await?;
+        match read_shared(socket, usize::MAX, |_| {}) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
         }

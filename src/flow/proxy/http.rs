@@ -19,7 +19,7 @@ use crate::flow::refuse::{
 use crate::flow::registry::Registration;
 use crate::flow::resolve::{self, ConnectError, Connected, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
-use crate::flow::wire::Wire;
+use crate::flow::socket::TcpSocket;
 use crate::identify::http::{Form, Head};
 use crate::identify::{Fault, NameSource, Progress, Protocol, Step, identify, identify_further};
 
@@ -36,7 +36,7 @@ const TOO_LARGE: Status = Status(431, "Request Header Fields Too Large");
 const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// Serves one HTTP client, request by request.
-pub(super) async fn serve(client: Wire, connection: Connection) {
+pub(super) async fn serve(client: TcpSocket, connection: Connection) {
     let Connection { worker, listener, peer, .. } = &connection;
     // A request has its own time; this is the connection's.
     let place = connection.register();
@@ -74,7 +74,8 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let listener = &connection.listener;
     let mut seen = FirstFlight::with(client.held.take());
     let closed = session.registration.either_closed(place);
-    let read = run_until(closed, pin!(read(&client.wire, &mut seen, listener.peek_timeout))).await;
+    let read =
+        run_until(closed, pin!(read(&client.socket, &mut seen, listener.peek_timeout))).await;
     client.held = Held::with(seen.into_bytes());
     connection.slot.heard();
     if let Err(end) = read.flatten() {
@@ -140,7 +141,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     };
     match answered {
         Ok(Done::Whole { client_stays, .. }) => {
-            upstream.wire.end_in_order();
+            upstream.socket.end_in_order();
             client.answered(session.into_record());
             if client_stays {
                 return Some(client);
@@ -160,17 +161,17 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
 
 /// Opens the tunnel of a CONNECT, and serves it.
 async fn connected(client: Client, reached: Connected, connection: &Connection, session: Session) {
-    let (wire, held) = client.into_wire().await;
-    let told = run_until(session.closed(), pin!(wire.write_all(OPEN))).await;
+    let (socket, held) = client.into_socket().await;
+    let told = run_until(session.closed(), pin!(socket.write_all(OPEN))).await;
     match told {
-        Ok(Ok(())) => tunnel::run(wire, held, reached, connection, session).await,
+        Ok(Ok(())) => tunnel::run(socket, held, reached, connection, session).await,
         Ok(Err(_)) => session.close(End::ClientReset),
         Err(end) => session.close(end),
     }
 }
 
 /// Reads a whole head, or as much of one as comes in time.
-async fn read(client: &Wire, seen: &mut FirstFlight, time: Duration) -> Result<(), End> {
+async fn read(client: &TcpSocket, seen: &mut FirstFlight, time: Duration) -> Result<(), End> {
     let deadline = Instant::now() + time;
     let mut progress = Progress::default();
     loop {

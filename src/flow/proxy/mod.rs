@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::listener::Accepted;
 use super::refuse;
 use super::session::{Connection, run_until};
-use super::wire::Wire;
+use super::socket::TcpSocket;
 use super::worker::Worker;
 use crate::account::End;
 
@@ -25,28 +25,28 @@ const SOCKS4_REJECTED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
 /// Serves one connection of an explicit client.
 pub(super) async fn serve(client: Accepted, worker: Rc<Worker>) {
-    let Accepted { wire, peer, listener, slot } = client;
+    let Accepted { socket, peer, listener, slot } = client;
     let connection = Connection { worker, listener, peer, slot };
     let registration = connection.register();
-    let first = timeout(connection.listener.peek_timeout, first_byte(&wire));
+    let first = timeout(connection.listener.peek_timeout, first_byte(&socket));
     let first = run_until(registration.closed(), pin!(first)).await;
     let first = first.and_then(|first| first.map_err(|_| End::Idle));
     match first {
         // Each takes a place of its own before it waits for anything.
         Ok(Ok(Some(b'A'..=b'Z' | b'a'..=b'z'))) => {
             drop(registration);
-            http::serve(wire, connection).await;
+            http::serve(socket, connection).await;
         }
         Ok(Ok(Some(5))) => {
             drop(registration);
-            socks::serve(wire, connection).await;
+            socks::serve(socket, connection).await;
         }
         other => {
             let record = connection.worker.account.open(peer, connection.listener.way);
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
                 Ok(Ok(Some(4))) if !connection.listener.silent => {
-                    refuse::say(wire, &SOCKS4_REJECTED).await;
+                    refuse::say(socket, &SOCKS4_REJECTED).await;
                     End::BadRequest
                 }
                 Ok(Ok(Some(_))) => End::BadRequest,
@@ -58,7 +58,7 @@ pub(super) async fn serve(client: Accepted, worker: Rc<Worker>) {
 }
 
 /// The first byte, left where it is; `None` where the client closed without one.
-async fn first_byte(client: &Wire) -> io::Result<Option<u8>> {
+async fn first_byte(client: &TcpSocket) -> io::Result<Option<u8>> {
     loop {
         client.readable().await?;
         match client.first_byte() {

@@ -15,8 +15,8 @@ use crate::flow::listener::Slot;
 use crate::flow::refuse;
 use crate::flow::resolve::{ConnectError, Connected, Request, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
+use crate::flow::socket::TcpSocket;
 use crate::flow::udp;
-use crate::flow::wire::Wire;
 use crate::identify::socks::{self, Destination, Part, Unserved};
 use crate::identify::{Host, NameSource, Protocol};
 
@@ -31,13 +31,13 @@ const COMMAND_NOT_SUPPORTED: u8 = 7;
 const ADDRESS_NOT_SUPPORTED: u8 = 8;
 
 /// Serves one SOCKS5 client.
-pub(super) async fn serve(client: Wire, connection: Connection) {
+pub(super) async fn serve(client: TcpSocket, connection: Connection) {
     let mut session = connection.begin();
     let closed = session.closed();
     let walked = run_until(closed, pin!(walk(client, &connection.slot, &mut session))).await;
     match walked {
-        Ok(Walked::Opened(wire, reached)) => {
-            Box::pin(tunnel::run(wire, Vec::new(), *reached, &connection, session)).await;
+        Ok(Walked::Opened(socket, reached)) => {
+            Box::pin(tunnel::run(socket, Vec::new(), *reached, &connection, session)).await;
         }
         Ok(Walked::Ended(end)) | Err(end) => session.close(end),
     }
@@ -46,16 +46,16 @@ pub(super) async fn serve(client: Wire, connection: Connection) {
 /// What came of a client's request.
 enum Walked {
     /// A tunnel.
-    Opened(Wire, Box<Connected>),
+    Opened(TcpSocket, Box<Connected>),
     /// All of the connection.
     Ended(End),
 }
 
-async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
-    let command = match timeout(session.listener.peek_timeout, negotiate(&mut wire)).await {
+async fn walk(mut socket: TcpSocket, slot: &Slot, session: &mut Session) -> Walked {
+    let command = match timeout(session.listener.peek_timeout, negotiate(&mut socket)).await {
         Ok(Ok(command)) => command,
         Ok(Err(Fault::Answer(answer))) => {
-            refuse::say(wire, &answer).await;
+            refuse::say(socket, &answer).await;
             return Walked::Ended(End::BadRequest);
         }
         Ok(Err(Fault::Gone)) => return Walked::Ended(End::ClientGone),
@@ -65,45 +65,45 @@ async fn walk(mut wire: Wire, slot: &Slot, session: &mut Session) -> Walked {
     let target = match command {
         Command::Connect(target) => target,
         Command::Associate { port } => {
-            let end = Box::pin(associate(wire, port, session)).await;
+            let end = Box::pin(associate(socket, port, session)).await;
             return Walked::Ended(end);
         }
     };
     let (protocol, source) = (Protocol::Tls, NameSource::Connect);
     let request = Request { target, protocol, source };
     match Box::pin(resolve_and_dial(&request, session)).await {
-        Ok(reached) => match wire.write_all(&reply(0)).await {
-            Ok(()) => Walked::Opened(wire, Box::new(reached)),
+        Ok(reached) => match socket.write_all(&reply(0)).await {
+            Ok(()) => Walked::Opened(socket, Box::new(reached)),
             Err(_) => Walked::Ended(End::ClientReset),
         },
         Err(missed) if session.listener.silent && matches!(missed, ConnectError::Stopped(_)) => {
-            refuse::close(wire);
+            refuse::close(socket);
             Walked::Ended(missed.end())
         }
         Err(missed) => {
-            refuse::say(wire, &reply(code(&missed))).await;
+            refuse::say(socket, &reply(code(&missed))).await;
             Walked::Ended(missed.end())
         }
     }
 }
 
 /// Opens an association for the client, and serves it.
-async fn associate(wire: Wire, port: Option<u16>, session: &Session) -> End {
+async fn associate(socket: TcpSocket, port: Option<u16>, session: &Session) -> End {
     let Session { worker, listener, record, .. } = session;
     let client = record.client().ip();
-    let near = match udp::Near::open(&wire) {
+    let near = match udp::Near::open(&socket) {
         Ok(near) => near,
         Err(fault) => {
             tracing::warn!(%fault, "no socket for a SOCKS5 association");
-            refuse::say(wire, &reply(GENERAL_FAILURE)).await;
+            refuse::say(socket, &reply(GENERAL_FAILURE)).await;
             return End::IoError;
         }
     };
-    if wire.write_all(&bound(near.address())).await.is_err() {
+    if socket.write_all(&bound(near.address())).await.is_err() {
         return End::ClientReset;
     }
-    let end = udp::associate(near, udp::Pin { client, port }, &wire, listener, worker).await;
-    wire.end_in_order();
+    let end = udp::associate(near, udp::Pin { client, port }, &socket, listener, worker).await;
+    socket.end_in_order();
     end
 }
 
@@ -133,14 +133,14 @@ impl From<io::Error> for Fault {
 }
 
 /// Reads exactly the greeting and the request: what follows belongs to the tunnel.
-async fn negotiate(wire: &mut Wire) -> Result<Command, Fault> {
-    if !read(wire, socks::greeting).await? {
+async fn negotiate(socket: &mut TcpSocket) -> Result<Command, Fault> {
+    if !read(socket, socks::greeting).await? {
         // "No acceptable methods": credentials are not judged here.
         return Err(Fault::Answer(vec![5, 0xff]));
     }
-    wire.write_all(&[5, 0]).await?;
+    socket.write_all(&[5, 0]).await?;
     let refused = |code| Err(Fault::Answer(reply(code).to_vec()));
-    match read(wire, socks::request).await? {
+    match read(socket, socks::request).await? {
         Ok(socks::Command::Connect(Destination { host, port })) => {
             Ok(Command::Connect(Target { host: canonical(host), port }))
         }
@@ -152,7 +152,7 @@ async fn negotiate(wire: &mut Wire) -> Result<Command, Fault> {
 }
 
 /// The next message of the client, and not a byte of what is behind it.
-async fn read<T>(wire: &mut Wire, message: impl Fn(&[u8]) -> Part<T>) -> io::Result<T> {
+async fn read<T>(socket: &mut TcpSocket, message: impl Fn(&[u8]) -> Part<T>) -> io::Result<T> {
     let mut seen = Vec::new();
     loop {
         match message(&seen) {
@@ -160,7 +160,7 @@ async fn read<T>(wire: &mut Wire, message: impl Fn(&[u8]) -> Part<T>) -> io::Res
             Part::Missing(missing) => {
                 let have = seen.len();
                 seen.resize(have + missing, 0);
-                wire.read_exact(seen.split_at_mut(have).1).await?;
+                socket.read_exact(seen.split_at_mut(have).1).await?;
             }
         }
     }
@@ -203,14 +203,14 @@ mod tests {
     async fn negotiated(bytes: &[u8]) -> Result<Command, Fault> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut wire = Wire::new(listener.accept().await.unwrap().0);
+        let mut socket = TcpSocket::new(listener.accept().await.unwrap().0);
         let said = async {
             for byte in bytes {
                 client.write_all(&[*byte]).await.unwrap();
             }
             client.shutdown().await.unwrap();
         };
-        tokio::join!(negotiate(&mut wire), said).0
+        tokio::join!(negotiate(&mut socket), said).0
     }
 
     fn domain(name: &[u8], port: u16) -> Vec<u8> {

@@ -25,7 +25,7 @@ use crate::flow::registry::Registration;
 use crate::flow::relay;
 use crate::flow::resolve::Connected;
 use crate::flow::session::{Connection, Session, run_until};
-use crate::flow::wire::Wire;
+use crate::flow::socket::TcpSocket;
 use crate::identify::http::Form;
 use crate::identify::{
     Fault, HostName, Identity, Progress, Protocol, Step, each_name, identify, identify_further,
@@ -35,7 +35,7 @@ use crate::policy::Permit;
 /// Serves a tunnel to its end, and closes its record. `held` is what the client sent before it was
 /// told that the tunnel is open.
 pub(super) async fn run(
-    client: Wire,
+    client: TcpSocket,
     held: Vec<u8>,
     reached: Connected,
     connection: &Connection,
@@ -87,7 +87,7 @@ pub(in crate::flow) async fn listen(
     let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
         return Ok(());
     };
-    client.silence().measure(listener.patience.idle);
+    client.idle_timer().set_timeout(listener.patience.idle);
     let mut seen = FirstFlight::default();
     let mut deadline = None;
     let mut progress = Progress::default();
@@ -173,24 +173,24 @@ impl Joint {
     /// Finds out what the connection carries, and carries it.
     async fn opened(self, mut session: Session) -> Option<(Self, Stage)> {
         let Self { client, mut upstream, subject } = self;
-        let (wire, held) = client.into_wire().await;
+        let (socket, held) = client.into_socket().await;
         let mut seen = FirstFlight::with(held);
         let closed = session.closed();
-        let opening = opening(&wire, &mut upstream, &subject, &mut seen, &mut session);
+        let opening = opening(&socket, &mut upstream, &subject, &mut seen, &mut session);
         let turn = run_until(closed, pin!(opening)).await;
         match turn.unwrap_or_else(Turn::End) {
             Turn::Request => {
-                let client = Client::new(wire, Held::with(seen.into_bytes()));
+                let client = Client::new(socket, Held::with(seen.into_bytes()));
                 return Some((Self { client, upstream, subject }, Stage::Judged(session)));
             }
             Turn::Refused(refusal) => {
                 let silent = session.listener.silent;
                 session.close(End::Refused);
                 drop(upstream);
-                refuse::run(wire, seen.bytes(), *refusal, silent).await;
+                refuse::run(socket, seen.bytes(), *refusal, silent).await;
             }
             Turn::End(end) => {
-                drop((wire, upstream));
+                drop((socket, upstream));
                 session.close(end);
             }
         }
@@ -229,7 +229,7 @@ impl Joint {
                 if client_stays && upstream_stays {
                     return Some((Self { client, upstream, subject }, Stage::Between));
                 }
-                upstream.wire.end_in_order();
+                upstream.socket.end_in_order();
                 drop(upstream);
                 client.close(connection.listener.patience.half_closed).await;
             }
@@ -257,7 +257,7 @@ impl Joint {
         match client.next(Some(&upstream), closed, stopping, listener.patience.idle).await {
             Next::Bytes => {}
             Next::Over => {
-                upstream.wire.end_in_order();
+                upstream.socket.end_in_order();
                 drop(upstream);
                 client.close(listener.patience.half_closed).await;
                 return None;
@@ -268,7 +268,7 @@ impl Joint {
         session.record.bound_for(subject.destination);
         let mut seen = FirstFlight::with(client.held.take());
         let flight = Flight {
-            client: &client.wire,
+            client: &client.socket,
             subject: subject.clone(),
             waits: false,
             behind_a_request: true,
@@ -280,7 +280,7 @@ impl Joint {
             Ok(passed) => passed,
             Err(Rejection::Refused(refusal)) => {
                 session.close(End::Refused);
-                upstream.wire.end_in_order();
+                upstream.socket.end_in_order();
                 drop(upstream);
                 refused(client, *refusal, listener.silent).await;
                 return None;
@@ -292,9 +292,9 @@ impl Joint {
         };
         if let Some(permit) = passed.permit.filter(|permit| permit.destination() != upstream.at) {
             match dial_behind(&permit, &mut session).await {
-                Ok(wire) => {
-                    upstream.wire.end_in_order();
-                    upstream = Upstream::new(wire, permit.destination());
+                Ok(socket) => {
+                    upstream.socket.end_in_order();
+                    upstream = Upstream::new(socket, permit.destination());
                 }
                 Err(end) => {
                     session.close(end);
@@ -306,18 +306,18 @@ impl Joint {
         if passed.is_request {
             return Some((Self { client, upstream, subject }, Stage::Judged(session)));
         }
-        let (wire, held) = client.into_wire().await;
+        let (socket, held) = client.into_socket().await;
         let closed = session.registration.either_closed(place);
-        let relayed = hello_retry::run(&wire, &upstream.wire, held, &mut session);
+        let relayed = hello_retry::run(&socket, &upstream.socket, held, &mut session);
         let end = run_until(closed, pin!(relayed)).await.unwrap_or_else(|end| end);
-        drop((wire, upstream));
+        drop((socket, upstream));
         session.close(end);
         None
     }
 }
 
 /// Dials another destination for a client that has one already.
-async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<Wire, End> {
+async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<TcpSocket, End> {
     let Session { listener, record, .. } = session;
     let source = listener.source(record.client().ip());
     let how = Dialling { speaks: true, ..listener.dialling };
@@ -415,7 +415,7 @@ pub(super) async fn give_up(client: Client, broken: Broken, order: &Order, sessi
 /// Reads what either side says first, and goes on as that asks for. Where the policy lets any
 /// protocol pass, the destination may speak first.
 async fn opening(
-    client: &Wire,
+    client: &TcpSocket,
     upstream: &mut Upstream,
     subject: &Subject,
     seen: &mut FirstFlight,
@@ -426,7 +426,7 @@ async fn opening(
     let server_may_speak =
         session.worker.permits(&Subject { protocol: Protocol::Other, ..subject.clone() });
     let said = upstream.held.take();
-    let upstream = &upstream.wire;
+    let upstream = &upstream.socket;
     let flight =
         |waits| Flight { client, subject: subject.clone(), waits, behind_a_request: false };
     let has_spoken = !said.is_empty();
@@ -441,7 +441,7 @@ async fn opening(
     } else if has_spoken {
         None
     } else {
-        client.silence().measure(patience.idle);
+        client.idle_timer().set_timeout(patience.idle);
         tokio::select! {
             biased;
             judged = flight(true).judge(seen, session) => Some(judged),
@@ -499,7 +499,7 @@ async fn opening(
 
 /// The first bytes inside a tunnel, or behind a request.
 struct Flight<'a> {
-    client: &'a Wire,
+    client: &'a TcpSocket,
     subject: Subject,
     /// Whether the client may stay silent as long as it likes.
     waits: bool,

@@ -22,8 +22,8 @@ async fn relay(first: &[u8], idle: Duration) -> (TcpStream, TcpStream, JoinHandl
     let first = first.to_vec();
     let task = spawn_local(async move {
         let bytes = Bytes::default();
-        let patience = Patience { idle, half_closed: idle / 4 };
-        let (near, far) = (Wire::new(near), Wire::new(far));
+        let patience = IdleTimeouts { idle, half_closed: idle / 4 };
+        let (near, far) = (TcpSocket::new(near), TcpSocket::new(far));
         let end = run(&near, &far, ready(Ok(first)), patience, &bytes).await;
         (end, bytes.totals())
     });
@@ -378,9 +378,9 @@ async fn nothing_of_the_client_passes_before_the_opening_ends() {
     server.write_all(b"banner").await.unwrap();
     let (open, opened) = tokio::sync::oneshot::channel();
     let relay = spawn_local(async move {
-        let (near, far) = (Wire::new(near), Wire::new(far));
+        let (near, far) = (TcpSocket::new(near), TcpSocket::new(far));
         let opening = Box::pin(async { opened.await.map_err(|_| End::Refused) });
-        run(&near, &far, opening, Patience::even(LONG), &Bytes::default()).await
+        run(&near, &far, opening, IdleTimeouts::even(LONG), &Bytes::default()).await
     });
     let mut banner = [0; 6];
     client.read_exact(&mut banner).await.unwrap();

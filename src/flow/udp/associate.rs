@@ -19,7 +19,7 @@ use super::{UdpContext, UdpIngress};
 use crate::account::{Dropped, End, Metrics};
 use crate::flow::authority::{Target, canonical};
 use crate::flow::listener::Listener;
-use crate::flow::wire::Wire;
+use crate::flow::socket::TcpSocket;
 use crate::flow::worker::Worker;
 use crate::identify::socks::{self, BadDatagram, Destination};
 use crate::identify::{Host, HostName};
@@ -72,7 +72,7 @@ impl Near {
     ///
     /// # Errors
     /// As socket(2) and bind(2).
-    pub(in crate::flow) fn open(control: &Wire) -> io::Result<Self> {
+    pub(in crate::flow) fn open(control: &TcpSocket) -> io::Result<Self> {
         let here = SockRef::from(control).local_addr()?.as_socket();
         let mut at = canonical_end(here.ok_or(io::ErrorKind::AddrNotAvailable)?);
         at.set_port(0);
@@ -93,7 +93,7 @@ impl Near {
 pub(in crate::flow) async fn serve(
     near: Near,
     pin: Pin,
-    control: &Wire,
+    control: &TcpSocket,
     listener: &Rc<Listener>,
     worker: &Rc<Worker>,
 ) -> End {
@@ -136,7 +136,7 @@ impl Drop for Closing {
 }
 
 /// Waits for the end of the control connection; what comes over it is nothing that is expected.
-async fn hung_up(control: &Wire) -> End {
+async fn hung_up(control: &TcpSocket) -> End {
     let mut ignored = [0; 64];
     loop {
         if control.readable().await.is_err() {

@@ -19,11 +19,11 @@ use crate::sys::{self, Pipe};
 
 /// A TCP socket that ends in a reset unless someone said that it ended in order: a relay that is
 /// cut short, by a fault, a panic or a new policy, must not look like a complete answer.
-pub(super) struct Wire {
+pub(super) struct TcpSocket {
     socket: OwnedFd,
     token: Token,
     orderly: Cell<bool>,
-    /// Acknowledgements wait for bytes to go with; see [`Wire::prompt`].
+    /// Acknowledgements wait for bytes to go with; see [`TcpSocket::quickack`].
     waits: Cell<bool>,
     /// Dialled from a client's address, and not answered yet; see [`InQuestion::hold`].
     in_question: Cell<bool>,
@@ -38,7 +38,7 @@ pub(super) struct Read {
     pub(super) last_follows: bool,
 }
 
-impl Wire {
+impl TcpSocket {
     /// Takes a socket over that has its options from a listener ([`prepare`]).
     ///
     /// # Errors
@@ -49,10 +49,10 @@ impl Wire {
         Ok(Self { socket, token, orderly, waits, in_question: Cell::default() })
     }
 
-    /// Takes a socket over on which a connect has begun; see [`Wire::connected`].
+    /// Takes a socket over on which a connect has begun; see [`TcpSocket::connected`].
     ///
     /// # Errors
-    /// As [`Wire::accepted`].
+    /// As [`TcpSocket::accepted`].
     pub(super) fn connecting(socket: OwnedFd, in_question: Option<InQuestion>) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), false)?;
         let (orderly, waits) = (Cell::new(false), Cell::new(false));
@@ -84,12 +84,12 @@ impl Wire {
         poll_fn(|context| self.poll_writable(context)).await
     }
 
-    /// As [`Wire::readable`].
+    /// As [`TcpSocket::readable`].
     pub(super) fn poll_readable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.token.poll(Side::Read, context)
     }
 
-    /// As [`Wire::writable`].
+    /// As [`TcpSocket::writable`].
     pub(super) fn poll_writable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.token.poll(Side::Write, context)
     }
@@ -100,7 +100,7 @@ impl Wire {
     }
 
     /// How silences are measured here; see [`Token`].
-    pub(super) const fn silence(&self) -> &Token {
+    pub(super) const fn idle_timer(&self) -> &Token {
         &self.token
     }
 
@@ -121,13 +121,13 @@ impl Wire {
     }
 
     /// Writes once, without waiting. `more`: the rest of a segment, or a FIN, follows at once, so
-    /// that the kernel keeps the bytes for it; see [`Wire::push`].
+    /// that the kernel keeps the bytes for it; see [`TcpSocket::uncork`].
     pub(super) fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
         let sent =
             self.tried(Side::Write, || SockRef::from(&self.socket).send_with_flags(bytes, flags))?;
         if !more {
-            self.prompt();
+            self.quickack();
         }
         Ok(sent)
     }
@@ -136,7 +136,7 @@ impl Wire {
     /// wait with the acknowledgement of a hello for what answers it, which saves a packet; a peer
     /// that holds its next bytes back until it is told of the last ones (RFC 896) must not wait for
     /// an answer that needs those bytes.
-    pub(super) fn prompt(&self) {
+    pub(super) fn quickack(&self) {
         if self.waits.replace(false) {
             // Where the option is refused, the connection is gone.
             SockRef::from(&self.socket).set_tcp_quickack(true).ok();
@@ -144,7 +144,7 @@ impl Wire {
     }
 
     /// Has the kernel send what it kept for more that did not come.
-    pub(super) fn push(&self) -> io::Result<()> {
+    pub(super) fn uncork(&self) -> io::Result<()> {
         SockRef::from(&self.socket).set_tcp_nodelay(true)
     }
 
@@ -175,7 +175,7 @@ impl Wire {
 
     /// Moves bytes out of a pipe to here, without waiting.
     pub(super) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        self.prompt();
+        self.quickack();
         self.tried(Side::Write, || pipe.drain(self.socket.as_fd()))
     }
 
@@ -238,20 +238,20 @@ impl Wire {
     }
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for TcpSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for TcpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 #[cfg(test)]
-impl Wire {
+impl TcpSocket {
     /// Takes a stream of the runtime's over.
     #[expect(clippy::disallowed_methods, reason = "a test pays for the second registration")]
     pub(super) fn new(stream: tokio::net::TcpStream) -> Self {
@@ -271,8 +271,8 @@ pub(super) fn prepare(socket: &impl AsFd) {
 /// Has the kernel wait with an acknowledgement for the bytes that are about to be sent anyway, up to
 /// 40 ms (TCP_QUICKACK off, tcp(7)): a packet less. Set before a connect, it is the answer to the
 /// server's SYN that waits, and nothing after it; set on a listener that listens already, the sockets
-/// that come from it inherit it, see [`Wire::prompt`].
-pub(super) fn answer_with_data(socket: &impl AsFd) {
+/// that come from it inherit it, see [`TcpSocket::quickack`].
+pub(super) fn delay_acks(socket: &impl AsFd) {
     // Refused, each goes out by itself, which costs the packet.
     SockRef::from(socket).set_tcp_quickack(false).ok();
 }
@@ -293,7 +293,7 @@ pub(super) fn set_limits(
     Ok(())
 }
 
-impl Drop for Wire {
+impl Drop for TcpSocket {
     fn drop(&mut self) {
         if self.in_question.get() {
             drop(InQuestion::held(self.as_fd()));
@@ -308,7 +308,7 @@ impl Drop for Wire {
 /// Bytes that one read of a runtime's buffer takes, which have to be set to zero before.
 const READ_MAX: usize = 64 * 1024;
 
-impl AsyncRead for Wire {
+impl AsyncRead for TcpSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -330,7 +330,7 @@ impl AsyncRead for Wire {
 }
 
 /// To shut down is to end in order.
-impl AsyncWrite for Wire {
+impl AsyncWrite for TcpSocket {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
