@@ -169,7 +169,7 @@ impl BindingCache {
         if let Some(known) = known {
             return Ok(known);
         }
-        match self.subject(name, family, client).await {
+        match self.ask_once(name, family, client).await {
             Ok(found) => {
                 Ok(found.addresses.contains(&address) || self.memory.is_kept(name, address))
             }
@@ -228,14 +228,14 @@ impl BindingCache {
         }
         let answered = match self.memory.last(name, family) {
             Some(answered) => answered,
-            None => self.subject(name, family, client).await,
+            None => self.ask_once(name, family, client).await,
         };
         answered.map(|answer| answer.addresses)
     }
 
     /// Asks the resolver. Whoever waits for a query that another client's request has begun takes
     /// nothing out of its own allowance.
-    async fn subject(&self, name: &HostName, family: Family, client: IpAddr) -> Answered {
+    async fn ask_once(&self, name: &HostName, family: Family, client: IpAddr) -> Answered {
         loop {
             match self.memory.turn(name, family) {
                 Turn::Mine(flight) => {

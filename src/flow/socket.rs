@@ -240,7 +240,7 @@ impl TcpSocket {
 
 impl fmt::Debug for TcpSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("TcpSocket").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 

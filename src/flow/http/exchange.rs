@@ -104,7 +104,7 @@ pub(in crate::flow) enum Why {
 
 /// What both directions know of each other.
 #[derive(Default)]
-struct Course {
+struct Progress {
     /// The request has gone out whole.
     uploaded: Cell<bool>,
     whole: Notify,
@@ -131,13 +131,13 @@ pub(in crate::flow) async fn run(
     let Upstream { socket: far, held: said, sent, counted, .. } = upstream;
     let (near, far, ledger) = (&*near, &*far, &*ledger);
     let sent = Sent { socket: far, sent, counted, bytes };
-    let course = Course::default();
+    let progress = Progress::default();
     near.idle_timer().touch();
     near.idle_timer().set_timeout(patience.idle);
     ledger.begin(bytes);
-    let way = Way { order, near, far, course: &course };
-    let mut up = pin!(way.upload(ahead, &sent, patience));
-    let mut down = pin!(way.download(said, ledger, last));
+    let exchange = Exchange { order, near, far, progress: &progress };
+    let mut up = pin!(exchange.upload(ahead, &sent, patience));
+    let mut down = pin!(exchange.download(said, ledger, last));
     let mut cut = pin!(cut);
     let mut up_over = false;
     let passed = loop {
@@ -159,7 +159,7 @@ pub(in crate::flow) async fn run(
             sent.settle();
             ledger.settle(near);
             ledger.broken();
-            return Err(Broken { why, answered: course.answered.get() });
+            return Err(Broken { why, answered: progress.answered.get() });
         }
     };
     let (client_stays, upstream_stays) = match passed {
@@ -171,8 +171,8 @@ pub(in crate::flow) async fn run(
         Passed::Whole { client_stays, upstream_stays } => (client_stays, upstream_stays),
     };
     // An early answer: a destination that stays still reads the rest.
-    let goes_on = upstream_stays && !up_over && !course.stopped.get();
-    if !course.uploaded.get() && goes_on {
+    let goes_on = upstream_stays && !up_over && !progress.stopped.get();
+    if !progress.uploaded.get() && goes_on {
         tokio::select! {
             biased;
             end = &mut cut => {
@@ -180,12 +180,12 @@ pub(in crate::flow) async fn run(
                 return Err(Broken { why: Why::Cut(end), answered: true });
             }
             _ = &mut up => {}
-            () = course.whole.notified() => {}
+            () = progress.whole.notified() => {}
             _ = far.readable() => {}
             () = silent(near) => {}
         }
     }
-    let whole = course.uploaded.get();
+    let whole = progress.uploaded.get();
     if whole {
         sent.all()
     } else {
@@ -210,14 +210,14 @@ enum Passed {
     Switched(Vec<u8>),
 }
 
-struct Way<'a> {
+struct Exchange<'a> {
     order: &'a Order,
     near: &'a TcpSocket,
     far: &'a TcpSocket,
-    course: &'a Course,
+    progress: &'a Progress,
 }
 
-impl Way<'_> {
+impl Exchange<'_> {
     /// Sends the request on, then watches the client. Ends where the client is at fault, with the
     /// reason, or where the destination takes no more.
     async fn upload(
@@ -226,7 +226,7 @@ impl Way<'_> {
         sent: &Sent<'_>,
         patience: IdleTimeouts,
     ) -> Option<Why> {
-        let Self { order, near, far, course } = *self;
+        let Self { order, near, far, progress } = *self;
         let count = |count: usize| {
             sent.sent.set(sent.sent.get() + count as u64);
             sent.settle();
@@ -234,8 +234,8 @@ impl Way<'_> {
         };
         let mut head = order.head.clone();
         let framing = fill_up(&mut head, held, order.framing);
-        put(far, &head, &count, &course.stopped).await.ok()?;
-        let stopped = &course.stopped;
+        put(far, &head, &count, &progress.stopped).await.ok()?;
+        let stopped = &progress.stopped;
         let mut passage = Passage { from: near, held, to: far, count, stopped, turns: 0 };
         match passage.pass(framing, true).await {
             Ok(()) => {}
@@ -243,8 +243,8 @@ impl Way<'_> {
             Err(Fault::Malformed) => return Some(Why::BadBody),
             Err(Fault::To | Fault::Stopped) => return None,
         }
-        course.uploaded.set(true);
-        course.whole.notify_one();
+        progress.uploaded.set(true);
+        progress.whole.notify_one();
         let held = passage.held;
         // What comes now belongs to another request, or says that nobody waits any more.
         while !held.is_full() {
@@ -263,7 +263,7 @@ impl Way<'_> {
 
     /// Passes the answer back, and whatever comes before the final one.
     async fn download(&self, held: &mut Held, ledger: &Ledger, last: bool) -> Result<Passed, Why> {
-        let Self { order, near, far, course } = *self;
+        let Self { order, near, far, progress } = *self;
         let count = |count: usize| {
             ledger.sent(count);
             ledger.settle(near);
@@ -274,7 +274,7 @@ impl Way<'_> {
             let head = head(held, far).await?;
             let reply = Reply::parse(&head).map_err(Why::BadAnswer)?;
             if reply.is_interim() {
-                course.continued.set(course.continued.get() || reply.status == 100);
+                progress.continued.set(progress.continued.get() || reply.status == 100);
                 if !order.is_old {
                     let head = reply.anew(order, Framing::None, true);
                     put(near, &head, &count, &never).await.map_err(|_| Why::ClientGone)?;
@@ -283,16 +283,16 @@ impl Way<'_> {
             }
             let framing = reply.framing(order).map_err(Why::BadAnswer)?;
             if reply.status == 101 || order.is_connect && reply.status / 100 == 2 {
-                let subject = order.is_connect || order.upgrades;
-                if !subject || !course.uploaded.get() {
+                let may_switch = order.is_connect || order.upgrades;
+                if !may_switch || !progress.uploaded.get() {
                     return Err(Why::BadAnswer("the destination changes the protocol unasked"));
                 }
                 return Ok(Passed::Switched(reply.anew(order, framing, true)));
             }
             // A server that answers instead of asking for the body may take what comes behind its
             // answer for another request (RFC 9110 §10.1.1).
-            if order.expects && !course.continued.get() && !course.uploaded.get() {
-                course.stopped.set(true);
+            if order.expects && !progress.continued.get() && !progress.uploaded.get() {
+                progress.stopped.set(true);
             }
             let upstream_stays = reply.persists(framing) && !order.is_explicit;
             let in_chunks = !order.is_old
@@ -300,10 +300,10 @@ impl Way<'_> {
                     || framing == Framing::UntilClose && order.is_explicit);
             let has_end = in_chunks || matches!(framing, Framing::None | Framing::Length(_));
             let stays = has_end && (order.is_explicit || upstream_stays);
-            let client_stays = stays && order.persists && !last && !course.stopped.get();
+            let client_stays = stays && order.persists && !last && !progress.stopped.get();
             let mut head = reply.anew(order, framing, client_stays);
             let framing = fill_up(&mut head, held, framing);
-            course.answered.set(true);
+            progress.answered.set(true);
             put(near, &head, &count, &never).await.map_err(|_| Why::ClientGone)?;
             let mut passage =
                 Passage { from: far, held, to: near, count, stopped: &never, turns: 0 };
