@@ -6,14 +6,17 @@
 //! tells the flows apart from then on, and a relay costs what a plain one does.
 
 mod associate;
+mod association;
+mod context;
 mod flight;
+mod icmp;
 pub(super) mod ports;
 mod refuse;
 mod relay;
+mod sockets;
 pub(super) mod table;
 mod walk;
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::rc::Rc;
@@ -22,7 +25,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::accept;
@@ -32,13 +35,14 @@ use super::worker::Worker;
 use crate::account::{Accept, Dropped, Probed};
 use crate::policy::probe;
 use crate::sys::udp::{self, RecvBatch};
-use associate::Association;
-use refuse::Own;
-use table::{Delivered, Key};
+use context::{UdpContext, UdpIngress};
+use icmp::IcmpSockets;
+use table::Key;
 
-pub(super) use associate::{Near, Pin, serve as associate};
+pub(super) use associate::{Near, serve as associate};
+pub(super) use association::Pin;
 pub(super) use ports::Ports;
-pub(super) use relay::send_from;
+pub(super) use sockets::send_from;
 pub(super) use table::{Limits, Table};
 
 /// Receive buffer of a listener, in bytes, as far as net.core.rmem_max allows: some 900 first
@@ -50,22 +54,6 @@ const PROBE_MAX: usize = 16;
 
 /// Wait after the listener failed for want of memory.
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// What the UDP flows of one way in share: of a listener, or of an association.
-struct UdpContext {
-    worker: Rc<Worker>,
-    listener: Rc<Listener>,
-    table: Rc<Table>,
-    ingress: UdpIngress,
-}
-
-/// Where datagrams come in, and how their clients are answered.
-enum UdpIngress {
-    /// A transparent listener.
-    Listener { socket: Rc<UdpSocket>, own: Own },
-    /// The relay socket of one SOCKS5 client.
-    Association(Rc<Association>),
-}
 
 /// Opens one UDP listener for `workers` workers: a socket for each, which the kernel spreads flows
 /// over. An inherited socket is one, and all its flows are the first worker's, so that no two
@@ -123,12 +111,12 @@ pub(super) fn associated_max(workers: usize) -> usize {
 
 /// Says once, at the start, what a listener cannot do without a capability.
 pub(super) fn say_what_is_missing(listener: &Listener) {
-    let own = Own::open();
-    if !own.can_tell(listener.address.is_ipv6()) {
+    let icmp = IcmpSockets::open();
+    if !icmp.can_tell(listener.address.is_ipv6()) {
         tracing::info!(listener = %listener.address, "without CAP_NET_RAW, UDP clients are not told by ICMP \
             what was refused or did not arrive, and what is too long leaves in fragments");
     }
-    if listener.keep_source && !own.can_tell(listener.address.is_ipv6()) {
+    if listener.keep_source && !icmp.can_tell(listener.address.is_ipv6()) {
         tracing::warn!(listener = %listener.address, "keep_source needs CAP_NET_RAW for UDP: without it \
             permitted datagrams are dropped");
     }
@@ -145,11 +133,13 @@ pub(super) async fn run(
     let socket = Rc::new(socket);
     let clients = listener.clients();
     let limits = Limits::of(flows).with_ports(worker.ports.count() / workers.max(1));
+    let ingress = UdpIngress::Listener { socket: Rc::clone(&socket), icmp: IcmpSockets::open() };
     let context = Rc::new(UdpContext {
         worker,
         listener,
         table: Table::with_clients(limits, clients),
-        ingress: UdpIngress::Listener { socket: Rc::clone(&socket), own: Own::open() },
+        ingress,
+        serve: walk::serve,
     });
     let mut batch = RecvBatch::default();
     loop {
@@ -183,32 +173,5 @@ pub(super) async fn run(
                 Accept::Listener => return fault,
             },
         }
-    }
-}
-
-impl UdpContext {
-    /// Brings a datagram to its flow, and begins the flow where there is none.
-    fn deliver(self: &Rc<Self>, key: Key, datagram: &[u8]) {
-        match self.table.deliver(key, datagram) {
-            Delivered::Waits => {}
-            Delivered::New(place) => {
-                spawn_local(walk::serve(place, Rc::clone(self)));
-            }
-            Delivered::Dropped(cause) => self.worker.account.metrics().dropped(cause),
-        }
-    }
-
-    /// Waits until the way in is gone, and its flows with it; that of a listener outlives them.
-    async fn closed(&self) {
-        match &self.ingress {
-            UdpIngress::Listener { .. } => std::future::pending().await,
-            UdpIngress::Association(association) => association.closed().await,
-        }
-    }
-}
-
-impl fmt::Debug for UdpContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UdpContext").field("listener", &self.listener).finish_non_exhaustive()
     }
 }

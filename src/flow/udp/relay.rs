@@ -6,18 +6,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
-use super::associate::Association;
+use super::association::Association;
+use super::context::{UdpContext, UdpIngress};
 use super::flight::{Flight, Pass};
-use super::ports::{Port, Unopened, datagrams};
-use super::refuse::{self, Error};
+use super::icmp::Error;
+use super::ports::{Port, Unopened};
+use super::refuse;
+use super::sockets::{answer_from, finish, send_from};
 use super::table::{Key, Place, QueuedDatagram};
-use super::{UdpContext, UdpIngress};
 use crate::account::{Bytes, Dropped, End};
 use crate::flow::origin::canonical;
 use crate::policy::Permit;
@@ -356,23 +357,6 @@ impl Shuttle<'_> {
     }
 }
 
-/// Sends from the listener, as from `from`, whose port is the listener's.
-pub(in crate::flow) fn send_from(
-    listener: &UdpSocket,
-    run: &[u8],
-    segment: usize,
-    client: SocketAddr,
-    from: SocketAddr,
-) -> io::Result<()> {
-    // A dual-stack socket takes IPv4 clients by their mapped address only.
-    let dual = listener.local_addr()?.is_ipv6();
-    let to = match client {
-        SocketAddr::V4(v4) if dual => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-        SocketAddr::V4(_) | SocketAddr::V6(_) => client,
-    };
-    udp::send(listener, run, segment, Some(to), Some(from.ip()))
-}
-
 /// Takes one run of the permitted destination; `None` where it is another's. Between bind and connect
 /// a socket takes what anybody sends to its port.
 fn take_only(far: &UdpSocket, from: SocketAddr, buffer: &mut [u8]) -> io::Result<Option<Run>> {
@@ -390,31 +374,11 @@ fn send(socket: &UdpSocket, run: &[u8], segment: usize) -> io::Result<()> {
     send().or_else(|e| if e.kind() == io::ErrorKind::WouldBlock { Err(e) } else { send() })
 }
 
-/// A transparent socket with the destination's address and port, connected to the client.
-pub(super) fn answer_from(key: Key) -> io::Result<UdpSocket> {
-    let socket = datagrams(key.to)?;
-    socket.set_reuse_address(true)?;
-    // One flag in the kernel, whichever of the two options sets it; each asks its own family.
-    if key.to.is_ipv6() {
-        socket.set_ip_transparent_v6(true)?;
-    } else {
-        socket.set_ip_transparent_v4(true)?;
-    }
-    socket.bind(&key.to.into())?;
-    socket.connect(&key.client.into())?;
-    finish(socket)
-}
-
-fn finish(socket: Socket) -> io::Result<UdpSocket> {
-    // A kernel without it hands over one datagram at a time.
-    udp::want_runs(&socket).ok();
-    UdpSocket::from_std(socket.into())
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket as StdSocket;
 
+    use super::super::ports::datagrams;
     use super::*;
 
     #[tokio::test]

@@ -4,14 +4,16 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
+use super::context::{UdpContext, UdpIngress};
 use super::flight::{Flight, Need, may_carry_a_name};
+use super::icmp::Error;
 use super::ports::Unopened;
-use super::refuse::{self, Error, REFUSED_FOR};
+use super::refuse::{self, REFUSED_FOR};
 use super::relay::{Ended, Fault, Pipe};
-use super::table::{Place, QueuedDatagram};
-use super::{Key, UdpContext, UdpIngress};
+use super::table::{Key, Place, QueuedDatagram};
 use crate::account::{Dropped, End, Hello, Limit, Record};
 use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::origin;
@@ -30,8 +32,13 @@ enum After {
     Restart(Vec<QueuedDatagram>),
 }
 
-/// Serves one flow to its end.
-pub(super) async fn serve(place: Place, context: Rc<UdpContext>) {
+/// Serves one flow to its end, in a task of its own.
+pub(super) fn serve(place: Place, context: Rc<UdpContext>) {
+    // It ends by itself, and with the runtime at the latest.
+    drop(spawn_local(run(place, context)));
+}
+
+async fn run(place: Place, context: Rc<UdpContext>) {
     let mut after = After::Nothing;
     {
         let (worker, listener) = (Rc::clone(&context.worker), Rc::clone(&context.listener));
