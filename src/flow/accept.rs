@@ -1,4 +1,5 @@
-//! Takes connections from listeners; classes of accept(2) failure. Reads no bytes.
+//! Accepts connections, and tells the failures of accept(2) apart: one is of that connection alone, one
+//! passes, one is the end of the listener. Reads no bytes.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,5 +1,5 @@
-//! The verdict on a connection: asked of the policy in force, noted in the record and, where it permits,
-//! in the registry.
+//! Asks the policy in force about a session, and notes the verdict in the record and, where it permits,
+//! in the registry, so that a later policy is asked the same.
 
 use super::evaluate::{
     Answer, First, NameEvidence, Subject, evaluate_cached, evaluate_early, evaluate_unasked,

@@ -10,9 +10,10 @@ use super::socket::TcpSocket;
 use crate::account::{Bytes, End};
 use crate::identify::{Identity, Missing, Progress, Step, identify_further};
 
-/// Passes `first`, which nobody has sent, and the client's next bytes on until they say who the connection is for, or that nobody can
-/// know, for no longer than `time` from the first one; `learn` is told that, with all of them, and says
-/// whether the connection goes on. What it yields has not been sent.
+/// Passes on `first`, which was not sent yet, and the client's next bytes, until they say who the
+/// connection is for, or that it cannot be known, for no longer than `time` from the first one. `learn`
+/// is told that, with all of them, and says whether the connection goes on. What this yields was not
+/// sent.
 ///
 /// # Errors
 /// The end, where a side broke off, or the connection goes no further.

@@ -1,5 +1,5 @@
-//! Where an explicit request goes: `host:port` as CONNECT, SOCKS5 and absolute URIs give it, read by
-//! the one strict reader of authorities. What it refuses is never resolved.
+//! Reads where an explicit request goes, `host:port` as CONNECT, SOCKS5 and absolute URIs give it, by
+//! the one strict reader of authorities. What that refuses is never resolved.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The buffer that each thread reads into.
+//! Lends each thread one buffer to read into, so that an idle connection holds none.
 
 use std::cell::RefCell;
 use std::io;

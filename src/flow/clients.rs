@@ -1,4 +1,4 @@
-//! How many connections, or other things, each client has at once.
+//! Limits how many connections, or other things, one client has at once.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Closing in stages (RFC 9112 §9.6), so that the last bytes arrive: to close a socket on which
+//! Closes a socket in stages (RFC 9112 §9.6), so that the last bytes arrive: to close one on which
 //! unread bytes lie is a reset, which destroys what its peer has not taken yet.
 
 use std::io;

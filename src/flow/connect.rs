@@ -1,4 +1,5 @@
-//! Connects to what was permitted, and to nothing else.
+//! Connects to what was permitted, and to nothing else: a `Permit` is the only way to name a
+//! destination here.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! The data plane as a whole: start its workers, have live connections judged again, stop.
+//! Starts the workers, has them judge their live connections again, and stops them.
 
 use std::fmt;
 use std::io;

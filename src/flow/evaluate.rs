@@ -1,4 +1,5 @@
-//! What is asked of the policy, for transparent and explicit connections alike.
+//! Evaluates a connection by a policy: what is asked, which evidence ties its name to its address, and
+//! when the resolver has to be asked. The same for transparent and explicit connections.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The first bytes of a connection, under one deadline and one bound: read until it is known who it
-//! is for.
+//! Reads the first bytes of a connection, under one deadline and one bound, until it is known who the
+//! connection is for.
 
 use std::io;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Relays a connection, and follows the client behind its hello until no second one can come: a
-//! server that asks for one (RFC 8446 §4.1.4) answers the second, which may name somebody else.
+//! Watches a client behind its ClientHello until no second one can come: a server that sends a
+//! HelloRetryRequest (RFC 8446 §4.1.4) answers the second, which may name another host.
 
 use std::future::Future;
 use std::io;

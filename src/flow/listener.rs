@@ -1,5 +1,5 @@
-//! Listeners: how they are opened, what their connections have to know of them, and how many there may
-//! be.
+//! Opens listeners, and holds what their connections have to know of them and how many of these there
+//! may be.
 
 use std::cell::Cell;
 use std::io;

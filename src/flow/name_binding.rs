@@ -1,5 +1,5 @@
-//! Which addresses a name has, by the gateway's own resolver: what ties a name to an address, and
-//! where an explicit request goes.
+//! Asks the gateway's own resolver which addresses a name has, and remembers it: that ties a name to an
+//! address, and says where an explicit request goes.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Where a transparent client was going. Never guessed.
+//! Finds where a transparent client was going. It is never guessed: without an answer of the kernel
+//! the connection ends.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

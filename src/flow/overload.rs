@@ -1,4 +1,4 @@
-//! Connections beyond a limit: refused at once, with a reason and a record, and nothing of them is kept.
+//! Refuses connections beyond a limit at once, with a reason and a record, and keeps nothing of them.
 
 use std::cell::Cell;
 use std::io;

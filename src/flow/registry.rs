@@ -1,5 +1,5 @@
-//! Every live connection of one worker: what it asked, and how it is told to end. So that a policy
-//! reload, or a second hello for another host, can judge it again and close it.
+//! Registers every live connection with its worker, so that a policy reload, or a second ClientHello
+//! for another host, can judge it again and close it.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;

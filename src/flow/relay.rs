@@ -1,4 +1,4 @@
-//! Copies both ways between a client and its destination: half-close, back-pressure, idle time.
+//! Copies both ways between a client and its destination, with half-close, back-pressure and idle time.
 //!
 //! A side that breaks off ends what goes to it, and nothing else. What it had sent before is delivered
 //! to the other side, up to the last acknowledgement, and only then is that one told by a reset: an

@@ -1,4 +1,5 @@
-//! The walk of a transparent connection: origin, first flight, verdict, dial, relay.
+//! Walks a transparent connection from its origin to its relay: origin, first flight, verdict, dial,
+//! relay or refusal. Each step is called once, from here.
 
 use std::net::SocketAddr;
 use std::pin::pin;

@@ -1,4 +1,5 @@
-//! What a connection, a request or a UDP flow carries from its first byte to the end of its record.
+//! Holds what a connection, a request or a UDP flow carries from its first byte to the end of its
+//! record.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

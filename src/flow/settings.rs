@@ -1,4 +1,4 @@
-//! What the data plane is told: its own types, so that it knows nothing of the policy file.
+//! Says what the data plane is to do, in types of its own, so that it knows nothing of the policy file.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! One side of a connection.
+//! Wraps the TCP socket of one side of a connection, which ends in a reset unless it ended in order.
 
 use std::cell::Cell;
 use std::fmt;

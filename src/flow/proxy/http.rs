@@ -1,5 +1,5 @@
-//! The explicit HTTP proxy: CONNECT and absolute-form requests. Each request of a connection is judged
-//! by itself, and dialled by itself.
+//! Serves the explicit HTTP proxy: CONNECT and absolute-form requests. Each request of a connection is
+//! judged by itself, and dialled by itself.
 
 use std::pin::pin;
 use std::sync::Arc;

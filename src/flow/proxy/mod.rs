@@ -1,5 +1,5 @@
-//! Explicit mode: HTTP CONNECT, plain HTTP/1.1 and SOCKS5 on one port, told apart by the first byte;
-//! and what flows inside a tunnel, or behind a captured request.
+//! Serves explicit clients: HTTP CONNECT, plain HTTP/1.1 and SOCKS5 on one port, told apart by the
+//! first byte; and carries what flows inside a tunnel, or behind a captured request.
 
 mod http;
 mod socks;

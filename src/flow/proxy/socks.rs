@@ -1,4 +1,4 @@
-//! SOCKS5 (RFC 1928): no authentication; CONNECT and UDP ASSOCIATE.
+//! Serves SOCKS5 clients (RFC 1928), without authentication: CONNECT and UDP ASSOCIATE.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,6 @@
-//! What flows over a connection whose destination was judged and dialled: of a captured client behind
-//! its first request, or inside an explicit tunnel. Nothing of a client's first flight goes on before
-//! it was read, and judged with what it says; and where the flight is a request, the next one is as
-//! well.
+//! Carries a connection whose destination was judged and dialled: of a captured client behind its first
+//! request, or inside an explicit tunnel. Nothing of a client's first flight goes on before it was
+//! read, and judged with what it says; and where the flight is a request, the next one is as well.
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! SOCKS5 UDP ASSOCIATE (RFC 1928 §7): the relay socket of one client. Every destination that its
-//! datagrams name is a flow with a verdict and a record of its own, as on a transparent listener.
+//! Serves SOCKS5 UDP ASSOCIATE (RFC 1928 §7) on the relay socket of one client. Every destination that
+//! its datagrams name is a flow with a verdict and a record of its own, as on a transparent listener.
 
 use std::io;
 use std::net::SocketAddr;

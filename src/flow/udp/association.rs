@@ -1,5 +1,5 @@
-//! The association of one SOCKS5 client: whose datagrams it takes, the names that they go to, and how
-//! its client is answered.
+//! Keeps the association of one SOCKS5 client: whose datagrams it takes, the names that they go to, and
+//! how its client is answered.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

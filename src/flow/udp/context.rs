@@ -1,4 +1,4 @@
-//! What the flows of one way in share, and how a datagram finds its flow.
+//! Holds what the flows of one way in share, and brings a datagram to its flow.
 
 use std::fmt;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! ICMP errors to UDP clients, and how many answers of any kind a network of them is sent.
+//! Sends ICMP errors to UDP clients, and limits how many answers of any kind a network of clients gets.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;

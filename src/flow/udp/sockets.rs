@@ -1,4 +1,4 @@
-//! The sockets by which UDP clients are answered.
+//! Opens the sockets by which UDP clients are answered, and sends on them.
 
 use std::io;
 use std::net::SocketAddr;

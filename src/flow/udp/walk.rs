@@ -1,4 +1,4 @@
-//! The walk of one UDP flow: read, decide, relay or refuse, account.
+//! Walks one UDP flow from its first datagram to the end of its record: read, decide, relay or refuse.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
