@@ -179,6 +179,7 @@ fn the_rooms_of_the_data_use_only_those_before_them() {
 /// flows of its SOCKS5 clients, so that their table lies below it and the rest of `udp` above.
 const FLOW_ROOMS: &[&str] = &[
     "settings",
+    "bind",
     "reactor",
     "origin",
     "clients",

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use socket2::Protocol;
 
+use super::bind::{Sharing, bind};
 use super::clients::{Clients, Place, Shares, hellos_max};
 use super::connect::Dialling;
 use super::dialled::{Dialled, Source};
@@ -190,7 +191,7 @@ pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<O
             let mut sockets = Vec::with_capacity(workers);
             let mut at = address;
             for _ in 0..workers {
-                let socket = bind(at, settings.way)?;
+                let socket = listen(at, settings.way)?;
                 // Port 0 asks for any port; the other workers then share the first one's.
                 at = socket.local_addr()?;
                 sockets.push(socket);
@@ -240,20 +241,9 @@ pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<O
     Ok(Opened { listener, sockets })
 }
 
-fn bind(address: SocketAddr, way: Way) -> io::Result<StdListener> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        // `[::]` means every address, whatever net.ipv6.bindv6only says.
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    if way == Way::Tproxy {
-        // One flag in the kernel, whichever of the two options sets it; an IPv6 socket takes both.
-        socket.set_ip_transparent_v4(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.set_nonblocking(true)?;
+fn listen(address: SocketAddr, way: Way) -> io::Result<StdListener> {
+    let is_transparent = way == Way::Tproxy;
+    let socket = bind(address, Protocol::TCP, Sharing::WithOthers, is_transparent)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

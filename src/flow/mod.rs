@@ -37,6 +37,7 @@ mod accept;
 mod admit;
 mod along;
 mod authority;
+mod bind;
 mod buffer;
 mod clients;
 mod close;

@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::RecordType;
-use socket2::{Domain, Protocol as Ip, Socket, Type};
+use socket2::Protocol as Ip;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::accept::class;
+use super::bind::{Sharing, bind};
 use super::evaluate::{self, Answer, NameEvidence, Subject, now_ms};
 use super::settings::Dns;
 use super::udp::send_from;
@@ -59,22 +60,10 @@ pub(super) struct Opened {
 
 /// Opens the name server's sockets, of one address and port.
 pub(super) fn open(at: SocketAddr) -> io::Result<Opened> {
-    let open = |at: SocketAddr, kind, protocol| {
-        let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
-        if at.is_ipv6() && at.ip().is_unspecified() {
-            socket.set_only_v6(false)?;
-        }
-        socket.set_nonblocking(true)?;
-        io::Result::Ok(socket)
-    };
-    let udp = open(at, Type::DGRAM, Ip::UDP)?;
-    udp.bind(&at.into())?;
-    let udp: StdSocket = udp.into();
+    let udp: StdSocket = bind(at, Ip::UDP, Sharing::Alone, false)?.into();
     let address = udp.local_addr()?;
     udp::want_origin(&udp, address.is_ipv6())?;
-    let tcp = open(address, Type::STREAM, Ip::TCP)?;
-    tcp.set_reuse_address(true)?;
-    tcp.bind(&address.into())?;
+    let tcp = bind(address, Ip::TCP, Sharing::AfterOthers, false)?;
     tcp.listen(i32::try_from(STREAMS_MAX).unwrap_or(i32::MAX))?;
     Ok(Opened { udp, tcp: tcp.into(), address })
 }

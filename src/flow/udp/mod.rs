@@ -22,13 +22,14 @@ use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Protocol;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::accept;
+use super::bind::{Sharing, bind};
 use super::listener::Listener;
 use super::settings::Datagrams;
 use super::worker::Worker;
@@ -63,7 +64,7 @@ pub(super) fn open(datagrams: Datagrams, workers: usize) -> io::Result<Vec<StdSo
     match datagrams {
         Datagrams::Address(mut at) => {
             for _ in 0..workers {
-                let socket = bind(at)?;
+                let socket = listen(at)?;
                 // Port 0 asks for any port; the other workers then share the first one's.
                 at = socket.local_addr()?;
                 sockets.push(socket);
@@ -80,20 +81,11 @@ pub(super) fn open(datagrams: Datagrams, workers: usize) -> io::Result<Vec<StdSo
     Ok(sockets)
 }
 
-fn bind(address: SocketAddr) -> io::Result<StdSocket> {
-    let socket =
-        Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
+fn listen(address: SocketAddr) -> io::Result<StdSocket> {
     // The flows' own sockets may have the same address and port as a listener of port 443.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // One flag in the kernel, whichever of the two options sets it; an IPv6 socket takes both.
-    socket.set_ip_transparent_v4(true)?;
+    let socket = bind(address, Protocol::UDP, Sharing::WithOthers, true)?;
     // A smaller one loses more of a burst, and is no fault.
     socket.set_recv_buffer_size(LISTENER_BUFFER).ok();
-    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
