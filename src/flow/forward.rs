@@ -128,7 +128,7 @@ impl Joined {
             let end = tokio::select! {
                 biased;
                 end = session.closed() => end,
-                end = relay::run(&client, &upstream, opening, listener.patience, record.bytes()) => end,
+                end = relay::run(&client, &upstream, opening, listener.timeouts, record.bytes()) => end,
             };
             guard.note(&mut session);
             if let Some(read) = read {

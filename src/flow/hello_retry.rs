@@ -41,15 +41,15 @@ pub(super) async fn run(
     let end = {
         let session = &*session;
         let opening = guard.follow(client, upstream, first, session);
-        let (patience, bytes) = (session.listener.patience, session.record.bytes());
-        relay::run(client, upstream, opening, patience, bytes).await
+        let (timeouts, bytes) = (session.listener.timeouts, session.record.bytes());
+        relay::run(client, upstream, opening, timeouts, bytes).await
     };
     guard.note(session);
     end
 }
 
-/// What [`HelloRetryGuard::follow`] waits for. Boxed where something is watched: that is over long before the
-/// relay is.
+/// What [`HelloRetryGuard::follow`] waits for. Boxed where something is watched: that is over long
+/// before the relay is.
 pub(super) enum Opening<'a> {
     Known(Vec<u8>),
     Watched(Pin<Box<dyn Future<Output = Result<Vec<u8>, End>> + 'a>>),

@@ -37,7 +37,7 @@ pub(super) struct Listener {
     /// What is dialled from clients' own addresses, by whichever listener; where none does, nobody
     /// asks.
     pub(super) dialled: Option<Arc<Dialled>>,
-    pub(super) patience: IdleTimeouts,
+    pub(super) timeouts: IdleTimeouts,
     /// As in [`settings::Listener`].
     pub(super) lifetime: Option<Duration>,
     pub(super) silent: bool,
@@ -98,7 +98,7 @@ impl Listener {
             dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
             keep_source: false,
             dialled: None,
-            patience: IdleTimeouts::even(Duration::from_secs(60)),
+            timeouts: IdleTimeouts::even(Duration::from_secs(60)),
             lifetime: None,
             silent: false,
             starttls: false,
@@ -224,7 +224,7 @@ pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<O
         },
         keep_source: settings.keep_source,
         dialled: settings.keep_source.then(Arc::default),
-        patience: IdleTimeouts {
+        timeouts: IdleTimeouts {
             idle: settings.idle_timeout,
             half_closed: settings.half_closed_timeout.min(settings.idle_timeout),
         },

@@ -77,7 +77,7 @@ struct Place {
     flags: u8,
     /// Ticks that have passed since a byte moved, and how many may; 0 is any number.
     silence: u32,
-    patience: u32,
+    timeout: u32,
     reads: Option<Waker>,
     writes: Option<Waker>,
 }
@@ -176,10 +176,10 @@ impl Token {
     }
 
     /// Measures silences from now on, or by another patience; those up to now count.
-    pub(super) fn set_timeout(&self, patience: Duration) {
-        let ticks = patience.as_nanos().div_ceil(TICK.as_nanos()).max(1);
+    pub(super) fn set_timeout(&self, timeout: Duration) {
+        let ticks = timeout.as_nanos().div_ceil(TICK.as_nanos()).max(1);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-        let began = self.with(|place| std::mem::replace(&mut place.patience, ticks) == 0);
+        let began = self.with(|place| std::mem::replace(&mut place.timeout, ticks) == 0);
         if began.unwrap_or(false) {
             HERE.with_borrow_mut(|here| {
                 if let Some(reactor) = here {
@@ -205,7 +205,7 @@ impl Token {
 impl Drop for Token {
     fn drop(&mut self) {
         let place = self.with(std::mem::take);
-        let was_timed = place.as_ref().is_ok_and(|place| place.patience > 0);
+        let was_timed = place.as_ref().is_ok_and(|place| place.timeout > 0);
         if place.is_ok() {
             HERE.with_borrow_mut(|here| {
                 if let Some(reactor) = here {
@@ -272,9 +272,9 @@ impl Reactor {
     }
 
     fn look(&mut self) {
-        for place in self.places.iter_mut().filter(|place| place.patience > 0) {
+        for place in self.places.iter_mut().filter(|place| place.timeout > 0) {
             place.silence = place.silence.saturating_add(1);
-            if place.silence > place.patience {
+            if place.silence > place.timeout {
                 place.flags |= SILENT;
                 wake(&place.reads, SILENT);
                 wake(&place.writes, SILENT);

@@ -56,7 +56,7 @@ impl IdleTimeouts {
     }
 }
 
-/// Relays until both sides have closed, one broke off and the other has what it sent, or `patience`
+/// Relays until both sides have closed, one broke off and the other has what it sent, or `timeouts`
 /// ran out. The bytes that
 /// `opening` yields go to the destination first, and nothing that the client sends goes before it
 /// has ended; an end that it yields ends the relay.
@@ -67,18 +67,18 @@ pub(super) fn run<'w, O>(
     client: &'w TcpSocket,
     upstream: &'w TcpSocket,
     opening: O,
-    patience: IdleTimeouts,
+    timeouts: IdleTimeouts,
     bytes: &'w Bytes,
 ) -> Relay<'w, O>
 where
     O: Future<Output = Result<Vec<u8>, End>> + Unpin,
 {
-    client.idle_timer().set_timeout(patience.idle);
+    client.idle_timer().set_timeout(timeouts.idle);
     Relay {
         up: Direction::new(client, upstream),
         down: Direction::new(upstream, client),
         opening: Some(opening),
-        half_closed: Some(patience.half_closed),
+        half_closed: Some(timeouts.half_closed),
         broken: None,
         bytes,
     }
@@ -90,7 +90,7 @@ pub(super) struct Relay<'w, O> {
     down: Direction<'w>,
     /// Until it has ended.
     opening: Option<O>,
-    /// The patience once a side has closed, until it is the one in force.
+    /// The time-out once a side has closed, until it is the one in force.
     half_closed: Option<Duration>,
     /// Once a side has broken off.
     broken: Option<Box<Broken>>,
@@ -171,9 +171,9 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
             return Ok(Poll::Ready(()));
         }
         if (self.up.ended || self.down.ended)
-            && let Some(patience) = self.half_closed.take()
+            && let Some(timeout) = self.half_closed.take()
         {
-            client.idle_timer().set_timeout(patience);
+            client.idle_timer().set_timeout(timeout);
         }
         match client.idle_timer().poll_timed_out(context) {
             Poll::Ready(_) => Err(Halt::Over(End::Idle)),
@@ -191,8 +191,8 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
             // What was not judged goes nowhere.
             self.up.ended = true;
         }
-        if let Some(patience) = self.half_closed.take() {
-            self.up.from.idle_timer().set_timeout(patience);
+        if let Some(timeout) = self.half_closed.take() {
+            self.up.from.idle_timer().set_timeout(timeout);
         }
         self.up.from.idle_timer().touch();
         let (last, dead) = match by {

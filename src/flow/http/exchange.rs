@@ -123,7 +123,7 @@ pub(in crate::flow) async fn run(
     upstream: &mut Upstream,
     order: &Order,
     bytes: &Arc<Bytes>,
-    patience: IdleTimeouts,
+    timeouts: IdleTimeouts,
     last: bool,
     cut: impl Future<Output = End>,
 ) -> Result<Done, Broken> {
@@ -133,10 +133,10 @@ pub(in crate::flow) async fn run(
     let sent = Sent { socket: far, sent, counted, bytes };
     let progress = Progress::default();
     near.idle_timer().touch();
-    near.idle_timer().set_timeout(patience.idle);
+    near.idle_timer().set_timeout(timeouts.idle);
     ledger.begin(bytes);
     let exchange = Exchange { order, near, far, progress: &progress };
-    let mut up = pin!(exchange.upload(ahead, &sent, patience));
+    let mut up = pin!(exchange.upload(ahead, &sent, timeouts));
     let mut down = pin!(exchange.download(said, ledger, last));
     let mut cut = pin!(cut);
     let mut up_over = false;
@@ -224,7 +224,7 @@ impl Exchange<'_> {
         &self,
         held: &mut Held,
         sent: &Sent<'_>,
-        patience: IdleTimeouts,
+        timeouts: IdleTimeouts,
     ) -> Option<Why> {
         let Self { order, near, far, progress } = *self;
         let count = |count: usize| {
@@ -250,7 +250,7 @@ impl Exchange<'_> {
         while !held.is_full() {
             match held.more(near).await {
                 Ok(0) => {
-                    near.idle_timer().set_timeout(patience.half_closed);
+                    near.idle_timer().set_timeout(timeouts.half_closed);
                     break;
                 }
                 Ok(_) => {}

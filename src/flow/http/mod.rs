@@ -97,19 +97,19 @@ impl Client {
 
     /// Waits for what the client says next; empty lines between two requests are dropped (RFC 9112
     /// §2.2). Nothing is asked of the destination meanwhile, so that whatever it does is its end. At
-    /// most for `patience` behind the last byte that moved, an acknowledged one included. `closed` tells
+    /// most for `timeout` behind the last byte that moved, an acknowledged one included. `closed` tells
     /// the connection to end, and `stopping` that no more requests are wanted.
     pub(super) async fn next(
         &mut self,
         upstream: Option<&Upstream>,
         closed: impl Future<Output = End>,
         mut stopping: watch::Receiver<bool>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Next {
         let Self { socket, held, ledger } = self;
         held.let_go();
         socket.idle_timer().touch();
-        socket.idle_timer().set_timeout(patience);
+        socket.idle_timer().set_timeout(timeout);
         let mut closed = pin!(closed);
         let mut look = FIRST_LOOK;
         loop {
@@ -160,8 +160,8 @@ impl Client {
 
     /// Closes in stages (RFC 9112 §9.6): half of the connection, then, once the client has closed the
     /// other half or kept silent long enough, all of it. What was sent is waited for as long as some
-    /// of it arrives every `patience`.
-    pub(super) async fn close(self, patience: Duration) {
+    /// of it arrives every `timeout`.
+    pub(super) async fn close(self, timeout: Duration) {
         let Self { socket, ledger, .. } = self;
         if socket.half_close().is_err() {
             ledger.give_up(End::ClientReset);
@@ -182,7 +182,7 @@ impl Client {
             if arrived && (closed || begun.elapsed() >= LINGER || discarded >= LINGER_BYTES) {
                 break;
             }
-            if heard.elapsed() >= if arrived { LINGER_SILENCE.min(patience) } else { patience } {
+            if heard.elapsed() >= if arrived { LINGER_SILENCE.min(timeout) } else { timeout } {
                 break;
             }
             tokio::select! {

@@ -41,11 +41,11 @@ pub(super) async fn serve(client: TcpSocket, connection: Connection) {
     // A request has its own time; this is the connection's.
     let place = connection.register();
     let mut client = Client::new(client, Held::default());
-    let patience = listener.patience.idle.min(KEPT);
+    let timeout = listener.timeouts.idle.min(KEPT);
     let mut is_first = true;
     loop {
         let end =
-            match client.next(None, place.closed(), worker.stopping.subscribe(), patience).await {
+            match client.next(None, place.closed(), worker.stopping.subscribe(), timeout).await {
                 Next::Bytes => None,
                 Next::Over => Some(End::ClientGone),
                 Next::Cut(end) => Some(end),
@@ -56,7 +56,7 @@ pub(super) async fn serve(client: TcpSocket, connection: Connection) {
                 worker.account.open(*peer, listener.way).finish(end);
             }
             if end == End::ClientGone {
-                client.close(listener.patience.half_closed).await;
+                client.close(listener.timeouts.half_closed).await;
             }
             return;
         }
@@ -135,9 +135,9 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let mut upstream = Upstream::new(upstream, subject.destination);
     let answered = {
         let last = *connection.worker.stopping.borrow();
-        let (bytes, patience) = (Arc::clone(session.record.bytes()), listener.patience);
+        let (bytes, timeouts) = (Arc::clone(session.record.bytes()), listener.timeouts);
         let closed = session.registration.either_closed(place);
-        http::run(&mut client, &mut upstream, &order, &bytes, patience, last, closed).await
+        http::run(&mut client, &mut upstream, &order, &bytes, timeouts, last, closed).await
     };
     match answered {
         Ok(Done::Whole { client_stays, .. }) => {
@@ -147,7 +147,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
                 return Some(client);
             }
             drop(upstream);
-            client.close(listener.patience.half_closed).await;
+            client.close(listener.timeouts.half_closed).await;
         }
         // Nobody asked for another protocol.
         Ok(Done::Switched { .. }) => session.close(End::BadAnswer),

@@ -86,7 +86,7 @@ pub(in crate::flow) async fn listen(
     let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
         return Ok(());
     };
-    client.idle_timer().set_timeout(listener.patience.idle);
+    client.idle_timer().set_timeout(listener.timeouts.idle);
     let mut seen = FirstFlight::default();
     let mut deadline = None;
     let mut progress = Progress::default();
@@ -219,8 +219,8 @@ impl Joint {
         let answered = {
             let last = *connection.worker.stopping.borrow();
             let closed = session.registration.either_closed(place);
-            let (bytes, patience) = (session.record.bytes(), connection.listener.patience);
-            http::run(&mut client, &mut upstream, &order, bytes, patience, last, closed).await
+            let (bytes, timeouts) = (session.record.bytes(), connection.listener.timeouts);
+            http::run(&mut client, &mut upstream, &order, bytes, timeouts, last, closed).await
         };
         match answered {
             Ok(Done::Whole { client_stays, upstream_stays }) => {
@@ -230,7 +230,7 @@ impl Joint {
                 }
                 upstream.socket.end_in_order();
                 drop(upstream);
-                client.close(connection.listener.patience.half_closed).await;
+                client.close(connection.listener.timeouts.half_closed).await;
             }
             Ok(Done::Switched { head }) => {
                 subject = Subject {
@@ -253,12 +253,12 @@ impl Joint {
         let Connection { worker, listener, .. } = connection;
         upstream.held.let_go();
         let (closed, stopping) = (place.closed(), worker.stopping.subscribe());
-        match client.next(Some(&upstream), closed, stopping, listener.patience.idle).await {
+        match client.next(Some(&upstream), closed, stopping, listener.timeouts.idle).await {
             Next::Bytes => {}
             Next::Over => {
                 upstream.socket.end_in_order();
                 drop(upstream);
-                client.close(listener.patience.half_closed).await;
+                client.close(listener.timeouts.half_closed).await;
                 return None;
             }
             Next::Cut(_) => return None,
@@ -421,7 +421,7 @@ async fn opening(
     session: &mut Session,
 ) -> Turn {
     let bytes = Arc::clone(session.record.bytes());
-    let patience = session.listener.patience;
+    let timeouts = session.listener.timeouts;
     let server_may_speak =
         session.worker.permits(&Subject { protocol: Protocol::Other, ..subject.clone() });
     let said = upstream.held.take();
@@ -440,7 +440,7 @@ async fn opening(
     } else if has_spoken {
         None
     } else {
-        client.idle_timer().set_timeout(patience.idle);
+        client.idle_timer().set_timeout(timeouts.idle);
         tokio::select! {
             biased;
             judged = flight(true).judge(seen, session) => Some(judged),
@@ -485,7 +485,7 @@ async fn opening(
         let guard = guard.insert(HelloRetryGuard::default());
         guard.follow(client, upstream, first, &*session).await
     });
-    let end = relay::run(client, upstream, opening, patience, &bytes).await;
+    let end = relay::run(client, upstream, opening, timeouts, &bytes).await;
     if let Some(guard) = guard {
         guard.note(session);
     }

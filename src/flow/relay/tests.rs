@@ -22,9 +22,9 @@ async fn relay(first: &[u8], idle: Duration) -> (TcpStream, TcpStream, JoinHandl
     let first = first.to_vec();
     let task = spawn_local(async move {
         let bytes = Bytes::default();
-        let patience = IdleTimeouts { idle, half_closed: idle / 4 };
+        let timeouts = IdleTimeouts { idle, half_closed: idle / 4 };
         let (near, far) = (TcpSocket::new(near), TcpSocket::new(far));
-        let end = run(&near, &far, ready(Ok(first)), patience, &bytes).await;
+        let end = run(&near, &far, ready(Ok(first)), timeouts, &bytes).await;
         (end, bytes.totals())
     });
     (client, server, task)

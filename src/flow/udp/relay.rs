@@ -184,9 +184,9 @@ impl Shuttle<'_> {
         if stopping {
             STOPPING_IDLE
         } else if self.validated.get() {
-            IDLE.min(self.context.listener.patience.idle)
+            IDLE.min(self.context.listener.timeouts.idle)
         } else {
-            UNVALIDATED_IDLE.min(self.context.listener.patience.idle)
+            UNVALIDATED_IDLE.min(self.context.listener.timeouts.idle)
         }
     }
 
