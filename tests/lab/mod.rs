@@ -22,7 +22,6 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -39,6 +38,11 @@ pub(crate) const GATEWAY: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 pub(crate) const NAME_SERVER: &str = "198.51.100.53";
 /// Where the gateway serves its metrics, inside its namespace.
 pub(crate) const ADMIN: &str = "127.0.0.1:9643";
+
+/// Has the gateway believe that forged clients (198.18.0.0/15 is for benchmarks) are there. Not on the
+/// link itself: each would take an entry of the neighbour table, which all namespaces share
+/// (`net.ipv4.neigh.default.gc_thresh3`), and other laboratories would find nobody.
+pub(crate) const BEHIND_THE_CLIENT: &str = "ip route add 198.18.0.0/15 via 192.0.2.2 dev lan0";
 
 /// The counter of final lines of the record.
 const FINALS: &str = "schengate_verdicts_final_total";
@@ -59,20 +63,6 @@ reason = \"the refused side of the laboratory\"
 
 "
     )
-}
-
-/// Packets wait for a processor in one queue for all namespaces (`net.core.netdev_max_backlog`): a
-/// flood in one laboratory drops datagrams in another, which nobody sends again.
-static QUEUES: RwLock<()> = RwLock::new(());
-
-/// While it is held, no test floods.
-pub(crate) fn calm() -> RwLockReadGuard<'static, ()> {
-    QUEUES.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// While it is held, no test waits for a datagram that would be sent once.
-pub(crate) fn flood() -> RwLockWriteGuard<'static, ()> {
-    QUEUES.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Client, gateway and world namespaces joined by veth pairs, gone on drop.

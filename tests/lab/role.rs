@@ -570,12 +570,18 @@ fn many(to: SocketAddr, question: &Value) -> io::Result<Value> {
         thread::sleep(Duration::from_millis(1));
         Ok(socket)
     };
-    let sockets = (0..count).map(open).collect::<io::Result<Vec<_>>>()?;
-    let answered = sockets.iter().filter(|socket| {
-        drop(socket.set_read_timeout(Some(patience(question))));
-        socket.recv(&mut [0; 64]).is_ok()
-    });
-    Ok(json!(answered.count()))
+    let mut silent = (0..count).map(open).collect::<io::Result<Vec<_>>>()?;
+    for socket in &silent {
+        socket.set_read_timeout(Some(patience(question)))?;
+    }
+    // Until nothing more comes while each is waited for once more.
+    loop {
+        let before = silent.len();
+        silent.retain(|socket| socket.recv(&mut [0; 64]).is_err());
+        if silent.is_empty() || silent.len() == before {
+            return Ok(json!(count - silent.len() as u64));
+        }
+    }
 }
 
 /// Sends one datagram again and again, each time from another address of 198.18.0.0/15.

@@ -276,7 +276,6 @@ pub(crate) fn row(
         *scene = Scene::start(id);
     }
     let scene = scene.as_mut()?;
-    let _calm = lab::calm();
     let (bytes, connections) = scene.arrived();
     wait_until(&format!("{id} begins with no connection"), || {
         (scene.metric("schengate_connections_active") == Some(0)).then_some(())

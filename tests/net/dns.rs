@@ -1,7 +1,5 @@
 //! The gateway as a name server (`[dns]`), through the built binary and the laboratory.
 
-use std::sync::RwLockReadGuard;
-
 use hickory_resolver::proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use serde_json::json;
@@ -73,7 +71,6 @@ struct Scene<'lab> {
     gateway: Gateway<'lab>,
     world: Helper,
     client: Helper,
-    _calm: RwLockReadGuard<'static, ()>,
 }
 
 impl<'lab> Scene<'lab> {
@@ -85,7 +82,7 @@ impl<'lab> Scene<'lab> {
         let world = lab.world.helper("world");
         let gateway = lab.start_gateway(policy);
         gateway.capture();
-        Self { gateway, world, client: lab.client.helper("client"), _calm: lab::calm() }
+        Self { gateway, world, client: lab.client.helper("client") }
     }
 
     /// The answer over UDP; `None` where there is none.
