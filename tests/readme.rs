@@ -1,5 +1,8 @@
 //! The README does what it says: its commands are the ones that CI runs, its policy loads.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use schengate::control::config;
 
 const README: &str = include_str!("../README.md");
@@ -22,7 +25,7 @@ fn the_policy_of_the_readme_loads() {
 fn the_policy_of_the_first_command_loads_and_enforces() {
     let command = block("run");
     let (_, path) = command.trim().split_once("--config ").expect("a policy file");
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     let loaded = config::load(Some(&path)).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(loaded.config.policy.mode, schengate::policy::Mode::Enforce);
     assert!(loaded.lints.is_empty(), "{:?}", loaded.lints);
@@ -34,15 +37,37 @@ fn the_test_command_is_one_line_of_cargo() {
     assert!(block("test").starts_with("cargo test"));
 }
 
+/// Every page, by its path in the tree.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["", "docs", "tests", "config", "fuzz"].map(|folder| root.join(folder));
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.extension().is_some_and(|ending| ending == "md")).collect()
+}
+
 #[test]
-fn every_file_that_the_readme_links_to_is_there() {
-    let links = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    let local: Vec<_> = links.filter(|link| !link.starts_with("http")).collect();
-    assert!(local.len() > 5);
-    for link in local {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(link);
-        assert!(path.is_file(), "{link}");
+fn every_file_that_a_page_links_to_or_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rooms = ["src/", "tests/", "docs/", "config/", "benches/", "fuzz/", "systemd/", ".ci/"];
+    let mut seen = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("a page");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let local = links.filter(|link| !link.is_empty() && !link.starts_with("http"));
+        let linked = local.map(|link| page.parent().expect("a folder").join(link));
+        // What stands between two backticks on one line.
+        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let is_path = |word: &&str| {
+            rooms.iter().any(|room| word.starts_with(room)) && !word.contains(['*', ' ', '<'])
+        };
+        let named = quoted.filter(is_path).map(|word| root.join(word));
+        for path in linked.chain(named) {
+            seen += 1;
+            assert!(path.exists(), "{} names {}", page.display(), path.display());
+        }
     }
+    assert!(seen > 80, "{seen}");
 }
 
 #[test]
