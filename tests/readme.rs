@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use schengate::control::config;
+use schengate::policy::Reason;
 
 const README: &str = include_str!("../README.md");
 
@@ -68,6 +69,15 @@ fn every_file_that_a_page_links_to_or_names_is_there() {
         }
     }
     assert!(seen > 80, "{seen}");
+}
+
+#[test]
+fn the_page_of_the_policy_has_every_reason_code() {
+    let text = include_str!("../docs/policy.md");
+    let (_, table) = text.split_once("| reason | ").expect("the table of reasons");
+    let (table, _) = table.split_once("\n\n").expect("its end");
+    let shown: Vec<_> = table.lines().skip(2).filter_map(|row| row.split('`').nth(1)).collect();
+    assert_eq!(shown, Reason::ALL.map(Reason::label));
 }
 
 #[test]
