@@ -3,7 +3,7 @@
 //!
 //! A policy is compiled when it is loaded. Each dimension of a question is looked up once: client
 //! address, destination address, port, carrier (transport and protocol) and name each give a set of
-//! rules as bits ([`rule_set`]); the first bit of their intersection is the rule that decides. What
+//! rules as bits (`rule_set`); the first bit of their intersection is the rule that decides. What
 //! the axes say is computed ahead for each class of addresses and each group. So a verdict is a few
 //! table look-ups, a few words and-ed and a count of trailing zeros, whatever the number of rules,
 //! and touches neither heap nor clock.

@@ -276,7 +276,7 @@ pub enum Ech {
     Block,
 }
 
-/// Position of a rule in the policy file, from 0. [`super::Policy::rule`] tells its name.
+/// Position of a rule in the policy file, from 0. [`super::Policy::rule_name`] tells its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub(super) u32);
 

@@ -1,6 +1,6 @@
 //! `Config` + tables -> `Policy`, for an instant.
 //!
-//! The facts by address ([`chart`]) do not depend on the time, are made once a load, and outlive a
+//! The facts by address (`chart`) do not depend on the time, are made once a load, and outlive a
 //! reload that changes nothing of what they are made from ([`Drawn`]); what the policy makes of them
 //! (zones, rules in force, modes) is compiled for an instant and is good until the next one at which
 //! any of it changes.
