@@ -1,5 +1,5 @@
 //! The command line: a thin door to library code. Answers go to stdout, the rest to stderr; the
-//! exit status is 0 for yes, 1 for no, 2 for "could not answer" (POLICY.md §5).
+//! exit status is 0 for yes, 1 for no, 2 for "could not answer".
 
 mod capture;
 mod check;

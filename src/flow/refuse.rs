@@ -1,5 +1,5 @@
-//! Tells a refused client so, in the protocol that it speaks (POLICY.md §4). Never asks why: the denial
-//! is the reason.
+//! Tells a refused client so, in the protocol that it speaks (docs/policy.md §4). Never asks why: the
+//! denial is the reason.
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Resolves the name of an explicit request once, judges every answer, and dials only those that are
-//! permitted (POLICY.md §3).
+//! permitted (docs/policy.md §3).
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

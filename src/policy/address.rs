@@ -1,5 +1,5 @@
 //! What an address is before any table is asked: the IANA special-purpose registries, the guards,
-//! and the IPv4 addresses that hide inside IPv6 (POLICY.md §3, step 1).
+//! and the IPv4 addresses that hide inside IPv6 (docs/policy.md §3, step 1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -50,7 +50,7 @@ pub struct Operator {
 }
 
 /// Whether `words` are whole leading words of the operator id `id`, or all of it: how a block rule
-/// names operators (POLICY.md §3).
+/// names operators (docs/policy.md §3).
 #[must_use]
 pub fn leads(words: &str, id: &str) -> bool {
     id.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))

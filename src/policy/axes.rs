@@ -1,5 +1,5 @@
 //! The axes of a judgement: every cause that holds is weighed, the strictest action decides
-//! (POLICY.md §3, step 3).
+//! (docs/policy.md §3, step 3).
 
 use super::atlas::Location;
 use super::blueprint::Causes;

@@ -59,7 +59,7 @@ pub struct GroupSpec {
 
 /// What each cause leads to (`[policy.on]`); `judge` (for `unread` and `malformed`) is [`Action::Allow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each field is the cause of its name, POLICY.md §2")]
+#[expect(missing_docs, reason = "each field is the cause of its name, docs/policy.md §2")]
 pub struct Causes {
     pub outside: Action,
     pub law: Action,
@@ -76,7 +76,7 @@ pub struct Causes {
 
 /// One rule. A condition that is `None` holds for everything.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields are the conditions of POLICY.md §2")]
+#[expect(missing_docs, reason = "the fields are the conditions of docs/policy.md §2")]
 pub struct RuleSpec {
     pub name: String,
     pub action: Action,

@@ -1,4 +1,4 @@
-//! The judgement: guards, rules in file order, axes (POLICY.md §3). One function for the data
+//! The judgement: guards, rules in file order, axes (docs/policy.md §3). One function for the data
 //! plane, `explain`, `inspect` and replay; who wants to know the steps passes a [`Trace`].
 
 use std::net::SocketAddr;

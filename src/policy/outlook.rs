@@ -1,5 +1,5 @@
 //! What a question may still come to while its name is not known: whether first bytes are worth
-//! waiting for (POLICY.md §3), and whether bytes that break their protocol matter.
+//! waiting for (docs/policy.md §3), and whether bytes that break their protocol matter.
 
 use super::address::target;
 use super::axes::Profile;

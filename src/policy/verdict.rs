@@ -39,7 +39,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// Why a verdict is what it is (POLICY.md §3). A closed set.
+/// Why a verdict is what it is (docs/policy.md §3). A closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Reason {
@@ -353,7 +353,7 @@ impl Verdict {
     }
 
     /// The verdict once the hello inside an explicit tunnel named another host than the tunnel's
-    /// (POLICY.md §3), where `on` is what `[policy.on] mismatch` leads to for the client
+    /// (docs/policy.md §3), where `on` is what `[policy.on] mismatch` leads to for the client
     /// ([`super::Policy::on_mismatch`]): `block` refuses in `enforce` and is recorded in `observe`,
     /// `log` is a floor under what would be allowed, `allow` changes nothing.
     #[must_use]

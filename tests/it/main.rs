@@ -26,6 +26,7 @@ mod identify;
 mod inspect;
 mod malformed;
 mod operations;
+mod policy_page;
 mod reload;
 mod scenarios;
 mod services;

@@ -132,7 +132,7 @@ fn h10_without_an_installed_policy_the_built_in_one_answers_and_is_named() {
 
 #[test]
 fn h10_run_takes_no_policy_that_it_is_not_told_of() {
-    // POLICY.md section 5: without a file, an explicit proxy that observes. The installed policy is
+    // Without a file the default holds, an explicit proxy that observes. The installed policy is
     // broken, so that whoever took it would end at once.
     let bad = ["run", "--config", "/etc/schengate/policy.toml"];
     let Some(output) = with_etc(Some("no policy"), &bad) else { return };

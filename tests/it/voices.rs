@@ -1,5 +1,5 @@
 //! Of several lists that hold rows of one provider, the first speaks for it alone, and an address
-//! that answers from many places has no country (POLICY.md §3).
+//! that answers from many places has no country (docs/policy.md §3).
 
 use std::fs;
 use std::path::Path;

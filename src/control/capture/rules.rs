@@ -6,7 +6,7 @@ use super::matches::{HERE, ICMP, TCP, UDP};
 use super::{Capture, EMPTY_TABLE, Family, Form, HTTPS, MARK, shortcut};
 use crate::control::config::ListenMode;
 
-/// The answer to UDP that no listener takes (POLICY.md §4).
+/// The answer to UDP that no listener takes (docs/policy.md §4).
 pub(super) const REJECT_UDP: &str =
     "meta l4proto 17 counter reject with icmpx type admin-prohibited";
 

@@ -1,4 +1,4 @@
-//! The statements about one class of addresses -> where it may be and whose it is (POLICY.md §3).
+//! The statements about one class of addresses -> where it may be and whose it is (docs/policy.md §3).
 
 use std::collections::{HashMap, HashSet};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::control::data::{ProviderRow, Sources, UNNAMED_PROVIDER};
 
-/// For each provider the first table of `[data] providers` that holds rows of it (POLICY.md §3): a
+/// For each provider the first table of `[data] providers` that holds rows of it (docs/policy.md §3): a
 /// newer list that stands before the embedded one replaces what that one says of the provider, and
 /// its other providers go on being read there.
 pub(super) struct Voices<'a>(HashMap<&'a str, usize>);

@@ -38,8 +38,6 @@ pub enum CredentialSent {
     Url,
 }
 
-pub(super) const KEYS: [&str; 5] = ["credential", "credential_file", "user", "auth", "header"];
-
 const HELP: &str = "name it in credential (systemd) or credential_file, which holds it in one line";
 
 /// Reads the keys of a credential; `Some(None)` where there is none, `None` where one is faulty.

@@ -72,26 +72,7 @@ const LISTEN: Listen = Listen {
 };
 
 fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
-    reader.only(
-        table,
-        &[
-            "mode",
-            "address",
-            "peek_timeout",
-            "connect_timeout",
-            "idle_timeout",
-            "half_closed_timeout",
-            "lifetime",
-            "keepalive",
-            "user_timeout",
-            "keep_source",
-            "max_connections",
-            "max_connections_per_client",
-            "silent",
-            "starttls",
-            "udp",
-        ],
-    );
+    reader.only(table);
     let modes = [ListenMode::Tproxy, ListenMode::Redirect, ListenMode::Proxy];
     let modes = modes.map(|mode| (mode.label(), mode));
     let help = "write mode = \"tproxy\", \"redirect\" or \"proxy\"";

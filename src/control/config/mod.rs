@@ -1,4 +1,4 @@
-//! The policy file: read, resolved, every fault at once (POLICY.md §2).
+//! The policy file: read, resolved, every fault at once (docs/policy.md §2).
 //!
 //! `reader` walks the TOML document and keeps each fault with its place; `resolve` and `rules` turn
 //! its tables into the types below, in which nothing unsound can be written; `lint` looks at the
@@ -9,6 +9,7 @@ mod credential;
 mod error;
 mod file;
 mod hosts;
+pub mod keys;
 mod known;
 mod lint;
 mod listen;
@@ -328,7 +329,7 @@ pub struct DatedMember {
 /// `[[rule]]`. A condition that is `None` was not written and holds for everything; a condition
 /// that was written is never empty.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields are the keys of POLICY.md §2")]
+#[expect(missing_docs, reason = "the fields are the keys of docs/policy.md §2")]
 pub struct Rule {
     pub name: String,
     pub action: Action,

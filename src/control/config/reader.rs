@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Fault, Faults, Position, Wrong, nearest};
+use super::keys;
 
 /// The text under the reader, and what was found wrong with it.
 pub(super) struct Reader<'t> {
@@ -134,8 +135,9 @@ impl<'t> Reader<'t> {
         parsed.map_err(|wrong| self.fault_at(item.span.start, &item.key, wrong)).ok()
     }
 
-    /// Records every key that is not in `known`.
-    pub(super) fn only(&mut self, table: &Table<'_>, known: &[&str]) {
+    /// Records every key that [`keys::KEYS`] does not have for this table.
+    pub(super) fn only(&mut self, table: &Table<'_>) {
+        let known = keys::of(&table.path);
         for (key, span, item) in table.in_order() {
             if known.contains(&key) {
                 continue;

@@ -20,27 +20,6 @@ use super::{
 use crate::egress::NamesLimit;
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
-const SECTIONS: [&str; 13] = [
-    "schema", "policy", "group", "zones", "rule", "operator", "place", "names", "dns", "listen",
-    "admin", "capture", "data",
-];
-
-const DATA_KEYS: [&str; 13] = [
-    "directory",
-    "country",
-    "asn",
-    "providers",
-    "services",
-    "services_key",
-    "max_age",
-    "max_loss",
-    "memory",
-    "country_field",
-    "pack",
-    "pack_key",
-    "update",
-];
-
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
 pub(super) const ACTIONS: [(&str, Action); 3] =
@@ -84,7 +63,7 @@ pub(super) struct Marks {
 }
 
 impl Causes {
-    /// What each cause leads to where the file does not say (POLICY.md §2).
+    /// What each cause leads to where the file does not say (docs/policy.md §2).
     pub const DEFAULT: Self = Self {
         outside: Action::Block,
         law: Action::Block,
@@ -107,7 +86,7 @@ pub(super) fn config(
     path: Option<&Path>,
 ) -> Option<(Config, Marks, Vec<UnknownRegion>)> {
     schema(reader, root);
-    reader.only(root, &SECTIONS);
+    reader.only(root);
     let zone_table = reader.table(root, "zones");
     let (zones, names) = zones::read(reader, zone_table.as_ref());
     let policy_table = reader.table(root, "policy");
@@ -210,7 +189,7 @@ fn policy(
         reader.fault_at(0, "policy", wrong);
     }
     let table = table?;
-    reader.only(table, &["mode", "permit", "permit_law", "on", "grace", "watch", "contact"]);
+    reader.only(table);
     let mode = or(table, "mode", Mode::Enforce, |item| reader.word(item, &MODES));
     let permit = reader.required(table, "permit", PERMIT_HELP);
     let permit = permit.and_then(|item| zones::zone_list(reader, &item, names));
@@ -252,7 +231,7 @@ fn causes(reader: &mut Reader<'_>, parent: &Table<'_>, inherited: Causes) -> Opt
         ("stale", &mut on.stale),
         ("private", &mut on.private),
     ];
-    reader.only(&table, &fields.each_ref().map(|&(key, _)| key));
+    reader.only(&table);
     let mut sound = true;
     for (key, field) in fields {
         let words: &[_] = if key == "unread" { &UNREAD_ACTIONS } else { &ACTIONS };
@@ -298,7 +277,7 @@ fn group(
     names: &zones::Names,
     inherited: &Defaults,
 ) -> Option<Group> {
-    reader.only(table, &["name", "clients", "mode", "permit", "permit_law", "on", "until"]);
+    reader.only(table);
     if let Some(item) = table.item("name") {
         match item.value.as_str() {
             Some("default") => {
@@ -376,18 +355,7 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
         limit: NamesLimit::default(),
     };
     let Some(table) = table else { return Some(default) };
-    reader.only(
-        table,
-        &[
-            "binding",
-            "ech",
-            "resolvers",
-            "resolver_ca",
-            "remember",
-            "new_names",
-            "new_names_per_domain",
-        ],
-    );
+    reader.only(table);
     let bindings =
         [("verify", Binding::Verify), ("redial", Binding::Redial), ("trust", Binding::Trust)];
     let hellos = [("claim", Ech::Claim), ("unread", Ech::Unread), ("block", Ech::Block)];
@@ -432,7 +400,7 @@ fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Opti
         return Some(None);
     }
     let table = reader.table(root, "dns")?;
-    reader.only(&table, &["listen", "refuse", "filter", "strip_ech", "rate", "types"]);
+    reader.only(&table);
     let help = "write where clients ask: listen = \"192.0.2.1:53\"";
     let item = reader.required(&table, "listen", help)?;
     let listen = net::socket(reader, &item);
@@ -499,7 +467,7 @@ fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
         return Some(default);
     }
     let table = reader.table(root, "admin")?;
-    reader.only(&table, &["address"]);
+    reader.only(&table);
     let address = or(&table, "address", default.address, |item| net::socket(reader, item));
     Some(Admin { address: address? })
 }
@@ -515,7 +483,7 @@ fn capture(
         return Some(default);
     }
     let table = reader.table(root, "capture")?;
-    reader.only(&table, &["shortcut", "ntp", "dhcp"]);
+    reader.only(&table);
     let words = Shortcut::ALL.map(|shortcut| (shortcut.label(), shortcut));
     let shortcut = or(&table, "shortcut", default.shortcut, |item| reader.word(item, &words))?;
     let is_captured = |listen: &Listen| listen.mode != ListenMode::Proxy;
@@ -536,7 +504,7 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         return Some(default);
     }
     let table = reader.table(root, "data")?;
-    reader.only(&table, &DATA_KEYS);
+    reader.only(&table);
     let directory = or(&table, "directory", default.directory, |item| {
         reader.line(item).map(|path| reader.base.join(path))
     });

@@ -40,7 +40,7 @@ const HOSTS_MAX_BYTES: usize = 1 << 30;
 
 const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
 
-/// DTLS counts as `other` (POLICY.md §2 names no more).
+/// DTLS counts as `other` (docs/policy.md §2 names no more).
 const PROTOCOLS: [(&str, Protocol); 4] = [
     ("tls", Protocol::Tls),
     ("quic", Protocol::Quic),
@@ -112,8 +112,7 @@ fn rule(
     taken: &mut BTreeMap<String, usize>,
     unknown_regions: &mut Vec<UnknownRegion>,
 ) -> Option<(Rule, Option<Endpoints>)> {
-    let texts = ["name", "action", "basis", "reason", "owner"];
-    reader.only(table, &[&CONDITIONS[..], &texts[..]].concat());
+    reader.only(table);
     let name = unique_name(reader, table, taken);
     let help = "write action = \"allow\", \"log\" or \"block\"";
     let action = reader.required(table, "action", help);
@@ -313,8 +312,7 @@ fn only_member<T: Ord + Display + Clone>(
 }
 
 fn operator(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OperatorEntry> {
-    let keys = ["name", "host", "prefix", "asn", "homes", "technology", "evidence", "as_of"];
-    reader.only(table, &keys);
+    reader.only(table);
     if let Some(item) = table.item("name")
         && let Some(name) = item.value.as_str()
         && !is_operator_id(name)
@@ -382,7 +380,7 @@ pub(super) fn places(
 }
 
 fn place(reader: &mut Reader<'_>, table: &Table<'_>, names: &zones::Names) -> Option<Place> {
-    reader.only(table, &["to", "location", "anycast", "reason"]);
+    reader.only(table);
     let to = reader.required(table, "to", "say which addresses: to = [\"192.0.2.0/24\"]");
     let to = to.and_then(|item| net::prefixes(reader, &item));
     let location = optional(table, "location", |item| zones::zone_list(reader, item, names));

@@ -20,7 +20,7 @@ const DATE_HELP: &str = "write a day (2026-12-31, its time is UTC) or a date-tim
                          (2026-12-31T18:00:00+01:00)";
 
 const DURATION_HELP: &str = "write a whole number and a unit in quotes: \"250ms\", \"3s\", \
-                             \"5m\", \"1h\" or \"45d\"";
+                             \"5m\", \"1h\", \"45d\" or \"8w\"";
 
 /// Which instant a bare day stands for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -150,6 +150,7 @@ fn parse_duration(text: &str) -> Result<Duration, Wrong> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
+        "w" => 7 * 86_400_000,
         _ => return Err(Wrong::new(format!("{text:?} is no duration"), DURATION_HELP)),
     };
     let number = number.parse::<u64>().ok();
@@ -221,7 +222,8 @@ mod tests {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         assert_eq!(parse_duration("45d"), Ok(Duration::from_secs(45 * 86_400)));
-        for text in ["", "3", "s", "1.5h", "-1s", "3 s", "3S", "99999999999999999999d", "1w", "é"]
+        assert_eq!(parse_duration("8w"), Ok(Duration::from_secs(56 * 86_400)));
+        for text in ["", "3", "s", "1.5h", "-1s", "3 s", "3S", "99999999999999999999d", "1y", "é"]
         {
             assert!(parse_duration(text).is_err(), "{text:?}");
         }

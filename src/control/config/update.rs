@@ -60,9 +60,6 @@ pub struct Signature {
     pub url: SourceUrl,
 }
 
-const SOURCE_KEYS: [&str; 7] =
-    ["name", "url", "file", "sha256", "sha256_url", "key", "signature_url"];
-
 const DIGEST_HELP: &str = "write the 64 digits that `sha256sum` prints";
 
 /// Reads `update` of `[data]`, whose other keys are in `data`; `None` where it is faulty.
@@ -75,7 +72,7 @@ pub(super) fn read(
         return Some(None);
     }
     let table = reader.table(data_table, "update")?;
-    reader.only(&table, &["ca", "timeout", "max_mib", "source"]);
+    reader.only(&table);
     let ca = optional(&table, "ca", |item| path(reader, item));
     let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 60 * 60));
     let timeout = or(&table, "timeout", Duration::from_secs(600), |item| {
@@ -103,7 +100,7 @@ fn source(
     names: &mut BTreeMap<String, usize>,
     files: &mut BTreeMap<PathBuf, usize>,
 ) -> Option<UpdateSource> {
-    reader.only(table, &[&SOURCE_KEYS[..], &credential::KEYS[..]].concat());
+    reader.only(table);
     let name = rules::unique_name(reader, table, names);
     let help = "say where it is: url = \"https://...\"";
     let url = reader.required(table, "url", help).and_then(|item| address(reader, &item));

@@ -90,7 +90,7 @@ fn since_of(text: &str) -> Option<Timestamp> {
     begins(Date::new(year, month.ok()?, day.ok()?).ok()?)
 }
 
-/// The operator id of a name (POLICY.md §3): up to ` / ` or ` (`, lower case, one `-` for each run
+/// The operator id of a name (docs/policy.md §3): up to ` / ` or ` (`, lower case, one `-` for each run
 /// of other characters.
 #[must_use]
 pub fn operator_id(name: &str) -> String {

@@ -184,7 +184,7 @@ pub struct OperatorFact {
     pub asn: u32,
     /// The name as written.
     pub name: String,
-    /// The operator id (POLICY.md §3).
+    /// The operator id (docs/policy.md §3).
     pub id: String,
     /// Legal home, and the home of the holding entity where it differs.
     pub homes: CountrySet,

@@ -1,4 +1,4 @@
-//! What the gateway sends to UDP clients of its own: to a refused one (POLICY.md §4) CONNECTION_CLOSE
+//! What the gateway sends to UDP clients of its own: to a refused one (docs/policy.md §4) CONNECTION_CLOSE
 //! for QUIC that was read, else ICMP "administratively prohibited"; to a permitted one what ICMP said
 //! of its datagrams on their way (RFC 5508 §4).
 //!
