@@ -669,14 +669,16 @@ fn w01_no_stream_of_requests_brings_another_name_out() {
             let ask = json!({"way": index, "seed": seed, "count": batch});
             let answered = client.ask(&ask).as_u64().unwrap();
             let descriptors = gateway.descriptors();
-            // A connection counts once the world has heard its end.
+            // A connection counts once the world has heard its end. The explicit proxy answers a CONNECT
+            // itself, which the world knows nothing of.
+            let all = if way == Way::Http { 0 } else { answered };
             let (mut requests, mut kept, mut wrong) = (0, 0, Vec::new());
             wait_until("the world has read what was answered", || {
                 let told: Value = world.ask(&json!("tell"));
                 requests += told["requests"].as_u64().unwrap();
                 kept += told["kept_alive"].as_u64().unwrap();
                 wrong.extend(told["wrong"].as_array().unwrap().iter().cloned());
-                (!wrong.is_empty() || requests >= answered).then_some(())
+                (!wrong.is_empty() || requests >= all).then_some(())
             });
             if rounds.is_multiple_of(50) {
                 println!(
