@@ -15,6 +15,7 @@ use super::Way;
 use super::labels::{Accept, CONNECT, Connect, DnsQuery, Dropped, HELLO, Hello, Limit, Probed};
 use super::series::{BOUNDS, HISTOGRAMS, Taken, describe};
 use super::tally::{BUCKETS_MAX, Samples, Tallies};
+use crate::evidence::Status;
 use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
 
 /// A histogram, as its place in [`HISTOGRAMS`].
@@ -248,6 +249,20 @@ impl Metrics {
     /// A line of the record was lost.
     pub fn audit_lost(&self) {
         self.taken.audit_lost.increment(1);
+    }
+
+    /// How the record fares.
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
+    pub fn audit(&self, status: &Status) {
+        let Status { fault, records, gaps, bytes, head_size, head_time } = status;
+        with_local_recorder(&self.recorder, || {
+            gauge!("schengate_audit_writing").set(if fault.is_none() { 1.0 } else { 0.0 });
+            counter!("schengate_audit_records_total").absolute(*records);
+            counter!("schengate_audit_gaps_total").absolute(*gaps);
+            gauge!("schengate_audit_bytes").set(*bytes as f64);
+            gauge!("schengate_audit_head_size").set(*head_size as f64);
+            gauge!("schengate_audit_head_timestamp_seconds").set(*head_time as f64);
+        });
     }
 
     /// A message of the process was lost.

@@ -13,9 +13,9 @@ mod tally;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -25,8 +25,10 @@ pub use metrics::Metrics;
 pub use record::Record;
 pub(crate) use sources::network;
 
+use crate::evidence::{self, Sink};
 use crate::identify::{Fault, HostName, NameSource, Protocol};
 use crate::policy::Verdict;
+use line::{Line, key};
 use log::{Kind, Log};
 use sources::Sources;
 
@@ -140,6 +142,18 @@ impl End {
     }
 }
 
+/// Which lines of connections go to the log, for people (`[log] connections`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum View {
+    /// All of them.
+    All,
+    /// Of those that were not forwarded.
+    Refused,
+    /// None.
+    Nothing,
+}
+
 /// The way to the metrics and the record. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Account(Arc<Inner>);
@@ -148,6 +162,10 @@ pub struct Account(Arc<Inner>);
 struct Inner {
     metrics: Arc<Metrics>,
     log: Log,
+    /// Where the record is kept, if it is kept anywhere but in the log.
+    sink: OnceLock<Sink>,
+    /// A [`View`].
+    view: AtomicU8,
     sources: Sources,
     /// The first part of each id, by which those of different runs differ: the milliseconds since
     /// 1970 at which the process began to keep a record.
@@ -171,6 +189,8 @@ impl Account {
         Ok(Self(Arc::new(Inner {
             metrics,
             log,
+            sink: OnceLock::new(),
+            view: AtomicU8::new(View::All as u8),
             sources: Sources::default(),
             run,
             sequence: AtomicU64::new(1),
@@ -189,6 +209,86 @@ impl Account {
         Record::open(self, client, way)
     }
 
+    /// Keeps the record there from now on; `false` where it is kept already.
+    #[must_use]
+    pub fn keep(&self, sink: Sink) -> bool {
+        self.0.sink.set(sink).is_ok()
+    }
+
+    /// Shows these lines of connections in the log from now on.
+    pub fn show(&self, view: View) {
+        self.0.view.store(view as u8, Ordering::Relaxed);
+    }
+
+    /// Whether a connection that begins now can be recorded, or goes on unrecorded.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.0.sink.get().is_none_or(Sink::keeps)
+    }
+
+    /// How the record fares, where it is kept anywhere but in the log.
+    #[must_use]
+    pub fn fares(&self) -> Option<evidence::Status> {
+        let status = self.0.sink.get().map(Sink::status)?;
+        self.0.metrics.audit(&status);
+        Some(status)
+    }
+
+    /// Records what happened to the gateway itself; `fields` is an object of more fields.
+    pub fn event(&self, event: &'static str, fields: &serde_json::Map<String, serde_json::Value>) {
+        let Some(sink) = self.0.sink.get() else { return };
+        let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed);
+        // No connection waits for it.
+        let _kept = sink.line(evidence::Kind::Other, |buffer| {
+            let mut line = Line::begin(buffer);
+            line.label(key!("event"), Some(event));
+            line.id(key!("id"), &self.0.run, sequence);
+            line.time(key!("time"), Timestamp::now());
+            for (name, value) in fields {
+                line.fields(
+                    format!(",{}:{value}", serde_json::Value::from(name.as_str())).as_bytes(),
+                );
+            }
+            line.end();
+        });
+    }
+
+    /// Counts what a live connection has forwarded, and records it where `[audit] interval` has passed
+    /// since it was last recorded.
+    pub fn live(&self, bytes: &Bytes) {
+        self.0.metrics.forwarded(bytes.uncounted());
+        let Some((sink, (sequence, opened))) = self.0.sink.get().zip(bytes.record.get()) else {
+            return;
+        };
+        let age = opened.elapsed();
+        let due = age.as_millis().checked_div(sink.interval().as_millis()).unwrap_or(0);
+        let due = u32::try_from(due).unwrap_or(u32::MAX);
+        if bytes.updates.fetch_max(due, Ordering::Relaxed) >= due {
+            return;
+        }
+        let (up, down) = bytes.totals();
+        let _kept = sink.line(evidence::Kind::Other, |buffer| {
+            let mut line = Line::begin(buffer);
+            line.label(key!("event"), Some("update"));
+            line.id(key!("id"), &self.0.run, *sequence);
+            line.time(key!("time"), Timestamp::now());
+            line.number(key!("bytes_up"), Some(up));
+            line.number(key!("bytes_down"), Some(down));
+            line.number(
+                key!("duration_ms"),
+                Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            );
+            line.end();
+        });
+    }
+
+    /// Ends the record that is kept elsewhere than in the log: what there is is written and signed;
+    /// `false` where that is not done within `limit`.
+    #[must_use]
+    pub fn close(&self, limit: Duration) -> bool {
+        self.0.sink.get().is_none_or(|sink| sink.close(limit))
+    }
+
     /// The way of the process's own messages to the sink of the record, which their writer does not
     /// wait for.
     #[must_use]
@@ -200,6 +300,14 @@ impl Account {
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         self.0.log.flush(limit)
+    }
+}
+
+impl Inner {
+    /// Whether the line of a connection goes to the log.
+    fn shows(&self, was_opened: bool) -> bool {
+        let view = self.view.load(Ordering::Relaxed);
+        view == View::All as u8 || view == View::Refused as u8 && !was_opened
     }
 }
 
@@ -229,9 +337,18 @@ pub struct Bytes {
     /// What the counters of the process have been told of each.
     up_counted: AtomicU64,
     down_counted: AtomicU64,
+    /// The number of its record and when it began, once it is opened.
+    record: OnceLock<(u64, Instant)>,
+    /// Intervals of which an `update` was recorded.
+    updates: AtomicU32,
 }
 
 impl Bytes {
+    /// They are those of an open record.
+    fn opened(&self, sequence: u64, since: Instant) {
+        self.record.get_or_init(|| (sequence, since));
+    }
+
     /// `count` bytes more went to the destination.
     pub fn up(&self, count: usize) {
         self.up.fetch_add(count as u64, Ordering::Relaxed);
@@ -367,6 +484,19 @@ pub(crate) mod kept {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         }
     }
+
+    /// Keeps the record of an account in a directory, and leaves no room in it: another sink, which is
+    /// given back, holds the directory until it is closed, so that nobody takes lines away.
+    pub(crate) fn fill(account: &Account, directory: &std::path::Path) -> Sink {
+        let settings = evidence::Settings::new(directory.to_owned());
+        let first = Sink::start(&settings, false).unwrap();
+        assert!(account.keep(Sink::start(&settings, true).unwrap()));
+        let much = serde_json::Map::from_iter([("cause".to_owned(), "x".repeat(40_000).into())]);
+        while account.keeps() {
+            account.event("reload-failed", &much);
+        }
+        first
+    }
 }
 
 #[cfg(test)]
@@ -434,7 +564,7 @@ mod tests {
         let account = kept.account();
         let mut record = account.open(client(), Way::Redirect);
         record.judged(judged(Action::Allow));
-        record.forwarding();
+        record.forwarding().unwrap();
         record.bytes().up(3);
         record.bytes().down(5);
         record.finish(End::Done);
@@ -462,6 +592,71 @@ mod tests {
         assert_eq!(lines[0]["event"], "unjudged");
         assert_eq!(lines[0]["end"], "aborted");
         assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
+    }
+
+    /// How a record is kept in a directory.
+    fn settings(dir: &tempfile::TempDir) -> evidence::Settings {
+        let directory = dir.path().to_owned();
+        let interval = Duration::from_secs(10);
+        evidence::Settings { interval, ..evidence::Settings::new(directory) }
+    }
+
+    #[test]
+    fn what_lives_is_recorded_once_more_each_interval() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::default();
+        let account = kept.account();
+        assert!(account.keep(Sink::start(&settings(&dir), false).unwrap()));
+        account.show(View::Refused);
+        let mut record = account.open(client(), Way::Tproxy);
+        record.stands_for(0, Instant::now().checked_sub(Duration::from_secs(25)).unwrap());
+        record.judged(judged(Action::Allow));
+        account.live(record.bytes());
+        record.forwarding().unwrap();
+        record.bytes().up(7);
+        account.live(record.bytes());
+        account.live(record.bytes());
+        let id = record.id();
+        record.finish(End::Done);
+        account.event("stop", &serde_json::Map::new());
+        assert!(account.close(Duration::from_secs(60)));
+        let segments = evidence::Segment::all(dir.path()).unwrap();
+        let records = segments[0].records().unwrap();
+        let records: Vec<serde_json::Value> =
+            evidence::lines(&records).map(|line| serde_json::from_slice(line).unwrap()).collect();
+        let events: Vec<_> = records.iter().map(|line| line["event"].as_str().unwrap()).collect();
+        assert_eq!(events, ["segment", "open", "update", "close", "stop"]);
+        assert_eq!((&records[2]["id"], &records[2]["bytes_up"]), (&id.into(), &7.into()));
+        assert!(kept.lines(&account).is_empty(), "people are shown what is refused");
+        let text = account.metrics().render();
+        assert!(!text.contains("schengate_audit_records_total 5"), "nobody asked yet: {text}");
+        assert_eq!(account.fares().unwrap().records, 5);
+        let text = account.metrics().render();
+        assert!(text.contains("schengate_audit_records_total 5"), "{text}");
+        assert!(text.contains("schengate_audit_head_size 5"), "{text}");
+    }
+
+    #[test]
+    fn a02_what_cannot_be_recorded_is_not_forwarded_and_its_refusal_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::default();
+        let account = kept.account();
+        let first = kept::fill(&account, dir.path());
+        let mut record = account.open(client(), Way::Tproxy);
+        record.judged(judged(Action::Allow));
+        assert_eq!(record.forwarding(), Err(End::Refused));
+        let verdict = record.judgement().unwrap().verdict;
+        assert_eq!((verdict.action(), verdict.reason()), (Action::Block, Reason::Record));
+        record.finish(End::Refused);
+        let lines = kept.lines(&account);
+        let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+        assert_eq!(events, ["refused"]);
+        assert!(account.fares().unwrap().fault.is_some());
+        assert!(first.close(Duration::from_secs(60)));
+        assert!(account.close(Duration::from_secs(60)));
+        let text = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let text = text.filter_map(|path| std::fs::read_to_string(path).ok()).collect::<String>();
+        assert!(text.contains("\"event\":\"refused\"") && !text.contains("\"event\":\"open\""));
     }
 
     #[test]

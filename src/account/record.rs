@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::line::{Line, key};
 use super::{Account, Bytes, End, Facts, Judged, Metrics, Named, Way, sources};
+use crate::evidence::{self as sink, Unkept};
 use crate::identify::{Fault, HostName};
 use crate::policy::Action;
 
@@ -145,11 +146,25 @@ impl Record {
         self.judged = Some(Box::new(judged));
     }
 
-    /// The connection is about to be forwarded: writes its `open` line.
-    pub fn forwarding(&mut self) {
-        if !std::mem::replace(&mut self.was_opened, true) {
-            self.write("open", None);
+    /// The connection is about to be forwarded: keeps its `open` line.
+    ///
+    /// # Errors
+    /// The line cannot be kept, and nothing goes unrecorded: the connection is refused, and its record
+    /// says so already.
+    pub fn forwarding(&mut self) -> Result<(), End> {
+        if std::mem::replace(&mut self.was_opened, true) {
+            return Ok(());
         }
+        if self.write("open", None).is_err() {
+            self.was_opened = false;
+            if let Some(judged) = self.judged.as_deref() {
+                let refused = judged.overruled(*judged.verdict.unrecorded().verdict());
+                self.judged(refused);
+            }
+            return Err(End::Refused);
+        }
+        self.bytes.opened(self.sequence, self.opened);
+        Ok(())
     }
 
     /// Closes the record.
@@ -173,51 +188,69 @@ impl Record {
             (false, true) => "refused",
             (false, false) => "unjudged",
         };
-        self.write(event, Some(end));
+        // Only an `open` line is one without which nothing goes on.
+        let _kept = self.write(event, Some(end));
     }
 
-    fn write(&self, event: &'static str, end: Option<End>) {
+    /// Writes a line to the record, and to the view of it on the log.
+    fn write(&self, event: &'static str, end: Option<End>) -> Result<(), Unkept> {
+        let (account, now) = (&self.account.0, Timestamp::now());
+        let kind = if event == "open" { sink::Kind::Opening } else { sink::Kind::Other };
+        let sink = account.sink.get();
+        let kept =
+            sink.map_or(Ok(()), |sink| sink.line(kind, |buffer| self.put(buffer, event, end, now)));
+        // What is not let go is shown as what it then is.
+        if kept.is_ok() && account.shows(self.was_opened) {
+            let written = account.log.line(|buffer| {
+                self.put(buffer, event, end, now);
+                buffer.push(b'\n');
+            });
+            match (written, sink) {
+                (true, _) => {}
+                // The record has it.
+                (false, Some(_)) => self.metrics().message_lost(),
+                (false, None) => self.metrics().audit_lost(),
+            }
+        }
+        kept
+    }
+
+    /// Puts the line behind what is in the buffer. Fields that do not apply are null.
+    fn put(&self, buffer: &mut Vec<u8>, event: &'static str, end: Option<End>, now: Timestamp) {
         let (bytes_up, bytes_down) = self.bytes.totals();
         let judged = self.judged.as_deref();
         let verdict = judged.map(|j| &j.verdict);
         let name = judged.and_then(|j| j.name.as_ref());
         let duration = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX);
-        let now = Timestamp::now();
-        // Fields that do not apply are null.
-        let written = self.account.0.log.line(|buffer| {
-            let mut line = Line::begin(buffer);
-            line.label(key!("event"), Some(event));
-            line.id(key!("id"), &self.account.0.run, self.sequence);
-            line.time(key!("time"), now);
-            line.address(key!("client"), Some(self.client));
-            line.label(key!("listener"), Some(self.way.label()));
-            line.address(key!("destination"), self.destination);
-            line.text(key!("host"), name.map(Named::host));
-            line.label(key!("name_source"), name.map(|name| name.source().label()));
-            line.flag(key!("name_bound"), judged.and_then(|j| j.bound));
-            // Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
-            line.text(key!("sni_inside"), self.sni_inside.as_ref().map(|name| name.as_str()));
-            line.flag(key!("ech"), judged.map(|j| j.ech));
-            line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
-            line.label(key!("fault"), judged.and_then(|j| j.fault).map(Fault::label));
-            match judged {
-                Some(judged) => line.fields(judged.grounds.fields()),
-                None => Facts::write(None, &mut line),
-            }
-            line.label(key!("verdict"), verdict.map(|v| v.action().label()));
-            line.label(key!("reason"), verdict.map(|v| v.reason().label()));
-            line.label(key!("would"), verdict.and_then(|v| v.would()).map(|would| would.label()));
-            line.label(key!("mode"), verdict.map(|v| v.mode().label()));
-            line.number(key!("bytes_up"), Some(bytes_up));
-            line.number(key!("bytes_down"), Some(bytes_down));
-            line.number(key!("duration_ms"), Some(duration));
-            line.label(key!("end"), end.map(End::label));
-            line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
-            line.end();
-        });
-        if !written {
-            self.metrics().audit_lost();
+        let mut line = Line::begin(buffer);
+        line.label(key!("event"), Some(event));
+        line.id(key!("id"), &self.account.0.run, self.sequence);
+        line.time(key!("time"), now);
+        line.address(key!("client"), Some(self.client));
+        line.label(key!("listener"), Some(self.way.label()));
+        line.address(key!("destination"), self.destination);
+        line.text(key!("host"), name.map(Named::host));
+        line.label(key!("name_source"), name.map(|name| name.source().label()));
+        line.flag(key!("name_bound"), judged.and_then(|j| j.bound));
+        // Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
+        line.text(key!("sni_inside"), self.sni_inside.as_ref().map(|name| name.as_str()));
+        line.flag(key!("ech"), judged.map(|j| j.ech));
+        line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
+        line.label(key!("fault"), judged.and_then(|j| j.fault).map(Fault::label));
+        match judged {
+            Some(judged) => line.fields(judged.grounds.fields()),
+            None => Facts::write(None, &mut line),
         }
+        line.label(key!("verdict"), verdict.map(|v| v.action().label()));
+        line.label(key!("reason"), verdict.map(|v| v.reason().label()));
+        line.label(key!("would"), verdict.and_then(|v| v.would()).map(|would| would.label()));
+        line.label(key!("mode"), verdict.map(|v| v.mode().label()));
+        line.number(key!("bytes_up"), Some(bytes_up));
+        line.number(key!("bytes_down"), Some(bytes_down));
+        line.number(key!("duration_ms"), Some(duration));
+        line.label(key!("end"), end.map(End::label));
+        line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
+        line.end();
     }
 }
 

@@ -162,6 +162,18 @@ pub(super) fn describe() {
         "Questions to the gateway's own name server, by result."
     );
     describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
+    describe_gauge!("schengate_audit_writing", "1 where the record of [audit] is written.");
+    describe_counter!("schengate_audit_records_total", "Records in the log of [audit].");
+    describe_counter!(
+        "schengate_audit_gaps_total",
+        "Records of [audit] that say that lines were lost."
+    );
+    describe_gauge!("schengate_audit_bytes", "Bytes of the log of [audit] on the disk.");
+    describe_gauge!("schengate_audit_head_size", "Records under the last signed checkpoint.");
+    describe_gauge!(
+        "schengate_audit_head_timestamp_seconds",
+        "When the last checkpoint was signed, seconds since 1970."
+    );
     describe_counter!(
         "schengate_messages_lost_total",
         "Messages of the process, no lines of the record, that were lost."

@@ -1,6 +1,7 @@
 //! The command line: a thin door to library code. Answers go to stdout, the rest to stderr; the
 //! exit status is 0 for yes, 1 for no, 2 for "could not answer".
 
+mod audit;
 mod capture;
 mod check;
 mod data;
@@ -42,6 +43,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// The nftables and policy-routing rules that bring traffic to the gateway
     Capture(capture::Capture),
+    /// The record as evidence: verify, prove, read and export it
+    Audit(audit::Audit),
     /// The tables behind the verdicts
     Data(data::Data),
     /// The zones that a policy may name, and who was in them when
@@ -142,6 +145,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
         Command::Explain(explain) => explain::explain(&explain, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),
         Command::Capture(capture) => capture::capture(capture, out),
+        Command::Audit(audit) => audit::audit(audit, out),
         Command::Data(data) => data::data(data, out),
         Command::Zones(zones) => zones::zones(&zones, out),
         Command::Completions { shell } => {

@@ -152,7 +152,7 @@ fn decimal(text: &str) -> Option<u64> {
 }
 
 /// A hash in base64.
-fn hash(text: &str) -> Option<Hash> {
+pub(super) fn hash(text: &str) -> Option<Hash> {
     BASE64.decode(text).ok()?.try_into().ok()
 }
 

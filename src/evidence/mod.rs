@@ -4,7 +4,29 @@
 //! time to time ([`note`], [`checkpoint`]), so that whoever keeps one line of it elsewhere can tell
 //! any record that was changed, taken out or put in before it. The forms are those of RFC 9162 and of
 //! C2SP, which other programs read.
+//!
+//! ```text
+//!  any thread ─ line ─▶ ring: a mapped file, which survives the process      (sink, ring)
+//!                        │ one thread, in batches
+//!                        ▼
+//!                      segment: records, their hashes, checkpoints           (writer, segment)
+//!                        │ after whatever end                 │ offline, with a public key
+//!                        ▼                                    ▼
+//!                      recover                              verify
+//! ```
 
 pub mod checkpoint;
 pub mod note;
+mod recover;
+mod ring;
+mod segment;
+mod settings;
+mod sink;
 pub mod tree;
+mod verify;
+mod writer;
+
+pub use segment::{Entry, Segment, lines};
+pub use settings::{Durability, OnFailure, Settings};
+pub use sink::{Kind, Sink, SinkFault, Status, Unkept, public_path, write_key};
+pub use verify::{Finding, Kind as FindingKind, Report, verify};

@@ -77,9 +77,12 @@ impl Session {
         &mut self,
         policy: &Policy,
         mut subject: Subject,
-        answer: Answer,
+        mut answer: Answer,
     ) -> Result<Permit, Rejection> {
         let protocol = subject.protocol;
+        if answer.verdict.action() != Action::Block && !self.worker.account.keeps() {
+            answer.verdict = *answer.verdict.unrecorded().verdict();
+        }
         self.record.judged(answer.judged(policy, &subject));
         match answer.verdict.permit() {
             Ok(permit) => {

@@ -335,7 +335,9 @@ fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
             spawn_local(async move { registry.end_the_old().await });
         }
         let counting = Rc::clone(&worker);
-        spawn_local(async move { counting.registry.count_bytes(counting.account.metrics()).await });
+        spawn_local(async move {
+            counting.registry.count_bytes(|bytes| counting.account.live(bytes)).await;
+        });
         let registry = Rc::clone(&worker.registry);
         for (socket, listener) in listeners {
             accepting.spawn_local(accept::run(

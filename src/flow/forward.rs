@@ -36,9 +36,9 @@ pub(super) async fn run(
     // Behind an upgrade the destination speaks first.
     let speaks = !seen.bytes().is_empty() && preamble.is_none();
     let how = Dialling { speaks, ..listener.dialling };
+    // Before anything that the destination could see.
+    record.forwarding()?;
     let connecting = Connecting::begin(&permit, how, source, record.metrics());
-    // While the destination answers.
-    record.forwarding();
     let upstream = match connecting {
         Ok(connecting) => connecting.done(record.metrics()).await,
         Err(fault) => Err(fault),

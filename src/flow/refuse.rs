@@ -82,7 +82,7 @@ impl Notice {
 
     /// Whether it is for want of room, and another try may fare better.
     fn is_overload(&self) -> bool {
-        self.reason == Reason::Overload.label()
+        [Reason::Overload, Reason::Record].iter().any(|reason| self.reason == reason.label())
     }
 
     /// Status and title: of an overload one that clients try again after (RFC 9110 §15.6.4).

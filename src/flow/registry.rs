@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::evaluate::Subject;
-use crate::account::{Bytes, End, Judged, Metrics, Named, Record};
+use crate::account::{Bytes, End, Judged, Named, Record};
 use crate::identify::{BadName, HostName};
 
 /// Time between two looks at the bytes of live connections: how far the counters are behind.
@@ -107,14 +107,13 @@ impl Registry {
         }
     }
 
-    /// Counts what live connections have forwarded, each time that [`COUNT_EVERY`] has passed; the
-    /// rest is counted when they end.
-    pub(super) async fn count_bytes(&self, metrics: &Metrics) {
+    /// Has `look` see what live connections have forwarded, each time that [`COUNT_EVERY`] has passed;
+    /// the rest is counted when they end.
+    pub(super) async fn count_bytes(&self, look: impl Fn(&Bytes)) {
         loop {
             sleep(COUNT_EVERY).await;
-            for bytes in self.flows.borrow().values().filter_map(|handle| handle.bytes.get()) {
-                metrics.forwarded(bytes.uncounted());
-            }
+            let flows = self.flows.borrow();
+            flows.values().filter_map(|handle| handle.bytes.get()).for_each(|bytes| look(bytes));
         }
     }
 
@@ -273,6 +272,7 @@ impl ConnHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::Metrics;
     use crate::flow::evaluate::NameEvidence;
     use crate::identify::{NameSource, Protocol};
 
@@ -296,7 +296,9 @@ mod tests {
         let registry = Rc::new(Registry::default());
         let metrics = Rc::new(Metrics::register());
         let (looks, counted) = (Rc::clone(&registry), Rc::clone(&metrics));
-        let looking = tokio::task::spawn_local(async move { looks.count_bytes(&counted).await });
+        let looking = tokio::task::spawn_local(async move {
+            looks.count_bytes(|bytes| counted.forwarded(bytes.uncounted())).await;
+        });
         let (handle, bytes) = (registry.register(None), Arc::new(Bytes::default()));
         handle.forwards(&bytes);
         let up = |count| format!("schengate_bytes_total{{direction=\"up\"}} {count}\n");

@@ -12,17 +12,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::evaluate::First;
+use super::first_flight::FirstFlight;
 use super::listener::{Accepted, Listener, Slot};
 use super::name_binding::fake::FakeResolver;
 use super::registry::Registry;
 use super::serve::{serve, serve_transparent};
+use super::session::Session;
 use super::socket::TcpSocket;
 use super::worker::Worker;
 use super::*;
-use crate::account::kept::Kept;
-use crate::account::{Account, End, Way};
+use crate::account::kept::{self, Kept};
+use crate::account::{Account, End, Judged, Way};
 use crate::policy::fixture::{At, Fixture};
-use crate::policy::{Action, Live};
+use crate::policy::{Action, Live, Reason, Verdict};
 
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
@@ -554,6 +557,36 @@ async fn a_drained_data_plane_finishes_every_record_and_takes_nobody_new() {
         assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     }
     assert!(TcpStream::connect(at).await.is_err());
+}
+
+#[tokio::test(flavor = "local")]
+async fn a02_what_cannot_be_recorded_is_not_dialled() {
+    let dir = tempfile::tempdir().unwrap();
+    let harness = Harness::new(everything(), &local(&[]));
+    let first = kept::fill(&harness.account, dir.path());
+    let world = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    world.set_nonblocking(true).unwrap();
+    let clients = listener().await;
+    let _client = TcpStream::connect(clients.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = clients.accept().await.unwrap();
+    let listener = Rc::new(Listener::for_tests(Way::Tproxy));
+    let slot = Slot::take(&listener, peer.ip()).unwrap();
+    let mut session = Session::open(Rc::clone(&harness.worker), listener, peer);
+    // The room was there when the verdict fell.
+    let verdict = Verdict::given(Action::Allow, Reason::Permitted, world.local_addr().unwrap());
+    session.record.judged(Judged::without_policy(verdict));
+    let (seen, permit) = (FirstFlight::with(Vec::new()), verdict.permit().unwrap());
+    let socket = TcpSocket::new(stream);
+    let joined = forward::run(socket, slot, seen, First::Settled, None, permit, &mut session).await;
+    assert_eq!(joined.err(), Some(End::Refused));
+    session.close(End::Refused);
+    let lines = harness.lines().await;
+    let told: Vec<_> =
+        lines.iter().map(|line| (field(line, "event"), field(line, "reason"))).collect();
+    assert_eq!(told, [("refused", "record")]);
+    // A connect on loopback would be in the queue by now.
+    assert_eq!(world.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert!(first.close(Duration::from_secs(60)) && harness.account.close(Duration::from_secs(60)));
 }
 
 #[tokio::test]

@@ -78,6 +78,8 @@ pub enum Reason {
     Guard,
     /// The gateway could not take the connection on.
     Overload,
+    /// The record of it could not be written.
+    Record,
 }
 
 impl Reason {
@@ -85,7 +87,7 @@ impl Reason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Permitted,
         Self::Rule,
         Self::Waiver,
@@ -103,6 +105,7 @@ impl Reason {
         Self::Loop,
         Self::Guard,
         Self::Overload,
+        Self::Record,
     ];
 
     /// Position in [`Reason::ALL`].
@@ -132,6 +135,7 @@ impl Reason {
             Self::Loop => "loop",
             Self::Guard => "guard",
             Self::Overload => "overload",
+            Self::Record => "record",
         }
     }
 
@@ -162,6 +166,9 @@ impl Reason {
             Self::Loop => "The destination is the gateway itself.",
             Self::Guard => "The destination is an address that the gateway never opens.",
             Self::Overload => "The gateway cannot take on this connection now.",
+            Self::Record => {
+                "The gateway cannot record this connection now, and lets nothing go unrecorded."
+            }
         }
     }
 }
@@ -381,6 +388,12 @@ impl Verdict {
     pub const fn guarded(destination: SocketAddr) -> Denial {
         let Denial(overload) = Self::overload(destination);
         Denial(Self { reason: Reason::Guard, ..overload })
+    }
+
+    /// The refusal of a connection that the policy permits, and that could not be recorded.
+    pub const fn unrecorded(self) -> Denial {
+        let Denial(overload) = Self::overload(self.destination);
+        Denial(Self { reason: Reason::Record, group: self.group, ..overload })
     }
 
     /// A verdict out of nowhere, for tests of what is done with one.

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Options;
 use super::front::Behind;
+use super::record;
 use super::settings::{listeners, name_service};
 use super::step;
 use super::supervise::{NEEDS, Service, Signals};
@@ -23,6 +24,7 @@ use crate::control::load::LoadFault;
 use crate::control::notify::Inherited;
 use crate::control::reload::PolicyManager;
 use crate::control::watch::Watch;
+use crate::evidence::SinkFault;
 use crate::flow::{DataPlane, Settings};
 use crate::sys;
 
@@ -35,6 +37,9 @@ pub enum StartFault {
     /// The policy or its tables.
     #[error(transparent)]
     Load(#[from] LoadFault),
+    /// The record cannot be kept, and nothing may go unrecorded.
+    #[error(transparent)]
+    Record(#[from] SinkFault),
     /// Nobody can vouch for the resolvers.
     #[error(transparent)]
     Anchors(#[from] anchors::Fault),
@@ -74,6 +79,7 @@ impl Service {
         lints.iter().for_each(|lint| warn!("{lint}"));
         let health = Arc::new(Health::new(account.clone(), &NEEDS));
         let config = policies.config();
+        let recorded = record::keep(config, &account, behind.is_some())?;
         let admin = admin::start(config.admin.address, account.clone(), Arc::clone(&health))?;
         info!(address = %admin, "admin pages");
         let workers = options.workers.or_else(|| std::thread::available_parallelism().ok());
@@ -114,6 +120,7 @@ impl Service {
             keeper: StateListener::default(),
             building: None,
             state: step::State::started(),
+            recorded,
             runtime,
             options,
         })

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::front::Behind;
+use super::record;
 use super::step::{
     self, Asked, Candidate, Cause, Dated, Ending, Need, NotBuilt, State, Work, endings, step,
 };
@@ -61,6 +62,8 @@ pub struct Service {
     pub(super) keeper: StateListener,
     pub(super) building: Option<Building>,
     pub(super) state: State,
+    /// What was last said of how the record fares.
+    pub(super) recorded: record::Heard,
     pub(super) runtime: tokio::runtime::Runtime,
     pub(super) options: Options,
 }
@@ -90,6 +93,7 @@ impl Service {
         self.health.met(LISTENERS);
         self.hear_keeper();
         notify::ready(&self.status());
+        record::started(&self.account, self.policies.current());
         loop {
             let lapses = self.policies.lapses();
             let woken = woken(&mut self.signals, &mut self.building, &mut self.addresses, lapses);
@@ -174,6 +178,7 @@ impl Service {
             self.follow_up(Event::Advanced);
         }
         self.look_at_ages();
+        self.recorded.hear(&self.account, &self.health);
         self.hear_keeper();
         if self.policies.config().policy.watch {
             let seen = self.watch.look(Instant::now());
@@ -267,6 +272,7 @@ impl Service {
         if reloaded.needs_restart {
             warn!("listeners, resolvers or the admin address changed: restart to take them up");
         }
+        record::reloaded(&self.account, &before, self.policies.current());
         self.account.metrics().policy_reload(true);
         self.publish(Some(&before));
         self.remember();
@@ -301,6 +307,7 @@ impl Service {
                 );
             }
         }
+        record::not_reloaded(&self.account, version, said);
         metrics.policy_reload(false);
         if *cause == Cause::Data {
             metrics.data_refused();
@@ -361,7 +368,7 @@ impl Service {
     }
 
     fn end(self) {
-        let Self { plane, behind, fence, health, account, options, .. } = self;
+        let Self { policies, plane, behind, fence, health, account, options, .. } = self;
         let mut plane = Some(plane);
         for ending in endings(behind.is_some()) {
             match ending {
@@ -384,6 +391,7 @@ impl Service {
                 }
                 Ending::Drain => plane.take().into_iter().for_each(|it| it.drain(options.drain)),
                 Ending::Flush => {
+                    record::stopped(&account, policies.current());
                     if !account.flush(LAST_LINES) {
                         error!("records were lost at the end: stderr does not take them");
                     }

@@ -3,6 +3,7 @@
 
 pub mod epoll;
 mod links;
+mod mapping;
 mod memory;
 mod netfilter;
 mod netlink;
@@ -24,6 +25,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use links::{Link, links};
+pub use mapping::SharedWords;
 pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use news::{News, messages};

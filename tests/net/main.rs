@@ -20,6 +20,8 @@ mod site;
 
 mod abrupt;
 mod associate;
+mod audit;
+mod audit_gateway;
 mod capture;
 mod catalogue_answers;
 mod catalogue_connections;
@@ -49,6 +51,9 @@ fn a_helper_process_does_as_its_role_says() {
     match env::var(lab::role::VARIABLE).as_deref() {
         Ok("abrupt-world") => abrupt::world(),
         Ok("abrupt-client") => abrupt::client(),
+        Ok("audit-world") => audit_gateway::world(),
+        Ok("audit-client") => audit_gateway::client(),
+        Ok(role) if role.starts_with("audit-") => audit::play(role),
         Ok("site") => site::site(),
         Ok("visitor") => site::visitor(),
         Ok("origin") => request_streams::origin(),

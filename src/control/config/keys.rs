@@ -109,6 +109,8 @@ pub const KEYS: &[Key] = &[
     key("", "admin", Form::Table, "as below", "{ address = \"127.0.0.1:9643\" }", "Where the metrics and the status page are."),
     key("", "capture", Form::Table, "as below", "{ shortcut = \"off\" }", "What the rules of `schengate capture` leave to the kernel."),
     key("", "data", Form::Table, "as below", "{ country = [\"embedded\"] }", "Where the tables come from."),
+    key("", "audit", Form::Table, "the lines on the log are the record", "{ durability = \"disk\" }", "Keeps the record as evidence ([record.md](record.md))."),
+    key("", "log", Form::Table, "as below", "{ connections = \"all\" }", "Which lines of connections people see on the log."),
 
     key("policy", "mode", Form::Word, "\"enforce\"", "\"observe\"", "`enforce` refuses; `observe` judges and records, and refuses nothing but guards."),
     key("policy", "permit", Form::Zones, REQUIRED, "[\"eea\", \"gdpr-adequacy\"]", "Where bytes may land."),
@@ -241,6 +243,20 @@ pub const KEYS: &[Key] = &[
     key("data.update.source", "user", Form::Text, NONE, "\"123456\"", "The user of HTTP Basic."),
     key("data.update.source", "auth", Form::Word, "\"bearer\"", "\"basic\"", "How the credential is sent: `basic`, `bearer`."),
     key("data.update.source", "header", Form::Text, NONE, "\"X-Api-Key\"", "The header whose value the credential is."),
+
+    key("audit", "directory", Form::Path, "\"/var/lib/schengate/audit\"", "\"/srv/audit\"", "Where the record is kept; one gateway for each directory."),
+    key("audit", "key", Form::Path, "`signing.key` in the directory", "\"/etc/schengate/audit.key\"", "The private key that signs checkpoints; made where there is none."),
+    key("audit", "name", Form::Text, "the name of the host", "\"gw1.example.org\"", "The name of the log, for a key that is made: no blank, no `+`."),
+    key("audit", "durability", Form::Word, "\"process\"", "\"disk\"", "What an `open` line survives: `process`, a kill; `disk`, a power cut."),
+    key("audit", "on_failure", Form::Word, "\"block\"", "\"pass\"", "What becomes of connections that cannot be recorded: `block` (reason `record`) or `pass` (counted as a gap)."),
+    key("audit", "interval", Form::Duration, "\"5m\"", "\"20s\"", "Time between two `update` records of a live connection, 20s to 1d."),
+    key("audit", "checkpoint", Form::Duration, "\"1m\"", "\"10s\"", "Time between two signatures, 1s to 1d."),
+    key("audit", "segment_bytes", Form::Number, "67108864", "1048576", "Size at which a segment is sealed, 64 KiB to 1 GiB."),
+    key("audit", "segment_age", Form::Duration, "\"1d\"", "\"1h\"", "Age at which a segment is sealed, 1m to 366d."),
+    key("audit", "retain", Form::Duration, "for ever", "\"365d\"", "Age at which sealed segments are removed, 1d or more."),
+    key("audit", "retain_bytes", Form::Number, "no limit", "100000000000", "Size of the record above which the oldest segments are removed."),
+
+    key("log", "connections", Form::Word, "`\"refused\"` with `[audit]`, else `\"all\"`", "\"all\"", "Lines of connections on the log: `all`, `refused`, `none`; without `[audit]` nothing but `all`."),
 ];
 
 /// The names of the keys of a table, by its path; a group's `on` has the keys of the policy's.

@@ -4,6 +4,7 @@
 //! its tables into the types below, in which nothing unsound can be written; `lint` looks at the
 //! result once more for what is sound and still not meant.
 
+mod audit;
 mod codes;
 mod credential;
 mod error;
@@ -44,8 +45,10 @@ pub use self::source_url::SourceUrl;
 pub(super) use self::source_url::{percent_encoded, unfit};
 pub use self::update::{Digest, Signature, Update, UpdateSource};
 pub use self::zones::built_in;
+use crate::account::View;
 use crate::control::data::SourceInfo;
 use crate::egress::NamesLimit;
+use crate::evidence;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Memory, Mode, Transport};
 pub use crate::settings::{Dns, Listen, ListenMode, Resolver};
@@ -226,6 +229,10 @@ pub struct Config {
     pub data: Data,
     /// Where the services of its rules came from.
     pub services: Vec<SourceInfo>,
+    /// `[audit]`; `None` where the lines on the log are the record.
+    pub audit: Option<evidence::Settings>,
+    /// `[log] connections`.
+    pub log: View,
 }
 
 /// `[policy]`: the settings of every client that is in no group.

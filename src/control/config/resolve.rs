@@ -14,8 +14,8 @@ use super::pack_key::BadPackKey;
 use super::reader::{Item, Reader, Table};
 use super::{
     Admin, Capture, Causes, Config, CountryField, DNS_TYPES, Data, Defaults, Dns, Group, Listen,
-    ListenMode, Names, Shortcut, Source, Until, ZoneList, listen, net, rules, services, share,
-    time, update, zones,
+    ListenMode, Names, Shortcut, Source, Until, ZoneList, audit, listen, net, rules, services,
+    share, time, update, zones,
 };
 use crate::egress::NamesLimit;
 use crate::policy::{Action, Binding, Ech, Memory, Mode};
@@ -118,6 +118,8 @@ pub(super) fn config(
     let admin = admin(reader, root);
     let listen = listen::listeners(reader, root, admin.as_ref());
     let capture = capture(reader, root, listen.as_deref());
+    let audit = audit::audit(reader, root);
+    let log = audit::log(reader, root, root.has("audit"));
     let (rules, tables_of_rules) = rules.unzip();
     let mark = |&at: &usize| rule_tables.get(at).map(Mark::of);
     let marks = Marks {
@@ -145,6 +147,8 @@ pub(super) fn config(
         capture: capture?,
         data: data?,
         services: services.infos().to_vec(),
+        audit: audit?,
+        log: log?,
     };
     Some((config, marks, unknown_regions))
 }

@@ -301,7 +301,10 @@ impl Joint {
                 }
             }
         }
-        session.record.forwarding();
+        if let Err(end) = session.record.forwarding() {
+            session.close(end);
+            return None;
+        }
         if passed.is_request {
             return Some((Self { client, upstream, subject }, Stage::Judged(session)));
         }
@@ -320,7 +323,7 @@ async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<TcpSocket
     let Session { listener, record, .. } = session;
     let source = listener.source(record.client().ip());
     let how = Dialling { speaks: true, ..listener.dialling };
-    record.forwarding();
+    record.forwarding()?;
     dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
 }
 
@@ -348,7 +351,10 @@ async fn switched(
     client.answered(session.into_record());
     let mut session = connection.begin();
     session.record.bound_for(subject.destination);
-    session.record.forwarding();
+    if let Err(end) = session.record.forwarding() {
+        session.close(end);
+        return None;
+    }
     Some((Joint { client, upstream, subject }, Stage::Opened(session)))
 }
 

@@ -76,7 +76,10 @@ async fn walk(
         Err(Rejection::Ended(end)) => return end,
     };
     let record = &mut session.record;
-    record.forwarding();
+    if let Err(end) = record.forwarding() {
+        *after = After::Refused(Box::new(flight));
+        return end;
+    }
     let pipe = match Pipe::open(&permit, place.key(), context) {
         Ok(pipe) => pipe,
         Err(fault) => return unopened(&fault, place, context, &flight, record),

@@ -1,0 +1,351 @@
+//! `schengate audit`: the record read, verified and proven, offline.
+
+mod show;
+
+use std::fs;
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{Exit, complain};
+use crate::evidence::checkpoint::{Checkpoint, Proof};
+use crate::evidence::note::{PrivateKey, PublicKey};
+use crate::evidence::tree::{Frontier, Hash, Window};
+use crate::evidence::{self, Entry, Finding, Segment};
+use show::{Format, Selected, is_of, printable};
+
+/// Where the installed service keeps its record.
+const INSTALLED: &str = "/var/lib/schengate/audit";
+
+/// Arguments of `audit`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The directory of the record
+    #[arg(long, short, value_name = "DIR", default_value = INSTALLED)]
+    directory: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Verify a whole record offline: name each record that was edited, deleted, inserted or moved
+    Verify {
+        /// The directory of the record
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// The public key, or the file that it is in
+        #[arg(long, value_name = "PUB")]
+        key: String,
+        /// A checkpoint that was kept elsewhere: what was cut off behind it shows by nothing else
+        #[arg(long, value_name = "FILE")]
+        head: Vec<PathBuf>,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prove that a record stands in the log, to whoever has the public key
+    Prove {
+        /// The event id, or the number of a record
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check a proof with the key alone, and print the records that it proves
+    VerifyProof {
+        /// The file with the proof, or - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The public key, or the file that it is in
+        #[arg(long, value_name = "PUB")]
+        key: String,
+    },
+    /// Print the last signed checkpoint, for whoever keeps it elsewhere
+    Head {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object instead of the signed note
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the last records
+    Tail {
+        #[command(flatten)]
+        place: Place,
+        /// How many
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 10)]
+        lines: usize,
+    },
+    /// Print every record of one event id, or the one of a number
+    Show {
+        /// The event id, or the number of a record
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print the records in which a text stands
+    Grep {
+        /// The text, as it is written in the record
+        #[arg(value_name = "TEXT")]
+        text: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print every record in another form
+    Export {
+        #[command(flatten)]
+        place: Place,
+        /// The form
+        #[arg(long, value_enum, default_value_t = Format::Json)]
+        format: Format,
+    },
+    /// Make a key that signs checkpoints, readable by its owner alone, and print the public one
+    Keygen {
+        /// The file of the private key; the public one is beside it, with the ending .pub
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The name of the log, without blanks
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Exit status: 0 yes, 1 no (the record does not hold, nothing was found, the proof fails), 2 could
+/// not answer.
+pub(super) fn audit(audit: Audit, out: &mut impl Write) -> io::Result<Exit> {
+    match audit.command {
+        Command::Verify { directory, key, head, json } => {
+            verify(&directory, &key, &head, json, out)
+        }
+        Command::Prove { id, place } => prove(&place.directory, &id, out),
+        Command::VerifyProof { file, key } => verify_proof(&file, &key, out),
+        Command::Head { place, json } => head(&place.directory, json, out),
+        Command::Tail { place, lines } => show::tail(&place.directory, lines, out),
+        Command::Show { id, place } => {
+            show::print(&place.directory, &Selected::Id(id), Format::Json, out)
+        }
+        Command::Grep { text, place } => {
+            show::print(&place.directory, &Selected::Text(text), Format::Json, out)
+        }
+        Command::Export { place, format } => {
+            show::print(&place.directory, &Selected::All, format, out)
+        }
+        Command::Keygen { file, name } => keygen(&file, &name, out),
+    }
+}
+
+fn verify(
+    directory: &Path,
+    key: &str,
+    heads: &[PathBuf],
+    as_json: bool,
+    out: &mut impl Write,
+) -> io::Result<Exit> {
+    let key = match public_key(key) {
+        Ok(key) => key,
+        Err(fault) => return Ok(complain(fault)),
+    };
+    let mut kept = Vec::new();
+    for path in heads {
+        let note = match fs::read_to_string(path) {
+            Ok(note) => note,
+            Err(fault) => return Ok(complain(format!("{}: {fault}", path.display()))),
+        };
+        match Checkpoint::open(&note, &key) {
+            Ok(checkpoint) => kept.push(checkpoint),
+            Err(fault) => return Ok(complain(format!("{}: {fault}", path.display()))),
+        }
+    }
+    let report = match evidence::verify(directory, &key, &kept) {
+        Ok(report) if report.segments == 0 => {
+            return Ok(complain(format!("{}: there is no record", directory.display())));
+        }
+        Ok(report) => report,
+        Err(fault) => return Ok(complain(format!("{}: {fault}", directory.display()))),
+    };
+    let unsigned = report.records.saturating_sub(report.signed);
+    if as_json {
+        let each = |findings: &[Finding]| -> Vec<_> {
+            let told = |f: &Finding| {
+                json!({
+                    "kind": f.kind.label(), "record": f.record, "line": f.line,
+                    "segment": Some(&f.segment).filter(|name| !name.is_empty()), "detail": f.detail,
+                })
+            };
+            findings.iter().map(told).collect()
+        };
+        let told = json!({
+            "holds": report.holds(), "log": key.name(), "first": report.first,
+            "records": report.records, "signed": report.signed, "unsigned": unsigned,
+            "segments": report.segments, "checkpoints": report.checkpoints, "bytes": report.bytes,
+            "findings": each(&report.findings), "remarks": each(&report.remarks),
+        });
+        writeln!(out, "{told}")?;
+    } else {
+        report.findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
+        report.remarks.iter().try_for_each(|remark| writeln!(out, "note: {remark}"))?;
+        let (first, records, signed) = (report.first, report.records, report.signed);
+        let end = if report.holds() { "holds" } else { "does not hold" };
+        writeln!(
+            out,
+            "the record {} {end}: records {first} to before {records} in {} segments, {signed} under \
+             {} checkpoints, {unsigned} not signed yet",
+            key.name(),
+            report.segments,
+            report.checkpoints,
+        )?;
+        if heads.is_empty() {
+            writeln!(
+                out,
+                "note: what was cut off at the end shows by a checkpoint that was kept \
+                elsewhere alone (--head)"
+            )?;
+        }
+    }
+    Ok(if report.holds() { Exit::Yes } else { Exit::No })
+}
+
+/// A public key as it is written, or from a file.
+fn public_key(given: &str) -> Result<PublicKey, String> {
+    let text = match fs::read_to_string(given) {
+        Ok(text) => text,
+        Err(_) if given.contains('+') => given.to_owned(),
+        Err(fault) => return Err(format!("--key {given}: {fault}")),
+    };
+    PublicKey::parse(&text).map_err(|fault| format!("--key {given}: {fault}"))
+}
+
+/// The last signed checkpoint of a log.
+fn last_entry(directory: &Path) -> io::Result<Option<Entry>> {
+    for segment in Segment::all(directory)?.iter().rev() {
+        let entries = segment.entries()?;
+        if let Some(entry) = entries.iter().rev().find_map(|line| Entry::parse(line)) {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+fn head(directory: &Path, as_json: bool, out: &mut impl Write) -> io::Result<Exit> {
+    let entry = match last_entry(directory) {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return Ok(complain(format!("{}: there is no record", directory.display()))),
+        Err(fault) => return Ok(complain(format!("{}: {fault}", directory.display()))),
+    };
+    if as_json {
+        let root: String = entry.frontier.root().iter().map(|byte| format!("{byte:02x}")).collect();
+        let told = json!({
+            "size": entry.frontier.size(), "root": root, "time": entry.time, "note": entry.note,
+        });
+        writeln!(out, "{told}")?;
+    } else {
+        out.write_all(entry.note.as_bytes())?;
+    }
+    Ok(Exit::Yes)
+}
+
+fn prove(directory: &Path, id: &str, out: &mut impl Write) -> io::Result<Exit> {
+    match proofs(directory, id) {
+        Ok(proofs) if proofs.is_empty() => {
+            writeln!(io::stderr(), "schengate: no record of {id:?} is under a checkpoint yet").ok();
+            Ok(Exit::No)
+        }
+        Ok(proofs) => {
+            proofs.iter().try_for_each(|proof| write!(out, "{proof}"))?;
+            Ok(Exit::Yes)
+        }
+        Err(fault) => Ok(complain(format!("{}: {fault}", directory.display()))),
+    }
+}
+
+/// A proof of each record of an id that is under the last checkpoint.
+fn proofs(directory: &Path, id: &str) -> io::Result<Vec<Proof>> {
+    let Some(last) = last_entry(directory)? else { return Ok(Vec::new()) };
+    let segments = Segment::all(directory)?;
+    let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
+    for segment in &segments {
+        let records = segment.records()?;
+        for (number, line) in (segment.first..).zip(evidence::lines(&records)) {
+            if is_of(line, number, id) && number < last.frontier.size() {
+                found.push((number, line.to_vec()));
+            }
+        }
+    }
+    let Some((first, _)) = found.first() else { return Ok(Vec::new()) };
+    // The tree from the segment on in which the first of them stands.
+    let from = segments.iter().rposition(|segment| segment.first <= *first).unwrap_or(0);
+    let segments = segments.get(from..).unwrap_or_default();
+    let begins = segments.first().map(Segment::entries).transpose()?.unwrap_or_default();
+    let begins = begins.first().and_then(|line| Entry::parse(line));
+    let begins = begins.map_or_else(Frontier::default, |entry| entry.frontier);
+    let mut leaves: Vec<Hash> = Vec::new();
+    for segment in segments {
+        leaves.extend(segment.leaves()?);
+    }
+    let tree = Window::new(&begins, &leaves);
+    let proof = |(index, record): (u64, Vec<u8>)| {
+        let path = tree.inclusion(index, last.frontier.size())?;
+        Some(Proof { record, index, path, note: last.note.clone() })
+    };
+    Ok(found.into_iter().filter_map(proof).collect())
+}
+
+fn verify_proof(file: &Path, key: &str, out: &mut impl Write) -> io::Result<Exit> {
+    let key = match public_key(key) {
+        Ok(key) => key,
+        Err(fault) => return Ok(complain(fault)),
+    };
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        fs::read_to_string(file).map(|read| text = read)
+    };
+    if let Err(fault) = read {
+        return Ok(complain(format!("{}: {fault}", file.display())));
+    }
+    let proofs = match Proof::parse_all(&text) {
+        Ok(proofs) => proofs,
+        Err(fault) => return Ok(complain(format!("{}: {fault}", file.display()))),
+    };
+    for proof in proofs {
+        match proof.check(&key) {
+            Ok(checkpoint) => {
+                out.write_all(printable(&proof.record).as_bytes())?;
+                writeln!(out)?;
+                writeln!(
+                    io::stderr(),
+                    "record {} stands in {} of {} records",
+                    proof.index,
+                    checkpoint.origin,
+                    checkpoint.size
+                )
+                .ok();
+            }
+            Err(fault) => {
+                writeln!(io::stderr(), "schengate: record {}: {fault}", proof.index).ok();
+                return Ok(Exit::No);
+            }
+        }
+    }
+    Ok(Exit::Yes)
+}
+
+fn keygen(file: &Path, name: &str, out: &mut impl Write) -> io::Result<Exit> {
+    let key = match PrivateKey::generate(name) {
+        Ok(key) => key,
+        Err(fault) => return Ok(complain(format!("--name {name:?}: {fault}"))),
+    };
+    if let Err(fault) = evidence::write_key(file, &key) {
+        return Ok(complain(format!("{}: {fault}", file.display())));
+    }
+    writeln!(out, "{}", key.public())?;
+    Ok(Exit::Yes)
+}

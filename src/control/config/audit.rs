@@ -1,0 +1,100 @@
+//! `[audit]` and `[log]`: where the record is kept, and how.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::Wrong;
+use super::reader::{Reader, Table};
+use super::resolve::{optional, or};
+use super::time;
+use crate::account::View;
+use crate::evidence::{Durability, OnFailure, Settings};
+
+/// Where the installed service may write.
+const DIRECTORY: &str = "/var/lib/schengate/audit";
+
+/// The least and the most bytes of a segment: one is read whole.
+const SEGMENT: std::ops::Range<u64> = 64 * 1024..(1 << 30) + 1;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `[audit]`; `None` where it is not written: the record is then the lines on the log alone.
+pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<Settings>> {
+    if !root.has("audit") {
+        return Some(None);
+    }
+    let table = reader.table(root, "audit")?;
+    reader.only(&table);
+    let directory = or(&table, "directory", PathBuf::from(DIRECTORY), |item| {
+        reader.line(item).map(|path| reader.base.join(path))
+    });
+    let default = Settings::new(directory.clone().unwrap_or_default());
+    let key =
+        or(&table, "key", default.key, |item| reader.line(item).map(|path| reader.base.join(path)));
+    let name = or(&table, "name", default.name, |item| {
+        let name = reader.line(item)?;
+        let is_bad = |c: char| c.is_whitespace() || c == '+';
+        let help = "write a name without blanks and plus signs, as a host's: \"gw1.example.org\"";
+        let bad = name
+            .contains(is_bad)
+            .then(|| Wrong::new(format!("{name:?} is not a log's name"), help));
+        reader.keep(item, bad.map_or(Ok(name), Err))
+    });
+    let words = [("process", Durability::Process), ("disk", Durability::Disk)];
+    let durability = or(&table, "durability", default.durability, |item| reader.word(item, &words));
+    let words = [("block", OnFailure::Block), ("pass", OnFailure::Pass)];
+    let on_failure = or(&table, "on_failure", default.on_failure, |item| reader.word(item, &words));
+    let interval = or(&table, "interval", default.interval, |item| {
+        time::duration(reader, item, 20 * SECOND, Some(DAY))
+    });
+    let checkpoint = or(&table, "checkpoint", default.checkpoint, |item| {
+        time::duration(reader, item, SECOND, Some(DAY))
+    });
+    let segment_bytes =
+        or(&table, "segment_bytes", default.segment_bytes, |item| reader.number(item, SEGMENT));
+    let segment_age = or(&table, "segment_age", default.segment_age, |item| {
+        time::duration(reader, item, 60 * SECOND, Some(366 * DAY))
+    });
+    let retain = optional(&table, "retain", |item| time::duration(reader, item, DAY, None));
+    let retain_bytes =
+        optional(&table, "retain_bytes", |item| reader.number(item, 1 << 20..1 << 62));
+    Some(Some(Settings {
+        directory: directory?,
+        key: key?,
+        name: name?,
+        durability: durability?,
+        on_failure: on_failure?,
+        interval: interval?,
+        checkpoint: checkpoint?,
+        segment_bytes: segment_bytes?,
+        segment_age: segment_age?,
+        retain: retain?,
+        retain_bytes: retain_bytes?,
+    }))
+}
+
+/// `[log] connections`. Where the record is kept elsewhere, the log shows what was refused.
+pub(super) fn log(reader: &mut Reader<'_>, root: &Table<'_>, is_kept: bool) -> Option<View> {
+    let default = if is_kept { View::Refused } else { View::All };
+    if !root.has("log") {
+        return Some(default);
+    }
+    let table = reader.table(root, "log")?;
+    reader.only(&table);
+    let words = [("all", View::All), ("refused", View::Refused), ("none", View::Nothing)];
+    let view = or(&table, "connections", default, |item| reader.word(item, &words))?;
+    if view != View::All
+        && !is_kept
+        && let Some(item) = table.item("connections")
+    {
+        let help = "keep the record in [audit], or write connections = \"all\"";
+        reader.fault(
+            &item,
+            "the log is the only record there is, and would not have every connection",
+            help,
+        );
+        return None;
+    }
+    Some(view)
+}

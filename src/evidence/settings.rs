@@ -1,0 +1,73 @@
+//! How the record is kept (`[audit]`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[audit]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the log is.
+    pub directory: PathBuf,
+    /// The private key; one is made where there is none. Default: `signing.key` in the directory.
+    pub key: PathBuf,
+    /// The log's name in its checkpoints, for a key that is made. Default: the host's name.
+    pub name: String,
+    /// When a connection may go on.
+    pub durability: Durability,
+    /// What becomes of connections while the record cannot be kept.
+    pub on_failure: OnFailure,
+    /// Time between two `update` records of a live connection. Default 5 min.
+    pub interval: Duration,
+    /// Time between two checkpoints, while records come. Default 1 min.
+    pub checkpoint: Duration,
+    /// Bytes of records at which a segment is sealed. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// The age at which it is. Default 1 day.
+    pub segment_age: Duration,
+    /// How long sealed segments are kept; `None`: until somebody removes them.
+    pub retain: Option<Duration>,
+    /// Bytes of sealed segments above which the oldest are removed.
+    pub retain_bytes: Option<u64>,
+}
+
+/// `durability`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Its `open` record is with the kernel: nothing that becomes of the process loses it.
+    Process,
+    /// Its `open` record is on the disk: nothing that becomes of the machine loses it.
+    Disk,
+}
+
+/// `on_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// They are refused, for the reason `record`.
+    Block,
+    /// They go on, and what is lost is counted in the record.
+    Pass,
+}
+
+impl Settings {
+    /// What holds where nothing but the directory is given.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let name: String = name.chars().filter(is_plain).collect();
+        Self {
+            key: directory.join("signing.key"),
+            directory,
+            name: if name.is_empty() { "schengate".to_owned() } else { name },
+            durability: Durability::Process,
+            on_failure: OnFailure::Block,
+            interval: Duration::from_secs(5 * 60),
+            checkpoint: Duration::from_secs(60),
+            segment_bytes: 64 << 20,
+            segment_age: DAY,
+            retain: None,
+            retain_bytes: None,
+        }
+    }
+}

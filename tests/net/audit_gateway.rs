@@ -1,0 +1,292 @@
+//! The record of the built gateway, between a client and the world.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use schengate::evidence::FindingKind;
+use serde_json::{Value, json};
+
+use crate::audit::{checked, records};
+use crate::lab::{self, PERMITTED, REFUSED, at, lab, role, wait_until};
+
+/// Where the world notes which client's bytes reached it.
+const NOTED: u16 = 9010;
+
+/// Notes what comes on each connection to [`NOTED`]: the port that its client has, which the client
+/// sends.
+pub(crate) fn world() {
+    let seen = Arc::new(Mutex::new(Vec::<u64>::new()));
+    for ip in [PERMITTED[0], REFUSED[0]] {
+        let listener = TcpListener::bind((ip, NOTED)).unwrap();
+        let seen = Arc::clone(&seen);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                thread::spawn(move || {
+                    let mut line = String::new();
+                    if BufReader::new(&stream).read_line(&mut line).is_ok()
+                        && let Ok(port) = line.trim().parse()
+                    {
+                        seen.lock().unwrap().push(port);
+                        (&stream).write_all(b"noted\n").ok();
+                    }
+                });
+            }
+        });
+    }
+    role::serve(|_| json!(*seen.lock().unwrap()));
+}
+
+/// Connects and sends its own port until it is told to stop; or once, and says what came back.
+pub(crate) fn client() {
+    let busy = Arc::new(AtomicBool::new(false));
+    let once = |to: &str| -> std::io::Result<String> {
+        let stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        writeln!(&stream, "{}", stream.local_addr()?.port())?;
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer)?;
+        Ok(answer)
+    };
+    role::serve(|question| {
+        let Some(to) = question["to"].as_str() else {
+            busy.store(false, Ordering::SeqCst);
+            return json!("stopping");
+        };
+        if question["do"] == "once" {
+            return json!(once(to).unwrap_or_else(|fault| fault.to_string()));
+        }
+        busy.store(true, Ordering::SeqCst);
+        for _ in 0..4 {
+            let (to, busy) = (to.to_owned(), Arc::clone(&busy));
+            thread::spawn(move || {
+                while busy.load(Ordering::SeqCst) {
+                    once(&to).ok();
+                }
+            });
+        }
+        json!("busy")
+    });
+}
+
+/// [`PERMITTED`] is permitted, [`REFUSED`] is not; the record is in a directory.
+fn policy(directory: &Path, more: &str) -> String {
+    let (places, admin) = (lab::places(), lab::ADMIN);
+    format!(
+        "schema = 1
+[policy]
+mode = 'enforce'
+permit = ['FR']
+[names]
+binding = 'trust'
+[admin]
+address = '{admin}'
+[audit]
+directory = '{}'
+checkpoint = '1s'
+name = 'gateway.example'
+{more}
+{places}
+[[listen]]
+mode = 'tproxy'
+address = '[::]:15001'
+peek_timeout = '100ms'
+",
+        directory.display()
+    )
+}
+
+/// Whether a value is as a part of docs/record.schema.json says: the words of JSON Schema that it
+/// uses, and no others.
+fn fits(schema: &Value, value: &Value) -> Result<(), String> {
+    let words = schema.as_object().unwrap();
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let wrong = |why: &str| Err(format!("{value}: {why}: {schema}"));
+    for (word, wanted) in words {
+        match word.as_str() {
+            "type" => {
+                let fits = wanted == kind
+                    || wanted.as_array().is_some_and(|kinds| kinds.iter().any(|k| k == kind));
+                if !fits {
+                    return wrong("another type");
+                }
+            }
+            "enum" if !wanted.as_array().unwrap().contains(value) => return wrong("not one of"),
+            "const" if wanted != value => return wrong("another value"),
+            "minimum" if value.as_i64().is_some_and(|n| n < wanted.as_i64().unwrap()) => {
+                return wrong("too small");
+            }
+            "items" => {
+                for item in value.as_array().into_iter().flatten() {
+                    fits(wanted, item)?;
+                }
+            }
+            "properties" => {
+                for (name, value) in value.as_object().unwrap() {
+                    let property =
+                        wanted.get(name).ok_or_else(|| format!("{name} is not described"))?;
+                    fits(property, value)?;
+                }
+            }
+            "required" => {
+                for name in wanted.as_array().unwrap() {
+                    let name = name.as_str().unwrap();
+                    value.get(name).ok_or_else(|| format!("{name} is missing in {value}"))?;
+                }
+            }
+            "oneOf" => {
+                let fitting: Vec<_> =
+                    wanted.as_array().unwrap().iter().map(|one| fits(one, value)).collect();
+                if fitting.iter().filter(|fits| fits.is_ok()).count() != 1 {
+                    return Err(format!("{value} fits none, or several: {fitting:?}"));
+                }
+            }
+            "enum"
+            | "const"
+            | "minimum"
+            | "description"
+            | "additionalProperties"
+            | "pattern"
+            | "title"
+            | "$schema" => {}
+            other => panic!("the test knows nothing of {other}"),
+        }
+    }
+    Ok(())
+}
+
+fn schema() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/record.schema.json");
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a04_killed_under_load_the_gateway_has_an_open_line_for_every_byte_outside() {
+    let Some(lab) = lab("a04") else { return };
+    let kills = std::env::var("SCHENGATE_KILLS").map_or(4, |kills| kills.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, mut client) =
+        (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
+    let to = at(PERMITTED[0], NOTED);
+    for round in 0..kills {
+        let mut gateway = lab.start_gateway(&policy(dir.path(), ""));
+        if round == 0 {
+            gateway.capture();
+        }
+        let before = world.ask(&json!("seen")).as_array().unwrap().len();
+        client.ask(&json!({ "do": "load", "to": to }));
+        let wanted = before + 20 + round * 37 % 200;
+        wait_until("bytes are in the world", || {
+            (world.ask(&json!("seen")).as_array().unwrap().len() > wanted).then_some(())
+        });
+        gateway.kill();
+        client.ask(&json!("stop"));
+    }
+    let mut gateway = lab.start_gateway(&policy(dir.path(), ""));
+    let refused = client.ask(&json!({ "do": "once", "to": at(REFUSED[0], NOTED) }));
+    assert_ne!(refused, "noted\n");
+    gateway.reload(&policy(
+        dir.path(),
+        "[[rule]]\nname = 'one'\nto = ['198.51.100.99/32']\naction = 'block'\n",
+    ));
+    wait_until("the last connections have ended", || {
+        gateway.shows("schengate_connections_active 0").then_some(())
+    });
+    gateway.stop();
+    let noted: HashSet<u64> =
+        world.ask(&json!("seen")).as_array().unwrap().iter().map(|p| p.as_u64().unwrap()).collect();
+    let records = records(dir.path());
+    let port = |record: &Value| record["client"].as_str()?.rsplit(':').next()?.parse::<u64>().ok();
+    let open = records.iter().filter(|record| record["event"] == "open");
+    let open: HashSet<u64> = open.filter_map(port).collect();
+    let unkept: Vec<_> = noted.difference(&open).collect();
+    assert!(unkept.is_empty(), "{} of {}", unkept.len(), noted.len());
+    let report = checked(dir.path());
+    assert!(
+        report.holds() && report.remarks.iter().all(|found| found.kind != FindingKind::Gap),
+        "{report:?}"
+    );
+    assert_eq!(report.signed, report.records);
+    let schema = schema();
+    for record in &records {
+        if let Err(why) = fits(&schema, record) {
+            panic!("{why}");
+        }
+    }
+    let events: HashSet<&str> = records.iter().map(|r| r["event"].as_str().unwrap()).collect();
+    for event in ["segment", "start", "open", "close", "refused", "reload", "stop"] {
+        assert!(events.contains(event), "{event} of {events:?}");
+    }
+    eprintln!("{kills} kills, {} clients in the world, {} records", noted.len(), records.len());
+}
+
+#[test]
+fn a03_on_a_full_disk_connections_are_refused_for_the_reason_record() {
+    let Some(lab) = lab("a03") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().display();
+    lab.gateway.shell(&format!("mount -t tmpfs -o size=36m none {disk}")).unwrap();
+    let (mut world, mut client) =
+        (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
+    let gateway = lab.start_gateway(&policy(dir.path(), "durability = 'disk'"));
+    gateway.capture();
+    let once = json!({ "do": "once", "to": at(PERMITTED[0], NOTED) });
+    assert_eq!(client.ask(&once), "noted\n");
+    lab.gateway.shell(&format!("cat /dev/zero > {disk}/room || true")).unwrap();
+    // What fits into the last page of a file still does.
+    wait_until("a connection is refused", || (client.ask(&once) != "noted\n").then_some(()));
+    let noted = world.ask(&json!("seen")).as_array().unwrap().len();
+    wait_until("the gateway says so", || gateway.shows("schengate_audit_writing 0").then_some(()));
+    assert!(gateway.shows("schengate_ready 0"));
+    // What is known to fail is refused at once, for that reason.
+    assert_ne!(client.ask(&once), "noted\n");
+    wait_until("it is counted", || {
+        (gateway.count("schengate_connections_total{") > 0.0
+            && gateway.count("reason=\"record\"") >= 1.0)
+            .then_some(())
+    });
+    assert_eq!(world.ask(&json!("seen")).as_array().unwrap().len(), noted);
+    lab.gateway.shell(&format!("rm {disk}/room")).unwrap();
+    wait_until("it is written again", || gateway.shows("schengate_audit_writing 1").then_some(()));
+    assert_eq!(client.ask(&once), "noted\n");
+    let verify = format!(
+        "{} audit verify {disk} --key {disk}/signing.pub --json && {} audit grep '\"reason\":\"record\"' -d {disk}",
+        env!("CARGO_BIN_EXE_schengate"),
+        env!("CARGO_BIN_EXE_schengate"),
+    );
+    let told = lab.gateway.shell(&verify).unwrap();
+    assert!(told.contains("\"holds\":true") && told.contains("\"event\":\"refused\""), "{told}");
+}
+
+#[test]
+fn the_page_shows_settings_that_load_and_every_field() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/record.md")).unwrap();
+    let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let text = format!("schema = 1\n[policy]\npermit = ['FR']\n{block}");
+    let loaded = schengate::control::config::parse(&text, None).unwrap();
+    assert!(loaded.config.audit.is_some_and(|audit| audit.retain_bytes == Some(100_000_000_000)));
+    for one in schema()["oneOf"].as_array().unwrap() {
+        for name in one["properties"].as_object().unwrap().keys() {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+        let event = &one["properties"]["event"];
+        let listed = event["enum"].as_array().cloned().unwrap_or_default();
+        for event in listed.iter().chain(event.get("const")) {
+            assert!(page.contains(&format!("`{}`", event.as_str().unwrap())), "{event}");
+        }
+    }
+}
