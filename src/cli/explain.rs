@@ -15,6 +15,7 @@ use super::{Exit, PolicyFile, complain};
 use crate::control::capture::{Capture, Form, Servers, candidates};
 use crate::control::compile::Compiler;
 use crate::control::config::{self, Rule, Shortcut};
+use crate::control::data::{Facts, RegionPlace};
 use crate::control::load::load;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
@@ -373,6 +374,9 @@ impl<'a> Answer<'a> {
             sentence.push_str(&format!(", region {}", regions.join(" or ")));
         }
         said.push(sentence);
+        if location.unknown {
+            said.extend(regions.iter().filter_map(|region| unplaced(region)));
+        }
         said.extend(location.source.and_then(|source| self.too_old(source)));
         for &(source, country) in &location.dissenters {
             said.push(format!("{} says {country} instead", dated(source)));
@@ -537,6 +541,20 @@ fn cause_action(reason: Reason, action: Action) -> &'static str {
         (_, Action::Allow) => "go on",
         (_, action) => action.label(),
     }
+}
+
+/// Why a published region, `provider:region`, has no country.
+fn unplaced(region: &str) -> Option<String> {
+    let (provider, key) = region.split_once(':')?;
+    let mut facts = Facts::built_in().regions.iter();
+    let fact = facts.find(|fact| fact.provider == provider && fact.region == key);
+    let why = match fact.map(|fact| fact.place) {
+        Some(RegionPlace::Unsourced) => "no list of its provider says in which country it is",
+        Some(RegionPlace::Several) => "it stands for several countries that are not told apart",
+        None => "it is not in the built-in list of regions; a [[place]] may say where it is",
+        Some(RegionPlace::Country(_) | RegionPlace::Union | RegionPlace::Anycast) => return None,
+    };
+    Some(format!("region {region}: {why}"))
 }
 
 const fn stands(standing: Standing) -> &'static str {

@@ -98,7 +98,7 @@ fn absent(zones: &Zones, name: &str) -> String {
 struct Zone<'a> {
     zones: &'a Zones,
     name: &'a str,
-    /// The list of a zone of the file; `None`: built in.
+    /// The list of a zone of the file, or of a built-in name that stands for others.
     own: Option<&'a ZoneList>,
     itself: ZoneList,
 }
@@ -115,7 +115,7 @@ impl<'a> Zone<'a> {
     }
 
     fn origin(&self) -> &'static str {
-        if self.own.is_some() { "policy" } else { "built-in" }
+        if config::is_built_in(self.name) { "built-in" } else { "policy" }
     }
 
     fn at(&self, at: Timestamp) -> CountrySet {
@@ -153,6 +153,11 @@ impl<'a> Zone<'a> {
         all
     }
 
+    /// What says so of a membership; nothing where the policy itself names the country.
+    fn sources(&self, member: &Membership) -> Vec<&str> {
+        self.zones.sources(&self.itself, member.country, member.since, member.until)
+    }
+
     /// What stands in the file, as it is written there.
     fn written(&self) -> Option<Vec<String>> {
         let list = self.own?;
@@ -183,8 +188,9 @@ impl Membership {
         self.since.is_none_or(|since| since <= at) && self.until.is_none_or(|until| at < until)
     }
 
-    fn json(&self, at: Timestamp) -> Value {
+    fn json(&self, at: Timestamp, sources: &[&str]) -> Value {
         json!({
+            "sources": sources,
             "country": self.country.code(),
             "since": self.since.map(|since| since.to_string()),
             "until": self.until.map(|until| until.to_string()),
@@ -236,14 +242,18 @@ fn show(zone: &Zone<'_>, at: Timestamp, as_json: bool, out: &mut impl Write) -> 
             "written": zone.written(),
             "at": at.to_string(),
             "codes": codes(zone.at(at)),
-            "members": memberships.iter().map(|member| member.json(at)).collect::<Vec<_>>(),
+            "members": memberships
+                .iter()
+                .map(|member| member.json(at, &zone.sources(member)))
+                .collect::<Vec<_>>(),
         });
         writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
         return Ok(Exit::Yes);
     }
     writeln!(out, "{} ({}), {} members at {at}", zone.name, zone.origin(), zone.at(at).len())?;
     if let Some(written) = zone.written() {
-        writeln!(out, "written as {}", written.join(", "))?;
+        let verb = if zone.origin() == "policy" { "written as" } else { "stands for" };
+        writeln!(out, "{verb} {}", written.join(", "))?;
     }
     let day = |instant: Option<Timestamp>| {
         instant.map_or_else(|| "-".to_owned(), |instant| instant.to_string())
@@ -251,7 +261,13 @@ fn show(zone: &Zone<'_>, at: Timestamp, as_json: bool, out: &mut impl Write) -> 
     for member in &memberships {
         let (since, until) = (day(member.since), day(member.until));
         let holds = if member.holds(at) { "" } else { "  (not at that time)" };
-        writeln!(out, "  {}  since {since:<20}  until {until:<20}{holds}", member.country)?;
+        let sources = zone.sources(member).join("; ");
+        let by = if sources.is_empty() { "the policy".to_owned() } else { sources };
+        writeln!(
+            out,
+            "  {}  since {since:<20}  until {until:<20}{holds}  by {by}",
+            member.country
+        )?;
     }
     Ok(Exit::Yes)
 }

@@ -184,7 +184,7 @@ impl<'a> Locator<'a> {
             Some(RegionPlace::Country(country)) => location.codes.insert(country),
             Some(RegionPlace::Union) => location.codes |= self.plan.union,
             Some(RegionPlace::Anycast) => location.anycast = true,
-            Some(RegionPlace::Several) | None => {
+            Some(RegionPlace::Several | RegionPlace::Unsourced) | None => {
                 location.unknown = true;
                 return false;
             }

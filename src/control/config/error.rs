@@ -115,6 +115,8 @@ pub enum LintKind {
     Nowhere,
     /// The client is believed about names.
     Trust,
+    /// A name that stands for other zones.
+    Alias,
     /// A list holds countries whose adequacy covers some recipients only.
     PartialAdequacy,
     /// `observe`, and nothing ends it.

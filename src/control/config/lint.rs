@@ -138,6 +138,9 @@ impl Lints<'_> {
             let help = "take out less, or name what is meant";
             self.add(LintKind::Nowhere, at, key, what, help);
         }
+        for (name, members, hint) in self.config.zones.aliases(list) {
+            self.add(LintKind::Alias, at, key, format!("{name:?} stands for {members}"), hint);
+        }
         let Some((zone, countries)) = self.config.zones.partial_adequacy(list, self.now) else {
             return;
         };
@@ -322,6 +325,8 @@ mod tests {
             lints("permit_law = ['gdpr-adequacy-partial']"),
             [(LintKind::PartialAdequacy, 4)]
         );
+        assert_eq!(lints("permit_law = ['FR', 'hds']"), [(LintKind::Alias, 4)]);
+        assert_eq!(lints("permit_law = ['eea']"), []);
         assert_eq!(lints("[names]\nbinding = 'trust'"), [(LintKind::Trust, 5)]);
         let group = "[[group]]\nname = 'g'\nclients = ['10.0.0.0/8']\n";
         assert_eq!(lints(group), [(LintKind::IdleGroup, 4)]);

@@ -44,7 +44,7 @@ use self::reader::{Reader, Table};
 pub use self::source_url::SourceUrl;
 pub(super) use self::source_url::{percent_encoded, unfit};
 pub use self::update::{Digest, Signature, Update, UpdateSource};
-pub use self::zones::built_in;
+pub use self::zones::{built_in, is_built_in};
 use crate::account::View;
 use crate::control::data::SourceInfo;
 use crate::egress::NamesLimit;
@@ -318,12 +318,12 @@ pub struct Zone {
 pub enum Members {
     /// A built-in zone: each member with the instants at which it joined and left.
     Dated(Vec<DatedMember>),
-    /// A zone of the file.
+    /// A zone of the file, or a built-in name that stands for others.
     List(ZoneList),
 }
 
 /// A member of a built-in zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatedMember {
     /// The member.
     pub country: Country,
@@ -331,6 +331,8 @@ pub struct DatedMember {
     pub since: Option<Timestamp>,
     /// First instant after membership; `None`: open.
     pub until: Option<Timestamp>,
+    /// What says so.
+    pub source: String,
 }
 
 /// `[[rule]]`. A condition that is `None` was not written and holds for everything; a condition

@@ -42,6 +42,35 @@ const WITHDRAWN: [(&str, &str); 14] = [
 /// `gdpr-adequacy` in `gdpr-adequacy-partial`. A zone by its plain name holds full decisions only.
 const PARTIAL: &str = "-partial";
 
+/// Built-in names that stand for other zones and codes, and what an address does not show of what
+/// is meant by them.
+const ALIASES: [(&str, &[&str], &str); 5] = [
+    (
+        "eu-data-boundary",
+        &["eu", "CH", "IS", "LI", "NO"],
+        "it is where Microsoft says that data of its boundary is kept; what leaves it by exception, \
+         an address does not show",
+    ),
+    ("gdpr", &["eea"], "it is where the GDPR applies directly"),
+    (
+        "gdpr-free-flow",
+        &["eea", "gdpr-adequacy"],
+        "it holds the full decisions only; what is partial needs rules with a `basis`",
+    ),
+    (
+        "hds",
+        &["eea"],
+        "it is where HDS lets health data be hosted; whether a host is certified, an address does \
+         not show",
+    ),
+    (
+        "secnumcloud",
+        &["eu"],
+        "it is where SecNumCloud lets data be held; that no foreign law reaches the holder is for \
+         `permit_law` to ask",
+    ),
+];
+
 struct BuiltIn {
     zones: Vec<Zone>,
     /// Members of each zone that stand there for some recipients only.
@@ -58,9 +87,9 @@ static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
         if row.partial {
             set.push_str(PARTIAL);
         }
-        let member =
-            row.country.map(|country| DatedMember { country, since: row.since, until: row.until });
-        if let Some(member) = member.filter(|_| row.partial) {
+        let (since, until, source) = (row.since, row.until, row.source);
+        let member = row.country.map(|country| DatedMember { country, since, until, source });
+        if let Some(member) = member.as_ref().filter(|_| row.partial) {
             partial.entry(set.clone()).or_default().insert(member.country);
         }
         sets.entry(set).or_default().extend(member);
@@ -69,13 +98,26 @@ static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
         sets.into_iter().partition(|(_, members)| !members.is_empty());
     let zone = |(name, members)| Zone { name, members: Members::Dated(members) };
     let hollow = hollow.into_iter().map(|(name, _)| name).collect();
-    BuiltIn { zones: zones.into_iter().map(zone).collect(), partial, hollow }
+    let mut zones: Vec<Zone> = zones.into_iter().map(zone).collect();
+    let names = Names::new(&zones);
+    zones.extend(ALIASES.iter().map(|&(name, members, _)| {
+        // A test holds that every member is known.
+        let plus = members.iter().filter_map(|member| names.plain(member)).collect();
+        Zone { name: name.to_owned(), members: Members::List(ZoneList { plus, minus: vec![] }) }
+    }));
+    BuiltIn { zones, partial, hollow }
 });
 
 /// The built-in zones, by name (`config/facts/jurisdiction-sets.csv`).
 #[must_use]
 pub fn built_in() -> Vec<Zone> {
     BUILT_IN.zones.clone()
+}
+
+/// Whether a zone of this name is built in; no zone of a file has such a name.
+#[must_use]
+pub fn is_built_in(name: &str) -> bool {
+    BUILT_IN.zones.iter().any(|zone| zone.name == name)
 }
 
 impl Zones {
@@ -143,6 +185,50 @@ impl Zones {
         })
     }
 
+    /// What says that `country` is in a zone that `list` reaches at some time from `since` to before
+    /// `until`, each source once; nothing where the file itself names the country.
+    #[must_use]
+    pub fn sources(
+        &self,
+        list: &ZoneList,
+        country: Country,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Vec<&str> {
+        let before = |a: Option<Timestamp>, b: Option<Timestamp>| match (a, b) {
+            (Some(a), Some(b)) => a < b,
+            (None, _) | (_, None) => true,
+        };
+        let mut sources = Vec::new();
+        for index in self.reached(list) {
+            let Some(Zone { members: Members::Dated(members), .. }) = self.all.get(index) else {
+                continue;
+            };
+            let of_country = members.iter().filter(|member| member.country == country);
+            for member in of_country {
+                let meets = before(member.since, until) && before(since, member.until);
+                if meets && !sources.contains(&member.source.as_str()) {
+                    sources.push(member.source.as_str());
+                }
+            }
+        }
+        sources
+    }
+
+    /// The built-in names in `list` that stand for others: name, what they stand for, and what an
+    /// address does not show of what is meant.
+    pub(super) fn aliases(
+        &self,
+        list: &ZoneList,
+    ) -> impl Iterator<Item = (&'static str, String, &'static str)> {
+        let named: Vec<_> = zones_of(list)
+            .into_iter()
+            .filter_map(|index| self.all.get(index))
+            .filter_map(|zone| ALIASES.iter().find(|alias| alias.0 == zone.name))
+            .collect();
+        named.into_iter().map(|&(name, members, hint)| (name, members.join(", "), hint))
+    }
+
     /// The zones that `list` names, and those that they name in turn.
     pub(super) fn reached(&self, list: &ZoneList) -> BTreeSet<usize> {
         let mut reached = BTreeSet::new();
@@ -190,6 +276,12 @@ impl Names {
     fn new(zones: &[Zone]) -> Self {
         let index = zones.iter().enumerate().map(|(i, zone)| (zone.name.clone(), i)).collect();
         Self { index }
+    }
+
+    /// A zone or a code that is sound as it stands.
+    fn plain(&self, text: &str) -> Option<Term> {
+        let zone = self.index.get(text).map(|&index| Term::Zone(index));
+        zone.or_else(|| Country::from_code(text).map(Term::Country))
     }
 
     /// A member without its sign.
@@ -312,7 +404,7 @@ pub(super) fn countries(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<
         Ok(Term::Everywhere | Term::Zone(_)) => {
             Err(Wrong::new(format!("{text:?} is no country"), help))
         }
-        Err(_) if BUILT_IN.zones.iter().any(|zone| zone.name == text.to_ascii_lowercase()) => {
+        Err(_) if is_built_in(&text.to_ascii_lowercase()) => {
             Err(Wrong::new(format!("{text:?} is a zone; here, each country is named"), help))
         }
         Err(wrong) => Err(wrong),
@@ -368,7 +460,7 @@ pub(super) fn read(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> (Zones
 
 fn own_name(name: &str) -> Result<(), Wrong> {
     let help = "name it in lower-case letters, digits and \"-\", a letter first";
-    if BUILT_IN.zones.iter().any(|zone| zone.name == name) || BUILT_IN.hollow.contains(name) {
+    if is_built_in(name) || BUILT_IN.hollow.contains(name) {
         return Err(Wrong::new("a built-in zone has this name", "give yours another"));
     }
     if country(name).is_some() {
@@ -451,6 +543,58 @@ mod tests {
     }
 
     #[test]
+    fn who_left_is_a_member_until_the_last_day() {
+        let holds = |zone: &str, code: &str, at: &str| held(code, NOW).is_subset(held(zone, at));
+        for (zone, code, last, first_without) in [
+            ("eu", "GB", "2020-01-31T23:59:59Z", "2020-02-01T00:00:00Z"),
+            ("eea", "GB", "2020-01-31T23:59:59Z", "2020-02-01T00:00:00Z"),
+            ("eu", "GL", "1985-01-31T12:00:00Z", "1985-02-01T00:00:00Z"),
+            ("eu", "BL", "2011-12-31T12:00:00Z", "2012-01-01T00:00:00Z"),
+            ("coe", "RU", "2022-03-16T12:00:00Z", "2022-03-17T00:00:00Z"),
+            ("coe", "GR", "1970-12-31T12:00:00Z", "1971-01-01T00:00:00Z"),
+            ("efta", "SE", "1994-12-31T12:00:00Z", "1995-01-01T00:00:00Z"),
+            ("cis", "GE", "2009-08-17T12:00:00Z", "2009-08-18T00:00:00Z"),
+            ("gdpr-adequacy-partial", "US", "2015-10-06T12:00:00Z", "2015-10-07T00:00:00Z"),
+            ("gdpr-adequacy-partial", "US", "2020-07-16T12:00:00Z", "2020-07-17T00:00:00Z"),
+        ] {
+            assert!(holds(zone, code, last), "{code} is in {zone} at {last}");
+            assert!(
+                !holds(zone, code, first_without),
+                "{code} is not in {zone} at {first_without}"
+            );
+        }
+        assert_eq!(held("eu", "2019-06-01T00:00:00Z").len(), 36);
+        assert!(holds("coe", "GR", NOW) && holds("gdpr-adequacy-partial", "US", NOW));
+    }
+
+    #[test]
+    fn aliases_hold_what_they_stand_for() {
+        for (name, members, _) in ALIASES {
+            assert_eq!(held(name, NOW), held(&members.join(" "), NOW), "{name}");
+        }
+        assert_eq!(held("hds", NOW).len(), 37);
+        assert_eq!(held("eu-data-boundary", NOW).len(), 38);
+        assert!(!held("gdpr-free-flow", NOW).meets(held("gdpr-adequacy-partial", NOW)));
+        let zones = Zones { all: built_in() };
+        let told: Vec<_> = zones.aliases(&list(&zones, "hds FR -gdpr-free-flow")).collect();
+        let told: Vec<_> = told.iter().map(|(name, what, _)| (*name, what.as_str())).collect();
+        assert_eq!(told, [("hds", "eea"), ("gdpr-free-flow", "eea, gdpr-adequacy")]);
+    }
+
+    #[test]
+    fn the_source_of_a_membership_is_that_of_its_time() {
+        let zones = Zones { all: built_in() };
+        let eu = list(&zones, "gdpr-free-flow");
+        let britain = Country::from_code("GB").unwrap();
+        let at = |text: &str| Some(text.parse().unwrap());
+        let old =
+            zones.sources(&eu, britain, at("1994-01-01T00:00:00Z"), at("2020-02-01T00:00:00Z"));
+        assert!(old.len() == 1 && old[0].contains("OJ L 29, 31.1.2020"), "{old:?}");
+        let new = zones.sources(&eu, britain, at("2021-06-28T00:00:00Z"), None);
+        assert!(new.len() == 1 && new[0].contains("2021/1772"), "{new:?}");
+    }
+
+    #[test]
     fn a_negative_takes_out_wherever_it_stands() {
         assert_eq!(held("-GB GB FR", NOW).to_string(), "FR");
         assert_eq!(held("* -eea", NOW).len(), Country::COUNT - 37);
@@ -474,8 +618,9 @@ mod tests {
     fn sets_without_any_country_are_no_zones() {
         assert!(!built_in().iter().any(|zone| zone.name == "eu-sanctioned-regions"));
         for zone in built_in() {
-            let Members::Dated(members) = zone.members else { panic!("{}", zone.name) };
-            assert!(!members.is_empty(), "{}", zone.name);
+            if let Members::Dated(members) = zone.members {
+                assert!(!members.is_empty(), "{}", zone.name);
+            }
         }
     }
 

@@ -88,7 +88,7 @@ impl ProviderTable {
                 Some(RegionPlace::Union) => Label::Union,
                 Some(RegionPlace::Several) => Label::Several,
                 Some(RegionPlace::Anycast) => Label::Anycast,
-                None => Label::Unplaced,
+                Some(RegionPlace::Unsourced) | None => Label::Unplaced,
             },
         };
         let (mut v4, mut v6) = (Vec::new(), Vec::new());

@@ -51,6 +51,8 @@ pub struct ZoneRow {
     pub since: Option<Timestamp>,
     /// First instant after membership; `None`: open.
     pub until: Option<Timestamp>,
+    /// Where it stands: `K:` from general knowledge, `L:` read in a stored page.
+    pub source: String,
 }
 
 impl Facts {
@@ -70,15 +72,13 @@ impl Facts {
 
 /// The rows of `jurisdiction-sets.csv`, in their order.
 pub fn zone_rows() -> impl Iterator<Item = ZoneRow> {
-    rows::<5>(SETS).map(|[set, code, since, note, _]| {
-        let until = note.split(';').find_map(|part| part.trim().strip_prefix("expires "));
-        ZoneRow {
-            set: set.into_owned(),
-            country: Country::from_code(&code),
-            partial: note.contains("scope=partial"),
-            since: since_of(&since),
-            until: until.and_then(|day| day.parse::<Date>().ok()?.tomorrow().ok()).and_then(begins),
-        }
+    rows::<6>(SETS).map(|[set, code, since, until, note, source]| ZoneRow {
+        set: set.into_owned(),
+        country: Country::from_code(&code),
+        partial: note.contains("scope=partial"),
+        since: since_of(&since),
+        until: until.parse::<Date>().ok().and_then(|day| day.tomorrow().ok()).and_then(begins),
+        source: source.into_owned(),
     })
 }
 
@@ -118,6 +118,7 @@ fn regions() -> Vec<RegionFact> {
         let place = match (code.as_ref(), kind.as_ref()) {
             ("EU", _) => RegionPlace::Union,
             ("ZZ", "anycast") => RegionPlace::Anycast,
+            ("ZZ", "unsourced") => RegionPlace::Unsourced,
             ("ZZ", _) => RegionPlace::Several,
             (code, _) => RegionPlace::Country(Country::from_code(code)?),
         };
@@ -211,13 +212,15 @@ mod tests {
             let rows = zone("gdpr-adequacy").into_iter().filter(move |row| row.partial == partial);
             rows.filter_map(|row| row.country.map(Country::code)).collect::<Vec<_>>()
         };
-        assert_eq!(codes(true), ["CA", "JP", "KR", "US"]);
-        assert_eq!(codes(false).len(), 12);
+        assert_eq!(codes(true), ["CA", "JP", "KR", "US", "US", "US"]);
+        assert_eq!(codes(false).len(), 13);
         let is_britain = |row: &ZoneRow| row.country == Country::from_code("GB");
         let britain = zone("gdpr-adequacy").into_iter().find(is_britain).unwrap();
         assert_eq!(britain.since, at("2021-06-28T00:00:00Z"));
         assert_eq!(britain.until, at("2031-12-28T00:00:00Z"));
-        assert_eq!(zone("eea").len(), 37);
+        let (former, members): (Vec<_>, Vec<_>) =
+            zone("eea").into_iter().partition(|row| row.until.is_some());
+        assert_eq!((former.len(), members.len()), (3, 37));
         assert!(zone("eu-sanctioned-regions").iter().all(|row| row.country.is_none()));
     }
 
@@ -229,7 +232,30 @@ mod tests {
         for line in SETS.lines().skip(1) {
             let since = line.split(',').nth(2).unwrap();
             assert!(since.is_empty() || since_of(since).is_some(), "{line}");
+            let until = line.split(',').nth(3).unwrap();
+            assert!(until.is_empty() || until.parse::<Date>().is_ok(), "{line}");
         }
+        let backwards =
+            |row: &ZoneRow| row.until.zip(row.since).is_some_and(|(until, since)| until <= since);
+        assert!(!zone_rows().any(|row| backwards(&row)));
+        assert!(zone_rows().all(|row| !row.source.is_empty()));
+    }
+
+    #[test]
+    fn no_region_of_the_embedded_ranges_is_without_a_row() {
+        let known = |provider: &str, region: &str| {
+            let mut regions = Facts::built_in().regions.iter();
+            regions.any(|row| row.provider == provider && row.region == region)
+        };
+        let table = crate::control::data::embedded_providers().unwrap();
+        let without: std::collections::BTreeSet<_> = table
+            .rows
+            .iter()
+            .filter(|row| !row.region.is_empty() && !row.anycast && row.country.is_none())
+            .filter(|row| !known(&row.provider, &row.region))
+            .map(|row| format!("{}:{}", row.provider, row.region))
+            .collect();
+        assert!(without.is_empty(), "{without:?}");
     }
 
     #[test]
@@ -283,6 +309,7 @@ mod tests {
         assert_eq!(place("gcp", "eu"), RegionPlace::Union);
         assert_eq!(place("aws", "GLOBAL"), RegionPlace::Anycast);
         assert_eq!(place("gcp", "asia"), RegionPlace::Several);
+        assert_eq!(place("gcp", "europe-west15"), RegionPlace::Unsourced);
         let turkey = RegionPlace::Country(Country::from_code("TR").unwrap());
         assert_eq!(place("aws", "eu-central-1-ist-1"), turkey);
     }

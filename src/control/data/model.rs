@@ -214,6 +214,8 @@ pub enum RegionPlace {
     Anycast,
     /// In several countries that the file does not name (`ZZ`, kind `multiregion`).
     Several,
+    /// In a country that no list of its provider names (`ZZ`, kind `unsourced`): unknown.
+    Unsourced,
 }
 
 /// What is wrong, as the reader that found it says: an enum of its own, with what it came from in

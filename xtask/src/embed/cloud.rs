@@ -189,7 +189,10 @@ impl<'a> Borders<'a> {
         let aws = Facts::built_in().regions.iter().filter(|region| region.provider == "aws");
         let countries = aws.filter_map(|region| match region.place {
             RegionPlace::Country(country) => Some((region.region.as_str(), country)),
-            RegionPlace::Union | RegionPlace::Anycast | RegionPlace::Several => None,
+            RegionPlace::Union
+            | RegionPlace::Anycast
+            | RegionPlace::Several
+            | RegionPlace::Unsourced => None,
         });
         let (countries, date) = (countries.collect(), file.create_date);
         Ok(Self { known, places, second, countries, date })
