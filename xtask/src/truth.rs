@@ -248,7 +248,7 @@ impl Gate {
                             entry.countries.insert(country);
                         }
                         RegionPlace::Anycast => entry.everywhere = true,
-                        RegionPlace::Union | RegionPlace::Several => {}
+                        RegionPlace::Union | RegionPlace::Several | RegionPlace::Unsourced => {}
                     }
                 }
             }
