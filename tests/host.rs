@@ -99,10 +99,8 @@ fn boot(release: &str, driver: &str, prepare: &str) {
         .arg(&report)
         .env("PREPARE", prepare)
         .env("FORWARD", "1")
-        // Connections a second, and the longest wait of one in milliseconds: on a quiet machine it
-        // is under a second (the report has it), where clients waited for the old process it was
-        // 30.5 s. Without optimisation the policy alone takes longer to load.
-        .env("LOAD", if cfg!(debug_assertions) { "100 15000" } else { "500 5000" })
+        // Without optimisation the policy alone takes longer to load.
+        .env("LOAD", if cfg!(debug_assertions) { "100 15000" } else { "500 1000" })
         .output()
         .unwrap();
     let told = fs::read_to_string(&report).unwrap_or_default();

@@ -26,7 +26,7 @@ install -m 0755 "$driver" $root/trial/drive
 printf '#!/bin/sh\nexec "$@"\n' > $root/usr/local/bin/sudo
 chmod 0755 $root/usr/local/bin/sudo
 touch $root/trial/report
-echo "${LOAD:-500 5000}" > $root/trial/load
+echo "${LOAD:-500 1000}" > $root/trial/load
 
 cat > $root/etc/systemd/system/trial.service <<'UNIT'
 [Unit]
