@@ -147,9 +147,11 @@ fn world() {
                     note(&ledger, &at, 1, 0);
                     let mut stream = stream.unwrap();
                     if port == SILENCE {
-                        // Without a thread: there may be thousands of them.
+                        // Without a thread: there may be thousands of them. Under the lock, so that
+                        // who has heard it is among those that can be let go.
+                        let mut ledger = ledger.lock().unwrap();
                         if stream.write_all(b"!").is_ok() {
-                            ledger.lock().unwrap().silent.push(stream);
+                            ledger.silent.push(stream);
                         }
                         continue;
                     }

@@ -50,8 +50,11 @@ impl<'lab> Scene<'lab> {
 
     fn disperse(&mut self) {
         self.client.ask(&json!("disperse"));
-        self.world.ask(&json!("let go"));
-        wait_until("every connection has ended", || (self.active() == 0.0).then_some(()));
+        // Again and again: the world may take one up that the gateway dialled a moment ago.
+        wait_until("every connection has ended", || {
+            self.world.ask(&json!("let go"));
+            (self.gateway.count("schengate_connections_active ") == 0.0).then_some(())
+        });
     }
 
     fn active(&self) -> f64 {

@@ -175,11 +175,11 @@ impl<'lab> Soak<'lab> {
 
     /// Waits until nobody is served any more.
     fn quiet(&mut self) {
-        self.world.ask(&json!("let go"));
         // UDP flows end by their silence, which lasts 30 s and more: a reload that refuses all of
         // them ends them now.
         self.gateway.reload(&policy(false, 0));
         wait_until("every connection has ended", || {
+            self.world.ask(&json!("let go"));
             (self.gateway.count("schengate_connections_active ") == 0.0).then_some(())
         });
         self.gateway.reload(&policy(true, 0));
