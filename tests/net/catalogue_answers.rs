@@ -238,9 +238,10 @@ fn a01_an_answer_is_done_when_its_client_has_it() {
         let held = scene.client.ask(&json!({"do": "keep-narrow", "to": to, "steps": steps}));
         assert_eq!(held["kept"], 1, "{way:?}: {held}");
         wait_until("the gateway's kernel has the answer", || {
-            let open = "ss -tnH state established '( sport = :3128 or sport = :8081 )'";
+            // With its FIN behind the answer, where the connection ends with it.
+            let open = "ss -tnH state connected '( sport = :3128 or sport = :8081 )'";
             let open = scene.in_the_gateway(open);
-            let queued = open.lines().filter_map(|line| line.split_whitespace().nth(1));
+            let queued = open.lines().filter_map(|line| line.split_whitespace().nth(2));
             queued.map(|q| q.parse::<usize>().unwrap()).any(|q| q > 10_000).then_some(())
         });
         assert_eq!(scene.lines().len(), before, "{way:?}: it has not arrived");
