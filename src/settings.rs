@@ -4,7 +4,7 @@
 //! effect in `flow`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::identify::HostName;
@@ -47,6 +47,27 @@ pub struct Listen {
     /// Where UDP comes in beside it (TPROXY only): `udp = true`, the default of that mode, is the
     /// same address and port; an address puts it elsewhere; `false` leaves UDP to the firewall.
     pub udp: Option<SocketAddr>,
+}
+
+impl Listen {
+    /// The defaults, but for mode and address, which have none.
+    pub const DEFAULT: Self = Self {
+        mode: ListenMode::Proxy,
+        address: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
+        peek_timeout: Duration::from_secs(3),
+        connect_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(60 * 60),
+        half_closed_timeout: Duration::from_secs(60 * 60),
+        lifetime: None,
+        keepalive: None,
+        user_timeout: None,
+        keep_source: false,
+        max_connections: 65_536,
+        max_connections_per_client: None,
+        silent: false,
+        starttls: false,
+        udp: None,
+    };
 }
 
 /// `[[listen]] mode`.

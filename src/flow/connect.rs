@@ -13,20 +13,8 @@ use super::dialled::Source;
 use super::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::account::{Connect, End, Limit, Metrics};
 use crate::policy::Permit;
+use crate::settings::Listen;
 use crate::sys;
-
-/// How destinations are dialled.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Dialling {
-    /// Time allowed.
-    pub(super) limit: Duration,
-    /// As in [`super::settings::Listener`].
-    pub(super) keepalive: Option<Duration>,
-    /// As in [`super::settings::Listener`].
-    pub(super) user_timeout: Option<Duration>,
-    /// Bytes are sent as soon as the connect is done.
-    pub(super) speaks: bool,
-}
 
 /// Why a connect failed.
 #[derive(Debug, thiserror::Error)]
@@ -87,13 +75,18 @@ impl From<io::Error> for DialFault {
 
 /// A socket that can connect to `destination`, and does so from `source` where that is given. Its
 /// port is chosen by the connect, for the one destination: the bind would take it for all of them.
-fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io::Result<Socket> {
+fn socket(
+    destination: SocketAddr,
+    settings: &Listen,
+    speaks: bool,
+    source: Option<IpAddr>,
+) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(destination), kind, Some(Protocol::TCP))?;
     let socket = sys::unreserved(socket)?;
     prepare(&socket);
-    set_limits(&socket, how.keepalive, how.user_timeout)?;
-    if how.speaks {
+    set_limits(&socket, settings.keepalive, settings.user_timeout)?;
+    if speaks {
         delay_acks(&socket);
     }
     if let Some(source) = source {
@@ -105,14 +98,16 @@ fn socket(destination: SocketAddr, how: Dialling, source: Option<IpAddr>) -> io:
     Ok(socket)
 }
 
-/// Connects to exactly the permitted address; from `source`, or not at all, where that is given.
+/// Connects to exactly the permitted address, with the limits of the listener; from `source`, or not at
+/// all, where that is given. `speaks`: bytes are sent as soon as the connect is done.
 pub(super) async fn dial(
     permit: &Permit,
-    how: Dialling,
+    settings: &Listen,
+    speaks: bool,
     source: Option<Source>,
     metrics: &Metrics,
 ) -> Result<TcpSocket, DialFault> {
-    Connecting::begin(permit, how, source, metrics)?.done(metrics).await
+    Connecting::begin(permit, settings, speaks, source, metrics)?.done(metrics).await
 }
 
 /// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].
@@ -126,14 +121,15 @@ impl Connecting {
     /// As [`dial`], without waiting for the destination.
     pub(super) fn begin(
         permit: &Permit,
-        how: Dialling,
+        settings: &Listen,
+        speaks: bool,
         source: Option<Source>,
         metrics: &Metrics,
     ) -> Result<Self, DialFault> {
         let begun = Instant::now();
-        let socket = Self::open(permit.destination(), how, source);
+        let socket = Self::open(permit.destination(), settings, speaks, source);
         match socket {
-            Ok(socket) => Ok(Self { socket, begun, limit: how.limit }),
+            Ok(socket) => Ok(Self { socket, begun, limit: settings.connect_timeout }),
             Err(fault) => {
                 if let DialFault::Failed(cause) = &fault
                     && cause.raw_os_error() == Some(libc::EMFILE)
@@ -148,12 +144,13 @@ impl Connecting {
 
     fn open(
         destination: SocketAddr,
-        how: Dialling,
+        settings: &Listen,
+        speaks: bool,
         source: Option<Source>,
     ) -> Result<TcpSocket, DialFault> {
         // What fails here fails on this host, whatever the error is called.
         let ip = source.as_ref().map(|source| source.ip);
-        let socket = socket(destination, how, ip).map_err(DialFault::Failed)?;
+        let socket = socket(destination, settings, speaks, ip).map_err(DialFault::Failed)?;
         let connect = || match socket.connect(&destination.into()) {
             Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
             _ => Ok(()),
@@ -201,8 +198,8 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let metrics = Metrics::register();
-        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
-        let dialled = dial(&permit(&port.to_string()), how, None, &metrics).await;
+        let dialled =
+            dial(&permit(&port.to_string()), &Listen::DEFAULT, false, None, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Refused)), "{dialled:?}");
         let text = metrics.render();
         assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
@@ -213,10 +210,10 @@ mod tests {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let to = listener.local_addr().unwrap();
         let metrics = Metrics::register();
-        let how = Dialling { limit: Duration::from_secs(5), ..Dialling::default() };
         let ip = IpAddr::from([127, 0, 0, 99]);
         let source = |ip| Some(Source { ip, dialled: Arc::default() });
-        let dialled = dial(&permit(&to.to_string()), how, source(ip), &metrics).await;
+        let dialled =
+            dial(&permit(&to.to_string()), &Listen::DEFAULT, false, source(ip), &metrics).await;
         if let Err(DialFault::Failed(fault)) = &dialled
             && fault.kind() == io::ErrorKind::PermissionDenied
         {
@@ -228,7 +225,8 @@ mod tests {
         assert_eq!(socket2::SockRef::from(&dialled).local_addr().unwrap().as_socket(), Some(from));
         // Of another family than the destination: refused here, never sent from elsewhere.
         let source = source("2001:db8::1".parse().unwrap());
-        let dialled = dial(&permit(&to.to_string()), how, source, &metrics).await;
+        let dialled =
+            dial(&permit(&to.to_string()), &Listen::DEFAULT, false, source, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Failed(_))), "{dialled:?}");
     }
 

@@ -24,12 +24,13 @@ use super::listener::{self, Listener};
 use super::name_binding::{BindingCache, Memory};
 use super::registry::Registry;
 use super::serve::serve;
-use super::settings::{Datagrams, Dns, NameService, Settings, Socket};
+use super::settings::{self, NameService, Settings};
 use super::udp;
 use super::worker::Worker;
 use crate::account::{Account, End, Way};
 use crate::egress::{Allowance, Resolver};
 use crate::policy::Live;
+use crate::settings::{Dns, Listen, ListenMode};
 use crate::sys;
 
 /// Time that connections which were told to end may take for it.
@@ -114,44 +115,35 @@ impl DataPlane {
         let mut udp_listeners: Vec<Vec<UdpListener>> = Vec::new();
         udp_listeners.resize_with(count, Vec::new);
         let mut listeners = Vec::new();
-        let most = settings.listeners.iter().map(|listener| listener.max_connections).sum();
+        let most =
+            settings.listeners.iter().map(|listener| listener.settings.max_connections).sum();
         let clients = Arc::new(Clients::new(Shares::of_all(sys::connections_max().min(most))));
         // One for all: what is dialled for a client of one listener may come back to another.
-        let keeps = settings.listeners.iter().any(|listener| listener.keep_source);
+        let keeps = settings.listeners.iter().any(|listener| listener.settings.keep_source);
         let dialled = keeps.then(Arc::<Dialled>::default);
-        for mut listener in settings.listeners {
-            let datagrams = listener.udp.take();
-            let shares = listener.max_connections_per_client.is_none();
-            let at = match &listener.socket {
-                Socket::Address(address) => Ok(*address),
-                Socket::Inherited(socket) => socket.local_addr(),
-            };
-            let at = at.map_or_else(|_| "of the service manager".into(), |at| at.to_string());
-            let way = listener.way;
-            let mut opened = listener::open(listener, count).map_err(|e| {
-                let needs = match (way, e.kind()) {
-                    (Way::Tproxy, io::ErrorKind::PermissionDenied) => {
+        for settings::Listener { settings, socket, datagrams } in settings.listeners {
+            let Listen { mode, address, udp, max_connections_per_client, .. } = settings;
+            let mut opened = listener::open(settings, socket, count).map_err(|e| {
+                let needs = match (mode, e.kind()) {
+                    (ListenMode::Tproxy, io::ErrorKind::PermissionDenied) => {
                         "; a transparent listener needs CAP_NET_ADMIN, or a socket unit that opens \
                          it (schengate-tcp.socket)"
                     }
                     _ => "",
                 };
-                io::Error::new(e.kind(), format!("listener {at}: {e}{needs}"))
+                io::Error::new(e.kind(), format!("listener {address}: {e}{needs}"))
             })?;
-            if shares {
+            if max_connections_per_client.is_none() {
                 opened.listener.share(&clients);
             }
             opened.listener.dialled.clone_from(&dialled);
-            listeners.push((opened.listener.way, opened.listener.address));
+            listeners.push((opened.listener.way(), opened.listener.address));
             for (of_worker, socket) in listening.iter_mut().zip(opened.sockets) {
                 of_worker.push((socket, opened.listener.clone()));
             }
-            if let Some(datagrams) = datagrams {
-                for (room, udp_listener) in udp_listeners.iter_mut().zip(open_datagrams(
-                    datagrams,
-                    &opened.listener,
-                    count,
-                )?) {
+            if let Some(at) = udp {
+                let opened = open_datagrams(at, datagrams, &opened.listener, count)?;
+                for (room, udp_listener) in udp_listeners.iter_mut().zip(opened) {
                     room.push(udp_listener);
                 }
             }
@@ -258,18 +250,14 @@ impl fmt::Debug for DataPlane {
 
 /// The UDP socket beside a TCP listener, for as many workers as it serves.
 fn open_datagrams(
-    datagrams: Datagrams,
+    at: SocketAddr,
+    inherited: Option<std::net::UdpSocket>,
     tcp: &Listener,
     workers: usize,
 ) -> io::Result<Vec<UdpListener>> {
-    let datagrams = match datagrams {
-        Datagrams::Address(at) if at.port() == 0 => {
-            Datagrams::Address(SocketAddr::new(at.ip(), tcp.address.port()))
-        }
-        given @ (Datagrams::Address(_) | Datagrams::Inherited(_)) => given,
-    };
-    let at = format!("{datagrams:?}");
-    let sockets = udp::open(datagrams, workers).map_err(|e| {
+    let port = if at.port() == 0 { tcp.address.port() } else { at.port() };
+    let at = SocketAddr::new(at.ip(), port);
+    let sockets = udp::open(at, inherited, workers).map_err(|e| {
         io::Error::new(
             e.kind(),
             format!(

@@ -1,7 +1,7 @@
 //! Dials what was permitted, and nothing else; then relays.
 
 use super::along;
-use super::connect::{Connecting, Dialling};
+use super::connect::dial;
 use super::evaluate::{First, Subject};
 use super::first_flight::FirstFlight;
 use super::hello_retry::{HelloRetryGuard, Opening};
@@ -35,18 +35,10 @@ pub(super) async fn run(
     let source = listener.source(record.client().ip());
     // Behind an upgrade the destination speaks first.
     let speaks = !seen.bytes().is_empty() && preamble.is_none();
-    let how = Dialling { speaks, ..listener.dialling };
     // Before anything that the destination could see.
     record.forwarding()?;
-    let connecting = Connecting::begin(&permit, how, source, record.metrics());
-    let upstream = match connecting {
-        Ok(connecting) => connecting.done(record.metrics()).await,
-        Err(fault) => Err(fault),
-    };
-    let upstream = match upstream {
-        Ok(upstream) => upstream,
-        Err(fault) => return Err(fault.end()),
-    };
+    let dialled = dial(&permit, listener, speaks, source, record.metrics()).await;
+    let upstream = dialled.map_err(|fault| fault.end())?;
     if let Some(preamble) = preamble
         && let Err(end) = Box::pin(preamble.replay(&upstream, &client)).await
     {
@@ -128,7 +120,7 @@ impl Joined {
             let end = tokio::select! {
                 biased;
                 end = session.closed() => end,
-                end = relay::run(&client, &upstream, opening, listener.timeouts, record.bytes()) => end,
+                end = relay::run(&client, &upstream, opening, listener.timeouts(), record.bytes()) => end,
             };
             guard.note(&mut session);
             if let Some(read) = read {

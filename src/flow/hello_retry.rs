@@ -41,7 +41,7 @@ pub(super) async fn run(
     let end = {
         let session = &*session;
         let opening = guard.follow(client, upstream, first, session);
-        let (timeouts, bytes) = (session.listener.timeouts, session.record.bytes());
+        let (timeouts, bytes) = (session.listener.timeouts(), session.record.bytes());
         relay::run(client, upstream, opening, timeouts, bytes).await
     };
     guard.note(session);

@@ -5,21 +5,20 @@ use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use socket2::Protocol;
 
 use super::bind::{Sharing, bind};
 use super::clients::{Clients, Place, Shares, hellos_max};
-use super::connect::Dialling;
 use super::dialled::{Dialled, Source};
 use super::relay::IdleTimeouts;
-use super::settings::{self, Socket};
 use super::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::account::{Limit, Way};
+use crate::settings::{Listen, ListenMode};
 
 /// Connections that the kernel holds until they are accepted; it takes less where
 /// net.core.somaxconn is lower.
@@ -28,26 +27,23 @@ const BACKLOG: i32 = 65_535;
 /// What a connection has to know of the listener that took it.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
-    pub(super) way: Way,
-    /// The address that the listener is bound to.
-    pub(super) address: SocketAddr,
-    pub(super) peek_timeout: Duration,
-    pub(super) dialling: Dialling,
-    pub(super) keep_source: bool,
+    /// As the policy file has it, but for the address, which is the one that it is bound to.
+    settings: Listen,
     /// What is dialled from clients' own addresses, by whichever listener; where none does, nobody
     /// asks.
     pub(super) dialled: Option<Arc<Dialled>>,
-    pub(super) timeouts: IdleTimeouts,
-    /// As in [`settings::Listener`].
-    pub(super) lifetime: Option<Duration>,
-    pub(super) silent: bool,
-    /// Play the server of protocols that go over to TLS.
-    pub(super) starttls: bool,
-    max_connections: usize,
     /// What is taken at once, over all workers.
     taken: Arc<Taken>,
     /// Where each client has a limit of its own.
     clients: Option<Arc<Clients>>,
+}
+
+impl Deref for Listener {
+    type Target = Listen;
+
+    fn deref(&self) -> &Listen {
+        &self.settings
+    }
 }
 
 /// What a listener's connections take.
@@ -59,9 +55,27 @@ struct Taken {
 }
 
 impl Listener {
-    /// Connections, or UDP flows, at once.
-    pub(super) const fn max_connections(&self) -> usize {
-        self.max_connections
+    /// One that is bound to `address`.
+    fn new(settings: Listen, address: SocketAddr) -> Self {
+        let own = settings.max_connections_per_client.and_then(NonZeroUsize::new);
+        let own = own.map(|most| Shares::set(most, settings.max_connections));
+        Self {
+            dialled: settings.keep_source.then(Arc::default),
+            taken: Arc::default(),
+            clients: own.map(|shares| Arc::new(Clients::new(shares))),
+            settings: Listen { address, ..settings },
+        }
+    }
+
+    /// How long a relay in which no byte moves is kept.
+    pub(super) fn timeouts(&self) -> IdleTimeouts {
+        let idle = self.idle_timeout;
+        IdleTimeouts { idle, half_closed: self.half_closed_timeout.min(idle) }
+    }
+
+    /// How its connections stand in the record.
+    pub(super) fn way(&self) -> Way {
+        self.mode.into()
     }
 
     /// Gives each client a share of what all listeners together may have.
@@ -72,7 +86,8 @@ impl Listener {
     /// The same for the UDP socket beside a listener, under limits of its own.
     pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
         let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
-        Self { address, taken: Arc::default(), clients, ..self.clone() }
+        let settings = Listen { address, ..self.settings.clone() };
+        Self { settings, taken: Arc::default(), clients, ..self.clone() }
     }
 
     /// Where a client's destinations are dialled from; `None` where the kernel is to choose.
@@ -87,25 +102,28 @@ impl Listener {
     }
 }
 
+impl From<ListenMode> for Way {
+    fn from(mode: ListenMode) -> Self {
+        match mode {
+            ListenMode::Tproxy => Self::Tproxy,
+            ListenMode::Redirect => Self::Redirect,
+            ListenMode::Proxy => Self::Proxy,
+        }
+    }
+}
+
 #[cfg(test)]
 impl Listener {
     /// One whose own address is nobody's destination.
-    pub(super) fn for_tests(way: Way) -> Self {
-        Self {
-            way,
-            address: SocketAddr::from(([192, 0, 2, 1], 15001)),
-            peek_timeout: Duration::from_secs(3),
-            dialling: Dialling { limit: Duration::from_secs(3), ..Dialling::default() },
-            keep_source: false,
-            dialled: None,
-            timeouts: IdleTimeouts::even(Duration::from_secs(60)),
-            lifetime: None,
-            silent: false,
-            starttls: false,
+    pub(super) fn for_tests(mode: ListenMode) -> Self {
+        let settings = Listen {
+            mode,
+            connect_timeout: std::time::Duration::from_secs(3),
+            idle_timeout: std::time::Duration::from_secs(60),
             max_connections: 100,
-            taken: Arc::default(),
-            clients: None,
-        }
+            ..Listen::DEFAULT
+        };
+        Self::new(settings, SocketAddr::from(([192, 0, 2, 1], 15001)))
     }
 
     /// The same, with a limit for each client.
@@ -184,21 +202,25 @@ pub(super) struct Opened {
     pub(super) sockets: Vec<StdListener>,
 }
 
-/// Opens one listener for `workers` workers.
-pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<Opened> {
-    let sockets = match settings.socket {
-        Socket::Address(address) => {
+/// Opens one listener for `workers` workers, or takes the `socket` that was opened for it.
+pub(super) fn open(
+    settings: Listen,
+    socket: Option<StdListener>,
+    workers: usize,
+) -> io::Result<Opened> {
+    let sockets = match socket {
+        None => {
             let mut sockets = Vec::with_capacity(workers);
-            let mut at = address;
+            let mut at = settings.address;
             for _ in 0..workers {
-                let socket = listen(at, settings.way)?;
+                let socket = listen(at, settings.mode)?;
                 // Port 0 asks for any port; the other workers then share the first one's.
                 at = socket.local_addr()?;
                 sockets.push(socket);
             }
             sockets
         }
-        Socket::Inherited(socket) => {
+        Some(socket) => {
             socket.set_nonblocking(true)?;
             (0..workers).map(|_| socket.try_clone()).collect::<io::Result<_>>()?
         }
@@ -207,42 +229,16 @@ pub(super) fn open(settings: settings::Listener, workers: usize) -> io::Result<O
         // Accepted sockets inherit all of it.
         prepare(socket);
         set_limits(socket, settings.keepalive, settings.user_timeout)?;
-        if settings.way != Way::Proxy {
+        if settings.mode != ListenMode::Proxy {
             delay_acks(socket);
         }
     }
     let first = sockets.first().ok_or_else(|| io::Error::other("a data plane without workers"))?;
-    let listener = Listener {
-        way: settings.way,
-        address: first.local_addr()?,
-        peek_timeout: settings.peek_timeout,
-        dialling: Dialling {
-            limit: settings.connect_timeout,
-            keepalive: settings.keepalive,
-            user_timeout: settings.user_timeout,
-            speaks: false,
-        },
-        keep_source: settings.keep_source,
-        dialled: settings.keep_source.then(Arc::default),
-        timeouts: IdleTimeouts {
-            idle: settings.idle_timeout,
-            half_closed: settings.half_closed_timeout.min(settings.idle_timeout),
-        },
-        lifetime: settings.lifetime,
-        silent: settings.silent,
-        starttls: settings.starttls,
-        max_connections: settings.max_connections,
-        taken: Arc::default(),
-        clients: settings.max_connections_per_client.and_then(NonZeroUsize::new).map(|most| {
-            let most = Shares::set(most, settings.max_connections);
-            Arc::new(Clients::new(most))
-        }),
-    };
-    Ok(Opened { listener, sockets })
+    Ok(Opened { listener: Listener::new(settings, first.local_addr()?), sockets })
 }
 
-fn listen(address: SocketAddr, way: Way) -> io::Result<StdListener> {
-    let is_transparent = way == Way::Tproxy;
+fn listen(address: SocketAddr, mode: ListenMode) -> io::Result<StdListener> {
+    let is_transparent = mode == ListenMode::Tproxy;
     let socket = bind(address, Protocol::TCP, Sharing::WithOthers, is_transparent)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -251,41 +247,32 @@ fn listen(address: SocketAddr, way: Way) -> io::Result<StdListener> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::time::Duration;
 
     use super::*;
     use crate::sys;
 
-    fn settings(socket: Socket) -> settings::Listener {
-        settings::Listener {
-            way: Way::Proxy,
-            socket,
-            peek_timeout: Duration::from_secs(3),
-            connect_timeout: Duration::from_secs(3),
-            idle_timeout: Duration::from_secs(3),
-            half_closed_timeout: Duration::from_secs(3),
-            lifetime: None,
+    /// On any port.
+    fn settings() -> Listen {
+        Listen {
             keepalive: Some(Duration::from_secs(77)),
             user_timeout: Some(Duration::from_secs(33)),
-            keep_source: false,
             max_connections: 2,
             max_connections_per_client: Some(0),
-            silent: false,
-            starttls: false,
-            udp: None,
+            ..Listen::DEFAULT
         }
     }
 
     #[test]
     fn workers_share_one_port() {
-        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let opened = open(settings(any), 3).unwrap();
+        let opened = open(settings(), None, 3).unwrap();
         assert_eq!(opened.sockets.len(), 3);
         assert_ne!(opened.listener.address.port(), 0);
         for socket in &opened.sockets {
             assert_eq!(socket.local_addr().unwrap(), opened.listener.address);
         }
-        let inherited = Socket::Inherited(StdListener::bind(("127.0.0.1", 0)).unwrap());
-        assert_eq!(open(settings(inherited), 2).unwrap().sockets.len(), 2);
+        let inherited = Some(StdListener::bind(("127.0.0.1", 0)).unwrap());
+        assert_eq!(open(settings(), inherited, 2).unwrap().sockets.len(), 2);
     }
 
     #[test]
@@ -293,8 +280,7 @@ mod tests {
         use std::io::Write;
         use std::os::fd::AsFd;
 
-        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let opened = open(settings(any), 1).unwrap();
+        let opened = open(settings(), None, 1).unwrap();
         let mut client = std::net::TcpStream::connect(opened.listener.address).unwrap();
         opened.sockets[0].set_nonblocking(false).unwrap();
         let (accepted, _) = opened.sockets[0].accept().unwrap();
@@ -311,8 +297,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn an_accepted_socket_waits_with_its_acknowledgements_until_it_is_told() {
-        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let opened = open(settings::Listener { way: Way::Redirect, ..settings(any) }, 1).unwrap();
+        let opened = open(Listen { mode: ListenMode::Redirect, ..settings() }, None, 1).unwrap();
         let _client = std::net::TcpStream::connect(opened.listener.address).unwrap();
         let (socket, _) = sys::accept(opened.sockets[0].as_fd()).unwrap();
         let socket = TcpSocket::accepted(socket).unwrap();
@@ -324,8 +309,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_over_all_workers_and_places_come_back() {
-        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let listener = open(settings(any), 1).unwrap().listener;
+        let listener = open(settings(), None, 1).unwrap().listener;
         let other_worker = listener.clone();
         let take =
             |listener| Slot::take(listener, IpAddr::from([192, 0, 2, 1])).inspect(Slot::heard);
@@ -338,9 +322,7 @@ mod tests {
 
     #[test]
     fn h09_half_of_the_connections_may_wait_for_their_first_bytes() {
-        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let listener =
-            open(settings::Listener { max_connections: 4, ..settings(any) }, 1).unwrap().listener;
+        let listener = open(Listen { max_connections: 4, ..settings() }, None, 1).unwrap().listener;
         let take = || Slot::take(&listener, IpAddr::from([192, 0, 2, 1]));
         let (first, second) = (take().unwrap(), take().unwrap());
         assert_eq!(take().unwrap_err(), Limit::Hellos);
@@ -357,10 +339,8 @@ mod tests {
 
     #[test]
     fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
-        let any = Socket::Address("127.0.0.1:0".parse().unwrap());
-        let one = Some(1);
-        let with = settings::Listener { max_connections_per_client: one, ..settings(any) };
-        let listener = open(with, 1).unwrap().listener;
+        let with = Listen { max_connections_per_client: Some(1), ..settings() };
+        let listener = open(with, None, 1).unwrap().listener;
         let other_worker = listener.clone();
         let take = |listener, last| {
             Slot::take(listener, IpAddr::from([192, 0, 2, last])).inspect(Slot::heard)

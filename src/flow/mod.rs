@@ -72,4 +72,4 @@ mod udp;
 mod worker;
 
 pub use drain::DataPlane;
-pub use settings::{Datagrams, Dns, Listener, NameService, Resolver, Settings, Socket};
+pub use settings::{Listener, NameService, Settings};

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use socket2::SockRef;
 
-use crate::account::Way;
+use crate::settings::ListenMode;
 use crate::sys;
 
 /// Why a connection has no destination that it could be sent to.
@@ -23,14 +23,18 @@ pub(super) enum Fault {
 
 /// The original destination of an accepted connection, in canonical form (an IPv4-mapped IPv6
 /// address is that IPv4). `listener` is the address that the listener is bound to.
-pub(super) fn of(client: &impl AsFd, way: Way, listener: SocketAddr) -> Result<SocketAddr, Fault> {
+pub(super) fn of(
+    client: &impl AsFd,
+    mode: ListenMode,
+    listener: SocketAddr,
+) -> Result<SocketAddr, Fault> {
     let client = SockRef::from(client);
-    let origin = match way {
+    let origin = match mode {
         // TPROXY hands the connection over as it is: its local address is the destination.
-        Way::Tproxy => local(&client),
+        ListenMode::Tproxy => local(&client),
         // REDIRECT rewrote the destination, and conntrack remembers what it was.
-        Way::Redirect => redirected(&client),
-        Way::Proxy | Way::Dns => {
+        ListenMode::Redirect => redirected(&client),
+        ListenMode::Proxy => {
             Err(io::Error::other("whoever is asked by name has no original destination"))
         }
     };
@@ -139,9 +143,9 @@ mod tests {
         let at = listener.local_addr().unwrap();
         let _client = TcpStream::connect(at).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        assert!(matches!(of(&accepted, Way::Tproxy, at), Err(Fault::Loop(to)) if to == at));
-        let redirect = of(&accepted, Way::Redirect, at);
+        assert!(matches!(of(&accepted, ListenMode::Tproxy, at), Err(Fault::Loop(to)) if to == at));
+        let redirect = of(&accepted, ListenMode::Redirect, at);
         assert!(redirect.is_err(), "never redirected: {redirect:?}");
-        assert!(of(&accepted, Way::Proxy, at).is_err());
+        assert!(of(&accepted, ListenMode::Proxy, at).is_err());
     }
 }

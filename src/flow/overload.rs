@@ -15,8 +15,9 @@ use super::listener::Listener;
 use super::origin;
 use super::socket::TcpSocket;
 use super::worker::Worker;
-use crate::account::{End, Judged, Way};
+use crate::account::{End, Judged};
 use crate::policy::Verdict;
+use crate::settings::ListenMode;
 
 /// Clients of an explicit listener that a worker tells in words at once; the others get a reset, so
 /// that a crowd of them costs neither memory nor descriptors.
@@ -48,14 +49,16 @@ pub(super) fn turn_away(
     listener: &Listener,
     worker: &Rc<Worker>,
 ) {
-    let mut record = worker.account.open(peer, listener.way);
-    let to = match listener.way {
-        Way::Tproxy | Way::Redirect => match origin::of(&socket, listener.way, listener.address) {
-            Ok(to) | Err(origin::Fault::Loop(to)) => Some(to),
-            Err(origin::Fault::Unknown(_)) => None,
-        },
+    let mut record = worker.account.open(peer, listener.way());
+    let to = match listener.mode {
+        mode @ (ListenMode::Tproxy | ListenMode::Redirect) => {
+            match origin::of(&socket, mode, listener.address) {
+                Ok(to) | Err(origin::Fault::Loop(to)) => Some(to),
+                Err(origin::Fault::Unknown(_)) => None,
+            }
+        }
         // It was not read for whom it is.
-        Way::Proxy | Way::Dns => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        ListenMode::Proxy => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
     };
     let end = match to {
         Some(to) => {
@@ -67,7 +70,7 @@ pub(super) fn turn_away(
     record.finish(end);
     if listener.silent {
         socket.end_in_order();
-    } else if listener.way == Way::Proxy
+    } else if listener.mode == ListenMode::Proxy
         && let Some(told) = Told::one_more()
     {
         // Ends by itself, within seconds.

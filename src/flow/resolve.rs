@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -209,8 +210,11 @@ async fn dial_in_order(
     let mut last = None;
     loop {
         if let Some((index, permit)) = waiting.next() {
-            let (how, account) = (session.listener.dialling, session.worker.account.clone());
-            let dialled = async move { (index, dial(&permit, how, None, account.metrics()).await) };
+            let (listener, worker) = (Rc::clone(&session.listener), Rc::clone(&session.worker));
+            let dialled = async move {
+                let metrics = worker.account.metrics();
+                (index, dial(&permit, &listener, false, None, metrics).await)
+            };
             dialling.spawn_local(dialled);
         } else if dialling.is_empty() {
             return Err(last.map_or(ConnectError::Unresolved, ConnectError::Undialled));

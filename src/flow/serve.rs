@@ -18,15 +18,18 @@ use super::session::{Session, run_until};
 use super::socket::TcpSocket;
 use super::starttls::{self, Preamble, StartTlsProtocol};
 use super::worker::Worker;
-use crate::account::{End, Way};
+use crate::account::End;
 use crate::policy::{Permit, Verdict};
+use crate::settings::ListenMode;
 
 /// Serves one accepted connection to its end, in a task of its own.
 pub(super) fn serve(client: Accepted, worker: Rc<Worker>) {
     // It ends by itself, and with the runtime at the latest.
-    match client.listener.way {
-        Way::Tproxy | Way::Redirect => drop(spawn_local(serve_transparent(client, worker))),
-        Way::Proxy | Way::Dns => drop(spawn_local(proxy::serve(client, worker))),
+    match client.listener.mode {
+        ListenMode::Tproxy | ListenMode::Redirect => {
+            drop(spawn_local(serve_transparent(client, worker)));
+        }
+        ListenMode::Proxy => drop(spawn_local(proxy::serve(client, worker))),
     }
 }
 
@@ -128,7 +131,7 @@ async fn judge(
 /// Where a transparent client was going; what cannot be sent anywhere stops here.
 fn destination(client: &TcpSocket, session: &mut Session) -> Result<SocketAddr, Rejection> {
     let listener = &session.listener;
-    let origin = match origin::of(client, listener.way, listener.address) {
+    let origin = match origin::of(client, listener.mode, listener.address) {
         Ok(origin) => origin,
         Err(origin::Fault::Loop(to)) => return Err(session.refused(Verdict::looped(to))),
         Err(fault @ origin::Fault::Unknown(_)) => {

@@ -1,15 +1,14 @@
 //! Says what the data plane is to do, in types of its own, so that it knows nothing of the policy file.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 
-use crate::account::Way;
 use crate::egress::NamesLimit;
-pub use crate::settings::{Dns, Resolver};
+use crate::settings::{Dns, Listen, Resolver};
 
 /// Everything that is fixed for the life of a data plane.
 #[derive(Debug)]
@@ -42,57 +41,11 @@ pub struct NameService {
 /// One place where connections come in.
 #[derive(Debug)]
 pub struct Listener {
-    /// How connections arrive.
-    pub way: Way,
-    /// Its address, or the socket itself.
-    pub socket: Socket,
-    /// Time allowed for the first bytes.
-    pub peek_timeout: Duration,
-    /// Time allowed for the connect to the destination.
-    pub connect_timeout: Duration,
-    /// Time without a byte either way after which a relay ends.
-    pub idle_timeout: Duration,
-    /// As `idle_timeout`, once one of the two sides has closed.
-    pub half_closed_timeout: Duration,
-    /// Time after which a connection, request or UDP flow ends, whatever it does.
-    pub lifetime: Option<Duration>,
-    /// Silence after which either side is asked whether it is still there (TCP keep-alive).
-    pub keepalive: Option<Duration>,
-    /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482); the kernel's own
-    /// limit where there is none.
-    pub user_timeout: Option<Duration>,
-    /// Dial from the client's address and not from the gateway's; needs CAP_NET_ADMIN, and answers
-    /// that are routed back through this host. For the transparent ways alone.
-    pub keep_source: bool,
-    /// Connections at once, over all workers; more are refused as `overload`.
-    pub max_connections: usize,
-    /// Connections at once of one client, over all workers; more are refused as `overload`. 0 is no
-    /// limit of its own; `None` a share of what all listeners together may have. An IPv6 client is
-    /// its /64.
-    pub max_connections_per_client: Option<usize>,
-    /// Close without an answer instead of refusing aloud.
-    pub silent: bool,
-    /// Play the server of protocols that go over to TLS (SMTP, IMAP, POP3, PostgreSQL, on their own
-    /// ports) up to the hello, and judge by its name. For the transparent ways alone.
-    pub starttls: bool,
-    /// Where transparent UDP comes in beside it, under the same limits.
-    pub udp: Option<Datagrams>,
-}
-
-/// A UDP listener's socket.
-#[derive(Debug)]
-pub enum Datagrams {
-    /// To be opened here; port 0 is the port of the TCP listener.
-    Address(SocketAddr),
-    /// Opened by the service manager, options (IP_TRANSPARENT) included.
-    Inherited(UdpSocket),
-}
-
-/// A listener's socket.
-#[derive(Debug)]
-pub enum Socket {
-    /// To be opened here.
-    Address(SocketAddr),
-    /// Opened by the service manager, options (IP_TRANSPARENT) included.
-    Inherited(TcpListener),
+    /// What the policy file says of it.
+    pub settings: Listen,
+    /// Its socket, where the service manager opened it, options (IP_TRANSPARENT) included; else one
+    /// is opened here for each worker.
+    pub socket: Option<TcpListener>,
+    /// The same for UDP, where the settings have it; port 0 is the port of the TCP listener.
+    pub datagrams: Option<UdpSocket>,
 }

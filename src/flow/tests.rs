@@ -23,9 +23,10 @@ use super::socket::TcpSocket;
 use super::worker::Worker;
 use super::*;
 use crate::account::kept::{self, Kept};
-use crate::account::{Account, End, Judged, Way};
+use crate::account::{Account, End, Judged};
 use crate::policy::fixture::{At, Fixture};
 use crate::policy::{Action, Live, Reason, Verdict};
+use crate::settings::{Listen, ListenMode};
 
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x31];
 
@@ -55,8 +56,8 @@ impl Harness {
 
     /// Connects to `world` and serves what it accepts. Transparent connections take the
     /// listener's own address for their destination, as under TPROXY.
-    async fn client(&self, world: &TcpListener, way: Way) -> TcpStream {
-        self.client_at(world, Listener::for_tests(way)).await
+    async fn client(&self, world: &TcpListener, mode: ListenMode) -> TcpStream {
+        self.client_at(world, Listener::for_tests(mode)).await
     }
 
     async fn client_at(&self, world: &TcpListener, listener: Listener) -> TcpStream {
@@ -129,7 +130,7 @@ fn local(names: &[&str]) -> FakeResolver {
 async fn what_a_connection_holds_is_small() {
     let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
-    let listener = Listener::for_tests(Way::Tproxy);
+    let listener = Listener::for_tests(ListenMode::Tproxy);
     let _client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = world.accept().await.unwrap();
     let slot = Slot::take(&listener, peer.ip()).unwrap();
@@ -178,7 +179,7 @@ fn field<'a>(line: &'a Value, name: &str) -> &'a str {
 async fn a_permitted_hello_arrives_as_it_was_sent() {
     let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example"]));
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     let sent = hello("pacs.example");
     for part in sent.chunks(7) {
         client.write_all(part).await.unwrap();
@@ -201,7 +202,7 @@ async fn a_permitted_hello_arrives_as_it_was_sent() {
 async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
     let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     client.write_all(&hello("cloud.example")).await.unwrap();
     assert_eq!(all_of(&mut client).await, ALERT);
     drop(client);
@@ -214,13 +215,13 @@ async fn a_refused_hello_gets_an_alert_and_nothing_is_dialled() {
 
 /// A client, its destination and the rig, once the hello of `pacs.example` has arrived and been
 /// answered with a request for another one.
-async fn asked_for_another_hello(harness: &Harness, way: Way) -> (TcpStream, TcpStream) {
+async fn asked_for_another_hello(harness: &Harness, mode: ListenMode) -> (TcpStream, TcpStream) {
     let (front, world) = (listener().await, listener().await);
-    let mut client = match way {
-        Way::Proxy | Way::Dns => harness.client(&front, way).await,
-        Way::Tproxy | Way::Redirect => harness.client(&world, way).await,
+    let mut client = match mode {
+        ListenMode::Proxy => harness.client(&front, mode).await,
+        ListenMode::Tproxy | ListenMode::Redirect => harness.client(&world, mode).await,
     };
-    if way == Way::Proxy {
+    if mode == ListenMode::Proxy {
         client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
         assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     }
@@ -234,13 +235,13 @@ async fn asked_for_another_hello(harness: &Harness, way: Way) -> (TcpStream, Tcp
 
 #[tokio::test(flavor = "local")]
 async fn a_second_hello_of_another_host_ends_the_connection_and_is_not_sent_on() {
-    for (policy, way) in [
-        (only(&["pacs.example"]), Way::Tproxy),
-        (only(&["pacs.example"]), Way::Proxy),
-        (everything(), Way::Proxy),
+    for (policy, mode) in [
+        (only(&["pacs.example"]), ListenMode::Tproxy),
+        (only(&["pacs.example"]), ListenMode::Proxy),
+        (everything(), ListenMode::Proxy),
     ] {
         let harness = Harness::new(policy, &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&harness, way).await;
+        let (mut client, mut server) = asked_for_another_hello(&harness, mode).await;
         let sent = [&[20, 3, 3, 0, 1, 1][..], &hello("cloud.example")].concat();
         client.write_all(&sent).await.unwrap();
         assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
@@ -255,9 +256,9 @@ async fn a_second_hello_of_another_host_ends_the_connection_and_is_not_sent_on()
 
 #[tokio::test(flavor = "local")]
 async fn a_second_hello_of_the_same_host_and_all_behind_it_goes_on() {
-    for way in [Way::Tproxy, Way::Proxy] {
+    for mode in [ListenMode::Tproxy, ListenMode::Proxy] {
         let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&harness, way).await;
+        let (mut client, mut server) = asked_for_another_hello(&harness, mode).await;
         let data = [&[23, 3, 3, 0x10, 0][..], &[7; 4096]].concat().repeat(40);
         let sent = [hello("pacs.example"), data].concat();
         client.write_all(&sent).await.unwrap();
@@ -283,7 +284,7 @@ async fn a_name_of_another_address_opens_nothing() {
     let resolver = FakeResolver::default().entry("pacs.example", &["198.51.100.7"]);
     let harness = Harness::new(only(&["pacs.example"]), &resolver);
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
     assert_eq!(all_of(&mut client).await, ALERT);
     drop(client);
@@ -295,13 +296,13 @@ async fn a_name_of_another_address_opens_nothing() {
 async fn a_verdict_that_needs_no_byte_lets_the_server_speak_first() {
     let harness = Harness::new(Fixture::new(), &FakeResolver::default());
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Redirect).await;
+    let mut client = harness.client(&world, ListenMode::Redirect).await;
     assert_eq!(
         client.read(&mut [0; 8]).await.map_err(|e| e.kind()).unwrap_or(0),
         0,
         "a connection that nothing redirected has no origin"
     );
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     let (mut server, _) = world.accept().await.unwrap();
     server.write_all(b"220 mail").await.unwrap();
     assert_eq!(some(&mut client, 8).await, b"220 mail");
@@ -315,10 +316,10 @@ async fn a_verdict_that_needs_no_byte_lets_the_server_speak_first() {
 async fn a_refusal_that_needed_no_byte_still_speaks_the_clients_protocol() {
     let harness = Harness::new(Fixture::outside(), &FakeResolver::default());
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     client.write_all(&hello("cloud.example")).await.unwrap();
     assert_eq!(all_of(&mut client).await, ALERT);
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: cloud.example\r\n\r\n").await.unwrap();
     let answer = String::from_utf8(all_of(&mut client).await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
@@ -335,10 +336,10 @@ async fn without_a_policy_in_force_nothing_is_forwarded() {
     let harness = Harness::new(everything(), &local(&["pacs.example"]));
     harness.live.publish(everything().lapsed().policy(), None);
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
     client.read_to_end(&mut Vec::new()).await.ok();
-    let mut explicit = harness.client(&listener().await, Way::Proxy).await;
+    let mut explicit = harness.client(&listener().await, ListenMode::Proxy).await;
     let port = world.local_addr().unwrap().port();
     let request = format!("CONNECT pacs.example:{port} HTTP/1.1\r\nHost: pacs.example\r\n\r\n");
     explicit.write_all(request.as_bytes()).await.unwrap();
@@ -354,7 +355,7 @@ async fn without_a_policy_in_force_nothing_is_forwarded() {
 async fn a_listener_that_is_full_refuses() {
     let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
-    let listener = Listener::for_tests(Way::Tproxy);
+    let listener = Listener::for_tests(ListenMode::Tproxy);
     let client = std::net::IpAddr::from([192, 0, 2, 1]);
     let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&listener, client).ok()).collect();
     let mut client = harness.client_at(&world, listener).await;
@@ -368,7 +369,7 @@ async fn a_listener_that_is_full_refuses() {
 async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
     let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
-    let listener = Listener::for_tests(Way::Tproxy).with_per_client(NonZeroUsize::MIN);
+    let listener = Listener::for_tests(ListenMode::Tproxy).with_per_client(NonZeroUsize::MIN);
     let held = Slot::take(&listener, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
     let mut client = harness.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
@@ -381,7 +382,7 @@ async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
 async fn a_silent_client_is_judged_at_the_deadline_as_unread() {
     let harness = Harness::new(only(&["pacs.example"]), &FakeResolver::default());
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     assert_eq!(field(&harness.lines().await[0], "reason"), "unread");
 }
@@ -390,7 +391,7 @@ async fn a_silent_client_is_judged_at_the_deadline_as_unread() {
 async fn a_client_that_leaves_before_a_verdict_has_one_line() {
     let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
-    drop(harness.client(&world, Way::Tproxy).await);
+    drop(harness.client(&world, ListenMode::Tproxy).await);
     let lines = harness.lines().await;
     assert_eq!(lines.len(), 1);
     assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "client-gone"));
@@ -403,7 +404,7 @@ async fn a_new_policy_ends_what_it_no_longer_permits() {
     let world = listener().await;
     let mut clients = Vec::new();
     for name in ["pacs.example", "cloud.example"] {
-        let mut client = harness.client(&world, Way::Tproxy).await;
+        let mut client = harness.client(&world, ListenMode::Tproxy).await;
         client.write_all(&hello(name)).await.unwrap();
         let (mut server, _) = world.accept().await.unwrap();
         some(&mut server, hello(name).len()).await;
@@ -435,16 +436,16 @@ async fn reload(harness: &Harness, policy: Fixture) {
 async fn a_second_hello_of_another_host_is_judged_when_it_comes_and_when_the_policy_changes() {
     let observes = || everything().observing();
     let other = hello("cloud.example");
-    for (way, at_its_hello, enforces, said) in [
-        (Way::Tproxy, observes(), false, ["log", "block", "observe", "done"]),
-        (Way::Proxy, observes(), false, ["log", "block", "observe", "done"]),
-        (Way::Tproxy, observes(), true, ["block", "null", "enforce", "policy-change"]),
-        (Way::Proxy, observes(), true, ["block", "null", "enforce", "policy-change"]),
-        (Way::Tproxy, everything(), false, ["block", "null", "enforce", "refused"]),
-        (Way::Proxy, everything(), false, ["block", "null", "enforce", "refused"]),
+    for (mode, at_its_hello, enforces, said) in [
+        (ListenMode::Tproxy, observes(), false, ["log", "block", "observe", "done"]),
+        (ListenMode::Proxy, observes(), false, ["log", "block", "observe", "done"]),
+        (ListenMode::Tproxy, observes(), true, ["block", "null", "enforce", "policy-change"]),
+        (ListenMode::Proxy, observes(), true, ["block", "null", "enforce", "policy-change"]),
+        (ListenMode::Tproxy, everything(), false, ["block", "null", "enforce", "refused"]),
+        (ListenMode::Proxy, everything(), false, ["block", "null", "enforce", "refused"]),
     ] {
         let harness = Harness::new(observes(), &local(&["pacs.example"]));
-        let (mut client, mut server) = asked_for_another_hello(&harness, way).await;
+        let (mut client, mut server) = asked_for_another_hello(&harness, mode).await;
         reload(&harness, at_its_hello).await;
         client.write_all(&other).await.unwrap();
         if said[3] != "refused" {
@@ -475,7 +476,7 @@ async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_change
     let refuses = || Fixture::outside().grace(Duration::from_secs(2));
     let harness = Harness::new(everything(), &local(&["pacs.example"]));
     let world = listener().await;
-    let mut client = harness.client(&world, Way::Tproxy).await;
+    let mut client = harness.client(&world, ListenMode::Tproxy).await;
     client.write_all(&hello("pacs.example")).await.unwrap();
     let (mut server, _) = world.accept().await.unwrap();
     some(&mut server, hello("pacs.example").len()).await;
@@ -502,23 +503,15 @@ async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_change
 /// A whole data plane, with threads.
 fn plane(policy: Fixture, resolver: &FakeResolver, kept: &Kept) -> (DataPlane, Account) {
     let (account, resolver) = (kept.account(), resolver.clone());
-    let listener = settings::Listener {
-        way: Way::Proxy,
-        socket: Socket::Address("127.0.0.1:0".parse().unwrap()),
-        peek_timeout: Duration::from_secs(3),
+    let settings = Listen {
         connect_timeout: Duration::from_secs(3),
+        idle_timeout: Duration::from_secs(60),
         half_closed_timeout: Duration::from_secs(60),
         lifetime: Some(Duration::from_secs(3600)),
-        keepalive: None,
-        user_timeout: None,
-        keep_source: false,
-        idle_timeout: Duration::from_secs(60),
         max_connections: 100,
-        max_connections_per_client: None,
-        silent: false,
-        starttls: false,
-        udp: None,
+        ..Listen::DEFAULT
     };
+    let listener = settings::Listener { settings, socket: None, datagrams: None };
     let names = NameService {
         resolvers: Vec::new(),
         tls: None,
@@ -569,7 +562,7 @@ async fn a02_what_cannot_be_recorded_is_not_dialled() {
     let clients = listener().await;
     let _client = TcpStream::connect(clients.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = clients.accept().await.unwrap();
-    let listener = Rc::new(Listener::for_tests(Way::Tproxy));
+    let listener = Rc::new(Listener::for_tests(ListenMode::Tproxy));
     let slot = Slot::take(&listener, peer.ip()).unwrap();
     let mut session = Session::open(Rc::clone(&harness.worker), listener, peer);
     // The room was there when the verdict fell.

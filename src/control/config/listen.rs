@@ -52,24 +52,8 @@ pub(super) fn listeners(
     read.into_iter().collect()
 }
 
-/// The defaults of a listener, but for its mode and address, which have none.
-const LISTEN: Listen = Listen {
-    mode: ListenMode::Proxy,
-    address: SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)),
-    peek_timeout: Duration::from_secs(3),
-    connect_timeout: Duration::from_secs(10),
-    idle_timeout: Duration::from_secs(60 * 60),
-    half_closed_timeout: Duration::from_secs(60 * 60),
-    lifetime: None,
-    keepalive: None,
-    user_timeout: None,
-    keep_source: false,
-    max_connections: 65_536,
-    max_connections_per_client: None,
-    silent: false,
-    starttls: false,
-    udp: None,
-};
+/// The defaults of a listener.
+const LISTEN: Listen = Listen::DEFAULT;
 
 fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
     reader.only(table);

@@ -41,7 +41,7 @@ pub(super) async fn serve(client: TcpSocket, connection: Connection) {
     // A request has its own time; this is the connection's.
     let place = connection.register();
     let mut client = Client::new(client, Held::default());
-    let timeout = listener.timeouts.idle.min(KEPT);
+    let timeout = listener.idle_timeout.min(KEPT);
     let mut is_first = true;
     loop {
         let end =
@@ -53,10 +53,10 @@ pub(super) async fn serve(client: TcpSocket, connection: Connection) {
         if let Some(end) = end {
             // Each request keeps a record of its own; a connection that brought none has one as well.
             if is_first {
-                worker.account.open(*peer, listener.way).finish(end);
+                worker.account.open(*peer, listener.way()).finish(end);
             }
             if end == End::ClientGone {
-                client.close(listener.timeouts.half_closed).await;
+                client.close(listener.timeouts().half_closed).await;
             }
             return;
         }
@@ -135,7 +135,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let mut upstream = Upstream::new(upstream, subject.destination);
     let answered = {
         let last = *connection.worker.stopping.borrow();
-        let (bytes, timeouts) = (Arc::clone(session.record.bytes()), listener.timeouts);
+        let (bytes, timeouts) = (Arc::clone(session.record.bytes()), listener.timeouts());
         let closed = session.registration.either_closed(place);
         http::run(&mut client, &mut upstream, &order, &bytes, timeouts, last, closed).await
     };
@@ -147,7 +147,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
                 return Some(client);
             }
             drop(upstream);
-            client.close(listener.timeouts.half_closed).await;
+            client.close(listener.timeouts().half_closed).await;
         }
         // Nobody asked for another protocol.
         Ok(Done::Switched { .. }) => session.close(End::BadAnswer),

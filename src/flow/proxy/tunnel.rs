@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::account::{End, Hello};
-use crate::flow::connect::{Dialling, dial};
+use crate::flow::connect::dial;
 use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::first_flight::{Ended, FirstFlight, read_until, result};
 use crate::flow::forward::Joined;
@@ -53,7 +53,7 @@ pub(in crate::flow) async fn captured(joined: Joined, session: Session) {
     let Joined { client, upstream, first, slot, .. } = joined;
     let Session { worker, listener, record, .. } = &session;
     let judged = record.judgement().map(|judged| judged.verdict.destination());
-    let (Some(to), Ok(origin)) = (judged, origin::of(&client, listener.way, listener.address))
+    let (Some(to), Ok(origin)) = (judged, origin::of(&client, listener.mode, listener.address))
     else {
         // Both were known a moment ago.
         return session.close(End::IoError);
@@ -86,7 +86,7 @@ pub(in crate::flow) async fn listen(
     let Some(to) = record.judgement().map(|judged| judged.verdict.destination()) else {
         return Ok(());
     };
-    client.idle_timer().set_timeout(listener.timeouts.idle);
+    client.idle_timer().set_timeout(listener.idle_timeout);
     let mut seen = FirstFlight::default();
     let mut deadline = None;
     let mut progress = Progress::default();
@@ -219,7 +219,7 @@ impl Joint {
         let answered = {
             let last = *connection.worker.stopping.borrow();
             let closed = session.registration.either_closed(place);
-            let (bytes, timeouts) = (session.record.bytes(), connection.listener.timeouts);
+            let (bytes, timeouts) = (session.record.bytes(), connection.listener.timeouts());
             http::run(&mut client, &mut upstream, &order, bytes, timeouts, last, closed).await
         };
         match answered {
@@ -230,7 +230,7 @@ impl Joint {
                 }
                 upstream.socket.end_in_order();
                 drop(upstream);
-                client.close(connection.listener.timeouts.half_closed).await;
+                client.close(connection.listener.timeouts().half_closed).await;
             }
             Ok(Done::Switched { head }) => {
                 subject = Subject {
@@ -253,12 +253,12 @@ impl Joint {
         let Connection { worker, listener, .. } = connection;
         upstream.held.let_go();
         let (closed, stopping) = (place.closed(), worker.stopping.subscribe());
-        match client.next(Some(&upstream), closed, stopping, listener.timeouts.idle).await {
+        match client.next(Some(&upstream), closed, stopping, listener.idle_timeout).await {
             Next::Bytes => {}
             Next::Over => {
                 upstream.socket.end_in_order();
                 drop(upstream);
-                client.close(listener.timeouts.half_closed).await;
+                client.close(listener.timeouts().half_closed).await;
                 return None;
             }
             Next::Cut(_) => return None,
@@ -322,9 +322,8 @@ impl Joint {
 async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<TcpSocket, End> {
     let Session { listener, record, .. } = session;
     let source = listener.source(record.client().ip());
-    let how = Dialling { speaks: true, ..listener.dialling };
     record.forwarding()?;
-    dial(permit, how, source, record.metrics()).await.map_err(|fault| fault.end())
+    dial(permit, listener, true, source, record.metrics()).await.map_err(|fault| fault.end())
 }
 
 /// The destination goes over to another protocol: what follows is a flow without a name.
@@ -427,7 +426,7 @@ async fn opening(
     session: &mut Session,
 ) -> Turn {
     let bytes = Arc::clone(session.record.bytes());
-    let timeouts = session.listener.timeouts;
+    let timeouts = session.listener.timeouts();
     let server_may_speak =
         session.worker.permits(&Subject { protocol: Protocol::Other, ..subject.clone() });
     let said = upstream.held.take();

@@ -6,7 +6,7 @@ use super::*;
 async fn a_tunnel_carries_the_hello_of_its_own_name() {
     let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     // The hello right behind the request, before the 200.
     let mut sent = connect(world.local_addr().unwrap().port()).into_bytes();
     sent.extend(hello("pacs.example"));
@@ -34,7 +34,7 @@ async fn a_tunnel_refuses_the_hello_of_another_name_or_of_none_that_can_be_read(
         let harness =
             Harness::new(only(&["pacs.example", "cloud.example"]), &local(&["pacs.example"]));
         let (front, world) = (listener().await, listener().await);
-        let mut client = harness.client(&front, Way::Proxy).await;
+        let mut client = harness.client(&front, ListenMode::Proxy).await;
         client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
         assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
         let (mut server, _) = world.accept().await.unwrap();
@@ -55,7 +55,7 @@ async fn tunnel_with_inside(on: Action, inside: &str) -> (bool, Value) {
     let policy = policy.on(|causes| causes.mismatch = on);
     let harness = Harness::new(policy, &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     let (mut server, _) = world.accept().await.unwrap();
@@ -102,10 +102,10 @@ async fn no_query_leaves_for_an_explicit_name_that_no_address_can_save() {
     let harness = Harness::new(everything(), &resolver);
     let front = listener().await;
     let request = "CONNECT x.refused.example:443 HTTP/1.1\r\nHost: x.refused.example\r\n\r\n";
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(request.as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 451 "));
-    let mut socks = harness.client(&front, Way::Proxy).await;
+    let mut socks = harness.client(&front, ListenMode::Proxy).await;
     let name = b"x.refused.example";
     socks.write_all(&[5, 1, 0, 5, 1, 0, 3, name.len() as u8]).await.unwrap();
     socks.write_all(&[&name[..], &[1, 187]].concat()).await.unwrap();
@@ -125,7 +125,7 @@ async fn no_query_leaves_for_an_explicit_name_that_no_address_can_save() {
 async fn a_server_may_speak_first_in_a_tunnel_whose_protocol_does_not_matter() {
     let harness = Harness::new(everything(), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     let (mut server, _) = world.accept().await.unwrap();
@@ -145,7 +145,7 @@ async fn only_permitted_addresses_of_a_name_are_dialled() {
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
     let forbidden = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(connect(port).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     let (server, _) = world.accept().await.unwrap();
@@ -157,7 +157,7 @@ async fn only_permitted_addresses_of_a_name_are_dialled() {
 async fn a_name_whose_every_address_is_refused_is_451_with_the_reason() {
     let harness = Harness::new(only(&[]), &local(&["pacs.example"]));
     let (front, world) = (listener().await, listener().await);
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     let answer = http(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 451 "), "{answer}");
@@ -172,7 +172,7 @@ async fn a_name_whose_every_address_is_refused_is_451_with_the_reason() {
 #[tokio::test(flavor = "local")]
 async fn a_resolver_that_is_down_is_502_and_recorded() {
     let harness = Harness::new(everything(), &FakeResolver::default());
-    let mut client = harness.client(&listener().await, Way::Proxy).await;
+    let mut client = harness.client(&listener().await, ListenMode::Proxy).await;
     client.write_all(connect(443).as_bytes()).await.unwrap();
     let answer = http(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
@@ -210,7 +210,7 @@ async fn requests_that_can_be_read_in_two_ways_are_400() {
     ] {
         let resolver = local(&["pacs.example", "cloud.example"]);
         let harness = Harness::new(everything(), &resolver);
-        let mut client = harness.client(&listener().await, Way::Proxy).await;
+        let mut client = harness.client(&listener().await, ListenMode::Proxy).await;
         client.write_all(request.as_bytes()).await.unwrap();
         let answer = http(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?}: {answer}");
@@ -227,7 +227,7 @@ async fn each_request_of_a_connection_is_judged_by_itself() {
     let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     let request = format!(
         "GET http://PACS.example:{port}/a?b HTTP/1.1\r\nHost: pacs.example:{port}\r\n\
          Proxy-Authorization: Basic eA==\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\
@@ -271,16 +271,16 @@ async fn socks_connects_where_the_policy_permits_and_says_no_elsewhere() {
     let harness = Harness::new(only(&["pacs.example"]), &local(&["pacs.example", "cloud.example"]));
     let (front, world) = (listener().await, listener().await);
     let port = world.local_addr().unwrap().port();
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(&socks("pacs.example", port)).await.unwrap();
     assert_eq!(some(&mut client, 12).await, [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     let (mut server, _) = world.accept().await.unwrap();
     client.write_all(&hello("pacs.example")).await.unwrap();
     assert_eq!(some(&mut server, hello("pacs.example").len()).await, hello("pacs.example"));
-    let mut refused = harness.client(&front, Way::Proxy).await;
+    let mut refused = harness.client(&front, ListenMode::Proxy).await;
     refused.write_all(&socks("cloud.example", port)).await.unwrap();
     assert_eq!(all_of(&mut refused).await, [5, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
-    let mut unknown = harness.client(&front, Way::Proxy).await;
+    let mut unknown = harness.client(&front, ListenMode::Proxy).await;
     unknown.write_all(&socks("nowhere.example", port)).await.unwrap();
     assert_eq!(all_of(&mut unknown).await[3], 4);
     nobody_came(&world).await;
@@ -290,13 +290,13 @@ async fn socks_connects_where_the_policy_permits_and_says_no_elsewhere() {
 async fn what_is_neither_http_nor_socks5_is_told_so_or_cut() {
     let harness = Harness::new(everything(), &FakeResolver::default());
     let front = listener().await;
-    let mut socks4 = harness.client(&front, Way::Proxy).await;
+    let mut socks4 = harness.client(&front, ListenMode::Proxy).await;
     socks4.write_all(&[4, 1, 1, 187, 198, 51, 100, 7, 0]).await.unwrap();
     assert_eq!(all_of(&mut socks4).await, [0, 91, 0, 0, 0, 0, 0, 0]);
-    let mut tls = harness.client(&front, Way::Proxy).await;
+    let mut tls = harness.client(&front, ListenMode::Proxy).await;
     tls.write_all(&hello("pacs.example")).await.unwrap();
     assert!(tls.read(&mut [0; 8]).await.is_err(), "a reset");
-    drop(harness.client(&front, Way::Proxy).await);
+    drop(harness.client(&front, ListenMode::Proxy).await);
     drop((socks4, tls));
     let mut ends = Vec::new();
     while ends.len() < 3 {
@@ -312,7 +312,7 @@ async fn a_client_that_has_asked_for_nothing_yet_is_recorded_when_the_gateway_st
     for sent in ["", "GET http://pacs.exam"] {
         let harness = Harness::new(everything(), &local(&["pacs.example"]));
         let front = listener().await;
-        let mut client = harness.client(&front, Way::Proxy).await;
+        let mut client = harness.client(&front, ListenMode::Proxy).await;
         client.write_all(sent.as_bytes()).await.unwrap();
         // The first byte is met, and the rest is waited for.
         for _ in 0..20 {
@@ -333,7 +333,7 @@ async fn a_permitted_address_behind_many_refused_ones_is_found() {
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let harness = Harness::new(policy, &FakeResolver::default().entry("pacs.example", &all));
     let (front, world) = (listener().await, listener().await);
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
 }
@@ -346,7 +346,7 @@ async fn the_counters_know_the_verdict_on_the_address_that_was_connected_to() {
     let resolver = FakeResolver::default().entry("pacs.example", &["127.0.0.2", "127.0.0.1"]);
     let harness = Harness::new(policy, &resolver);
     let (front, world) = (listener().await, listener().await);
-    let mut client = harness.client(&front, Way::Proxy).await;
+    let mut client = harness.client(&front, ListenMode::Proxy).await;
     client.write_all(connect(world.local_addr().unwrap().port()).as_bytes()).await.unwrap();
     assert!(http(&mut client).await.starts_with("HTTP/1.1 200 "));
     drop((client, world));

@@ -75,7 +75,7 @@ pub(in crate::flow) async fn serve(
     tokio::select! {
         biased;
         end = hung_up(control) => end,
-        () = association.idled(worker, listener.timeouts.idle) => End::Idle,
+        () = association.idled(worker, listener.idle_timeout) => End::Idle,
         fault = take(&association, &context) => {
             tracing::warn!(%fault, "the socket of a SOCKS5 association failed");
             End::IoError

@@ -31,7 +31,6 @@ use tokio::time::sleep;
 use super::accept;
 use super::bind::{Sharing, bind};
 use super::listener::Listener;
-use super::settings::Datagrams;
 use super::worker::Worker;
 use crate::account::{Accept, Dropped, Probed};
 use crate::policy::probe;
@@ -59,10 +58,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Opens one UDP listener for `workers` workers: a socket for each, which the kernel spreads flows
 /// over. An inherited socket is one, and all its flows are the first worker's, so that no two
 /// workers share the datagrams of one flow.
-pub(super) fn open(datagrams: Datagrams, workers: usize) -> io::Result<Vec<StdSocket>> {
+pub(super) fn open(
+    mut at: SocketAddr,
+    inherited: Option<StdSocket>,
+    workers: usize,
+) -> io::Result<Vec<StdSocket>> {
     let mut sockets: Vec<StdSocket> = Vec::with_capacity(workers);
-    match datagrams {
-        Datagrams::Address(mut at) => {
+    match inherited {
+        None => {
             for _ in 0..workers {
                 let socket = listen(at)?;
                 // Port 0 asks for any port; the other workers then share the first one's.
@@ -70,7 +73,7 @@ pub(super) fn open(datagrams: Datagrams, workers: usize) -> io::Result<Vec<StdSo
                 sockets.push(socket);
             }
         }
-        Datagrams::Inherited(socket) => {
+        Some(socket) => {
             socket.set_nonblocking(true)?;
             sockets.push(socket);
         }
@@ -93,7 +96,7 @@ fn listen(address: SocketAddr) -> io::Result<StdSocket> {
 /// process's descriptors is for flows, so that a flood of them leaves TCP and the record theirs.
 pub(super) fn flows_max(listener: &Listener, workers: usize) -> usize {
     let descriptors = udp::descriptor_limit() / 4;
-    (listener.max_connections().min(descriptors) / workers.max(1)).max(1)
+    (listener.max_connections.min(descriptors) / workers.max(1)).max(1)
 }
 
 /// The same for the flows of all associations of one worker of `workers`; each has one socket.

@@ -184,9 +184,9 @@ impl Shuttle<'_> {
         if stopping {
             STOPPING_IDLE
         } else if self.validated.get() {
-            IDLE.min(self.context.listener.timeouts.idle)
+            IDLE.min(self.context.listener.idle_timeout)
         } else {
-            UNVALIDATED_IDLE.min(self.context.listener.timeouts.idle)
+            UNVALIDATED_IDLE.min(self.context.listener.idle_timeout)
         }
     }
 
