@@ -7,7 +7,7 @@
 //!                               │ one load a connection           │
 //!  flow       accept ─ origin ─ peek ─ identify ─ decide ─ forward │ refuse ─ account
 //!                               │ names
-//!  egress                    what the gateway asks of its own
+//!  egress                    the one way out, and what the gateway asks of its own
 //! ```
 //! `flow` (data plane) and `control` never use each other; both use `policy`, `account` and `egress`.
 //! `service` starts and supervises both; `cli` has its arguments.
@@ -21,6 +21,7 @@ pub mod evidence;
 pub mod flow;
 pub mod identify;
 pub mod inspect;
+mod net;
 pub mod policy;
 pub mod service;
 pub mod settings;

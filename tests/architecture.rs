@@ -14,9 +14,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The record as evidence: of the world it knows files, and of the system a shared mapping.
     ("evidence", &["sys"]),
     ("account", &["identify", "policy", "sys", "evidence"]),
-    // What the gateway asks of its own, for whoever has it asked.
-    ("egress", &["identify", "policy", "account", "settings", "sys"]),
-    ("flow", &["identify", "policy", "account", "settings", "sys", "egress"]),
+    // Sockets, and who waits for them.
+    ("net", &["sys"]),
+    // The one way out, and what the gateway asks of its own.
+    ("egress", &["identify", "policy", "account", "settings", "sys", "net"]),
+    ("flow", &["identify", "policy", "account", "settings", "sys", "net", "egress"]),
     ("inspect", &["identify", "policy"]),
     ("control", &["identify", "policy", "account", "settings", "sys", "egress", "evidence"]),
     // Wires the control plane to the data plane.
@@ -130,6 +132,59 @@ fn the_pure_modules_do_no_input_or_output() {
     }
 }
 
+/// Who connects, or sends to an address of its own choice. [`WAY_OUT`] is the way out; the others are
+/// none, and each has its reason.
+const WAY_OUT: &str = "egress/dial.rs";
+const NO_WAY_OUT: &[(&str, &str)] = &[
+    ("flow/udp/sockets.rs", "to the client, from the address that it had sent to"),
+    ("flow/udp/association.rs", "to the client of the association"),
+    ("flow/udp/icmp.rs", "to the client, and of its own host alone"),
+    ("control/capture/own.rs", "to an interface of its own, to see whether the capture holds"),
+];
+
+/// Whether a line of code calls `connect`, `connect_timeout` or `send_to` with an address: not where
+/// it is defined, and not where nothing is given to it.
+fn goes_somewhere(line: &str) -> bool {
+    ["connect", "connect_timeout", "send_to"].into_iter().any(|call| {
+        line.match_indices(&format!("{call}(")).any(|(at, found)| {
+            let (before, behind) = (&line[..at], &line[at + found.len()..]);
+            let is_whole =
+                before.ends_with('.') || before.ends_with("::") || before.ends_with("try_");
+            is_whole && !behind.starts_with(')')
+        })
+    })
+}
+
+#[test]
+fn what_leaves_is_dialled_in_one_place() {
+    assert!(goes_somewhere("let stream = TcpStream::connect(at).await?;"));
+    assert!(goes_somewhere("socket.connect_timeout(&to, PATIENCE)?;"));
+    assert!(goes_somewhere("socket.try_send_to(bytes, to)"));
+    assert!(!goes_somewhere("    fn connect(mut self) -> Upgrade {"));
+    assert!(!goes_somewhere("        _ if is_connect => rest.connect(),"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut going = std::collections::BTreeSet::new();
+    for path in sources(&root) {
+        let file = path.strip_prefix(&root).expect("a file of src").to_str().expect("UTF-8");
+        if file.split('/').any(|part| part == "tests" || part == "tests.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a source file");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for (at, line) in code.lines().enumerate() {
+            if line.trim_start().starts_with("//") || !goes_somewhere(line) {
+                continue;
+            }
+            let known = file == WAY_OUT || NO_WAY_OUT.iter().any(|(other, _)| *other == file);
+            assert!(known, "src/{file}:{}: goes out beside {WAY_OUT}: {line}", at + 1);
+            going.insert(file.to_owned());
+        }
+    }
+    for file in [WAY_OUT].iter().chain(NO_WAY_OUT.iter().map(|(file, _)| file)) {
+        assert!(going.contains(*file), "src/{file} goes nowhere any more");
+    }
+}
+
 /// The rooms of `control/data`, each of which uses only those before it.
 const DATA_ROOMS: &[&str] = &[
     "model",
@@ -179,17 +234,9 @@ fn the_rooms_of_the_data_use_only_those_before_them() {
 /// flows of its SOCKS5 clients, so that their table lies below it and the rest of `udp` above.
 const FLOW_ROOMS: &[&str] = &[
     "settings",
-    "bind",
-    "reactor",
     "origin",
     "clients",
     "authority",
-    "name_binding",
-    "dialled",
-    "socket",
-    "buffer",
-    "close",
-    "connect",
     "relay",
     "listener",
     "evaluate",

@@ -8,6 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::config::Names;
+
 /// Why nobody can vouch.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -39,6 +41,15 @@ pub fn client(file: Option<&Path>) -> Result<Arc<ClientConfig>, Fault> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// The TLS client for those resolvers that are asked over TLS; `None` where none is.
+///
+/// # Errors
+/// As [`client`].
+pub fn of_resolvers(names: &Names) -> Result<Option<Arc<ClientConfig>>, Fault> {
+    let any = names.resolvers.iter().any(|resolver| resolver.tls.is_some());
+    any.then(|| client(names.resolver_ca.as_deref())).transpose()
 }
 
 /// The certificates that the host itself believes, where its distribution keeps them.

@@ -2,22 +2,18 @@
 //! (RFC 7858). Each question has a socket, a source port and an id of its own (RFC 5452).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::op::Message;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until};
-use tokio_rustls::TlsConnector;
 
+use super::dial;
 use super::question::Question;
 use crate::settings::Resolver as Server;
-use crate::sys;
 
 /// After how long without an answer a datagram is sent again (RFC 1035 §4.2.1): the answer to any of
 /// them is taken, for as long as the caller waits. The last one goes without EDNS, for whom that is
@@ -37,25 +33,16 @@ pub(super) async fn ask(
     tls: Option<&Arc<ClientConfig>>,
 ) -> io::Result<Message> {
     match server.tls {
-        None => over_udp(question, server.at).await,
+        None => over_udp(question, &server).await,
         Some(name) => {
             let tls = tls.ok_or_else(|| io::Error::other("nobody vouches for the resolver"))?;
-            let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
-            let stream = TcpStream::connect(server.at).await?;
-            let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
-            over_stream(question, stream).await
+            over_stream(question, dial::tls(&server, name.to_string(), tls).await?).await
         }
     }
 }
 
-async fn over_udp(question: &Question, at: SocketAddr) -> io::Result<Message> {
-    let any: IpAddr = match at {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = sys::unreserved(UdpSocket::bind((any, 0)).await?)?;
-    // From here on the kernel takes datagrams of that address and port alone.
-    socket.connect(at).await?;
+async fn over_udp(question: &Question, server: &Server) -> io::Result<Message> {
+    let socket = dial::udp(server).await?;
     let mut id = random_id()?;
     let encoded = |id, edns| question.encoded(id, edns).map_err(io::Error::other);
     socket.send(&encoded(id, true)?).await?;
@@ -91,7 +78,7 @@ async fn over_udp(question: &Question, at: SocketAddr) -> io::Result<Message> {
             continue;
         }
         if message.truncated() {
-            return over_stream(question, TcpStream::connect(at).await?).await;
+            return over_stream(question, dial::tcp(server).await?).await;
         }
         return Ok(message);
     }
@@ -132,12 +119,13 @@ fn random_id() -> io::Result<u16> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::net::SocketAddr;
     use std::str::FromStr;
 
     use hickory_resolver::proto::op::{MessageType, Query};
     use hickory_resolver::proto::rr::rdata::A;
     use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UdpSocket};
 
     use super::*;
 

@@ -1,10 +1,12 @@
-//! What the gateway asks of its own, for its clients: questions about names, and how many each client
-//! may have asked. The one resolver stands behind the binding of names, explicit requests and the
-//! gateway as a name server.
+//! The one way out: whatever leaves the gateway is dialled in [`dial`], and the one resolver stands
+//! behind the binding of names, explicit requests, the gateway as a name server and `data update`.
 
 mod allowance;
+pub(crate) mod connect;
+pub(crate) mod dial;
 mod exchange;
 mod host;
+pub(crate) mod name_binding;
 mod question;
 mod resolver;
 mod servers;

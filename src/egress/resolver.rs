@@ -110,6 +110,18 @@ impl Resolver {
         asked.unwrap_or(Err(NoAddresses::Unanswered))
     }
 
+    /// The name's addresses of both families, for who asks for nobody else; none where nobody says.
+    pub(crate) async fn all(&self, name: &HostName) -> Vec<IpAddr> {
+        let of = async |family| match self.local(name, family) {
+            Some(local) => local,
+            None => {
+                self.addresses(name, family).await.map_or_else(|_| Vec::new(), |of| of.addresses)
+            }
+        };
+        let (four, six) = tokio::join!(of(Family::V4), of(Family::V6));
+        [four, six].concat()
+    }
+
     async fn followed(&self, name: &HostName, family: Family) -> Result<Addresses, NoAddresses> {
         let servers = self.servers();
         let kind = match family {

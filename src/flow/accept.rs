@@ -13,10 +13,10 @@ use tokio::time::sleep;
 
 use super::listener::{Accepted, Listener, Slot};
 use super::overload;
-use super::reactor::{Side, Token};
-use super::socket::TcpSocket;
 use super::worker::Worker;
 use crate::account::{Accept, Limit, Probed};
+use crate::net::reactor::{Side, Token};
+use crate::net::socket::TcpSocket;
 use crate::policy::probe;
 use crate::sys;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::first_flight::FirstFlight;
-use super::socket::TcpSocket;
 use crate::account::{Bytes, End};
 use crate::identify::{Identity, Missing, Progress, Step, identify_further};
+use crate::net::socket::TcpSocket;
 
 /// Passes on `first`, which was not sent yet, and the client's next bytes, until they say who the
 /// connection is for, or that it cannot be known, for no longer than `time` from the first one. `learn`

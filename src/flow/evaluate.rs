@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::name_binding::{BindingCache, Unresolved};
 use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
 use crate::egress::OverLimit;
+use crate::egress::name_binding::{BindingCache, Unresolved};
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
 use crate::policy::{Action, Binding, Claim, Outlook, Policy, Question, Transport, Verdict};
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::buffer::read_shared;
 use super::evaluate::Subject;
 use super::refuse::Rejection;
 use super::session::Session;
-use super::socket::TcpSocket;
 use crate::account::{End, Hello, Limit};
 use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
+use crate::net::buffer::read_shared;
+use crate::net::socket::TcpSocket;
 use crate::policy::Permit;
 
 /// The most bytes that are read before a verdict: 64 KiB of handshake, which is more than any

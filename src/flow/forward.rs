@@ -1,7 +1,6 @@
 //! Dials what was permitted, and nothing else; then relays.
 
 use super::along;
-use super::connect::dial;
 use super::evaluate::{First, Subject};
 use super::first_flight::FirstFlight;
 use super::hello_retry::{HelloRetryGuard, Opening};
@@ -10,10 +9,11 @@ use super::listener::Slot;
 use super::refuse;
 use super::relay;
 use super::session::Session;
-use super::socket::TcpSocket;
 use super::starttls::{self, Preamble};
 use crate::account::End;
+use crate::egress::connect::connect;
 use crate::identify::{Identity, Step, each_name, identify};
+use crate::net::socket::TcpSocket;
 use crate::policy::Permit;
 
 /// Dials the permitted destination. One that cannot be reached is a reset for the client, as it would
@@ -37,7 +37,7 @@ pub(super) async fn run(
     let speaks = !seen.bytes().is_empty() && preamble.is_none();
     // Before anything that the destination could see.
     record.forwarding()?;
-    let dialled = dial(&permit, listener, speaks, source, record.metrics()).await;
+    let dialled = connect(&permit, listener, speaks, source, record.metrics()).await;
     let upstream = dialled.map_err(|fault| fault.end())?;
     if let Some(preamble) = preamble
         && let Err(end) = Box::pin(preamble.replay(&upstream, &client)).await

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::buffer::read_shared;
 use super::relay;
 use super::session::Session;
-use super::socket::TcpSocket;
 use crate::account::End;
 use crate::identify::NameSource;
 use crate::identify::tls::{SecondHello, Watch};
+use crate::net::buffer::read_shared;
+use crate::net::socket::TcpSocket;
 use crate::policy::Action;
 
 /// A server that asks for a second hello has said no more than that: a few hundred bytes, and a

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use socket2::Protocol;
 
-use super::bind::{Sharing, bind};
 use super::clients::{Clients, Place, Shares, hellos_max};
-use super::dialled::{Dialled, Source};
 use super::relay::IdleTimeouts;
-use super::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::account::{Limit, Way};
+use crate::net::bind::{Sharing, bind};
+use crate::net::dialled::{Dialled, Source};
+use crate::net::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::settings::{Listen, ListenMode};
 
 /// Connections that the kernel holds until they are accepted; it takes less where

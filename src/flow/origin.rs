@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use socket2::SockRef;
 
+use crate::net::canonical;
 use crate::settings::ListenMode;
 use crate::sys;
 
@@ -61,11 +62,6 @@ fn local(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
 
 fn no_address() -> io::Error {
     io::Error::other("the original destination is no address")
-}
-
-/// The address with an IPv4-mapped IPv6 address as that IPv4, and without flow label and scope.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Whether `origin` is the UDP listener itself, which is bound to `listener`.

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::buffer::read_shared;
-use super::close::{self, Bounds};
 use super::listener::Listener;
 use super::origin;
-use super::socket::TcpSocket;
 use super::worker::Worker;
 use crate::account::{End, Judged};
+use crate::net::buffer::read_shared;
+use crate::net::close::{self, Bounds};
+use crate::net::socket::TcpSocket;
 use crate::policy::Verdict;
 use crate::settings::ListenMode;
 

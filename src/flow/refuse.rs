@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::close::{self, Bounds};
 use super::http::{Client, Held};
-use super::socket::TcpSocket;
 use crate::account::{End, Record};
 use crate::identify::Protocol;
+use crate::net::close::{self, Bounds};
+use crate::net::socket::TcpSocket;
 use crate::policy::{Denial, Reason};
 
 /// A fatal `access_denied` alert (49) in a plaintext record of version 3.3 (RFC 8446 §5.1, §6.2).

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::buffer::{BUFFER, read_shared, with_shared};
-use super::close::{FIRST_LOOK, LAST_LOOK};
-use super::socket::{Read, TcpSocket};
 use crate::account::{Bytes, End};
+use crate::net::buffer::{BUFFER, read_shared, with_shared};
+use crate::net::close::{FIRST_LOOK, LAST_LOOK};
+use crate::net::socket::{Read, TcpSocket};
 use crate::sys::Pipe;
 
 /// Reads in a row that fill the buffer, after which bytes go through a pipe: small messages, and the

@@ -10,16 +10,16 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::authority::Target;
-use super::connect::{DialFault, dial};
 use super::evaluate::{
     NameEvidence, Subject, evaluate_cached, now_ms, over_limit, refused_by_name,
 };
-use super::name_binding::Unresolved;
 use super::refuse::Rejection;
 use super::session::Session;
-use super::socket::TcpSocket;
 use crate::account::{End, Judged};
+use crate::egress::connect::{DialFault, connect};
+use crate::egress::name_binding::Unresolved;
 use crate::identify::{Host, NameSource, Protocol};
+use crate::net::socket::TcpSocket;
 use crate::policy::{Permit, Verdict};
 
 /// Head start of an address over the next one (RFC 8305 §5).
@@ -213,7 +213,7 @@ async fn dial_in_order(
             let (listener, worker) = (Rc::clone(&session.listener), Rc::clone(&session.worker));
             let dialled = async move {
                 let metrics = worker.account.metrics();
-                (index, dial(&permit, &listener, false, None, metrics).await)
+                (index, connect(&permit, &listener, false, None, metrics).await)
             };
             dialling.spawn_local(dialled);
         } else if dialling.is_empty() {

@@ -15,10 +15,10 @@ use super::origin;
 use super::proxy;
 use super::refuse::{self, Rejection};
 use super::session::{Session, run_until};
-use super::socket::TcpSocket;
 use super::starttls::{self, Preamble, StartTlsProtocol};
 use super::worker::Worker;
 use crate::account::End;
+use crate::net::socket::TcpSocket;
 use crate::policy::{Permit, Verdict};
 use crate::settings::ListenMode;
 

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::buffer::read_shared;
 use super::evaluate::Subject;
 use super::first_flight::{self, Ended, FirstFlight};
 use super::refuse::Rejection;
 use super::session::Session;
-use super::socket::TcpSocket;
 use crate::account::End;
 use crate::identify::Fault;
+use crate::net::buffer::read_shared;
+use crate::net::socket::TcpSocket;
 
 /// The longest line of a client (RFC 5321 §4.5.3.1.4 asks for 512, RFC 9051 for more), and of a
 /// server.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::name_binding::BindingCache;
 use super::registry::Registry;
 use super::udp::ports::Ports;
 use super::udp::table::Table;
 use crate::account::Account;
+use crate::egress::name_binding::BindingCache;
 use crate::policy::Live;
 
 /// What a worker's connections share.

@@ -7,13 +7,12 @@ use crate::flow::{Listener, NameService};
 
 pub(super) fn name_service(config: &Config) -> Result<NameService, anchors::Fault> {
     let names = &config.names;
-    let tls = if names.resolvers.iter().any(|resolver| resolver.tls.is_some()) {
-        Some(anchors::client(names.resolver_ca.as_deref())?)
-    } else {
-        None
-    };
-    let resolvers = names.resolvers.clone();
-    Ok(NameService { resolvers, tls, remember: names.remember, limit: names.limit })
+    Ok(NameService {
+        resolvers: names.resolvers.clone(),
+        tls: anchors::of_resolvers(names)?,
+        remember: names.remember,
+        limit: names.limit,
+    })
 }
 
 pub(super) fn listeners(config: &Config, inherited: &mut Inherited) -> Vec<Listener> {

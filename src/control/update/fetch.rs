@@ -5,15 +5,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    LookupIpStrategy, NameServerConfig, NameServerConfigGroup, ResolveHosts, ResolverConfig,
-};
-use hickory_resolver::name_server::TokioConnectionProvider;
-use hickory_resolver::proto::xfer::Protocol as Carrier;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -22,19 +17,18 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use super::credential::Credential;
 use super::take::Validators;
 use crate::control::anchors;
-use crate::control::config::{self, Names, Update, unfit};
+use crate::control::config::{Names, Update, unfit};
 use crate::control::data::DataFault;
 use crate::control::progress::Progress;
+use crate::egress::{Resolver, dial};
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Claim, Permit, Policy, Question, Transport, Verdict};
 
@@ -44,8 +38,7 @@ const REDIRECTS_MAX: usize = 5;
 /// Addresses of one name that are judged and dialled at most.
 const TRIED_MAX: usize = 16;
 
-/// Time allowed for an answer of the resolver, and for a connect with its TLS handshake.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Time allowed for a connect with its TLS handshake.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest head of an answer.
@@ -225,15 +218,16 @@ fn elsewhere(url: &Url) -> String {
 /// Asks for URLs, as far as a policy permits.
 pub(super) struct Client<'a> {
     policy: &'a Policy,
-    resolver: TokioResolver,
-    tls: TlsConnector,
+    resolver: Resolver,
+    tls: Arc<ClientConfig>,
 }
 
 impl<'a> Client<'a> {
     /// To be made within the runtime that will ask. Asks the resolvers of `names`, else those of the host.
     pub(super) fn new(policy: &'a Policy, names: &Names, update: &Update) -> Result<Self, String> {
         let tls = anchors::client(update.ca.as_deref()).map_err(|fault| fault.to_string())?;
-        Ok(Self { policy, resolver: resolver(names)?, tls: TlsConnector::from(tls) })
+        let of_resolvers = anchors::of_resolvers(names).map_err(|fault| fault.to_string())?;
+        Ok(Self { policy, resolver: Resolver::new(&names.resolvers, of_resolvers), tls })
     }
 
     /// Judges where a URL leads, and dials nobody. The permits are those of the permitted addresses.
@@ -261,11 +255,9 @@ impl<'a> Client<'a> {
             return Err(self.refused(&verdict, &host));
         }
         let unresolved = || Fault::Unresolved(host.to_string());
-        let answer =
-            tokio::time::timeout(RESOLVE_PATIENCE, self.resolver.lookup_ip(format!("{host}.")));
-        let answer = answer.await.ok().and_then(Result::ok).ok_or_else(unresolved)?;
+        let addresses = self.resolver.all(&host).await;
         let (mut permits, mut refused) = (Vec::new(), None);
-        for address in answer.iter().take(TRIED_MAX) {
+        for address in addresses.into_iter().take(TRIED_MAX) {
             let verdict = self.policy.decide(&question(address.to_canonical()));
             match verdict.permit() {
                 Ok(permit) => permits.push(permit),
@@ -296,7 +288,7 @@ impl<'a> Client<'a> {
     }
 
     /// A connection to a permitted address of the URL's host.
-    async fn connect(
+    async fn dialled(
         &self,
         url: &Url,
         judged: &mut Option<Verdict>,
@@ -321,9 +313,7 @@ impl<'a> Client<'a> {
     }
 
     async fn dial(&self, permit: &Permit, host: &str) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(permit.destination()).await?;
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        self.tls.connect(name, stream).await
+        dial::tls(permit, host.to_owned(), &self.tls).await
     }
 
     /// Asks for a URL, through its redirects; `None` where what `known` says of it still holds. Once a
@@ -378,7 +368,7 @@ impl<'a> Client<'a> {
         judged: &mut Option<Verdict>,
     ) -> Result<Answer, Fault> {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let stream = self.connect(url, judged).await?;
+        let stream = self.dialled(url, judged).await?;
         let broken = |said: &dyn Error| Fault::Broken { host: host.clone(), said: chain(said) };
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_MAX_BYTES)
@@ -522,38 +512,4 @@ impl Write for Hashed<'_> {
 
 const fn bad_name(_: crate::identify::BadName) -> &'static str {
     "has a host name that no host can have"
-}
-
-/// As the data plane asks (`[names] resolvers`), whose resolver this plane cannot use.
-fn resolver(names: &Names) -> Result<TokioResolver, String> {
-    let mut builder = if names.resolvers.is_empty() {
-        TokioResolver::builder_tokio().map_err(|error| format!("no resolver: {error}"))?
-    } else {
-        let each = |it: &config::Resolver| match it.tls {
-            None => {
-                [Carrier::Udp, Carrier::Tcp].map(|by| NameServerConfig::new(it.at, by)).to_vec()
-            }
-            Some(name) => {
-                let tls_dns_name = Some(name.to_string());
-                vec![NameServerConfig {
-                    tls_dns_name,
-                    ..NameServerConfig::new(it.at, Carrier::Tls)
-                }]
-            }
-        };
-        let servers: NameServerConfigGroup =
-            names.resolvers.iter().flat_map(each).collect::<Vec<_>>().into();
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioConnectionProvider::default());
-        builder.options_mut().use_hosts_file = ResolveHosts::Never;
-        if names.resolvers.iter().any(|it| it.tls.is_some()) {
-            let tls = anchors::client(names.resolver_ca.as_deref());
-            let tls = tls.map_err(|fault| fault.to_string())?;
-            builder.options_mut().tls_config = ClientConfig::clone(&tls);
-        }
-        builder
-    };
-    builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    Ok(builder.build())
 }

@@ -25,13 +25,13 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::accept::class;
-use super::bind::{Sharing, bind};
 use super::evaluate::{self, Answer, NameEvidence, Subject, now_ms};
 use super::udp::send_from;
 use super::worker::Worker;
 use crate::account::{Accept, DnsQuery, End, Judged, Way};
 use crate::egress::{Resolver, framed};
 use crate::identify::{HostName, NameSource, Protocol};
+use crate::net::bind::{Sharing, bind};
 use crate::policy::{Action, Policy, Transport, Verdict};
 use crate::settings::Dns;
 use crate::settings::Resolver as Server;
@@ -154,7 +154,7 @@ async fn over_tcp(listener: TcpListener, name_server: &Rc<NameServer>) -> io::Er
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
-                let client = super::origin::canonical(client);
+                let client = crate::net::canonical(client);
                 let name_server = Rc::clone(name_server);
                 spawn_local(async move {
                     // A client that breaks off has its answer elsewhere, or none.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::flow::name_binding::fake::FakeResolver;
+use crate::egress::name_binding::fake::FakeResolver;
 use crate::policy::fixture::{At, Fixture, any, by_name, countries};
 use crate::policy::{Reason, RuleSpec};
 

@@ -8,7 +8,7 @@ use tokio::task::yield_now;
 
 use super::fields::{is_forbidden_in_trailer, is_token};
 use super::held::Held;
-use crate::flow::socket::TcpSocket;
+use crate::net::socket::TcpSocket;
 
 /// How long a message's body is (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::reply::{self, Reply};
 use super::request::Order;
 use crate::account::{Bytes, End};
 use crate::flow::relay::IdleTimeouts;
-use crate::flow::socket::TcpSocket;
+use crate::net::socket::TcpSocket;
 
 /// A connection to a destination.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::flow::buffer::read_shared;
-use crate::flow::socket::TcpSocket;
+use crate::net::buffer::read_shared;
+use crate::net::socket::TcpSocket;
 
 /// The most bytes that are read ahead: a head of the largest size, or what a client sends behind a
 /// request that is not answered yet.

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::account::{Bytes, End, Record};
-use crate::flow::socket::TcpSocket;
+use crate::net::socket::TcpSocket;
 
 /// What was sent on one connection, in the order of its answers.
 #[derive(Debug, Default)]

@@ -22,12 +22,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::buffer::read_shared;
-use super::close::{FIRST_LOOK, LAST_LOOK};
-use super::socket::TcpSocket;
 use crate::account::{Bytes, End, Record};
 use crate::identify::http::{Form, Head};
 use crate::identify::{Identity, Protocol};
+use crate::net::buffer::read_shared;
+use crate::net::close::{FIRST_LOOK, LAST_LOOK};
+use crate::net::socket::TcpSocket;
 
 pub(super) use exchange::{Broken, Done, Upstream, Why, run, silent};
 pub(super) use held::Held;

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::tunnel::{self, CLOSING, give_up};
 use crate::account::End;
+use crate::egress::connect::DialFault;
 use crate::flow::authority::Target;
-use crate::flow::connect::DialFault;
 use crate::flow::first_flight::{FirstFlight, read_until};
 use crate::flow::http::{self, Client, Done, Held, Next, Order, SCHEME, Upstream};
 use crate::flow::refuse::{
@@ -19,9 +19,9 @@ use crate::flow::refuse::{
 use crate::flow::registry::Registration;
 use crate::flow::resolve::{self, ConnectError, Connected, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
-use crate::flow::socket::TcpSocket;
 use crate::identify::http::{Form, Head};
 use crate::identify::{Fault, NameSource, Progress, Protocol, Step, identify, identify_further};
+use crate::net::socket::TcpSocket;
 
 /// The most fields of a request's head; more is answered with 431.
 const FIELDS_MAX: usize = 1000;

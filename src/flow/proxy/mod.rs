@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use super::listener::Accepted;
 use super::refuse;
 use super::session::{Connection, run_until};
-use super::socket::TcpSocket;
 use super::worker::Worker;
 use crate::account::End;
+use crate::net::socket::TcpSocket;
 
 pub(super) use tunnel::{captured, listen};
 

@@ -9,16 +9,16 @@ use tokio::time::timeout;
 
 use super::tunnel;
 use crate::account::End;
+use crate::egress::connect::DialFault;
 use crate::flow::authority::{Target, canonical};
-use crate::flow::connect::DialFault;
 use crate::flow::listener::Slot;
 use crate::flow::refuse;
 use crate::flow::resolve::{ConnectError, Connected, Request, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
-use crate::flow::socket::TcpSocket;
 use crate::flow::udp;
 use crate::identify::socks::{self, Destination, Part, Unserved};
 use crate::identify::{Host, NameSource, Protocol};
+use crate::net::socket::TcpSocket;
 
 /// Reply codes (RFC 1928 §6).
 const GENERAL_FAILURE: u8 = 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::account::{End, Hello};
-use crate::flow::connect::dial;
+use crate::egress::connect::connect;
 use crate::flow::evaluate::{NameEvidence, Subject};
 use crate::flow::first_flight::{Ended, FirstFlight, read_until, result};
 use crate::flow::forward::Joined;
@@ -24,11 +24,11 @@ use crate::flow::registry::Registration;
 use crate::flow::relay;
 use crate::flow::resolve::Connected;
 use crate::flow::session::{Connection, Session, run_until};
-use crate::flow::socket::TcpSocket;
 use crate::identify::http::Form;
 use crate::identify::{
     Fault, HostName, Identity, Progress, Protocol, Step, each_name, identify, identify_further,
 };
+use crate::net::socket::TcpSocket;
 use crate::policy::Permit;
 
 /// Serves a tunnel to its end, and closes its record. `held` is what the client sent before it was
@@ -323,7 +323,7 @@ async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<TcpSocket
     let Session { listener, record, .. } = session;
     let source = listener.source(record.client().ip());
     record.forwarding()?;
-    dial(permit, listener, true, source, record.metrics()).await.map_err(|fault| fault.end())
+    connect(permit, listener, true, source, record.metrics()).await.map_err(|fault| fault.end())
 }
 
 /// The destination goes over to another protocol: what follows is a flow without a name.

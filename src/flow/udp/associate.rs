@@ -14,8 +14,8 @@ use super::context::{UdpContext, UdpIngress};
 use super::walk;
 use crate::account::{Dropped, End};
 use crate::flow::listener::Listener;
-use crate::flow::socket::TcpSocket;
 use crate::flow::worker::Worker;
+use crate::net::socket::TcpSocket;
 use crate::sys;
 
 /// The longest datagram, its header included; one more byte tells that there was more.

@@ -29,10 +29,10 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::accept;
-use super::bind::{Sharing, bind};
 use super::listener::Listener;
 use super::worker::Worker;
 use crate::account::{Accept, Dropped, Probed};
+use crate::net::bind::{Sharing, bind};
 use crate::policy::probe;
 use crate::sys::udp::{self, RecvBatch};
 use context::{UdpContext, UdpIngress};

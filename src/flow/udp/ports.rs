@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::account::network;
-use crate::flow::origin::canonical;
+use crate::egress::dial;
+use crate::net::canonical;
+use crate::policy::Permit;
 use crate::sys::udp;
 use crate::sys::unreserved;
 
@@ -109,15 +111,16 @@ impl Ports {
         self: &Arc<Self>,
         client: SocketAddr,
         keep: bool,
-        destination: SocketAddr,
+        permit: &Permit,
     ) -> Result<(Socket, Port), Unopened> {
+        let destination = permit.destination();
         let source = match destination {
             _ if keep => client.ip(),
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let (socket, mut port) = self.bind((client, source))?;
-        socket.connect(&destination.into())?;
+        dial::begin(&socket, permit)?;
         let from = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable);
         let outer = (canonical(from.map_err(io::Error::from)?), keep.then_some(destination));
         *self.taken().outer.entry(outer).or_default() += 1;
@@ -264,6 +267,7 @@ pub(super) fn datagrams(address: SocketAddr) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Action, Reason, Verdict};
 
     const RANGE: RangeInclusive<u16> = 32_768..=60_999;
 
@@ -275,6 +279,10 @@ mod tests {
         SocketAddr::new(ip.parse().unwrap(), port)
     }
 
+    fn permit(destination: SocketAddr) -> Permit {
+        Verdict::given(Action::Allow, Reason::Permitted, destination).permit().unwrap()
+    }
+
     fn outer(socket: &Socket) -> SocketAddr {
         socket.local_addr().unwrap().as_socket().unwrap()
     }
@@ -283,7 +291,8 @@ mod tests {
     fn l08_one_client_endpoint_has_one_port_for_all_destinations_and_none_with_another() {
         let ports = Ports::over(RANGE);
         for (ip, other) in [("127.0.0.7", "127.0.0.8"), ("::1", "::1")] {
-            let dial = |from, ip, port| ports.dial(client(from), false, to(ip, port)).unwrap();
+            let dial =
+                |from, ip, port| ports.dial(client(from), false, &permit(to(ip, port))).unwrap();
             let first = dial(50_001, ip, 9000);
             let second = dial(50_001, other, 9001);
             let third = dial(50_001, ip, 9002);
@@ -306,7 +315,7 @@ mod tests {
     #[test]
     fn h09_one_client_has_a_quarter_of_the_ports_at_most() {
         let ports = Ports::over(40_000..=40_007);
-        let dial = |client: SocketAddr| ports.dial(client, false, to("127.0.0.7", 9000));
+        let dial = |client: SocketAddr| ports.dial(client, false, &permit(to("127.0.0.7", 9000)));
         let held = [dial(client(1)).unwrap(), dial(client(2)).unwrap()];
         assert!(matches!(dial(client(3)), Err(Unopened::Share)));
         let again = dial(client(2));

@@ -20,7 +20,7 @@ use super::refuse;
 use super::sockets::{answer_from, finish, send_from};
 use super::table::{Key, Place, QueuedDatagram};
 use crate::account::{Bytes, Dropped, End};
-use crate::flow::origin::canonical;
+use crate::net::canonical;
 use crate::policy::Permit;
 use crate::sys::udp::{self, RUN_MAX, Run};
 
@@ -95,7 +95,7 @@ impl Pipe {
         let destination = permit.destination();
         let keep =
             context.listener.keep_source && matches!(context.ingress, UdpIngress::Listener { .. });
-        let dialled = context.worker.ports.dial(key.client, keep, destination);
+        let dialled = context.worker.ports.dial(key.client, keep, permit);
         let (far, port) = dialled.map_err(Fault::Far)?;
         let far = finish(far).map_err(|fault| Fault::Far(Unopened::Failed(fault)))?;
         let near = match &context.ingress {

@@ -37,7 +37,7 @@ const ENDED: u8 = 16;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Something to read, or an end.
     Read,
     /// Room to write.
@@ -84,7 +84,7 @@ struct Place {
 
 /// A socket's place, given up when dropped. Of use only on the thread that made it.
 #[derive(Debug)]
-pub(super) struct Token {
+pub(crate) struct Token {
     index: u32,
     number: u32,
 }
@@ -95,7 +95,7 @@ impl Token {
     ///
     /// # Errors
     /// The kernel takes no more registrations, or there is no runtime for local tasks.
-    pub(super) fn new(socket: BorrowedFd<'_>, ready: bool) -> io::Result<Self> {
+    pub(crate) fn new(socket: BorrowedFd<'_>, ready: bool) -> io::Result<Self> {
         HERE.with_borrow_mut(|here| {
             let reactor = match here {
                 Some(reactor) if reactor.turns.strong_count() > 0 => reactor,
@@ -106,17 +106,17 @@ impl Token {
     }
 
     /// Waits until the socket may be tried.
-    pub(super) fn poll(&self, side: Side, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll(&self, side: Side, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.wait(side, side.mask(), context)
     }
 
     /// Waits until the connection has failed.
-    pub(super) fn poll_failed(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_failed(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.wait(Side::Read, FAILED, context)
     }
 
     /// Waits until no byte has moved for as long as [`Token::set_timeout`] said.
-    pub(super) fn poll_timed_out(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_timed_out(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.wait(Side::Read, SILENT, context)
     }
 
@@ -140,24 +140,24 @@ impl Token {
     }
 
     /// Whether the socket may be tried.
-    pub(super) fn may_try(&self, side: Side) -> bool {
+    pub(crate) fn may_try(&self, side: Side) -> bool {
         self.with(|place| place.flags & side.mask() != 0).unwrap_or(true)
     }
 
     /// Whether the connection has failed.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.with(|place| place.flags & FAILED != 0).unwrap_or(true)
     }
 
     /// The socket was tried, and would have had to wait.
-    pub(super) fn exhausted(&self, side: Side) {
+    pub(crate) fn exhausted(&self, side: Side) {
         // A place that is gone has nothing to note.
         self.with(|place| place.flags &= !side.mask()).ok();
     }
 
     /// The kernel said that nothing is left to read (TCP_INQ). It says so of a connection that was
     /// reset as well, of which no more is told: where an end has come, only a read in vain counts.
-    pub(super) fn emptied(&self) {
+    pub(crate) fn emptied(&self) {
         self.with(|place| {
             if place.flags & ENDED == 0 {
                 place.flags &= !READABLE;
@@ -167,7 +167,7 @@ impl Token {
     }
 
     /// A byte moved.
-    pub(super) fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.with(|place| {
             place.silence = 0;
             place.flags &= !SILENT;
@@ -176,7 +176,7 @@ impl Token {
     }
 
     /// Measures silences from now on, or by another patience; those up to now count.
-    pub(super) fn set_timeout(&self, timeout: Duration) {
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
         let ticks = timeout.as_nanos().div_ceil(TICK.as_nanos()).max(1);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
         let began = self.with(|place| std::mem::replace(&mut place.timeout, ticks) == 0);

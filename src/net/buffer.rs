@@ -7,19 +7,19 @@ use super::socket::TcpSocket;
 
 /// One read's worth. A connection holds bytes of its own only while the other side does not take
 /// them: an idle connection costs no buffer.
-pub(super) const BUFFER: usize = 64 * 1024;
+pub(crate) const BUFFER: usize = 64 * 1024;
 
 thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
 
 /// Lends the thread's buffer, whose content means nothing, for as long as `work` takes.
-pub(super) fn with_shared<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+pub(crate) fn with_shared<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     SHARED.with_borrow_mut(|buffer| work(buffer))
 }
 
 /// Reads once, up to `most` bytes, into the thread's buffer, without waiting.
-pub(super) fn read_shared(
+pub(crate) fn read_shared(
     from: &TcpSocket,
     most: usize,
     take: impl FnOnce(&[u8]),

@@ -10,27 +10,27 @@ use super::buffer::read_shared;
 use super::socket::TcpSocket;
 
 /// Time until the first look at what was acknowledged; doubled from the first to the last.
-pub(super) const FIRST_LOOK: Duration = Duration::from_millis(1);
-pub(super) const LAST_LOOK: Duration = Duration::from_millis(64);
+pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(1);
+pub(crate) const LAST_LOOK: Duration = Duration::from_millis(64);
 
 /// One read's worth of what is dropped.
 const PART: usize = 64 * 1024;
 
 /// What a close in stages may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Time in which nothing is acknowledged and nothing comes.
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
     /// Time in all.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     /// Bytes that the peer may still send, and that are dropped.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Says that no more bytes follow, drops what the peer still sends until it closes as well, and has
 /// the socket closed in order; whether the peer's kernel acknowledged everything. Where it did not
 /// within `bounds`, the socket ends in a reset, as one does that broke off.
-pub(super) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
+pub(crate) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
     if socket.half_close().is_err() {
         return false;
     }

@@ -19,7 +19,7 @@ use crate::sys::{self, Pipe};
 
 /// A TCP socket that ends in a reset unless someone said that it ended in order: a relay that is
 /// cut short, by a fault, a panic or a new policy, must not look like a complete answer.
-pub(super) struct TcpSocket {
+pub(crate) struct TcpSocket {
     socket: OwnedFd,
     token: Token,
     orderly: Cell<bool>,
@@ -31,11 +31,11 @@ pub(super) struct TcpSocket {
 
 /// What one read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Read {
+pub(crate) struct Read {
     /// Bytes; 0 is the end.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
     /// One byte more, or the end, has come already.
-    pub(super) last_follows: bool,
+    pub(crate) last_follows: bool,
 }
 
 impl TcpSocket {
@@ -43,7 +43,7 @@ impl TcpSocket {
     ///
     /// # Errors
     /// The kernel does not watch any more sockets.
-    pub(super) fn accepted(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn accepted(socket: OwnedFd) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), true)?;
         let (orderly, waits) = (Cell::new(false), Cell::new(true));
         Ok(Self { socket, token, orderly, waits, in_question: Cell::default() })
@@ -53,7 +53,7 @@ impl TcpSocket {
     ///
     /// # Errors
     /// As [`TcpSocket::accepted`].
-    pub(super) fn connecting(socket: OwnedFd, in_question: Option<InQuestion>) -> io::Result<Self> {
+    pub(crate) fn connecting(socket: OwnedFd, in_question: Option<InQuestion>) -> io::Result<Self> {
         let token = Token::new(socket.as_fd(), false)?;
         let (orderly, waits) = (Cell::new(false), Cell::new(false));
         let is_held = Cell::new(in_question.is_some());
@@ -64,7 +64,7 @@ impl TcpSocket {
     }
 
     /// Waits until the connect has ended.
-    pub(super) async fn connected(&self) -> io::Result<()> {
+    pub(crate) async fn connected(&self) -> io::Result<()> {
         self.writable().await?;
         if self.token.has_failed() {
             return Err(SockRef::from(&self.socket)
@@ -75,39 +75,39 @@ impl TcpSocket {
     }
 
     /// Waits until there may be something to read.
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         poll_fn(|context| self.poll_readable(context)).await
     }
 
     /// Waits until there may be room to write.
-    pub(super) async fn writable(&self) -> io::Result<()> {
+    pub(crate) async fn writable(&self) -> io::Result<()> {
         poll_fn(|context| self.poll_writable(context)).await
     }
 
     /// As [`TcpSocket::readable`].
-    pub(super) fn poll_readable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_readable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.token.poll(Side::Read, context)
     }
 
     /// As [`TcpSocket::writable`].
-    pub(super) fn poll_writable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.token.poll(Side::Write, context)
     }
 
     /// Waits until the connection has failed, though nobody reads or writes.
-    pub(super) fn poll_failed(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_failed(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.token.poll_failed(context)
     }
 
     /// How silences are measured here; see [`Token`].
-    pub(super) const fn idle_timer(&self) -> &Token {
+    pub(crate) const fn idle_timer(&self) -> &Token {
         &self.token
     }
 
     /// Reads once into `buffer`, without waiting; 0 is the end. Where the kernel says that nothing
     /// is left, the next wait for a byte is a wait, and not a read in vain: half of the reads of a
     /// connection that sends small messages; see [`Token::emptied`].
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Read> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Read> {
         self.tried(Side::Read, || {
             let received = sys::receive(self.socket.as_fd(), buffer)?;
             if received.bytes > 0 && received.left == Some(0) {
@@ -122,7 +122,7 @@ impl TcpSocket {
 
     /// Writes once, without waiting. `more`: the rest of a segment, or a FIN, follows at once, so
     /// that the kernel keeps the bytes for it; see [`TcpSocket::uncork`].
-    pub(super) fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+    pub(crate) fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
         let sent =
             self.tried(Side::Write, || SockRef::from(&self.socket).send_with_flags(bytes, flags))?;
@@ -136,7 +136,7 @@ impl TcpSocket {
     /// wait with the acknowledgement of a hello for what answers it, which saves a packet; a peer
     /// that holds its next bytes back until it is told of the last ones (RFC 896) must not wait for
     /// an answer that needs those bytes.
-    pub(super) fn quickack(&self) {
+    pub(crate) fn quickack(&self) {
         if self.waits.replace(false) {
             // Where the option is refused, the connection is gone.
             SockRef::from(&self.socket).set_tcp_quickack(true).ok();
@@ -144,24 +144,24 @@ impl TcpSocket {
     }
 
     /// Has the kernel send what it kept for more that did not come.
-    pub(super) fn uncork(&self) -> io::Result<()> {
+    pub(crate) fn uncork(&self) -> io::Result<()> {
         SockRef::from(&self.socket).set_tcp_nodelay(true)
     }
 
     /// Bytes that were sent and that the peer's kernel has not acknowledged; a FIN counts as one.
-    pub(super) fn unacknowledged(&self) -> usize {
+    pub(crate) fn unacknowledged(&self) -> usize {
         // Of a socket that cannot be asked nothing is known to have arrived.
         sys::unacknowledged(self.socket.as_fd()).unwrap_or(usize::MAX)
     }
 
     /// The first byte, left where it is, without waiting; `None` where the client has closed.
-    pub(super) fn first_byte(&self) -> io::Result<Option<u8>> {
+    pub(crate) fn first_byte(&self) -> io::Result<Option<u8>> {
         self.tried(Side::Read, || sys::first_byte(self.socket.as_fd()))
     }
 
     /// Moves bytes from here into a pipe, without waiting. That there are none says neither that
     /// nothing is left nor that the stream has ended: splice(2) stops at an urgent byte.
-    pub(super) fn fill(&self, pipe: &mut Pipe) -> io::Result<usize> {
+    pub(crate) fn fill(&self, pipe: &mut Pipe) -> io::Result<usize> {
         if self.token.may_try(Side::Read) {
             pipe.fill(self.socket.as_fd()).inspect(|&bytes| {
                 if bytes > 0 {
@@ -174,7 +174,7 @@ impl TcpSocket {
     }
 
     /// Moves bytes out of a pipe to here, without waiting.
-    pub(super) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
+    pub(crate) fn drain(&self, pipe: &mut Pipe) -> io::Result<usize> {
         self.quickack();
         self.tried(Side::Write, || pipe.drain(self.socket.as_fd()))
     }
@@ -215,17 +215,17 @@ impl TcpSocket {
     }
 
     /// Sends what is still queued, and a FIN, when dropped.
-    pub(super) fn end_in_order(&self) {
+    pub(crate) fn end_in_order(&self) {
         self.orderly.set(true);
     }
 
     /// No more bytes follow; the other direction stays open.
-    pub(super) fn half_close(&self) -> io::Result<()> {
+    pub(crate) fn half_close(&self) -> io::Result<()> {
         SockRef::from(&self.socket).shutdown(Shutdown::Write)
     }
 
     /// Writes everything, however long the peer takes.
-    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.writable().await?;
             match self.send(bytes, false) {
@@ -254,14 +254,14 @@ impl AsFd for TcpSocket {
 impl TcpSocket {
     /// Takes a stream of the runtime's over.
     #[expect(clippy::disallowed_methods, reason = "a test pays for the second registration")]
-    pub(super) fn new(stream: tokio::net::TcpStream) -> Self {
+    pub(crate) fn new(stream: tokio::net::TcpStream) -> Self {
         prepare(&stream);
         Self::accepted(stream.into_std().unwrap().into()).unwrap()
     }
 }
 
 /// Sets what every relayed socket has; accepted ones inherit it from their listener.
-pub(super) fn prepare(socket: &impl AsFd) {
+pub(crate) fn prepare(socket: &impl AsFd) {
     // Fails only where the connection is already gone, which the next read will say.
     SockRef::from(socket).set_tcp_nodelay(true).ok();
     // An older kernel does not say what is left to read; then it is found out by reading.
@@ -272,13 +272,13 @@ pub(super) fn prepare(socket: &impl AsFd) {
 /// 40 ms (TCP_QUICKACK off, tcp(7)): a packet less. Set before a connect, it is the answer to the
 /// server's SYN that waits, and nothing after it; set on a listener that listens already, the sockets
 /// that come from it inherit it, see [`TcpSocket::quickack`].
-pub(super) fn delay_acks(socket: &impl AsFd) {
+pub(crate) fn delay_acks(socket: &impl AsFd) {
     // Refused, each goes out by itself, which costs the packet.
     SockRef::from(socket).set_tcp_quickack(false).ok();
 }
 
 /// Sets when a peer that says nothing is taken for gone; `None` leaves it to the kernel.
-pub(super) fn set_limits(
+pub(crate) fn set_limits(
     socket: &impl AsFd,
     keepalive: Option<Duration>,
     user_timeout: Option<Duration>,

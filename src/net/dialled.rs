@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::origin::canonical;
+use super::canonical;
 
 /// How long a pair is kept that ended without a byte.
 const KEPT: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ type Pair = (SocketAddr, SocketAddr);
 
 /// The pairs in question, of all workers.
 #[derive(Debug)]
-pub(super) struct Dialled {
+pub(crate) struct Dialled {
     hasher: RandomState,
     shards: Vec<Mutex<Pairs>>,
 }
@@ -45,9 +45,9 @@ struct Pairs {
 
 /// The address that a destination is dialled from.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
-    pub(super) ip: IpAddr,
-    pub(super) dialled: Arc<Dialled>,
+pub(crate) struct Source {
+    pub(crate) ip: IpAddr,
+    pub(crate) dialled: Arc<Dialled>,
 }
 
 thread_local! {
@@ -57,7 +57,7 @@ thread_local! {
 
 /// A pair in question; given up when dropped.
 #[derive(Debug)]
-pub(super) struct InQuestion {
+pub(crate) struct InQuestion {
     dialled: Arc<Dialled>,
     pair: Pair,
     answered: bool,
@@ -72,7 +72,7 @@ impl Default for Dialled {
 
 impl Dialled {
     /// Whether a connection between these is one of the gateway's own, come back.
-    pub(super) fn is_own(&self, from: SocketAddr, to: SocketAddr) -> bool {
+    pub(crate) fn is_own(&self, from: SocketAddr, to: SocketAddr) -> bool {
         let pair = (canonical(from), canonical(to));
         self.pairs(pair.0.ip(), pair.1).is_some_and(|pairs| pairs.counts.contains_key(&pair))
     }
@@ -120,7 +120,7 @@ impl Source {
     ///
     /// # Errors
     /// Those of `connect`; then nothing is noted.
-    pub(super) fn dial(
+    pub(crate) fn dial(
         self,
         destination: SocketAddr,
         connect: impl FnOnce() -> io::Result<SocketAddr>,
@@ -148,12 +148,12 @@ impl Source {
 impl InQuestion {
     /// Keeps it for an open socket of this worker, which takes it back ([`InQuestion::held`]) before
     /// it is closed.
-    pub(super) fn hold(self, socket: BorrowedFd<'_>) {
+    pub(crate) fn hold(self, socket: BorrowedFd<'_>) {
         HELD.with_borrow_mut(|held| held.insert(socket.as_raw_fd(), self));
     }
 
     /// What is kept for a socket.
-    pub(super) fn held(socket: BorrowedFd<'_>) -> Option<Self> {
+    pub(crate) fn held(socket: BorrowedFd<'_>) -> Option<Self> {
         // Gone with its thread, where that ends first.
         let take =
             |held: &RefCell<HashMap<RawFd, Self>>| held.borrow_mut().remove(&socket.as_raw_fd());
@@ -161,7 +161,7 @@ impl InQuestion {
     }
 
     /// The destination has sent a byte: it is not the gateway itself.
-    pub(super) fn answered(mut self) {
+    pub(crate) fn answered(mut self) {
         self.answered = true;
     }
 }

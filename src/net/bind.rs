@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Who else may have the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
+pub(crate) enum Sharing {
     /// No other socket.
     Alone,
     /// Connections of an earlier socket that are still closing (`SO_REUSEADDR`).
@@ -21,7 +21,7 @@ pub(super) enum Sharing {
 ///
 /// # Errors
 /// As socket(2), setsockopt(2) and bind(2).
-pub(super) fn bind(
+pub(crate) fn bind(
     address: SocketAddr,
     protocol: Protocol,
     sharing: Sharing,

@@ -9,16 +9,17 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
 
-use super::dialled::Source;
-use super::socket::{TcpSocket, delay_acks, prepare, set_limits};
+use super::dial;
 use crate::account::{Connect, End, Limit, Metrics};
+use crate::net::dialled::Source;
+use crate::net::socket::{TcpSocket, delay_acks, prepare, set_limits};
 use crate::policy::Permit;
 use crate::settings::Listen;
 use crate::sys;
 
 /// Why a connect failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DialFault {
+pub(crate) enum DialFault {
     /// The destination answered with a reset.
     #[error("the destination refused the connection")]
     Refused,
@@ -35,7 +36,7 @@ pub(super) enum DialFault {
 
 impl DialFault {
     /// The end of a connection that got no further.
-    pub(super) const fn end(&self) -> End {
+    pub(crate) const fn end(&self) -> End {
         match self {
             Self::Refused => End::ConnectRefused,
             Self::TimedOut => End::ConnectTimedOut,
@@ -100,7 +101,7 @@ fn socket(
 
 /// Connects to exactly the permitted address, with the limits of the listener; from `source`, or not at
 /// all, where that is given. `speaks`: bytes are sent as soon as the connect is done.
-pub(super) async fn dial(
+pub(crate) async fn connect(
     permit: &Permit,
     settings: &Listen,
     speaks: bool,
@@ -111,15 +112,15 @@ pub(super) async fn dial(
 }
 
 /// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].
-pub(super) struct Connecting {
+pub(crate) struct Connecting {
     socket: TcpSocket,
     begun: Instant,
     limit: Duration,
 }
 
 impl Connecting {
-    /// As [`dial`], without waiting for the destination.
-    pub(super) fn begin(
+    /// As [`connect`], without waiting for the destination.
+    pub(crate) fn begin(
         permit: &Permit,
         settings: &Listen,
         speaks: bool,
@@ -127,7 +128,7 @@ impl Connecting {
         metrics: &Metrics,
     ) -> Result<Self, DialFault> {
         let begun = Instant::now();
-        let socket = Self::open(permit.destination(), settings, speaks, source);
+        let socket = Self::open(permit, settings, speaks, source);
         match socket {
             Ok(socket) => Ok(Self { socket, begun, limit: settings.connect_timeout }),
             Err(fault) => {
@@ -143,18 +144,16 @@ impl Connecting {
     }
 
     fn open(
-        destination: SocketAddr,
+        permit: &Permit,
         settings: &Listen,
         speaks: bool,
         source: Option<Source>,
     ) -> Result<TcpSocket, DialFault> {
+        let destination = permit.destination();
         // What fails here fails on this host, whatever the error is called.
         let ip = source.as_ref().map(|source| source.ip);
         let socket = socket(destination, settings, speaks, ip).map_err(DialFault::Failed)?;
-        let connect = || match socket.connect(&destination.into()) {
-            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
-            _ => Ok(()),
-        };
+        let connect = || dial::begin(&socket, permit);
         let from = || -> io::Result<SocketAddr> {
             connect()?;
             Ok(socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?)
@@ -167,7 +166,7 @@ impl Connecting {
     }
 
     /// Waits until the connection stands.
-    pub(super) async fn done(self, metrics: &Metrics) -> Result<TcpSocket, DialFault> {
+    pub(crate) async fn done(self, metrics: &Metrics) -> Result<TcpSocket, DialFault> {
         let Self { socket, begun, limit } = self;
         let connected = match timeout(limit, socket.connected()).await {
             Ok(connected) => connected.map_err(DialFault::from),
@@ -199,7 +198,7 @@ mod tests {
         };
         let metrics = Metrics::register();
         let dialled =
-            dial(&permit(&port.to_string()), &Listen::DEFAULT, false, None, &metrics).await;
+            connect(&permit(&port.to_string()), &Listen::DEFAULT, false, None, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Refused)), "{dialled:?}");
         let text = metrics.render();
         assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
@@ -213,7 +212,7 @@ mod tests {
         let ip = IpAddr::from([127, 0, 0, 99]);
         let source = |ip| Some(Source { ip, dialled: Arc::default() });
         let dialled =
-            dial(&permit(&to.to_string()), &Listen::DEFAULT, false, source(ip), &metrics).await;
+            connect(&permit(&to.to_string()), &Listen::DEFAULT, false, source(ip), &metrics).await;
         if let Err(DialFault::Failed(fault)) = &dialled
             && fault.kind() == io::ErrorKind::PermissionDenied
         {
@@ -226,7 +225,7 @@ mod tests {
         // Of another family than the destination: refused here, never sent from elsewhere.
         let source = source("2001:db8::1".parse().unwrap());
         let dialled =
-            dial(&permit(&to.to_string()), &Listen::DEFAULT, false, source, &metrics).await;
+            connect(&permit(&to.to_string()), &Listen::DEFAULT, false, source, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Failed(_))), "{dialled:?}");
     }
 

@@ -43,7 +43,7 @@ const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why a name has no address that could be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unresolved {
+pub(crate) enum Unresolved {
     /// The resolver says that the name has none.
     #[error("the name has no address")]
     NoAddress,
@@ -61,7 +61,7 @@ type Awaited = watch::Receiver<Option<Answered>>;
 type Answer<'a> = Pin<Box<dyn Future<Output = Answered> + 'a>>;
 
 /// Something that resolves names.
-pub(super) trait Resolve {
+pub(crate) trait Resolve {
     /// What is known of the name without a question, where anything is.
     fn local(&self, _: &HostName, _: Family) -> Option<Vec<IpAddr>> {
         None
@@ -88,7 +88,7 @@ impl Resolve for Arc<Resolver> {
 }
 
 /// A worker's resolver with the memory that all workers share.
-pub(super) struct BindingCache {
+pub(crate) struct BindingCache {
     resolver: Box<dyn Resolve>,
     memory: Memory,
     allowance: Arc<Allowance>,
@@ -96,7 +96,7 @@ pub(super) struct BindingCache {
 
 /// What was answered lately, and what is being asked.
 #[derive(Clone)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// How long an answer ties a name to an address, where its TTL is shorter: clients and
     /// resolvers keep answers past their time, and a name that turns over its addresses is not a
     /// mismatch.
@@ -134,7 +134,7 @@ struct Last {
 
 impl BindingCache {
     /// A resolver and a memory, and how much each client may have asked.
-    pub(super) fn new(
+    pub(crate) fn new(
         resolver: Box<dyn Resolve>,
         memory: Memory,
         allowance: Arc<Allowance>,
@@ -143,7 +143,7 @@ impl BindingCache {
     }
 
     /// How much each client may have asked.
-    pub(super) fn allowance(&self) -> &Allowance {
+    pub(crate) fn allowance(&self) -> &Allowance {
         &self.allowance
     }
 
@@ -152,7 +152,7 @@ impl BindingCache {
     ///
     /// # Errors
     /// Somebody would have to be asked, and the client has had that done too often.
-    pub(super) async fn is_bound(
+    pub(crate) async fn is_bound(
         &self,
         name: &HostName,
         address: IpAddr,
@@ -183,7 +183,7 @@ impl BindingCache {
 
     /// The name's addresses, in canonical form, as the resolver gives them now: those of both families
     /// at once, and those of one where the other one is slow.
-    pub(super) async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         name: &HostName,
         client: IpAddr,
@@ -256,7 +256,7 @@ impl BindingCache {
     }
 
     /// A client was told these addresses of the name, by a resolver that is asked here as well.
-    pub(super) fn insert(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
+    pub(crate) fn insert(&self, name: &HostName, addresses: &[IpAddr], ttl: Duration) {
         let found: Vec<_> = addresses.iter().map(IpAddr::to_canonical).collect();
         self.memory.add(name, &found, ttl, None);
     }
@@ -324,7 +324,7 @@ impl Drop for Flight<'_> {
 
 impl Memory {
     /// An empty memory that keeps answers for `keep` at least.
-    pub(super) fn new(keep: Duration) -> Self {
+    pub(crate) fn new(keep: Duration) -> Self {
         Self { keep, known: Arc::default(), asking: Arc::default() }
     }
 
@@ -458,7 +458,7 @@ impl Known {
 
 /// A resolver for tests, by a list.
 #[cfg(test)]
-pub(super) mod fake {
+pub(crate) mod fake {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
