@@ -235,9 +235,9 @@ fn the_rooms_of_the_data_use_only_those_before_them() {
 const FLOW_ROOMS: &[&str] = &[
     "settings",
     "origin",
-    "clients",
     "authority",
     "relay",
+    "slots",
     "listener",
     "evaluate",
     "registry",
@@ -339,6 +339,68 @@ fn the_rooms_of_the_flow_use_only_those_before_them() {
     // An order in which every arrow leads down has no circle.
     println!("flow: {} rooms, {} arrows, none up, 0 circles", FLOW_ROOMS.len(), arrows.len());
     assert!(arrows.len() > 100, "{}", arrows.len());
+}
+
+/// Files of `flow` that a permitted TLS connection may enter.
+const WALK_MAX: usize = 12;
+
+/// The cells of each row of the first table below a heading of ARCHITECTURE.md.
+fn table_below<'t>(text: &'t str, heading: &str) -> Vec<Vec<&'t str>> {
+    let (_, behind) = text.split_once(heading).expect("the heading");
+    let rows = behind.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = rows.skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// The code of a file of `flow`, without its `use` lines, comments and tests.
+fn code_of(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/flow").join(file);
+    let text = fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{file}: {fault}"));
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let is_code = |line: &&str| {
+        let line = line.trim_start();
+        !line.starts_with("//") && !line.starts_with("use ") && !line.starts_with("pub use ")
+    };
+    code.lines().filter(is_code).map(|line| line.to_owned() + "\n").collect()
+}
+
+#[test]
+fn a_tls_connection_enters_each_file_of_its_walk_once_from_serve() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let text = fs::read_to_string(path).expect("ARCHITECTURE.md");
+    let rows = table_below(&text, "## The life of a TLS connection");
+    let serve = code_of("serve.rs");
+    let (mut entered, mut at_last) = (Vec::new(), 0);
+    for row in &rows {
+        let [_, file, by] = row[..] else { panic!("a row of three: {row:?}") };
+        let file = file.trim_matches('`').strip_prefix("src/flow/").expect("a file of flow");
+        assert!(!entered.contains(&file), "{file} is entered twice");
+        assert!(!code_of(file).is_empty());
+        entered.push(file);
+        let Some((from, call)) = by.split_once(": ") else { continue };
+        let call = call.trim_matches('`');
+        let (from, before) = (format!("{from}.rs"), code_of(&format!("{from}.rs")));
+        assert!(entered.contains(&from.as_str()), "{file} is entered from {from}, which is not");
+        assert!(before.contains(call), "{from} does not call {call}");
+        if from == "serve.rs" {
+            assert_eq!(serve.matches(call).count(), 1, "serve.rs: {call}");
+            let at = serve.find(call).expect("called");
+            assert!(at > at_last, "serve.rs: {call} stands before what comes first");
+            at_last = at;
+        }
+    }
+    println!("a permitted TLS connection enters {} files of flow", entered.len());
+    assert!((8..=WALK_MAX).contains(&entered.len()), "{entered:?}");
+    // Nothing of the walk is left out: what serve uses is in the table, or serves other connections.
+    let others = ["along", "evaluate", "proxy", "refuse", "slots", "starttls", "worker"];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/flow/serve.rs");
+    let text = fs::read_to_string(path).expect("serve.rs");
+    for line in text.lines().filter_map(|line| line.strip_prefix("use super::")) {
+        let name = line.split([':', ';']).next().unwrap_or_default();
+        let file = format!("{name}.rs");
+        let known = entered.contains(&file.as_str()) || others.contains(&name);
+        assert!(known, "serve.rs uses {name}, which ARCHITECTURE.md leaves out");
+    }
 }
 
 /// Private words that the field's own have taken the place of.

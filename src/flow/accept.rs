@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::listener::{Accepted, Listener, Slot};
+use super::listener::Listener;
 use super::overload;
+use super::slots::Slot;
 use super::worker::Worker;
 use crate::account::{Accept, Limit, Probed};
 use crate::net::reactor::{Side, Token};
@@ -26,6 +27,15 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Connections that are taken before those that were taken have their turn.
 const BATCH: usize = 64;
+
+/// A connection, and what it holds while it lives.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) socket: TcpSocket,
+    pub(super) peer: SocketAddr,
+    pub(super) listener: Rc<Listener>,
+    pub(super) slot: Slot,
+}
 
 /// Begins to serve a connection, in a task of its own.
 pub(super) type Serve = fn(Accepted, Rc<Worker>);
@@ -98,7 +108,7 @@ fn take(
     let slot = if sys::is_reserved(socket.as_fd(), 1) {
         Err(Limit::Descriptors)
     } else {
-        Slot::take(listener, peer.ip())
+        listener.slots.take(peer.ip())
     };
     match slot {
         Ok(slot) => {

@@ -55,6 +55,20 @@ impl Session {
         Some((self.note(&policy, subject.clone(), answer), first))
     }
 
+    /// The verdict, noted, and what becomes of the first bytes: at once where the address decides alone,
+    /// else on what `hear` reads of the client.
+    pub(super) async fn admit_heard(
+        &mut self,
+        subject: Subject,
+        hear: impl AsyncFnOnce(Subject, &Self) -> Result<(Subject, First), Rejection>,
+    ) -> Result<(Permit, First), Rejection> {
+        if let Some((verdict, first)) = self.admit_unread(&subject) {
+            return verdict.map(|permit| (permit, first));
+        }
+        let (subject, first) = hear(subject, self).await?;
+        self.admit(subject).await.map(|permit| (permit, first))
+    }
+
     /// The verdict on all that was read, noted.
     pub(super) async fn admit(&mut self, subject: Subject) -> Result<Permit, Rejection> {
         loop {

@@ -17,12 +17,12 @@ use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::accept;
-use super::clients::{Clients, Shares};
 use super::dns;
 use super::listener::{self, Listener};
 use super::registry::Registry;
 use super::serve::serve;
 use super::settings::{self, NameService, Settings};
+use super::slots::{Clients, Shares};
 use super::udp;
 use super::worker::Worker;
 use crate::account::{Account, End, Way};
@@ -134,7 +134,7 @@ impl DataPlane {
                 io::Error::new(e.kind(), format!("listener {address}: {e}{needs}"))
             })?;
             if max_connections_per_client.is_none() {
-                opened.listener.share(&clients);
+                opened.listener.slots.share(&clients);
             }
             opened.listener.dialled.clone_from(&dialled);
             listeners.push((opened.listener.way(), opened.listener.address));

@@ -7,13 +7,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::evaluate::Subject;
-use super::refuse::Rejection;
+use super::refuse::{Refusal, Rejection};
 use super::session::Session;
 use crate::account::{End, Hello, Limit};
 use crate::identify::{Identity, Missing, Progress, Protocol, Step, each_name, identify_further};
 use crate::net::buffer::read_shared;
 use crate::net::socket::TcpSocket;
-use crate::policy::Permit;
 
 /// The most bytes that are read before a verdict: 64 KiB of handshake, which is more than any
 /// hello may have, and room for the headers of the records it is split over.
@@ -151,31 +150,29 @@ pub(super) async fn read(
 }
 
 /// A refusal that fell without a byte still waits for the client's first ones, so that it can
-/// be told in its own protocol; a permit goes through.
+/// be told in its own protocol.
 pub(super) async fn shaped(
-    verdict: Result<Permit, Rejection>,
+    mut refusal: Box<Refusal>,
     client: &TcpSocket,
     seen: &mut FirstFlight,
     subject: Subject,
     session: &mut Session,
-) -> Result<Permit, Rejection> {
-    let mut refusal = match verdict {
-        Err(Rejection::Refused(refusal)) if !session.listener.silent => refusal,
-        settled => return settled,
-    };
+) -> Rejection {
+    if session.listener.silent {
+        return Rejection::Refused(refusal);
+    }
     // Whom nobody speaks to waits for the server, and is told at once. A client that is gone
     // meanwhile is refused all the same.
     let first = Instant::now() + session.listener.peek_timeout.min(FIRST_BYTE);
-    if seen.bytes().is_empty() && seen.more(client, Some(first)).await.is_err()
-        || seen.bytes().is_empty()
+    let gone = seen.bytes().is_empty() && seen.more(client, Some(first)).await.is_err();
+    if !gone
+        && !seen.bytes().is_empty()
+        && let Ok(subject) = read(client, seen, subject, session).await
     {
-        return Err(Rejection::Refused(refusal));
-    }
-    if let Ok(subject) = read(client, seen, subject, session).await {
         session.label(&subject);
         refusal.protocol = subject.protocol;
     }
-    Err(Rejection::Refused(refusal))
+    Rejection::Refused(refusal)
 }
 
 /// Reads until `missing` has arrived, or there is a reason why no more will.

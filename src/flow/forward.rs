@@ -1,18 +1,15 @@
-//! Dials what was permitted, and nothing else; then relays.
+//! Dials what was permitted, and nothing else.
 
-use super::along;
-use super::evaluate::{First, Subject};
+use super::evaluate::First;
 use super::first_flight::FirstFlight;
-use super::hello_retry::{HelloRetryGuard, Opening};
 use super::http;
-use super::listener::Slot;
 use super::refuse;
-use super::relay;
 use super::session::Session;
+use super::slots::Slot;
 use super::starttls::{self, Preamble};
 use crate::account::End;
 use crate::egress::connect::connect;
-use crate::identify::{Identity, Step, each_name, identify};
+use crate::identify::{Step, identify};
 use crate::net::socket::TcpSocket;
 use crate::policy::Permit;
 
@@ -66,7 +63,7 @@ pub(super) struct Joined {
     /// The client has said nothing yet, and what it says is judged before it goes on.
     is_open: bool,
     /// It was judged without a byte, and what comes is read along.
-    is_read_along: bool,
+    pub(super) is_read_along: bool,
     /// Held as long as the connection.
     pub(super) slot: Slot,
 }
@@ -77,11 +74,6 @@ impl Joined {
         self.is_open
     }
 
-    /// Whether it was judged without a byte, and nothing that comes can change that.
-    pub(super) const fn is_read_along(&self) -> bool {
-        self.is_read_along
-    }
-
     /// Whether what was read begins with a request that can be answered by itself.
     pub(super) fn is_request(&self) -> bool {
         if matches!(*self.first, [] | [HANDSHAKE, ..]) {
@@ -90,44 +82,6 @@ impl Joined {
         match identify(&self.first, true) {
             Step::Done(identity) => http::request(&identity).is_some(),
             Step::NeedMore(_) => false,
-        }
-    }
-
-    /// Replays what was read, relays until the end, and closes the record.
-    pub(super) fn relay(self, mut session: Session) -> impl Future<Output = ()> {
-        let Self { client, upstream, first, is_read_along, slot, .. } = self;
-        // A block: a function would hold its arguments twice, for as long as the connection lives.
-        async move {
-            let (mut guard, mut read) = (HelloRetryGuard::default(), None);
-            let Session { listener, record, .. } = &session;
-            let opening = match record.judgement().filter(|_| is_read_along) {
-                Some(judged) => {
-                    let subject = Subject::permitted(record.client().ip(), &judged.verdict);
-                    let learn = |identity: &Identity<'_>, seen: &[u8]| {
-                        let subject = subject.read(identity, |see| each_name(seen, see));
-                        let goes_on = session.learnt(&subject);
-                        // Boxed: what was asked is large, and kept as long as the connection.
-                        read = Some(Box::new(subject));
-                        goes_on
-                    };
-                    let (bytes, time) = (record.bytes(), listener.peek_timeout);
-                    let along = along::read(&client, &upstream, first.into(), bytes, time, learn);
-                    Opening::Watched(Box::pin(along))
-                }
-                None => guard.follow(&client, &upstream, first.into(), &session),
-            };
-            // Made in its place: a connection has room for one of them.
-            let end = tokio::select! {
-                biased;
-                end = session.closed() => end,
-                end = relay::run(&client, &upstream, opening, listener.timeouts(), record.bytes()) => end,
-            };
-            guard.note(&mut session);
-            if let Some(read) = read {
-                session.label(&read);
-            }
-            drop((client, upstream, slot));
-            session.close(end);
         }
     }
 }

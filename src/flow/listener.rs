@@ -1,23 +1,18 @@
-//! Opens listeners, and holds what their connections have to know of them and how many of these there
-//! may be.
+//! Opens listeners, and holds what their connections have to know of them.
 
-use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-use std::num::NonZeroUsize;
 use std::ops::Deref;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use socket2::Protocol;
 
-use super::clients::{Clients, Place, Shares, hellos_max};
 use super::relay::IdleTimeouts;
-use crate::account::{Limit, Way};
+use super::slots::Slots;
+use crate::account::Way;
 use crate::net::bind::{Sharing, bind};
 use crate::net::dialled::{Dialled, Source};
-use crate::net::socket::{TcpSocket, delay_acks, prepare, set_limits};
+use crate::net::socket::{delay_acks, prepare, set_limits};
 use crate::settings::{Listen, ListenMode};
 
 /// Connections that the kernel holds until they are accepted; it takes less where
@@ -32,10 +27,8 @@ pub(super) struct Listener {
     /// What is dialled from clients' own addresses, by whichever listener; where none does, nobody
     /// asks.
     pub(super) dialled: Option<Arc<Dialled>>,
-    /// What is taken at once, over all workers.
-    taken: Arc<Taken>,
-    /// Where each client has a limit of its own.
-    clients: Option<Arc<Clients>>,
+    /// Its connections at once, over all workers.
+    pub(super) slots: Slots,
 }
 
 impl Deref for Listener {
@@ -46,23 +39,12 @@ impl Deref for Listener {
     }
 }
 
-/// What a listener's connections take.
-#[derive(Debug, Default)]
-struct Taken {
-    connections: AtomicUsize,
-    /// Connections whose first bytes are not yet known.
-    hellos: AtomicUsize,
-}
-
 impl Listener {
     /// One that is bound to `address`.
     fn new(settings: Listen, address: SocketAddr) -> Self {
-        let own = settings.max_connections_per_client.and_then(NonZeroUsize::new);
-        let own = own.map(|most| Shares::set(most, settings.max_connections));
         Self {
             dialled: settings.keep_source.then(Arc::default),
-            taken: Arc::default(),
-            clients: own.map(|shares| Arc::new(Clients::new(shares))),
+            slots: Slots::new(settings.max_connections, settings.max_connections_per_client),
             settings: Listen { address, ..settings },
         }
     }
@@ -78,27 +60,16 @@ impl Listener {
         self.mode.into()
     }
 
-    /// Gives each client a share of what all listeners together may have.
-    pub(super) fn share(&mut self, clients: &Arc<Clients>) {
-        self.clients = Some(Arc::clone(clients));
-    }
-
     /// The same for the UDP socket beside a listener, under limits of its own.
     pub(super) fn for_datagrams(&self, address: SocketAddr) -> Self {
-        let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
         let settings = Listen { address, ..self.settings.clone() };
-        Self { settings, taken: Arc::default(), clients, ..self.clone() }
+        Self { settings, slots: self.slots.anew(), ..self.clone() }
     }
 
     /// Where a client's destinations are dialled from; `None` where the kernel is to choose.
     pub(super) fn source(&self, client: IpAddr) -> Option<Source> {
         let dialled = || self.dialled.clone().unwrap_or_default();
         self.keep_source.then(|| Source { ip: client, dialled: dialled() })
-    }
-
-    /// What each client has at once, where it has a limit of its own.
-    pub(super) fn clients(&self) -> Option<Arc<Clients>> {
-        self.clients.clone()
     }
 }
 
@@ -127,71 +98,9 @@ impl Listener {
     }
 
     /// The same, with a limit for each client.
-    pub(super) fn with_per_client(self, most: NonZeroUsize) -> Self {
-        let most = Shares::set(most, self.max_connections);
-        Self { clients: Some(Arc::new(Clients::new(most))), ..self }
-    }
-}
-
-/// A connection, and what it holds while it lives.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) socket: TcpSocket,
-    pub(super) peer: SocketAddr,
-    pub(super) listener: Rc<Listener>,
-    pub(super) slot: Slot,
-}
-
-/// One of a listener's connections, given back when dropped. Boxed: every connection keeps room for
-/// it as long as it lives.
-#[derive(Debug)]
-pub(super) struct Slot(Box<Holds>);
-
-#[derive(Debug)]
-struct Holds {
-    taken: Arc<Taken>,
-    /// Where each client has a limit of its own.
-    place: Option<Place>,
-    /// Its first bytes are still to be read.
-    hears: Cell<bool>,
-}
-
-impl Slot {
-    /// # Errors
-    /// The limit that was reached.
-    pub(super) fn take(listener: &Listener, client: IpAddr) -> Result<Self, Limit> {
-        // The client's own limit comes first: over it, no place of the others is taken.
-        let place = listener.clients.as_ref().map(|clients| clients.take(client));
-        let place = place.transpose()?;
-        let one_of = |count: &AtomicUsize, most| {
-            let below = |taken| (taken < most).then_some(taken + 1);
-            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
-        };
-        if !one_of(&listener.taken.connections, listener.max_connections) {
-            return Err(Limit::Connections);
-        }
-        if !one_of(&listener.taken.hellos, hellos_max(listener.max_connections)) {
-            listener.taken.connections.fetch_sub(1, Ordering::Relaxed);
-            return Err(Limit::Hellos);
-        }
-        let taken = Arc::clone(&listener.taken);
-        Ok(Self(Box::new(Holds { taken, place, hears: Cell::new(true) })))
-    }
-
-    /// The first bytes of the connection are known, or are not asked for.
-    pub(super) fn heard(&self) {
-        let Holds { taken, place, hears } = &*self.0;
-        if hears.replace(false) {
-            taken.hellos.fetch_sub(1, Ordering::Relaxed);
-            place.iter().for_each(Place::heard);
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.heard();
-        self.0.taken.connections.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn with_per_client(self, most: usize) -> Self {
+        let slots = Slots::new(self.max_connections, Some(most));
+        Self { slots, ..self }
     }
 }
 
@@ -250,6 +159,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::net::socket::TcpSocket;
     use crate::sys;
 
     /// On any port.
@@ -305,52 +215,5 @@ mod tests {
         assert!(!at_once());
         socket.quickack();
         assert!(at_once());
-    }
-
-    #[test]
-    fn the_limit_holds_over_all_workers_and_places_come_back() {
-        let listener = open(settings(), None, 1).unwrap().listener;
-        let other_worker = listener.clone();
-        let take =
-            |listener| Slot::take(listener, IpAddr::from([192, 0, 2, 1])).inspect(Slot::heard);
-        let first = take(&listener).unwrap();
-        let _second = take(&other_worker).unwrap();
-        assert_eq!(take(&listener).unwrap_err(), Limit::Connections);
-        drop(first);
-        assert!(take(&other_worker).is_ok());
-    }
-
-    #[test]
-    fn h09_half_of_the_connections_may_wait_for_their_first_bytes() {
-        let listener = open(Listen { max_connections: 4, ..settings() }, None, 1).unwrap().listener;
-        let take = || Slot::take(&listener, IpAddr::from([192, 0, 2, 1]));
-        let (first, second) = (take().unwrap(), take().unwrap());
-        assert_eq!(take().unwrap_err(), Limit::Hellos);
-        first.heard();
-        let third = take().unwrap();
-        assert_eq!(take().unwrap_err(), Limit::Hellos);
-        [&second, &third].into_iter().for_each(Slot::heard);
-        let fourth = take().unwrap();
-        assert_eq!(take().unwrap_err(), Limit::Connections);
-        drop((first, second, third, fourth));
-        let taken = [&listener.taken.connections, &listener.taken.hellos];
-        assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
-    }
-
-    #[test]
-    fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
-        let with = Listen { max_connections_per_client: Some(1), ..settings() };
-        let listener = open(with, None, 1).unwrap().listener;
-        let other_worker = listener.clone();
-        let take = |listener, last| {
-            Slot::take(listener, IpAddr::from([192, 0, 2, last])).inspect(Slot::heard)
-        };
-        let first = take(&listener, 1).unwrap();
-        assert_eq!(take(&other_worker, 1).unwrap_err(), Limit::Client);
-        let _other = take(&listener, 2).unwrap();
-        // A listener that is full takes no place of the client's either.
-        assert_eq!(take(&listener, 3).unwrap_err(), Limit::Connections);
-        drop(first);
-        assert!(take(&listener, 3).is_ok());
     }
 }

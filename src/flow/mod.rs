@@ -37,7 +37,6 @@ mod accept;
 mod admit;
 mod along;
 mod authority;
-mod clients;
 mod dns;
 mod drain;
 mod evaluate;
@@ -57,6 +56,7 @@ mod resolve;
 mod serve;
 mod session;
 mod settings;
+mod slots;
 mod starttls;
 #[cfg(test)]
 mod tests;

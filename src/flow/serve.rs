@@ -7,17 +7,22 @@ use std::rc::Rc;
 
 use tokio::task::spawn_local;
 
+use super::accept::Accepted;
+use super::along;
 use super::evaluate::{First, Subject};
 use super::first_flight::{self, FirstFlight};
 use super::forward::{self, Joined};
-use super::listener::{Accepted, Slot};
+use super::hello_retry::{HelloRetryGuard, Opening};
 use super::origin;
 use super::proxy;
 use super::refuse::{self, Rejection};
+use super::relay;
 use super::session::{Session, run_until};
+use super::slots::Slot;
 use super::starttls::{self, Preamble, StartTlsProtocol};
 use super::worker::Worker;
 use crate::account::End;
+use crate::identify::{Identity, each_name};
 use crate::net::socket::TcpSocket;
 use crate::policy::{Permit, Verdict};
 use crate::settings::ListenMode;
@@ -39,7 +44,7 @@ pub(super) fn serve_transparent(client: Accepted, worker: Rc<Worker>) -> impl Fu
     async move {
         // Made in its place: a connection has room for one of them.
         let relay = pin!(match opened.await {
-            Some((joined, session)) => joined.relay(session),
+            Some((joined, session)) => relayed(joined, session),
             None => return,
         });
         relay.await;
@@ -75,59 +80,6 @@ async fn open(client: Accepted, worker: Rc<Worker>) -> Option<(Joined, Session)>
     None
 }
 
-/// Hears what the client says first, where its destination was judged without it.
-async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Rejection> {
-    if !joined.is_read_along() {
-        return Ok(());
-    }
-    let closed = session.closed();
-    let listened = Box::pin(proxy::listen(joined, session));
-    run_until(closed, pin!(listened)).await.map_err(Rejection::Ended).flatten()
-}
-
-async fn walk(client: TcpSocket, slot: Slot, session: &mut Session) -> Result<Joined, End> {
-    let mut seen = FirstFlight::default();
-    let mut preamble = None;
-    let judged = judge(&client, &mut seen, &mut preamble, session).await;
-    slot.heard();
-    match judged {
-        Ok((permit, first)) => {
-            forward::run(client, slot, seen, first, preamble, permit, session).await
-        }
-        Err(Rejection::Refused(refusal)) => {
-            Err(refuse::run(client, seen.bytes(), *refusal, session.listener.silent).await)
-        }
-        Err(Rejection::Ended(end)) => Err(end),
-    }
-}
-
-async fn judge(
-    client: &TcpSocket,
-    seen: &mut FirstFlight,
-    preamble: &mut Option<Preamble>,
-    session: &mut Session,
-) -> Result<(Permit, First), Rejection> {
-    let origin = destination(client, session)?;
-    let subject = Subject::unread(session.record.client().ip(), origin);
-    if let Some((verdict, first)) = session.admit_unread(&subject) {
-        let verdict = first_flight::shaped(verdict, client, seen, subject, session).await;
-        return verdict.map(|permit| (permit, first));
-    }
-    let protocol = StartTlsProtocol::on(origin.port()).filter(|_| session.listener.starttls);
-    let subject = match protocol {
-        None => first_flight::read(client, seen, subject, session).await?,
-        // Boxed: few connections are played for.
-        Some(protocol) => {
-            Box::pin(starttls::serve_preamble(protocol, client, seen, preamble, subject, session))
-                .await?
-        }
-    };
-    // A client that was silent has had its time, and not its say.
-    let is_silent = seen.bytes().is_empty() && preamble.is_none();
-    let first = if is_silent { First::Judged } else { First::Settled };
-    session.admit(subject).await.map(|permit| (permit, first))
-}
-
 /// Where a transparent client was going; what cannot be sent anywhere stops here.
 fn destination(client: &TcpSocket, session: &mut Session) -> Result<SocketAddr, Rejection> {
     let listener = &session.listener;
@@ -146,4 +98,107 @@ fn destination(client: &TcpSocket, session: &mut Session) -> Result<SocketAddr, 
         return Err(session.refused(Verdict::looped(origin)));
     }
     Ok(origin)
+}
+
+/// The verdict on where it was going, and on what it says where that is asked for.
+async fn judge(
+    client: &TcpSocket,
+    seen: &mut FirstFlight,
+    preamble: &mut Option<Preamble>,
+    session: &mut Session,
+) -> Result<(Permit, First), Rejection> {
+    let origin = destination(client, session)?;
+    let ip = session.record.client().ip();
+    let mut is_heard = false;
+    let admitted = session
+        .admit_heard(Subject::unread(ip, origin), async |subject, session: &Session| {
+            is_heard = true;
+            let protocol =
+                StartTlsProtocol::on(origin.port()).filter(|_| session.listener.starttls);
+            let subject = match protocol {
+                None => first_flight::read(client, seen, subject, session).await?,
+                // Boxed: few connections are played for.
+                Some(protocol) => {
+                    let played = starttls::serve_preamble(
+                        protocol, client, seen, preamble, subject, session,
+                    );
+                    Box::pin(played).await?
+                }
+            };
+            // A client that was silent has had its time, and not its say.
+            let is_silent = seen.bytes().is_empty() && preamble.is_none();
+            Ok((subject, if is_silent { First::Judged } else { First::Settled }))
+        })
+        .await;
+    match admitted {
+        Err(Rejection::Refused(refusal)) if !is_heard => {
+            let unread = Subject::unread(ip, origin);
+            Err(first_flight::shaped(refusal, client, seen, unread, session).await)
+        }
+        admitted => admitted,
+    }
+}
+
+async fn walk(client: TcpSocket, slot: Slot, session: &mut Session) -> Result<Joined, End> {
+    let mut seen = FirstFlight::default();
+    let mut preamble = None;
+    let judged = judge(&client, &mut seen, &mut preamble, session).await;
+    slot.heard();
+    match judged {
+        Ok((permit, first)) => {
+            forward::run(client, slot, seen, first, preamble, permit, session).await
+        }
+        Err(Rejection::Refused(refusal)) => {
+            Err(refuse::run(client, seen.bytes(), *refusal, session.listener.silent).await)
+        }
+        Err(Rejection::Ended(end)) => Err(end),
+    }
+}
+
+/// Hears what the client says first, where its destination was judged without it.
+async fn listened(joined: &mut Joined, session: &mut Session) -> Result<(), Rejection> {
+    if !joined.is_read_along {
+        return Ok(());
+    }
+    let closed = session.closed();
+    let listened = Box::pin(proxy::listen(joined, session));
+    run_until(closed, pin!(listened)).await.map_err(Rejection::Ended).flatten()
+}
+
+/// Replays what was read, relays until the end, and closes the record.
+fn relayed(joined: Joined, mut session: Session) -> impl Future<Output = ()> {
+    let Joined { client, upstream, first, is_read_along, slot, .. } = joined;
+    // A block: a function would hold its arguments twice, for as long as the connection lives.
+    async move {
+        let (mut guard, mut read) = (HelloRetryGuard::default(), None);
+        let Session { listener, record, .. } = &session;
+        let opening = match record.judgement().filter(|_| is_read_along) {
+            Some(judged) => {
+                let subject = Subject::permitted(record.client().ip(), &judged.verdict);
+                let learn = |identity: &Identity<'_>, seen: &[u8]| {
+                    let subject = subject.read(identity, |see| each_name(seen, see));
+                    let goes_on = session.learnt(&subject);
+                    // Boxed: what was asked is large, and kept as long as the connection.
+                    read = Some(Box::new(subject));
+                    goes_on
+                };
+                let (bytes, time) = (record.bytes(), listener.peek_timeout);
+                let along = along::read(&client, &upstream, first.into(), bytes, time, learn);
+                Opening::Watched(Box::pin(along))
+            }
+            None => guard.follow(&client, &upstream, first.into(), &session),
+        };
+        // Made in its place: a connection has room for one of them.
+        let end = tokio::select! {
+            biased;
+            end = session.closed() => end,
+            end = relay::run(&client, &upstream, opening, listener.timeouts(), record.bytes()) => end,
+        };
+        guard.note(&mut session);
+        if let Some(read) = read {
+            session.label(&read);
+        }
+        drop((client, upstream, slot));
+        session.close(end);
+    }
 }

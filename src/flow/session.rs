@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use super::listener::{Listener, Slot};
+use super::listener::Listener;
 use super::registry::Registration;
+use super::slots::Slot;
 use super::worker::Worker;
 use crate::account::{End, Record};
 

@@ -12,9 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::accept::Accepted;
 use super::evaluate::First;
 use super::first_flight::FirstFlight;
-use super::listener::{Accepted, Listener, Slot};
+use super::listener::Listener;
 use super::registry::Registry;
 use super::serve::{serve, serve_transparent};
 use super::session::Session;
@@ -64,7 +65,7 @@ impl Harness {
         let client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = world.accept().await.unwrap();
         let (socket, listener) = (TcpSocket::new(stream), Rc::new(listener));
-        match Slot::take(&listener, peer.ip()) {
+        match listener.slots.take(peer.ip()) {
             Ok(slot) => serve(Accepted { socket, peer, listener, slot }, Rc::clone(&self.worker)),
             Err(_) => overload::turn_away(socket, peer, &listener, &self.worker),
         }
@@ -133,7 +134,7 @@ async fn what_a_connection_holds_is_small() {
     let listener = Listener::for_tests(ListenMode::Tproxy);
     let _client = TcpStream::connect(world.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = world.accept().await.unwrap();
-    let slot = Slot::take(&listener, peer.ip()).unwrap();
+    let slot = listener.slots.take(peer.ip()).unwrap();
     let accepted =
         Accepted { socket: TcpSocket::new(stream), peer, listener: Rc::new(listener), slot };
     let size = size_of_val(&serve_transparent(accepted, Rc::clone(&harness.worker)));
@@ -357,7 +358,7 @@ async fn a_listener_that_is_full_refuses() {
     let world = listener().await;
     let listener = Listener::for_tests(ListenMode::Tproxy);
     let client = std::net::IpAddr::from([192, 0, 2, 1]);
-    let taken: Vec<_> = std::iter::from_fn(|| Slot::take(&listener, client).ok()).collect();
+    let taken: Vec<_> = std::iter::from_fn(|| listener.slots.take(client).ok()).collect();
     let mut client = harness.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(taken);
@@ -369,8 +370,8 @@ async fn a_listener_that_is_full_refuses() {
 async fn a_client_that_has_as_many_connections_as_it_may_is_refused_one_more() {
     let harness = Harness::new(everything(), &FakeResolver::default());
     let world = listener().await;
-    let listener = Listener::for_tests(ListenMode::Tproxy).with_per_client(NonZeroUsize::MIN);
-    let held = Slot::take(&listener, std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+    let listener = Listener::for_tests(ListenMode::Tproxy).with_per_client(1);
+    let held = listener.slots.take(std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
     let mut client = harness.client_at(&world, listener).await;
     assert!(client.read(&mut [0; 8]).await.is_err(), "a reset");
     drop(held);
@@ -563,7 +564,7 @@ async fn a02_what_cannot_be_recorded_is_not_dialled() {
     let _client = TcpStream::connect(clients.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = clients.accept().await.unwrap();
     let listener = Rc::new(Listener::for_tests(ListenMode::Tproxy));
-    let slot = Slot::take(&listener, peer.ip()).unwrap();
+    let slot = listener.slots.take(peer.ip()).unwrap();
     let mut session = Session::open(Rc::clone(&harness.worker), listener, peer);
     // The room was there when the verdict fell.
     let verdict = Verdict::given(Action::Allow, Reason::Permitted, world.local_addr().unwrap());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::account::network;
-use crate::flow::clients;
+use crate::flow::slots;
 
 /// Clients that are remembered; an IPv6 client is its /64.
 const CLIENTS_MAX: usize = 16 * 1024;
@@ -74,19 +74,19 @@ impl Clients {
 pub(super) struct Places {
     most: usize,
     taken: Cell<usize>,
-    each: Arc<clients::Clients>,
+    each: Arc<slots::Clients>,
 }
 
 /// One of them, given back when dropped.
 pub(super) struct Place<'a> {
     of: &'a Places,
-    _own: clients::Place,
+    _own: slots::Place,
 }
 
 impl Places {
     pub(super) fn new(most: usize) -> Self {
-        let each = clients::Shares { connections: (most / 4).max(1), hellos: usize::MAX };
-        Self { most, taken: Cell::new(0), each: Arc::new(clients::Clients::new(each)) }
+        let each = slots::Shares { connections: (most / 4).max(1), hellos: usize::MAX };
+        Self { most, taken: Cell::new(0), each: Arc::new(slots::Clients::new(each)) }
     }
 
     /// A place for one more of this client.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use tokio::time::timeout;
 
-use super::listener::Accepted;
+use super::accept::Accepted;
 use super::refuse;
 use super::session::{Connection, run_until};
 use super::worker::Worker;

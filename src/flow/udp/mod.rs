@@ -126,7 +126,7 @@ pub(super) async fn run(
     workers: usize,
 ) -> io::Error {
     let socket = Rc::new(socket);
-    let clients = listener.clients();
+    let clients = listener.slots.clients();
     let limits = Limits::of(flows).with_ports(worker.ports.count() / workers.max(1));
     let ingress = UdpIngress::Listener { socket: Rc::clone(&socket), icmp: IcmpSockets::open() };
     let context = Rc::new(UdpContext {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::account::{Dropped, network};
-use crate::flow::clients::{self, Clients};
+use crate::flow::slots::{self, Clients};
 
 /// Datagrams that wait for one flow, and their bytes: a first flight over eight Initials with early
 /// data behind it fits.
@@ -99,7 +99,7 @@ struct Entry {
     arrived: Notify,
     given_way: Notify,
     /// Among the flows of its client over all workers.
-    shared: RefCell<Option<clients::Place>>,
+    shared: RefCell<Option<slots::Place>>,
 }
 
 /// A flow's place in the table, given up when dropped.
@@ -383,7 +383,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::clients::Shares;
+    use crate::flow::slots::Shares;
 
     fn key(client: u32, port: u16) -> Key {
         let client = SocketAddr::new(IpAddr::from(client.to_be_bytes()), port);

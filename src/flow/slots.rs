@@ -1,4 +1,4 @@
-//! Limits how many connections, or other things, one client has at once.
+//! Limits how many connections, or other things, there are at once: of a listener, and of one client.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -6,12 +6,112 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::account::{Limit, network};
 
 /// Parts of the table, each under a lock of its own, so that workers seldom wait for each other.
 const PARTS: usize = 64;
+
+/// The connections, or UDP flows, that a listener may have at once, over all workers.
+#[derive(Debug, Clone)]
+pub(super) struct Slots {
+    max_connections: usize,
+    taken: Arc<Taken>,
+    /// Where each client has a limit of its own.
+    clients: Option<Arc<Clients>>,
+}
+
+/// What a listener's connections take.
+#[derive(Debug, Default)]
+struct Taken {
+    connections: AtomicUsize,
+    /// Connections whose first bytes are not yet known.
+    hellos: AtomicUsize,
+}
+
+impl Slots {
+    /// None is taken. 0 for each client is no limit of its own, and so is [`None`] until
+    /// [`Slots::share`].
+    pub(super) fn new(max_connections: usize, per_client: Option<usize>) -> Self {
+        let own = per_client.and_then(NonZeroUsize::new);
+        let own = own.map(|most| Shares::set(most, max_connections));
+        let clients = own.map(|shares| Arc::new(Clients::new(shares)));
+        Self { max_connections, taken: Arc::default(), clients }
+    }
+
+    /// Gives each client a share of what all listeners together may have.
+    pub(super) fn share(&mut self, clients: &Arc<Clients>) {
+        self.clients = Some(Arc::clone(clients));
+    }
+
+    /// The same limits for other things, none of which is taken.
+    pub(super) fn anew(&self) -> Self {
+        let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
+        Self { taken: Arc::default(), clients, ..*self }
+    }
+
+    /// What each client has at once, where it has a limit of its own.
+    pub(super) fn clients(&self) -> Option<Arc<Clients>> {
+        self.clients.clone()
+    }
+
+    /// Takes one for a connection of `client`, whose first bytes are to be read.
+    ///
+    /// # Errors
+    /// The limit that was reached.
+    pub(super) fn take(&self, client: IpAddr) -> Result<Slot, Limit> {
+        // The client's own limit comes first: over it, no place of the others is taken.
+        let place = self.clients.as_ref().map(|clients| clients.take(client));
+        let place = place.transpose()?;
+        let one_of = |count: &AtomicUsize, most| {
+            let below = |taken| (taken < most).then_some(taken + 1);
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+        };
+        if !one_of(&self.taken.connections, self.max_connections) {
+            return Err(Limit::Connections);
+        }
+        if !one_of(&self.taken.hellos, hellos_max(self.max_connections)) {
+            self.taken.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Limit::Hellos);
+        }
+        let taken = Arc::clone(&self.taken);
+        Ok(Slot(Box::new(Holds { taken, place, hears: Cell::new(true) })))
+    }
+}
+
+/// One of a listener's connections, given back when dropped. Boxed: every connection keeps room for
+/// it as long as it lives.
+#[derive(Debug)]
+pub(super) struct Slot(Box<Holds>);
+
+#[derive(Debug)]
+struct Holds {
+    taken: Arc<Taken>,
+    /// Where each client has a limit of its own.
+    place: Option<Place>,
+    /// Its first bytes are still to be read.
+    hears: Cell<bool>,
+}
+
+impl Slot {
+    /// The first bytes of the connection are known, or are not asked for.
+    pub(super) fn heard(&self) {
+        let Holds { taken, place, hears } = &*self.0;
+        if hears.replace(false) {
+            taken.hellos.fetch_sub(1, Ordering::Relaxed);
+            place.iter().for_each(Place::heard);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.heard();
+        self.0.taken.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// The connections of every client that has one, over all workers: a client that spreads its
 /// connections over them has no more than any other. An IPv6 client is its /64. Who has none is not
@@ -234,5 +334,53 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(held.iter().map(Vec::len).sum::<usize>(), 100);
+    }
+
+    fn one() -> IpAddr {
+        IpAddr::from([192, 0, 2, 1])
+    }
+
+    #[test]
+    fn the_limit_holds_over_all_workers_and_places_come_back() {
+        let slots = Slots::new(2, Some(0));
+        let other_worker = slots.clone();
+        let take = |slots: &Slots| slots.take(one()).inspect(Slot::heard);
+        let first = take(&slots).unwrap();
+        let _second = take(&other_worker).unwrap();
+        assert_eq!(take(&slots).unwrap_err(), Limit::Connections);
+        drop(first);
+        assert!(take(&other_worker).is_ok());
+    }
+
+    #[test]
+    fn h09_half_of_the_connections_may_wait_for_their_first_bytes() {
+        let slots = Slots::new(4, Some(0));
+        let take = || slots.take(one());
+        let (first, second) = (take().unwrap(), take().unwrap());
+        assert_eq!(take().unwrap_err(), Limit::Hellos);
+        first.heard();
+        let third = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Hellos);
+        [&second, &third].into_iter().for_each(Slot::heard);
+        let fourth = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limit::Connections);
+        drop((first, second, third, fourth));
+        let taken = [&slots.taken.connections, &slots.taken.hellos];
+        assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
+    }
+
+    #[test]
+    fn a_client_over_its_limit_leaves_the_places_of_the_listener_to_others() {
+        let slots = Slots::new(2, Some(1));
+        let other_worker = slots.clone();
+        let take =
+            |slots: &Slots, last| slots.take(IpAddr::from([192, 0, 2, last])).inspect(Slot::heard);
+        let first = take(&slots, 1).unwrap();
+        assert_eq!(take(&other_worker, 1).unwrap_err(), Limit::Client);
+        let _other = take(&slots, 2).unwrap();
+        // A listener that is full takes no place of the client's either.
+        assert_eq!(take(&slots, 3).unwrap_err(), Limit::Connections);
+        drop(first);
+        assert!(take(&slots, 3).is_ok());
     }
 }
