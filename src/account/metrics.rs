@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use super::Way;
+use super::Ingress;
 use super::labels::{Accept, CONNECT, Connect, DnsQuery, Dropped, HELLO, Hello, Limit, Probed};
 use super::series::{BOUNDS, HISTOGRAMS, Taken, describe};
 use super::tally::{BUCKETS_MAX, Samples, Tallies};
@@ -29,7 +29,7 @@ enum Time {
 
 /// Places of the counters among a thread's numbers.
 mod place {
-    use super::{Action, CONNECT, Country, HELLO, Reason, WAYS, Way};
+    use super::{Action, CONNECT, Country, HELLO, INGRESSES, Ingress, Reason};
 
     pub(super) const OPENED: usize = 0;
     pub(super) const CLOSED: usize = 1;
@@ -40,9 +40,9 @@ mod place {
     pub(super) const HELLOS: usize = 6;
     pub(super) const CONNECTS: usize = HELLOS + HELLO.len();
     pub(super) const UNJUDGED: usize = CONNECTS + CONNECT.len();
-    pub(super) const COUNTRIES: usize = UNJUDGED + WAYS;
+    pub(super) const COUNTRIES: usize = UNJUDGED + INGRESSES;
     const JUDGED: usize = COUNTRIES + Country::COUNT;
-    pub(super) const UNJUDGED_FINAL: usize = JUDGED + WAYS * Action::ALL.len() * Reason::COUNT;
+    pub(super) const UNJUDGED_FINAL: usize = JUDGED + INGRESSES * Action::ALL.len() * Reason::COUNT;
     const FINAL: usize = UNJUDGED_FINAL + 1;
     pub(super) const ALL: usize = FINAL + Action::ALL.len() * Reason::COUNT;
 
@@ -51,13 +51,13 @@ mod place {
         FINAL + action * Reason::COUNT + reason
     }
 
-    /// Verdicts by way in, action and reason.
-    pub(super) const fn judged(way: Way, action: usize, reason: usize) -> usize {
-        JUDGED + (way as usize * Action::ALL.len() + action) * Reason::COUNT + reason
+    /// Verdicts by ingress, action and reason.
+    pub(super) const fn judged(ingress: Ingress, action: usize, reason: usize) -> usize {
+        JUDGED + (ingress as usize * Action::ALL.len() + action) * Reason::COUNT + reason
     }
 }
 
-const WAYS: usize = Way::ALL.len();
+const INGRESSES: usize = Ingress::ALL.len();
 
 /// Every metric of the process.
 pub struct Metrics {
@@ -142,15 +142,15 @@ impl Metrics {
         with_local_recorder(&self.recorder, || collect_series(sum));
     }
 
-    /// A verdict on a connection that came in by `way`.
-    pub fn judged(&self, way: Way, verdict: &Verdict) {
+    /// A verdict on a connection that came in by `ingress`.
+    pub fn judged(&self, ingress: Ingress, verdict: &Verdict) {
         let [action, reason] = [verdict.action() as usize, verdict.reason().index()];
-        self.tallies.count(place::judged(way, action, reason), 1);
+        self.tallies.count(place::judged(ingress, action, reason), 1);
     }
 
     /// A connection that ended before a verdict.
-    pub fn unjudged(&self, way: Way) {
-        self.tallies.count(place::UNJUDGED + way as usize, 1);
+    pub fn unjudged(&self, ingress: Ingress) {
+        self.tallies.count(place::UNJUDGED + ingress as usize, 1);
     }
 
     /// Where a judged destination is: its country, `other` for several (or anycast), `unknown`.
@@ -383,9 +383,9 @@ impl Metrics {
 /// begins with is no increase to Prometheus, and a first burst would be missed.
 #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
 fn collect_series(sum: impl Fn(usize) -> u64) {
-    let connections = |way: Way, verdict: &'static str, reason: &'static str, at: usize| {
+    let connections = |ingress: Ingress, verdict: &'static str, reason: &'static str, at: usize| {
         counter!("schengate_connections_total",
-            "mode" => way.label(), "verdict" => verdict, "reason" => reason)
+            "mode" => ingress.label(), "verdict" => verdict, "reason" => reason)
         .absolute(sum(at));
     };
     let finals = |verdict: &'static str, reason: &'static str, at: usize| {
@@ -399,12 +399,12 @@ fn collect_series(sum: impl Fn(usize) -> u64) {
             finals(action.label(), reason.label(), at);
         }
     }
-    for way in Way::ALL {
-        connections(way, "none", "none", place::UNJUDGED + way as usize);
+    for ingress in Ingress::ALL {
+        connections(ingress, "none", "none", place::UNJUDGED + ingress as usize);
         for action in Action::ALL {
             for reason in Reason::ALL {
-                let at = place::judged(way, action as usize, reason.index());
-                connections(way, action.label(), reason.label(), at);
+                let at = place::judged(ingress, action as usize, reason.index());
+                connections(ingress, action.label(), reason.label(), at);
             }
         }
     }
@@ -437,9 +437,9 @@ mod tests {
     #[test]
     fn a_verdict_is_counted_under_its_own_labels() {
         let metrics = Metrics::register();
-        metrics.judged(Way::Tproxy, &verdict(Action::Block, Reason::Outside));
-        metrics.judged(Way::Tproxy, &verdict(Action::Block, Reason::Outside));
-        metrics.unjudged(Way::Proxy);
+        metrics.judged(Ingress::Tproxy, &verdict(Action::Block, Reason::Outside));
+        metrics.judged(Ingress::Tproxy, &verdict(Action::Block, Reason::Outside));
+        metrics.unjudged(Ingress::Proxy);
         let text = metrics.render();
         let series = |labels: &str, value: u32| {
             let line = format!("schengate_connections_total{{{labels}}} {value}\n");

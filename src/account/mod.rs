@@ -1,7 +1,7 @@
 //! What happened: one [`Record`] for each connection (or proxy request), opened once and finished
 //! once, on every path; the metrics; the lines of the record.
 
-mod grounds;
+mod context;
 mod labels;
 mod line;
 mod log;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-pub use grounds::{Facts, Grounds};
+pub use context::{DecisionContext, Facts};
 pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
 pub use metrics::Metrics;
 pub use record::Record;
@@ -35,7 +35,7 @@ use sources::Sources;
 /// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Way {
+pub enum Ingress {
     /// TPROXY.
     Tproxy,
     /// REDIRECT.
@@ -46,8 +46,8 @@ pub enum Way {
     Dns,
 }
 
-impl Way {
-    /// Every way, in the order of the labels.
+impl Ingress {
+    /// Each, in the order of the labels.
     pub const ALL: [Self; 4] = [Self::Tproxy, Self::Redirect, Self::Proxy, Self::Dns];
 
     /// `tproxy`, `redirect`, `proxy` or `dns`.
@@ -205,8 +205,8 @@ impl Account {
 
     /// Opens the record of one connection or one proxy request.
     #[must_use]
-    pub fn open(&self, client: SocketAddr, way: Way) -> Record {
-        Record::open(self, client, way)
+    pub fn open(&self, client: SocketAddr, ingress: Ingress) -> Record {
+        Record::open(self, client, ingress)
     }
 
     /// Keeps the record there from now on; `false` where it is kept already.
@@ -412,7 +412,7 @@ impl From<(HostName, NameSource)> for Named {
 
 /// What was judged, and what came of it: owned, since it outlives the policy that judged.
 #[derive(Debug, Clone)]
-pub struct Judged {
+pub struct Decision {
     /// The verdict.
     pub verdict: Verdict,
     /// The name and where it was read.
@@ -426,10 +426,10 @@ pub struct Judged {
     /// Why the first bytes could not be read to their end.
     pub fault: Option<Fault>,
     /// What the verdict stands on.
-    pub grounds: Arc<Grounds>,
+    pub context: Arc<DecisionContext>,
 }
 
-impl Judged {
+impl Decision {
     /// A verdict that no policy gave: the gateway could not take the connection on.
     #[must_use]
     pub fn without_policy(verdict: Verdict) -> Self {
@@ -440,14 +440,14 @@ impl Judged {
             protocol: Protocol::Other,
             ech: false,
             fault: None,
-            grounds: Grounds::of(&Facts::default()),
+            context: DecisionContext::of(&Facts::default()),
         }
     }
 
     /// The same under another verdict, which no rule gave.
     #[must_use]
     pub fn overruled(&self, verdict: Verdict) -> Self {
-        Self { verdict, grounds: self.grounds.without_rule(), ..self.clone() }
+        Self { verdict, context: self.context.without_rule(), ..self.clone() }
     }
 }
 
@@ -505,17 +505,17 @@ mod tests {
     use super::*;
     use crate::policy::{Action, Reason};
 
-    fn judged(action: Action) -> Judged {
+    fn judged(action: Action) -> Decision {
         let destination = "198.51.100.7:443".parse().unwrap();
         let reason = if action == Action::Block { Reason::Outside } else { Reason::Permitted };
-        Judged {
+        Decision {
             verdict: Verdict::given(action, reason, destination),
             name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni).into()),
             bound: Some(true),
             protocol: Protocol::Tls,
             ech: false,
             fault: None,
-            grounds: Grounds::of(&Facts {
+            context: DecisionContext::of(&Facts {
                 policy: Some("abcdef012345"),
                 group: Some("default"),
                 rule: Some("a \"rule\"\nof two lines"),
@@ -532,7 +532,7 @@ mod tests {
     fn a_refused_connection_has_one_line_with_its_reason() {
         let kept = Kept::default();
         let account = kept.account();
-        let mut record = account.open(client(), Way::Tproxy);
+        let mut record = account.open(client(), Ingress::Tproxy);
         record.judged(judged(Action::Block));
         let id = record.id();
         record.finish(End::Refused);
@@ -562,7 +562,7 @@ mod tests {
     fn a_forwarded_connection_has_an_open_and_a_close_line() {
         let kept = Kept::default();
         let account = kept.account();
-        let mut record = account.open(client(), Way::Redirect);
+        let mut record = account.open(client(), Ingress::Redirect);
         record.judged(judged(Action::Allow));
         record.forwarding().unwrap();
         record.bytes().up(3);
@@ -586,7 +586,7 @@ mod tests {
     fn a_record_that_is_dropped_says_so() {
         let kept = Kept::default();
         let account = kept.account();
-        drop(account.open(client(), Way::Proxy));
+        drop(account.open(client(), Ingress::Proxy));
         let lines = kept.lines(&account);
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0]["event"], "unjudged");
@@ -608,7 +608,7 @@ mod tests {
         let account = kept.account();
         assert!(account.keep(Sink::start(&settings(&dir), false).unwrap()));
         account.show(View::Refused);
-        let mut record = account.open(client(), Way::Tproxy);
+        let mut record = account.open(client(), Ingress::Tproxy);
         record.stands_for(0, Instant::now().checked_sub(Duration::from_secs(25)).unwrap());
         record.judged(judged(Action::Allow));
         account.live(record.bytes());
@@ -642,7 +642,7 @@ mod tests {
         let kept = Kept::default();
         let account = kept.account();
         let first = kept::fill(&account, dir.path());
-        let mut record = account.open(client(), Way::Tproxy);
+        let mut record = account.open(client(), Ingress::Tproxy);
         record.judged(judged(Action::Allow));
         assert_eq!(record.forwarding(), Err(End::Refused));
         let verdict = record.judgement().unwrap().verdict;
@@ -663,7 +663,7 @@ mod tests {
     fn ids_are_never_given_twice() {
         let account = Kept::default().account();
         let ids: std::collections::HashSet<_> =
-            (0..100).map(|_| account.open(client(), Way::Proxy).id()).collect();
+            (0..100).map(|_| account.open(client(), Ingress::Proxy).id()).collect();
         assert_eq!(ids.len(), 100);
     }
 }

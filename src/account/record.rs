@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::line::{Line, key};
-use super::{Account, Bytes, End, Facts, Judged, Metrics, Named, Way, sources};
+use super::{Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, sources};
 use crate::evidence::{self as sink, Unkept};
 use crate::identify::{Fault, HostName};
 use crate::policy::Action;
@@ -24,9 +24,9 @@ pub struct Record {
     sequence: u64,
     opened: Instant,
     client: SocketAddr,
-    way: Way,
+    ingress: Ingress,
     destination: Option<SocketAddr>,
-    judged: Option<Box<Judged>>,
+    judged: Option<Box<Decision>>,
     sni_inside: Option<Box<HostName>>,
     bytes: Arc<Bytes>,
     was_opened: bool,
@@ -37,7 +37,7 @@ pub struct Record {
 
 impl Record {
     /// Opens a record; its event id is the next of the account.
-    pub(super) fn open(account: &Account, client: SocketAddr, way: Way) -> Self {
+    pub(super) fn open(account: &Account, client: SocketAddr, ingress: Ingress) -> Self {
         account.metrics().opened();
         let sequence = account.0.sequence.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -45,7 +45,7 @@ impl Record {
             sequence,
             opened: Instant::now(),
             client: SocketAddr::new(client.ip().to_canonical(), client.port()),
-            way,
+            ingress,
             destination: None,
             judged: None,
             sni_inside: None,
@@ -104,19 +104,19 @@ impl Record {
 
     /// What was judged last.
     #[must_use]
-    pub fn judgement(&self) -> Option<&Judged> {
+    pub fn judgement(&self) -> Option<&Decision> {
         self.judged.as_deref()
     }
 
     /// Notes and counts a verdict. A later one replaces it in the record, and counts again only
     /// where it differs.
-    pub fn judged(&mut self, judged: Judged) {
-        let kind = |judged: &Judged| (judged.verdict.action(), judged.verdict.reason());
+    pub fn judged(&mut self, judged: Decision) {
+        let kind = |judged: &Decision| (judged.verdict.action(), judged.verdict.reason());
         if self.judged.as_deref().map(kind) != Some(kind(&judged)) {
-            self.metrics().judged(self.way, &judged.verdict);
+            self.metrics().judged(self.ingress, &judged.verdict);
         }
         if self.judged.is_none() {
-            let place = judged.grounds.facts().place;
+            let place = judged.context.facts().place;
             self.metrics().located(place.codes, place.anycast);
             self.watch(&judged);
         }
@@ -124,9 +124,9 @@ impl Record {
     }
 
     /// Counts what a person should hear of: names asked elsewhere than here, and many refused ones.
-    fn watch(&self, judged: &Judged) {
+    fn watch(&self, judged: &Decision) {
         let verdict = &judged.verdict;
-        if RESOLVER_PORTS.contains(&verdict.destination().port()) && self.way != Way::Dns {
+        if RESOLVER_PORTS.contains(&verdict.destination().port()) && self.ingress != Ingress::Dns {
             self.metrics().resolver_bypass(verdict.action());
         }
         let Some(name) = judged.name.as_ref().filter(|_| verdict.action() == Action::Block) else {
@@ -141,7 +141,7 @@ impl Record {
 
     /// Replaces the verdict in the record without counting it: the same connection, judged again
     /// with more known or under a later policy.
-    pub fn replace(&mut self, judged: Judged) {
+    pub fn replace(&mut self, judged: Decision) {
         self.destination = Some(judged.verdict.destination());
         self.judged = Some(Box::new(judged));
     }
@@ -179,7 +179,7 @@ impl Record {
         self.metrics().closed(self.age(), self.bytes.uncounted());
         self.metrics().finished(self.judged.as_deref().map(|judged| &judged.verdict));
         if self.judged.is_none() {
-            self.metrics().unjudged(self.way);
+            self.metrics().unjudged(self.ingress);
         }
         let is_refused = end == End::Refused;
         let event = match (self.was_opened, self.judged.is_some()) {
@@ -227,7 +227,7 @@ impl Record {
         line.id(key!("id"), &self.account.0.run, self.sequence);
         line.time(key!("time"), now);
         line.address(key!("client"), Some(self.client));
-        line.label(key!("listener"), Some(self.way.label()));
+        line.label(key!("listener"), Some(self.ingress.label()));
         line.address(key!("destination"), self.destination);
         line.text(key!("host"), name.map(Named::host));
         line.label(key!("name_source"), name.map(|name| name.source().label()));
@@ -238,7 +238,7 @@ impl Record {
         line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
         line.label(key!("fault"), judged.and_then(|j| j.fault).map(Fault::label));
         match judged {
-            Some(judged) => line.fields(judged.grounds.fields()),
+            Some(judged) => line.fields(judged.context.fields()),
             None => Facts::write(None, &mut line),
         }
         line.label(key!("verdict"), verdict.map(|v| v.action().label()));

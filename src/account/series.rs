@@ -122,7 +122,7 @@ pub(super) fn describe() {
     );
     describe_counter!(
         "schengate_decisions_by_country_total",
-        "Judged destinations by country; other: several or anycast."
+        "Decision destinations by country; other: several or anycast."
     );
     describe_gauge!("schengate_connections_active", "Connections and requests at once.");
     describe_counter!(

@@ -8,7 +8,7 @@ use super::evaluate::{
 use super::refuse::{Notice, Rejection};
 use super::session::Session;
 use super::worker::Worker;
-use crate::account::Judged;
+use crate::account::Decision;
 use crate::identify::Protocol;
 use crate::policy::{Action, Denial, Permit, Policy, Verdict};
 
@@ -23,7 +23,7 @@ impl Worker {
 
     /// What the policy in force says, as far as is known without a query; `None` where one would have
     /// to be made, or no policy is in force.
-    pub(super) fn judged_at_once(&self, subject: &Subject) -> Option<Judged> {
+    pub(super) fn judged_at_once(&self, subject: &Subject) -> Option<Decision> {
         let policy = self.live.load(now_ms()).ok()?;
         let answer = evaluate_cached(&policy, subject, self.account.metrics())?;
         Some(answer.judged(&policy, subject))
@@ -31,7 +31,7 @@ impl Worker {
 
     /// As [`Worker::judged_at_once`], where nobody waits for a query: a name that one would have to be made
     /// about is what the client claims. `None` where no policy is in force.
-    pub(super) fn judged_unasked(&self, subject: &Subject) -> Option<Judged> {
+    pub(super) fn judged_unasked(&self, subject: &Subject) -> Option<Decision> {
         let policy = self.live.load(now_ms()).ok()?;
         let answer = evaluate_unasked(&policy, subject, self.account.metrics());
         Some(answer.judged(&policy, subject))
@@ -146,13 +146,13 @@ impl Session {
         let Some(judged) = self.record.judgement() else { return };
         let &Subject { protocol, name, ech, .. } = read;
         let (name, fault) = (name.map(Into::into), read.fault());
-        let judged = Judged { protocol, name, ech, fault, ..judged.clone() };
+        let judged = Decision { protocol, name, ech, fault, ..judged.clone() };
         self.record.replace(judged);
     }
 
     /// The refusal of a connection that no policy was asked about.
     pub(super) fn refused(&mut self, denial: Denial) -> Rejection {
-        self.record.judged(Judged::without_policy(*denial.verdict()));
+        self.record.judged(Decision::without_policy(*denial.verdict()));
         let notice = Notice::of(denial, &self.record, None);
         Rejection::refused(Protocol::Other, notice)
     }

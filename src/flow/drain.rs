@@ -25,7 +25,7 @@ use super::settings::{self, NameService, Settings};
 use super::slots::{Clients, Shares};
 use super::udp;
 use super::worker::Worker;
-use crate::account::{Account, End, Way};
+use crate::account::{Account, End, Ingress};
 use crate::egress::name_binding::{BindingCache, Memory};
 use crate::egress::{Allowance, Resolver};
 use crate::net::dialled::Dialled;
@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// stops at once.
 pub struct DataPlane {
     workers: Vec<WorkerThread>,
-    listeners: Vec<(Way, SocketAddr)>,
+    listeners: Vec<(Ingress, SocketAddr)>,
 }
 
 struct WorkerThread {
@@ -137,7 +137,7 @@ impl DataPlane {
                 opened.listener.slots.share(&clients);
             }
             opened.listener.dialled.clone_from(&dialled);
-            listeners.push((opened.listener.way(), opened.listener.address));
+            listeners.push((opened.listener.ingress(), opened.listener.address));
             for (of_worker, socket) in listening.iter_mut().zip(opened.sockets) {
                 of_worker.push((socket, opened.listener.clone()));
             }
@@ -153,7 +153,7 @@ impl DataPlane {
             let opened = dns::open(dns.listen).map_err(|e| {
                 io::Error::new(e.kind(), format!("name server {}: {e}", dns.listen))
             })?;
-            listeners.push((Way::Dns, opened.address));
+            listeners.push((Ingress::Dns, opened.address));
             name_server = Some((opened, dns));
         }
         let ports = udp::Ports::new();
@@ -187,9 +187,9 @@ impl DataPlane {
         Ok(Self { workers, listeners })
     }
 
-    /// Every listener's way and the address it is bound to, in the order of the settings.
+    /// The ingress of every listener and the address it is bound to, in the order of the settings.
     #[must_use]
-    pub fn listeners(&self) -> &[(Way, SocketAddr)] {
+    pub fn listeners(&self) -> &[(Ingress, SocketAddr)] {
         &self.listeners
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::account::{Facts, Grounds, Judged, Limit, Metrics};
+use crate::account::{Decision, DecisionContext, Facts, Limit, Metrics};
 use crate::egress::OverLimit;
 use crate::egress::name_binding::{BindingCache, Unresolved};
 use crate::identify::{Fault, HostName, Identity, NameSource, Protocol};
@@ -190,16 +190,16 @@ pub(super) struct Answer {
 
 impl Answer {
     /// The answer with all that the record says of it.
-    pub(super) fn judged(&self, policy: &Policy, subject: &Subject) -> Judged {
+    pub(super) fn judged(&self, policy: &Policy, subject: &Subject) -> Decision {
         let verdict = self.verdict;
-        Judged {
+        Decision {
             verdict,
             name: subject.name.map(Into::into),
             bound: self.bound,
             protocol: subject.protocol,
             ech: subject.ech,
             fault: subject.fault(),
-            grounds: Grounds::of(&Facts {
+            context: DecisionContext::of(&Facts {
                 place: policy.whereabouts(verdict.destination().ip()),
                 policy: Some(policy.version()),
                 group: Some(policy.group_name(verdict.group())),

@@ -9,7 +9,7 @@ use socket2::Protocol;
 
 use super::relay::IdleTimeouts;
 use super::slots::Slots;
-use crate::account::Way;
+use crate::account::Ingress;
 use crate::net::bind::{Sharing, bind};
 use crate::net::dialled::{Dialled, Source};
 use crate::net::socket::{delay_acks, prepare, set_limits};
@@ -56,7 +56,7 @@ impl Listener {
     }
 
     /// How its connections stand in the record.
-    pub(super) fn way(&self) -> Way {
+    pub(super) fn ingress(&self) -> Ingress {
         self.mode.into()
     }
 
@@ -73,7 +73,7 @@ impl Listener {
     }
 }
 
-impl From<ListenMode> for Way {
+impl From<ListenMode> for Ingress {
     fn from(mode: ListenMode) -> Self {
         match mode {
             ListenMode::Tproxy => Self::Tproxy,

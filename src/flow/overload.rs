@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::listener::Listener;
 use super::origin;
 use super::worker::Worker;
-use crate::account::{End, Judged};
+use crate::account::{Decision, End};
 use crate::net::buffer::read_shared;
 use crate::net::close::{self, Bounds};
 use crate::net::socket::TcpSocket;
@@ -49,7 +49,7 @@ pub(super) fn turn_away(
     listener: &Listener,
     worker: &Rc<Worker>,
 ) {
-    let mut record = worker.account.open(peer, listener.way());
+    let mut record = worker.account.open(peer, listener.ingress());
     let to = match listener.mode {
         mode @ (ListenMode::Tproxy | ListenMode::Redirect) => {
             match origin::of(&socket, mode, listener.address) {
@@ -62,7 +62,7 @@ pub(super) fn turn_away(
     };
     let end = match to {
         Some(to) => {
-            record.judged(Judged::without_policy(*Verdict::overload(to).verdict()));
+            record.judged(Decision::without_policy(*Verdict::overload(to).verdict()));
             End::Refused
         }
         None => End::NoOrigin,

@@ -62,7 +62,7 @@ impl Notice {
     /// What the record and the policy say of a denial.
     pub(super) fn of(denial: Denial, record: &Record, contact: Option<&str>) -> Self {
         let reason = denial.verdict().reason();
-        let facts = record.judgement().map(|judged| judged.grounds.facts());
+        let facts = record.judgement().map(|judged| judged.context.facts());
         Self {
             reason: reason.label(),
             sentence: reason.sentence(),

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::evaluate::Subject;
-use crate::account::{Bytes, End, Judged, Named, Record};
+use crate::account::{Bytes, Decision, End, Named, Record};
 use crate::identify::{BadName, HostName};
 
 /// Time between two looks at the bytes of live connections: how far the counters are behind.
@@ -44,7 +44,7 @@ pub(super) struct ConnHandle {
     /// The look at which it ends, where its listener bounds the time.
     last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
-    judged: RefCell<Option<Box<Judged>>>,
+    judged: RefCell<Option<Box<Decision>>>,
     /// An [`Reevaluation`] is held.
     again: Cell<bool>,
     /// Who waits to be told to end.
@@ -234,7 +234,7 @@ impl ConnHandle {
     }
 
     /// Tells the connection to end; `judged` is the verdict that ends it, where there is one.
-    pub(super) fn cut(&self, end: End, judged: Option<Judged>) {
+    pub(super) fn cut(&self, end: End, judged: Option<Decision>) {
         if self.end.get().is_none() {
             self.end.set(Some(end));
             if let Some(judged) = judged {
@@ -247,12 +247,12 @@ impl ConnHandle {
     }
 
     /// Keeps a verdict that takes the place of the one in the record.
-    pub(super) fn judge(&self, judged: Judged) {
+    pub(super) fn judge(&self, judged: Decision) {
         *self.judged.borrow_mut() = Some(Box::new(judged));
     }
 
     /// The verdict that takes the place of the one in the record.
-    pub(super) fn last_judged(&self) -> Option<Judged> {
+    pub(super) fn last_judged(&self) -> Option<Decision> {
         self.judged.borrow_mut().take().map(|judged| *judged)
     }
 

@@ -15,7 +15,7 @@ use super::evaluate::{
 };
 use super::refuse::Rejection;
 use super::session::Session;
-use crate::account::{End, Judged};
+use crate::account::{Decision, End};
 use crate::egress::connect::{DialFault, connect};
 use crate::egress::name_binding::Unresolved;
 use crate::identify::{Host, NameSource, Protocol};
@@ -164,7 +164,7 @@ async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr
 /// An address that may be dialled.
 struct Permitted {
     subject: Subject,
-    judged: Judged,
+    judged: Decision,
     permit: Option<Permit>,
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Session {
 impl Session {
     /// Opens the record of a client, and takes a place among the live ones.
     pub(super) fn open(worker: Rc<Worker>, listener: Rc<Listener>, client: SocketAddr) -> Self {
-        let record = worker.account.open(client, listener.way());
+        let record = worker.account.open(client, listener.ingress());
         let registration = worker.registry.register(listener.lifetime);
         Self { worker, listener, record, registration }
     }

@@ -22,7 +22,7 @@ use super::session::Session;
 use super::worker::Worker;
 use super::*;
 use crate::account::kept::{self, Kept};
-use crate::account::{Account, End, Judged};
+use crate::account::{Account, Decision, End};
 use crate::egress::name_binding::fake::FakeResolver;
 use crate::net::socket::TcpSocket;
 use crate::policy::fixture::{At, Fixture};
@@ -568,7 +568,7 @@ async fn a02_what_cannot_be_recorded_is_not_dialled() {
     let mut session = Session::open(Rc::clone(&harness.worker), listener, peer);
     // The room was there when the verdict fell.
     let verdict = Verdict::given(Action::Allow, Reason::Permitted, world.local_addr().unwrap());
-    session.record.judged(Judged::without_policy(verdict));
+    session.record.judged(Decision::without_policy(verdict));
     let (seen, permit) = (FirstFlight::with(Vec::new()), verdict.permit().unwrap());
     let socket = TcpSocket::new(stream);
     let joined = forward::run(socket, slot, seen, First::Settled, None, permit, &mut session).await;

@@ -95,8 +95,8 @@ impl Service {
         }
         let addresses = Addresses::follow()?;
         let plane = DataPlane::start(settings, policies.live(), account.clone())?;
-        for (way, address) in plane.listeners() {
-            info!(mode = way.label(), %address, "listening");
+        for (ingress, address) in plane.listeners() {
+            info!(mode = ingress.label(), %address, "listening");
         }
         watch.follow(policies.config(), Instant::now());
         let fence = Fence::start(policies.config(), account.clone())?;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::account::{Account, End, Judged, Named, Way};
+use crate::account::{Account, Decision, End, Ingress, Named};
 use crate::egress::parent;
 use crate::policy::{Action, Reason, RuleId};
 
@@ -36,7 +36,7 @@ struct Key {
 struct Line {
     client: SocketAddr,
     /// The verdict on the first of them, with its name.
-    judged: Judged,
+    judged: Decision,
     since: Instant,
     queries: u32,
     /// The event of the first one, where it has a line of its own.
@@ -49,13 +49,13 @@ impl Ledger {
     }
 
     /// A question left for a name server; `end` says whether an answer came.
-    pub(super) fn asked(&self, client: SocketAddr, judged: Judged, end: End) {
+    pub(super) fn asked(&self, client: SocketAddr, judged: Decision, end: End) {
         let fresh = |judged| (judged, 0, String::new());
         self.count(client, judged, end, fresh);
     }
 
     /// A question was refused. The first of its kind has a line at once, whose event this is.
-    pub(super) fn refused(&self, client: SocketAddr, judged: Judged) -> String {
+    pub(super) fn refused(&self, client: SocketAddr, judged: Decision) -> String {
         self.count(client, judged, End::Refused, |judged| {
             let id = self.write(client, judged.clone(), 1, Instant::now(), End::Refused);
             // The line that was written stands for it.
@@ -67,9 +67,9 @@ impl Ledger {
     fn count(
         &self,
         client: SocketAddr,
-        judged: Judged,
+        judged: Decision,
         end: End,
-        fresh: impl FnOnce(Judged) -> (Judged, u32, String),
+        fresh: impl FnOnce(Decision) -> (Decision, u32, String),
     ) -> String {
         let verdict = judged.verdict;
         let key = Key {
@@ -107,12 +107,12 @@ impl Ledger {
     fn write(
         &self,
         client: SocketAddr,
-        judged: Judged,
+        judged: Decision,
         queries: u32,
         since: Instant,
         end: End,
     ) -> String {
-        let mut record = self.account.open(client, Way::Dns);
+        let mut record = self.account.open(client, Ingress::Dns);
         record.stands_for(queries, since);
         record.judged(judged);
         let id = record.id();
@@ -134,11 +134,11 @@ mod tests {
     use crate::identify::{HostName, NameSource};
     use crate::policy::Verdict;
 
-    fn judged(name: &str, action: Action, reason: Reason) -> Judged {
+    fn judged(name: &str, action: Action, reason: Reason) -> Decision {
         let name = HostName::parse(name.as_bytes()).unwrap();
         let verdict = Verdict::given(action, reason, "198.51.100.53:53".parse().unwrap());
         let name = Some((name, NameSource::Dns).into());
-        Judged { name, ..Judged::without_policy(verdict) }
+        Decision { name, ..Decision::without_policy(verdict) }
     }
 
     /// Host, event, reason and number of each line, in the order of the hosts.

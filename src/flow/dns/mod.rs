@@ -28,7 +28,7 @@ use super::accept::class;
 use super::evaluate::{self, Answer, NameEvidence, Subject, now_ms};
 use super::udp::send_from;
 use super::worker::Worker;
-use crate::account::{Accept, DnsQuery, End, Judged, Way};
+use crate::account::{Accept, Decision, DnsQuery, End, Ingress};
 use crate::egress::{Resolver, framed};
 use crate::identify::{HostName, NameSource, Protocol};
 use crate::net::bind::{Sharing, bind};
@@ -71,7 +71,7 @@ pub(super) fn open(at: SocketAddr) -> io::Result<Opened> {
 /// A question that was passed on, where some name server may have it.
 struct Forwarded {
     /// The verdict on the server that was asked last; [`None`] where none was.
-    asked: Option<Judged>,
+    asked: Option<Decision>,
     answer: Result<Message, (Message, DnsQuery)>,
 }
 
@@ -287,7 +287,7 @@ impl NameServer {
         };
         let (judged, contact) = match self.worker.live.load(now_ms()) {
             Ok(policy) => (answer.judged(&policy, &asked), policy.contact().map(str::to_owned)),
-            Err(_) => (Judged::without_policy(answer.verdict), None),
+            Err(_) => (Decision::without_policy(answer.verdict), None),
         };
         let reason = answer.verdict.reason().label();
         let event = self.ledger.refused(client, judged);
@@ -351,7 +351,7 @@ impl NameServer {
         server: Server,
         client: SocketAddr,
         record: bool,
-    ) -> Result<Judged, String> {
+    ) -> Result<Decision, String> {
         let Ok(policy) = self.worker.live.load(now_ms()) else {
             return Err(self.record_overload(client));
         };
@@ -380,7 +380,7 @@ impl NameServer {
             match evaluate::evaluate_cached(&policy, &asked, metrics) {
                 Some(answer) if answer.verdict.action() != Action::Block => {
                     let of_name = Subject { name: question.name, ..asked };
-                    let judged = || Judged { bound: None, ..answer.judged(&policy, &of_name) };
+                    let judged = || Decision { bound: None, ..answer.judged(&policy, &of_name) };
                     permitted.get_or_insert_with(judged);
                 }
                 Some(answer) if record => {
@@ -447,7 +447,7 @@ impl NameServer {
         answer: Answer,
         client: SocketAddr,
     ) -> String {
-        let mut record = self.worker.account.open(client, Way::Dns);
+        let mut record = self.worker.account.open(client, Ingress::Dns);
         record.judged(answer.judged(policy, asked));
         let reason = answer.verdict.reason();
         let mut words = format!("{}: {} event {}", reason.label(), reason.sentence(), record.id());
@@ -460,10 +460,10 @@ impl NameServer {
     }
 
     fn record_overload(&self, client: SocketAddr) -> String {
-        let mut record = self.worker.account.open(client, Way::Dns);
+        let mut record = self.worker.account.open(client, Ingress::Dns);
         let nowhere = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
         let verdict = *Verdict::overload(nowhere).verdict();
-        record.judged(Judged::without_policy(verdict));
+        record.judged(Decision::without_policy(verdict));
         record.finish(End::Refused);
         verdict.reason().label().to_owned()
     }

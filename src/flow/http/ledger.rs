@@ -107,7 +107,7 @@ impl Drop for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::Way;
+    use crate::account::Ingress;
     use crate::account::kept::Kept;
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
         let account = kept.account();
         let ledger = Ledger::default();
         for length in [10, 0, 5] {
-            let record = account.open("192.0.2.9:40000".parse().unwrap(), Way::Proxy);
+            let record = account.open("192.0.2.9:40000".parse().unwrap(), Ingress::Proxy);
             ledger.begin(record.bytes());
             ledger.sent(length);
             ledger.whole(record);
@@ -140,7 +140,7 @@ mod tests {
     fn what_the_gateway_says_of_its_own_is_in_nobodys_count() {
         let account = Kept::default().account();
         let ledger = Ledger::default();
-        let record = account.open("192.0.2.9:40000".parse().unwrap(), Way::Proxy);
+        let record = account.open("192.0.2.9:40000".parse().unwrap(), Ingress::Proxy);
         let bytes = Arc::clone(record.bytes());
         ledger.begin(&bytes);
         ledger.sent(7);

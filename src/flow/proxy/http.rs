@@ -53,7 +53,7 @@ pub(super) async fn serve(client: TcpSocket, connection: Connection) {
         if let Some(end) = end {
             // Each request keeps a record of its own; a connection that brought none has one as well.
             if is_first {
-                worker.account.open(*peer, listener.way()).finish(end);
+                worker.account.open(*peer, listener.ingress()).finish(end);
             }
             if end == End::ClientGone {
                 client.close(listener.timeouts().half_closed).await;

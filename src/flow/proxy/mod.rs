@@ -42,7 +42,7 @@ pub(super) async fn serve(client: Accepted, worker: Rc<Worker>) {
             socks::serve(socket, connection).await;
         }
         other => {
-            let record = connection.worker.account.open(peer, connection.listener.way());
+            let record = connection.worker.account.open(peer, connection.listener.ingress());
             let end = match other {
                 Ok(Ok(None) | Err(_)) => End::ClientGone,
                 Ok(Ok(Some(4))) if !connection.listener.silent => {

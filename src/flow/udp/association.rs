@@ -39,8 +39,8 @@ pub(super) struct Association {
     socket: UdpSocket,
     pin: Pin,
     client: Cell<Option<SocketAddr>>,
-    /// The lane of the destinations that are addresses.
-    lane: u64,
+    /// The association id of the destinations that are addresses.
+    association_id: u64,
     /// The names that the client gave, by their lanes.
     names: RefCell<HashMap<u64, (HostName, u16)>>,
     moved: Cell<Instant>,
@@ -54,7 +54,7 @@ impl Association {
             socket,
             pin,
             client: Cell::new(None),
-            lane: table.next_lane(),
+            association_id: table.next_association_id(),
             names: RefCell::default(),
             moved: Cell::new(Instant::now()),
             closed: watch::Sender::new(false),
@@ -86,7 +86,7 @@ impl Association {
 
     /// The name that the client gave for a flow, and the port.
     pub(super) fn name_of(&self, key: Key) -> Option<(HostName, u16)> {
-        self.names.borrow().get(&key.lane).copied()
+        self.names.borrow().get(&key.association_id).copied()
     }
 
     /// Waits for the idle time to pass without a datagram either way.
@@ -119,24 +119,26 @@ impl Association {
         let name = match target.host {
             Host::Address(address) => {
                 let to = SocketAddr::new(address, target.port);
-                return Some(Key { client, to, lane: self.lane });
+                return Some(Key { client, to, association_id: self.association_id });
             }
             Host::Name(name) => (name, target.port),
         };
-        let key = |lane| Key { client, to: nowhere(target.port), lane };
+        let key = |association_id| Key { client, to: nowhere(target.port), association_id };
         let mut names = self.names.borrow_mut();
-        if let Some((&lane, _)) = names.iter().find(|&(_, known)| *known == name) {
-            return Some(key(lane));
+        if let Some((&association_id, _)) = names.iter().find(|&(_, known)| *known == name) {
+            return Some(key(association_id));
         }
         if names.len() >= NAMES_MAX {
-            names.retain(|&lane, (_, port)| table.has(&Key { client, to: nowhere(*port), lane }));
+            names.retain(|&association_id, (_, port)| {
+                table.has(&Key { client, to: nowhere(*port), association_id })
+            });
         }
         if names.len() >= NAMES_MAX {
             return None;
         }
-        let lane = table.next_lane();
-        names.insert(lane, name);
-        Some(key(lane))
+        let association_id = table.next_association_id();
+        names.insert(association_id, name);
+        Some(key(association_id))
     }
 
     /// Passes the answers of a judged destination on.

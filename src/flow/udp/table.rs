@@ -34,13 +34,13 @@ pub(super) struct Key {
     pub(super) to: SocketAddr,
     /// 0 on a transparent listener; else the number of an association, or of a name that its client
     /// gave in the place of an address.
-    pub(super) lane: u64,
+    pub(super) association_id: u64,
 }
 
 impl Key {
     /// A flow of a transparent listener.
     pub(super) const fn transparent(client: SocketAddr, to: SocketAddr) -> Self {
-        Self { client, to, lane: 0 }
+        Self { client, to, association_id: 0 }
     }
 }
 
@@ -82,7 +82,7 @@ pub(in crate::flow) struct Table {
     unvalidated_count: Cell<usize>,
     /// What the entries are charged with, together.
     held: Cell<usize>,
-    lanes: Cell<u64>,
+    association_ids: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -157,7 +157,7 @@ impl Table {
             unvalidated: RefCell::default(),
             unvalidated_count: Cell::new(0),
             held: Cell::new(0),
-            lanes: Cell::new(0),
+            association_ids: Cell::new(0),
         })
     }
 
@@ -220,10 +220,10 @@ impl Table {
         Delivered::New(Place { table: Rc::clone(self), entry })
     }
 
-    /// A lane that no other flow has.
-    pub(super) fn next_lane(&self) -> u64 {
-        self.lanes.set(self.lanes.get() + 1);
-        self.lanes.get()
+    /// An association id that no other flow has.
+    pub(super) fn next_association_id(&self) -> u64 {
+        self.association_ids.set(self.association_ids.get() + 1);
+        self.association_ids.get()
     }
 
     /// Whether there is such a flow.

@@ -40,7 +40,7 @@ impl Facts<'_> {
 /// [`Facts`], owned, since they outlive the policy that judged, and shared by the records of a
 /// thread: there are few, and each connection would hold them, and write them twice.
 #[derive(Debug)]
-pub struct Grounds {
+pub struct DecisionContext {
     place: Whereabouts<'static>,
     source: Option<Box<str>>,
     region: Option<Box<str>>,
@@ -52,13 +52,13 @@ pub struct Grounds {
     fields: Box<[u8]>,
 }
 
-impl Grounds {
-    /// The grounds that are these facts.
+impl DecisionContext {
+    /// The context that these facts are.
     #[must_use]
     pub fn of(facts: &Facts<'_>) -> Arc<Self> {
         const ROOM: usize = 64;
         thread_local! {
-            static KEPT: RefCell<[Option<Arc<Grounds>>; ROOM]> =
+            static KEPT: RefCell<[Option<Arc<DecisionContext>>; ROOM]> =
                 const { RefCell::new([const { None }; ROOM]) };
         }
         // What tells most of them apart.
@@ -130,13 +130,13 @@ mod tests {
             ..Facts::default()
         };
         let of = |rule| Facts { rule: Some(rule), policy: Some("0a"), ..Facts::default() };
-        let all: Vec<_> = rules.iter().map(|rule| Grounds::of(&of(rule))).collect();
+        let all: Vec<_> = rules.iter().map(|rule| DecisionContext::of(&of(rule))).collect();
         assert!(all.iter().zip(&rules).all(|(kept, rule)| kept.facts() == of(rule)));
-        assert!(Arc::ptr_eq(&Grounds::of(&of("rule 999")), &all[999]));
+        assert!(Arc::ptr_eq(&DecisionContext::of(&of("rule 999")), &all[999]));
         assert_eq!(all[999].without_rule().facts(), Facts { rule: None, ..of("") });
         assert_ne!(
-            *Grounds::of(&facts("a", None)).fields(),
-            *Grounds::of(&facts("a", Some(1))).fields()
+            *DecisionContext::of(&facts("a", None)).fields(),
+            *DecisionContext::of(&facts("a", Some(1))).fields()
         );
     }
 
@@ -161,11 +161,11 @@ mod tests {
             Facts { group: Some("b"), ..Facts::default() },
         ];
         for facts in all.iter().chain(&all) {
-            let grounds = Grounds::of(facts);
-            assert_eq!(grounds.facts(), *facts);
+            let context = DecisionContext::of(facts);
+            assert_eq!(context.facts(), *facts);
             let mut fields = Vec::new();
             Facts::write(Some(facts), &mut Line::begin(&mut fields));
-            assert_eq!(grounds.fields(), fields);
+            assert_eq!(context.fields(), fields);
         }
     }
 }
