@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::buffer::read_shared;
+use super::idle::IdleTimer;
 use super::socket::TcpSocket;
 
 /// Time until the first look at what was acknowledged; doubled from the first to the last.
@@ -35,7 +36,7 @@ pub(crate) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
         return false;
     }
     let until = Instant::now() + bounds.time;
-    let mut heard = Instant::now();
+    let heard = IdleTimer::start();
     let mut left = socket.unacknowledged();
     let mut pause = FIRST_LOOK;
     let (mut dropped, mut is_open) = (0, true);
@@ -43,9 +44,10 @@ pub(crate) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
         let now = Instant::now();
         let unacknowledged = socket.unacknowledged();
         if unacknowledged < left {
-            (left, heard) = (unacknowledged, now);
+            left = unacknowledged;
+            heard.touch();
         }
-        let due = until.min(heard + bounds.silence);
+        let due = until.min(heard.due(bounds.silence));
         if (left == 0 && !is_open) || now >= due || dropped >= bounds.bytes {
             break;
         }
@@ -62,7 +64,10 @@ pub(crate) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
         }
         match read_shared(socket, PART, |_| ()) {
             Ok(0) => is_open = false,
-            Ok(read) => (dropped, heard) = (dropped + read, Instant::now()),
+            Ok(read) => {
+                dropped += read;
+                heard.touch();
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // Who broke off may have taken everything before.
             Err(_) => return socket.unacknowledged() == 0,

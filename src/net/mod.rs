@@ -7,6 +7,7 @@ pub(crate) mod bind;
 pub(crate) mod buffer;
 pub(crate) mod close;
 pub(crate) mod dialled;
+pub(crate) mod idle;
 pub(crate) mod reactor;
 pub(crate) mod socket;
 

@@ -27,6 +27,7 @@ use crate::identify::http::{Form, Head};
 use crate::identify::{Identity, Protocol};
 use crate::net::buffer::read_shared;
 use crate::net::close::{FIRST_LOOK, LAST_LOOK};
+use crate::net::idle::IdleTimer;
 use crate::net::socket::TcpSocket;
 
 pub(super) use exchange::{Broken, Done, Upstream, Why, run, silent};
@@ -169,20 +170,21 @@ impl Client {
         }
         // The FIN.
         ledger.sent(1);
-        let (begun, mut heard, mut look) = (Instant::now(), Instant::now(), FIRST_LOOK);
+        let (begun, heard, mut look) = (Instant::now(), IdleTimer::start(), FIRST_LOOK);
         let (mut discarded, mut closed) = (0, false);
         let mut end = End::Idle;
         loop {
             let before = ledger.acknowledged();
             ledger.settle(&socket);
             if ledger.acknowledged() > before {
-                (heard, look) = (Instant::now(), FIRST_LOOK);
+                heard.touch();
+                look = FIRST_LOOK;
             }
             let arrived = ledger.acknowledged() >= ledger.total();
             if arrived && (closed || begun.elapsed() >= LINGER || discarded >= LINGER_BYTES) {
                 break;
             }
-            if heard.elapsed() >= if arrived { LINGER_SILENCE.min(timeout) } else { timeout } {
+            if heard.has_timed_out(if arrived { LINGER_SILENCE.min(timeout) } else { timeout }) {
                 break;
             }
             tokio::select! {
@@ -191,7 +193,7 @@ impl Client {
                     Ok(0) => closed = true,
                     Ok(read) => {
                         discarded += read;
-                        heard = Instant::now();
+                        heard.touch();
                     }
                     Err(_) => {
                         ledger.settle(&socket);
@@ -216,15 +218,16 @@ impl Client {
 
     /// Breaks off, once what was accepted has arrived.
     pub(super) async fn break_off(self) {
-        let (mut heard, mut look) = (Instant::now(), FIRST_LOOK);
+        let (heard, mut look) = (IdleTimer::start(), FIRST_LOOK);
         loop {
             let before = self.ledger.acknowledged();
             self.ledger.settle(&self.socket);
             if self.ledger.acknowledged() > before {
-                (heard, look) = (Instant::now(), FIRST_LOOK);
+                heard.touch();
+                look = FIRST_LOOK;
             }
             let arrived = self.ledger.acknowledged() >= self.ledger.total();
-            if arrived || heard.elapsed() >= LINGER_SILENCE {
+            if arrived || heard.has_timed_out(LINGER_SILENCE) {
                 return;
             }
             tokio::select! {

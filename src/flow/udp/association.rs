@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 
 use super::table::{Key, Table};
 use crate::account::Dropped;
@@ -17,6 +16,7 @@ use crate::flow::authority::{Target, canonical};
 use crate::flow::worker::Worker;
 use crate::identify::socks::{self, BadDatagram, Destination};
 use crate::identify::{Host, HostName};
+use crate::net::idle::IdleTimer;
 
 /// Names that one client may have flows to at once.
 const NAMES_MAX: usize = 256;
@@ -41,9 +41,9 @@ pub(super) struct Association {
     client: Cell<Option<SocketAddr>>,
     /// The association id of the destinations that are addresses.
     association_id: u64,
-    /// The names that the client gave, by their lanes.
+    /// The names that the client gave, by their ids.
     names: RefCell<HashMap<u64, (HostName, u16)>>,
-    moved: Cell<Instant>,
+    idle_timer: IdleTimer,
     closed: watch::Sender<bool>,
 }
 
@@ -56,7 +56,7 @@ impl Association {
             client: Cell::new(None),
             association_id: table.next_association_id(),
             names: RefCell::default(),
-            moved: Cell::new(Instant::now()),
+            idle_timer: IdleTimer::start(),
             closed: watch::Sender::new(false),
         }
     }
@@ -75,7 +75,7 @@ impl Association {
     pub(super) fn heard(&self, from: SocketAddr) {
         // A client is known by the first datagram of its own that can be read.
         self.client.set(Some(from));
-        self.moved.set(Instant::now());
+        self.idle_timer.touch();
     }
 
     /// Waits until the association has ended.
@@ -92,21 +92,11 @@ impl Association {
     /// Waits for the idle time to pass without a datagram either way.
     pub(super) async fn idled(&self, worker: &Worker, idle: Duration) {
         let mut stopping = worker.stopping.subscribe();
-        let mut idle = idle;
-        let mut told = false;
-        loop {
-            let due = self.moved.get() + idle;
-            if due <= Instant::now() {
-                return;
-            }
-            tokio::select! {
-                () = sleep_until(due) => {}
-                _ = stopping.wait_for(|&stopping| stopping), if !told => {
-                    told = true;
-                    idle = idle.min(STOPPING_IDLE);
-                }
-            }
+        tokio::select! {
+            () = self.idle_timer.timed_out(idle) => return,
+            _ = stopping.wait_for(|&stopping| stopping) => {}
         }
+        self.idle_timer.timed_out(idle.min(STOPPING_IDLE)).await;
     }
 
     pub(super) fn is_client(&self, from: SocketAddr) -> bool {
@@ -143,7 +133,7 @@ impl Association {
 
     /// Passes the answers of a judged destination on.
     pub(super) fn answer(&self, from: SocketAddr, run: &[u8], segment: usize) -> io::Result<()> {
-        self.moved.set(Instant::now());
+        self.idle_timer.touch();
         let header = header(Host::Address(from.ip()), from.port());
         run.chunks(segment.max(1)).try_for_each(|datagram| self.send(&header, datagram))
     }

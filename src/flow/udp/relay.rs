@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::association::Association;
 use super::context::{UdpContext, UdpIngress};
@@ -21,6 +21,7 @@ use super::sockets::{answer_from, finish, send_from};
 use super::table::{Key, Place, QueuedDatagram};
 use crate::account::{Bytes, Dropped, End};
 use crate::net::canonical;
+use crate::net::idle::IdleTimer;
 use crate::policy::Permit;
 use crate::sys::udp::{self, RUN_MAX, Run};
 
@@ -128,7 +129,7 @@ impl Pipe {
             pipe: self,
             context,
             bytes,
-            moved: Cell::new(Instant::now()),
+            idle_timer: IdleTimer::start(),
             answered: Cell::new(false),
             validated: Cell::new(false),
         };
@@ -140,13 +141,12 @@ impl Pipe {
         loop {
             consume_budget().await;
             let idle = shuttle.idle(last_words);
-            let due = shuttle.moved.get() + idle;
             let ended = tokio::select! {
                 _ = self.far.ready(Interest::READABLE.add(Interest::ERROR)) => shuttle.take_from_far(),
                 () = self.near_readable() => shuttle.take_from_near(place, flight),
                 held = place.next() => shuttle.pass_on(place, flight, held),
-                () = sleep_until(due) => {
-                    (shuttle.moved.get() + idle <= Instant::now()).then_some(Ended::End(End::Idle))
+                () = sleep_until(shuttle.idle_timer.due(idle)) => {
+                    shuttle.idle_timer.has_timed_out(idle).then_some(Ended::End(End::Idle))
                 }
                 // Who could stop it is gone with the worker.
                 _ = stopping.wait_for(|stopping| *stopping), if !last_words => {
@@ -174,7 +174,7 @@ struct Shuttle<'a> {
     pipe: &'a Pipe,
     context: &'a Rc<UdpContext>,
     bytes: &'a Bytes,
-    moved: Cell<Instant>,
+    idle_timer: IdleTimer,
     answered: Cell<bool>,
     validated: Cell<bool>,
 }
@@ -301,7 +301,7 @@ impl Shuttle<'_> {
     }
 
     fn up(&self, run: &[u8], segment: usize) {
-        self.moved.set(Instant::now());
+        self.idle_timer.touch();
         match send(&self.pipe.far, run, segment) {
             Ok(()) => self.bytes.up(run.len()),
             Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
@@ -342,7 +342,7 @@ impl Shuttle<'_> {
     }
 
     fn down(&self, run: &[u8], segment: usize) {
-        self.moved.set(Instant::now());
+        self.idle_timer.touch();
         self.answered.set(true);
         let Key { client, to, .. } = self.pipe.key;
         let sent = match &self.pipe.near {
