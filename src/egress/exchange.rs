@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::proto::op::Message;
+use hickory_proto::op::Message;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -122,9 +122,9 @@ mod tests {
     use std::net::SocketAddr;
     use std::str::FromStr;
 
-    use hickory_resolver::proto::op::{MessageType, Query};
-    use hickory_resolver::proto::rr::rdata::A;
-    use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+    use hickory_proto::op::{MessageType, Query};
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{Name, RData, Record, RecordType};
     use tokio::net::{TcpListener, UdpSocket};
 
     use super::*;

@@ -1,7 +1,7 @@
 //! One question to a name server (RFC 1035 §4.1.2), and what answers it. Pure.
 
-use hickory_resolver::proto::ProtoError;
-use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 
 /// Bytes of an answer over UDP that no path cuts into fragments (DNS flag day 2020).
 pub(crate) const UDP_MAX: u16 = 1232;

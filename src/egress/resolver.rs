@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::proto::op::{Message, Query, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
@@ -251,8 +251,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_along_its_own_aliases_only() {
-        use hickory_resolver::proto::rr::Record;
-        use hickory_resolver::proto::rr::rdata::{A, CNAME};
+        use hickory_proto::rr::Record;
+        use hickory_proto::rr::rdata::{A, CNAME};
         let name = |text: &str| Name::from_str(text).unwrap();
         let a = |owner: &str, last| {
             Record::from_rdata(name(owner), 60, RData::A(A::new(192, 0, 2, last)))

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, ResponseCode};
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -149,8 +149,8 @@ mod tests {
     use std::str::FromStr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use hickory_resolver::proto::op::{MessageType, Query};
-    use hickory_resolver::proto::rr::{Name, RecordType};
+    use hickory_proto::op::{MessageType, Query};
+    use hickory_proto::rr::{Name, RecordType};
     use tokio::net::UdpSocket;
 
     use super::*;

@@ -1,7 +1,7 @@
 //! The gateway as a name server (`[dns]`), through the built binary and the laboratory.
 
-use hickory_resolver::proto::op::{Edns, Message, Query, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use serde_json::json;
 
 use crate::lab::role::{hex, unhex};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hickory_resolver::proto::rr::RecordType;
+use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 
 use super::error::{UnknownRegion, Wrong};

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use hickory_resolver::proto::ProtoError;
-use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_resolver::proto::rr::rdata::opt::EdnsOption;
-use hickory_resolver::proto::rr::rdata::svcb::{SvcParamKey, SvcParamValue};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, HTTPS, SVCB};
-use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::svcb::{SvcParamKey, SvcParamValue};
+use hickory_proto::rr::rdata::{A, AAAA, HTTPS, SVCB};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use crate::egress::{Family, Question, UDP_MAX, localhost};
 use crate::identify::HostName;
@@ -313,7 +313,7 @@ fn sift_service(service: &SVCB, strip_ech: bool, keep: &impl Fn(IpAddr) -> bool)
 mod tests {
     use std::str::FromStr;
 
-    use hickory_resolver::proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, Mandatory};
+    use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, Mandatory};
 
     use super::*;
 
@@ -446,7 +446,7 @@ mod tests {
         let [name, alias] =
             ["a.example.", "cdn.example."].map(|name| Name::from_str(name).unwrap());
         let mut message = query("a.example.", RecordType::A);
-        let cname = RData::CNAME(hickory_resolver::proto::rr::rdata::CNAME(alias.clone()));
+        let cname = RData::CNAME(hickory_proto::rr::rdata::CNAME(alias.clone()));
         message.add_answer(Record::from_rdata(name, 7, cname));
         let address = RData::A(A::new(192, 0, 2, 1));
         message.add_answer(Record::from_rdata(alias, 86_400, address));
