@@ -341,6 +341,39 @@ fn the_rooms_of_the_flow_use_only_those_before_them() {
     assert!(arrows.len() > 100, "{}", arrows.len());
 }
 
+#[test]
+fn a_key_of_a_listener_is_read_once_held_once_and_used_where_it_takes_effect() {
+    // A key whose name means nothing else, and which has its effect in one place.
+    const KEY: &str = "half_closed_timeout";
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    for path in sources(&src) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let mut lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let file = path.strip_prefix(&src).expect("a file of src").to_str().expect("UTF-8");
+        if lines.any(|line| line.contains(KEY)) && !file.contains("tests") {
+            files.push(file.to_owned());
+        }
+    }
+    files.sort();
+    let read = ["control/config/keys.rs", "control/config/listen.rs"];
+    assert_eq!(files, [read[0], read[1], "flow/listener.rs", "settings.rs"], "{KEY}");
+}
+
+#[test]
+fn silence_is_measured_in_one_place_beside_the_reactor() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in ["flow", "egress", "net"].iter().flat_map(|room| sources(&root.join(room))) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let own = text
+            .lines()
+            .any(|line| line.contains(": Cell<Instant>") || line.contains("(Cell<Instant>)"));
+        let expected = path.ends_with("net/idle.rs");
+        assert_eq!(own, expected, "{}: use net::idle::IdleTimer", path.display());
+    }
+}
+
 /// Files of `flow` that a permitted TLS connection may enter.
 const WALK_MAX: usize = 12;
 
