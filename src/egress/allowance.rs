@@ -1,5 +1,5 @@
-//! How many names one client may have asked about: a name carries bytes of who asks to whoever owns
-//! the domain, whatever the answer is, and no verdict on the answer takes them back.
+//! Limits how many names one client may have asked about: a name carries bytes of its client to the
+//! owner of the domain, whatever the answer is, and no verdict on the answer takes them back.
 //!
 //! Counted are different names of a minute, for each client in all and below each parent domain. A
 //! name that was asked about in this minute carries nothing new, and is never refused.

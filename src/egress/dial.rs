@@ -1,5 +1,5 @@
-//! The one place that connects, to what may be dialled and to nothing else: a [`Destination`] says who
-//! permitted it. Sockets that answer a client go back to where it came from, and are not dialled.
+//! Connects, and is the one place that does: to what may be dialled, of which a [`Destination`] says
+//! who permitted it. Sockets that answer a client go back to where it came from, and are not dialled.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! What this host says about names: `/etc/resolv.conf` and `/etc/hosts`, read again when they change.
+//! Reads what this host says about names, `/etc/resolv.conf` and `/etc/hosts`, again when they change.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The one way out: whatever leaves the gateway is dialled in [`dial`], and the one resolver stands
+//! The one way out: whatever leaves the gateway is dialled in `dial`, and the one resolver stands
 //! behind the binding of names, explicit requests, the gateway as a name server and `data update`.
 
 mod allowance;

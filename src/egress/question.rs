@@ -1,4 +1,4 @@
-//! One question to a name server (RFC 1035 §4.1.2), and what answers it. Pure.
+//! Writes one question to a name server (RFC 1035 §4.1.2), and tells what answers it. Pure.
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};

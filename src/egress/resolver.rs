@@ -1,5 +1,5 @@
-//! The one resolver: the addresses of a name, for what ties a name to its address and for explicit
-//! requests; and the name servers, for who has questions of its own.
+//! Resolves names, once for all that need it: what ties a name to its address, explicit requests, `data
+//! update`. Lends its name servers to `[dns]`, which has questions of its own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;

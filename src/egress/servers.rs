@@ -1,4 +1,4 @@
-//! Name servers of which any may answer: who is asked first, for how long, and who next.
+//! Asks name servers of which any may answer: one first, for so long, and then the next.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! DATA PLANE, in the order in which a connection meets the files.
 //!
-//! `serve` is the walk: accept, origin, first flight, decide, forward or refuse, account.
+//! `serve` is the walk of a TLS connection: `ARCHITECTURE.md` has it file by file.
 //!
 //! # What a connection costs
 //!

@@ -1,4 +1,4 @@
-//! Protocols that begin in the clear and go over to TLS where the client asks for it: SMTP
+//! Plays protocols that begin in the clear and go over to TLS where the client asks for it: SMTP
 //! (RFC 3207), IMAP (RFC 9051 §6.2.1), POP3 (RFC 2595 §4), PostgreSQL (SSLRequest).
 //!
 //! Whom the client means stands in the hello behind the upgrade, and a server speaks before that.

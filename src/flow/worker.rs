@@ -1,4 +1,4 @@
-//! What the connections of one worker share. Each worker is a thread of its own.
+//! Holds what the connections of one worker share. Each worker is a thread of its own.
 
 use std::rc::Rc;
 use std::sync::Arc;

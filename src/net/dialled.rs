@@ -1,5 +1,5 @@
-//! What the gateway dials from its clients' own addresses (`keep_source`): nothing about such a
-//! connection says that it is the gateway's, and a route that leads it back brings a client like any
+//! Remembers what the gateway dials from its clients' own addresses (`keep_source`): nothing about such
+//! a connection says that it is the gateway's, and a route that leads it back brings a client like any
 //! other. It is known by the pair of its addresses.
 //!
 //! A client may itself come to use the port that the gateway chose, with the same destination. So a

@@ -1,6 +1,6 @@
-//! Measures silence where no socket of the reactor does: of a UDP flow, of an association, of a close in
-//! stages. A TCP connection that is relayed has its own ([`super::socket::TcpSocket::idle_timer`]), which
-//! costs it no timer and no room.
+//! Measures silence where no socket of the reactor does: of a UDP flow, of an association, of a close
+//! in stages. A TCP connection that is relayed has its own ([`super::socket::TcpSocket::idle_timer`]),
+//! which costs it no timer and no room.
 
 use std::cell::Cell;
 use std::time::Duration;

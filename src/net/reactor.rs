@@ -1,4 +1,4 @@
-//! Which sockets of a worker are ready, and who waits for them.
+//! Watches the sockets of a worker, and wakes the tasks that wait for them.
 //!
 //! What tokio's own registration does for a socket, in less: one epoll instance a thread, which the
 //! runtime watches as one descriptor; a place of 48 bytes a socket in a table of the thread's own,

@@ -1,5 +1,5 @@
-//! How much one client may ask: a bucket of queries for each, filled as time goes by, and a share of
-//! what can wait at once.
+//! Limits how much one client may ask: a bucket of queries for each, filled as time goes by, and a
+//! share of what can wait at once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

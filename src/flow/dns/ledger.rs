@@ -1,4 +1,4 @@
-//! The record of questions: those of one client about one domain that had the same verdict are one
+//! Records questions: those of one client about one domain that had the same verdict are one
 //! line with their number, written once in a while.
 
 use std::cell::RefCell;

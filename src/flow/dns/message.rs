@@ -1,4 +1,4 @@
-//! DNS messages (RFC 1035, RFC 6891): what a query asks, and the answers to it. Pure.
+//! Reads DNS queries, and writes the answers to them (RFC 1035, RFC 6891). Pure.
 
 use std::net::IpAddr;
 

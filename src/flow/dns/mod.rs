@@ -1,6 +1,6 @@
-//! `[dns] listen`: a forwarding name server. A name that the policy refuses is not asked about; of
-//! the others the client is told the addresses that the policy permits, and what it is told ties the
-//! name to them ([`super::name_binding`]).
+//! Serves `[dns] listen`, a forwarding name server. A name that the policy refuses is not asked about;
+//! of the others the client is told the addresses that the policy permits, and what it is told ties the
+//! name to them ([`crate::egress::name_binding`]).
 //!
 //! Served by one worker. The name servers that are asked are destinations: each is judged for the
 //! client whose question it would get.

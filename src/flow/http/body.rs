@@ -1,5 +1,5 @@
-//! Bodies: how long they are, and how they are passed on, written anew in the one reading that they
-//! have (RFC 9112 §6, §7.1).
+//! Passes bodies on: tells how long they are, and writes them anew in the one reading that they have
+//! (RFC 9112 §6, §7.1).
 
 use std::cell::Cell;
 use std::io::{self, Write as _};

@@ -1,5 +1,5 @@
-//! One request and its answer: both ways at once, since either side may speak before the other has
-//! ended, and each ends by itself (RFC 9112 §9.5).
+//! Passes one request on, and its answer back: both ways at once, since either side may speak before
+//! the other has ended, and each ends by itself (RFC 9112 §9.5).
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

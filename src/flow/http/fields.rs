@@ -1,4 +1,4 @@
-//! The field lines of a head, and those of one hop.
+//! Reads the field lines of a head, and tells those of one hop.
 
 /// One field line.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Bytes that were read ahead of what they are for.
+//! Keeps bytes that were read ahead of what they are for.
 
 use std::io;
 

@@ -1,5 +1,6 @@
-//! What a client has acknowledged of the answers that it was sent: an answer is over, and its bytes
-//! are counted, when its client's kernel has them, and not when they are in a buffer of this host.
+//! Counts what a client has acknowledged of the answers that it was sent: an answer is over, and its
+//! bytes are counted, when its client's kernel has them, and not when they are in a buffer of this
+//! host.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

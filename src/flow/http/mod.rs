@@ -1,5 +1,5 @@
-//! Clear-text HTTP/1, request by request, in every way in: captured, inside an explicit tunnel, to the
-//! explicit proxy. Each request is judged and recorded by itself; what goes on has one reading.
+//! Serves clear-text HTTP/1, request by request, in every way in: captured, inside an explicit tunnel,
+//! to the explicit proxy. Each request is judged and recorded by itself; what goes on has one reading.
 //!
 //! It is written here and not left to hyper, with which it began: hyper's server asks for a body with
 //! a `100` of its own, has no way for other interim answers, does not see that a client has left while

@@ -1,4 +1,4 @@
-//! The head of an answer: read as leniently as its reading stays one, and written anew.
+//! Reads the head of an answer as leniently as its reading stays one, and writes it anew.
 
 use std::borrow::Cow;
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! A request as it goes on. A captured one goes byte for byte as it came: no fault was found in its
-//! head, so that it has one reading. An explicit one is written anew for its destination.
+//! Holds a request as it goes on. A captured one goes byte for byte as it came: no fault was found in
+//! its head, so that it has one reading. An explicit one is written anew for its destination.
 
 use super::body::Framing;
 use super::fields::{self, Field, has_option, is_of_one_hop, members};

@@ -1,5 +1,5 @@
-//! What a client's datagrams say of whom they are for: the first ones, before the verdict, and every
-//! one of a live flow that could begin another connection. Forwards nothing.
+//! Reads what a client's datagrams say of whom they are for: the first ones, before the verdict, and
+//! every one of a live flow that could begin another connection. Forwards nothing.
 
 use crate::identify::dtls::{self, DtlsReader, DtlsStep};
 use crate::identify::quic::{self, Initial, QuicReader, QuicStep};

@@ -1,5 +1,5 @@
-//! Transparent UDP, in the order in which a datagram meets the files: the listener ([`run`]), the
-//! table of flows, the walk of one flow (read, decide, relay or refuse).
+//! Serves transparent UDP, in the order in which a datagram meets the files: the listener ([`run`]),
+//! the table of flows, the walk of one flow (read, decide, relay or refuse).
 //!
 //! The first datagrams of a flow come through the listener, which learns where they were going.
 //! Once a flow is permitted it has two sockets of its own, connected to either end: the kernel

@@ -1,4 +1,4 @@
-//! The outer ports of the gateway: which one the world sees for which client.
+//! Gives out the outer ports of the gateway: which one the world sees for which client.
 //!
 //! All flows of one client endpoint leave from one port, whatever their destinations (RFC 4787, REQ-1:
 //! endpoint-independent mapping), so that what a client learns of itself from one peer (STUN) holds

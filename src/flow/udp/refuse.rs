@@ -1,6 +1,6 @@
-//! What the gateway sends to UDP clients of its own: to a refused one (docs/policy.md §4) CONNECTION_CLOSE
-//! for QUIC that was read, else ICMP "administratively prohibited"; to a permitted one what ICMP said
-//! of its datagrams on their way (RFC 5508 §4).
+//! Tells UDP clients what the gateway itself has to say: to a refused one (docs/policy.md §4)
+//! CONNECTION_CLOSE for QUIC that was read, else ICMP "administratively prohibited"; to a permitted one
+//! what ICMP said of its datagrams on their way (RFC 5508 §4).
 //!
 //! Whoever forges a source address has the gateway send there, where no rule of the firewall dropped
 //! the datagram before (`fib saddr . iif oif missing drop`); the gateway itself cannot know. So: one

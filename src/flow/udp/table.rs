@@ -1,4 +1,4 @@
-//! The UDP flows of one worker: bounded in number, for each client, and in the bytes that wait.
+//! Keeps the UDP flows of one worker: bounded in number, for each client, and in the bytes that wait.
 //!
 //! A flow is *unvalidated* (RFC 9000 §8) until its client has answered an answer of the destination: a
 //! source address can be forged, that exchange cannot. Where there are as many of these as there may
