@@ -89,6 +89,13 @@ impl Lab {
         let gateway = Space::first()?;
         let (client, world) = (gateway.sibling()?, gateway.sibling()?);
         let directory = tempfile::tempdir()?;
+        // No address is looked for in use: there is none, and who listens for changes of its network,
+        // as browsers do, would hear of one when the laboratory is at work.
+        for space in [&gateway, &client, &world] {
+            space.shell(
+                "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0",
+            )?;
+        }
         let resolver = directory.path().join("resolv.conf");
         fs::write(&resolver, format!("nameserver {NAME_SERVER}\noptions timeout:1 attempts:2\n"))?;
         gateway.shell(&format!(
