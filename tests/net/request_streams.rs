@@ -456,12 +456,8 @@ impl Length {
                     let Some(size) = size else { return Err(format!("chunk size {digits:?}")) };
                     let end = line + 2 + size + 2;
                     if size == 0 {
-                        let last = rest.get(line + 2..line + 4);
-                        return match last {
-                            None => Ok(None),
-                            Some(b"\r\n") => Ok(Some(at + line + 4)),
-                            Some(_) => Err("trailers".to_owned()),
-                        };
+                        let end = end_of_trailers(&rest[line + 2..])?;
+                        return Ok(end.map(|end| at + line + 2 + end));
                     }
                     if rest.len() < end {
                         return Ok(None);
@@ -474,6 +470,30 @@ impl Length {
             }
         }
     }
+}
+
+/// Where the trailers end (RFC 9112 §7.1.2), once they are whole: fields, none of which says how a
+/// message is framed or whom it is for (RFC 9110 §6.5.1).
+fn end_of_trailers(bytes: &[u8]) -> Result<Option<usize>, String> {
+    let mut at = 0;
+    while let Some(length) = bytes[at..].windows(2).position(|two| two == b"\r\n") {
+        let line = &bytes[at..at + length];
+        at += length + 2;
+        if line.is_empty() {
+            return Ok(Some(at));
+        }
+        let name = line.split(|b| *b == b':').next().filter(|name| name.len() < line.len());
+        let name = name.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase());
+        let is_token = |name: &String| {
+            let is = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            !name.is_empty() && name.bytes().all(is)
+        };
+        let forbidden = ["host", "content-length", "transfer-encoding"];
+        if !name.is_some_and(|name| is_token(&name) && !forbidden.contains(&name.as_str())) {
+            return Err(format!("trailer {:?}", String::from_utf8_lossy(line)));
+        }
+    }
+    Ok(None)
 }
 
 /// The length of the head and how its body is framed; `None` while it is not whole.
@@ -735,4 +755,8 @@ fn the_worlds_reader_takes_one_form_alone() {
     }
     assert!(Length::Chunks.of(b"+1\r\nx\r\n0\r\n\r\n").is_err());
     assert!(matches!(Length::Chunks.of(b"1\r\nx\r\n0\r\n\r\n"), Ok(Some(11))));
+    assert!(matches!(Length::Chunks.of(b"0\r\nHos: x\r\n\r\nGET"), Ok(Some(13))));
+    for bad in ["Host: x", "hOST:x", "Host : x", "Transfer-Encoding: chunked", "GET / HTTP/1.1"] {
+        assert!(Length::Chunks.of(format!("0\r\n{bad}\r\n\r\n").as_bytes()).is_err(), "{bad}");
+    }
 }
