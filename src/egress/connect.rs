@@ -4,7 +4,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout};
@@ -108,74 +107,42 @@ pub(crate) async fn connect(
     source: Option<Source>,
     metrics: &Metrics,
 ) -> Result<TcpSocket, DialFault> {
-    Connecting::begin(permit, settings, speaks, source, metrics)?.done(metrics).await
-}
-
-/// A connect under way: whoever has something to do meanwhile does it before [`Connecting::done`].
-pub(crate) struct Connecting {
-    socket: TcpSocket,
-    begun: Instant,
-    limit: Duration,
-}
-
-impl Connecting {
-    /// As [`connect`], without waiting for the destination.
-    pub(crate) fn begin(
-        permit: &Permit,
-        settings: &Listen,
-        speaks: bool,
-        source: Option<Source>,
-        metrics: &Metrics,
-    ) -> Result<Self, DialFault> {
-        let begun = Instant::now();
-        let socket = Self::open(permit, settings, speaks, source);
-        match socket {
-            Ok(socket) => Ok(Self { socket, begun, limit: settings.connect_timeout }),
-            Err(fault) => {
-                if let DialFault::Failed(cause) = &fault
-                    && cause.raw_os_error() == Some(libc::EMFILE)
-                {
-                    metrics.limit_hit(Limit::Descriptors);
-                }
-                metrics.connected(fault.result(), begun.elapsed());
-                Err(fault)
-            }
-        }
-    }
-
-    fn open(
-        permit: &Permit,
-        settings: &Listen,
-        speaks: bool,
-        source: Option<Source>,
-    ) -> Result<TcpSocket, DialFault> {
-        let destination = permit.destination();
-        // What fails here fails on this host, whatever the error is called.
-        let ip = source.as_ref().map(|source| source.ip);
-        let socket = socket(destination, settings, speaks, ip).map_err(DialFault::Failed)?;
-        let connect = || dial::begin(&socket, permit);
-        let from = || -> io::Result<SocketAddr> {
-            connect()?;
-            Ok(socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?)
-        };
-        let in_question = match source {
-            None => connect().map(|()| None)?,
-            Some(source) => Some(source.dial(destination, from)?),
-        };
-        TcpSocket::connecting(socket.into(), in_question).map_err(DialFault::Failed)
-    }
-
-    /// Waits until the connection stands.
-    pub(crate) async fn done(self, metrics: &Metrics) -> Result<TcpSocket, DialFault> {
-        let Self { socket, begun, limit } = self;
-        let connected = match timeout(limit, socket.connected()).await {
-            Ok(connected) => connected.map_err(DialFault::from),
+    let begun = Instant::now();
+    let connected = match begin(permit, settings, speaks, source) {
+        Ok(socket) => match timeout(settings.connect_timeout, socket.connected()).await {
+            Ok(connected) => connected.map(|()| socket).map_err(DialFault::from),
             Err(_) => Err(DialFault::TimedOut),
-        };
-        let result = connected.as_ref().map_or_else(DialFault::result, |()| Connect::Done);
-        metrics.connected(result, begun.elapsed());
-        connected.map(|()| socket)
+        },
+        Err(fault) => Err(fault),
+    };
+    if let Err(DialFault::Failed(cause)) = &connected
+        && cause.raw_os_error() == Some(libc::EMFILE)
+    {
+        metrics.limit_hit(Limit::Descriptors);
     }
+    let result = connected.as_ref().map_or_else(DialFault::result, |_| Connect::Done);
+    metrics.connected(result, begun.elapsed());
+    connected
+}
+
+/// Begins to connect.
+fn begin(
+    permit: &Permit,
+    settings: &Listen,
+    speaks: bool,
+    source: Option<Source>,
+) -> Result<TcpSocket, DialFault> {
+    // What fails here fails on this host, whatever the error is called.
+    let ip = source.as_ref().map(|source| source.ip);
+    let socket = socket(permit.destination(), settings, speaks, ip).map_err(DialFault::Failed)?;
+    let in_question = match source {
+        None => dial::begin(&socket, permit).map(|()| None)?,
+        Some(source) => Some(source.dial(permit.destination(), || {
+            dial::begin(&socket, permit)?;
+            Ok(socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?)
+        })?),
+    };
+    TcpSocket::connecting(socket.into(), in_question).map_err(DialFault::Failed)
 }
 
 #[cfg(test)]

@@ -277,7 +277,7 @@ fn open_datagrams(
 }
 
 /// A worker's life.
-fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
+fn work(mut parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
     let runtime =
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
@@ -287,39 +287,23 @@ fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
             }
         };
     runtime.block_on(async move {
-        let WorkerParts {
-            listeners,
-            datagrams,
-            live,
-            account,
-            names,
-            resolver,
-            dns,
-            associated,
-            ports,
-            mut commands,
-            processor,
-        } = parts;
-        if let Some(number) = processor
+        if let Some(number) = parts.processor
             && let Err(fault) = sys::keep_to_processor(number)
         {
             tracing::warn!(%fault, number, "a worker keeps to no processor");
         }
         let registry = Rc::new(Registry::default());
-        let names = names(&resolver);
-        let stopping = watch::Sender::new(false);
-        let associated = udp::Table::new(udp::Limits::of(associated));
         let worker = Rc::new(Worker {
-            live,
-            account,
-            names,
+            live: parts.live,
+            account: parts.account,
+            names: (parts.names)(&parts.resolver),
             registry: Rc::clone(&registry),
-            associated,
-            ports,
-            stopping,
+            associated: udp::Table::new(udp::Limits::of(parts.associated)),
+            ports: parts.ports,
+            stopping: watch::Sender::new(false),
         });
         let mut accepting = JoinSet::new();
-        if listeners.iter().any(|(_, listener)| listener.lifetime.is_some()) {
+        if parts.listeners.iter().any(|(_, listener)| listener.lifetime.is_some()) {
             spawn_local(async move { registry.end_the_old().await });
         }
         let counting = Rc::clone(&worker);
@@ -327,7 +311,7 @@ fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
             counting.registry.count_bytes(|bytes| counting.account.live(bytes)).await;
         });
         let registry = Rc::clone(&worker.registry);
-        for (socket, listener) in listeners {
+        for (socket, listener) in parts.listeners {
             accepting.spawn_local(accept::run(
                 socket,
                 Rc::new(listener),
@@ -335,7 +319,7 @@ fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
                 serve,
             ));
         }
-        for UdpListener { socket, listener, flows, workers } in datagrams {
+        for UdpListener { socket, listener, flows, workers } in parts.datagrams {
             match UdpSocket::from_std(socket) {
                 Ok(socket) => {
                     accepting.spawn_local(udp::run(
@@ -352,11 +336,11 @@ fn work(parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
                 }
             }
         }
-        if let Some((opened, dns)) = dns {
-            accepting.spawn_local(dns::run(opened, dns, resolver, Rc::clone(&worker)));
+        if let Some((opened, dns)) = parts.dns {
+            accepting.spawn_local(dns::run(opened, dns, parts.resolver, Rc::clone(&worker)));
         }
         started.send(Ok(())).ok();
-        let (limit, waiting) = run_commands(&mut commands, &mut accepting, &worker).await;
+        let (limit, waiting) = run_commands(&mut parts.commands, &mut accepting, &worker).await;
         accepting.shutdown().await;
         if let Some(waiting) = waiting {
             // Who asked may have given up waiting.
