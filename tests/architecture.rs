@@ -441,13 +441,14 @@ const RETIRED_OF_FLOW: &[&str] = &[
     "Again", "Asked", "Book", "Course", "Desk", "Dialogue", "Door", "Fake", "Follower", "Front",
     "Gate", "Grounds", "Guest", "Judge", "Lent", "Letter", "Mailbox", "Mailroom", "Missed",
     "Patience", "Policies", "Post", "Reached", "Rig", "Seat", "Seen", "Shelf", "Spoken", "Stop",
-    "Tie", "Way", "Weighed", "Wire", "desk", "door", "gate", "lane", "lanes", "mailbox", "seat",
-    "wire",
+    "Tie", "Way", "Weighed", "Wire", "PATIENCE", "beat", "desk", "door", "gate", "lane", "lanes",
+    "mailbox", "seat", "wire",
 ];
 const RETIRED: &[(&str, &[&str])] = &[
     ("flow", RETIRED_OF_FLOW),
     ("net", RETIRED_OF_FLOW),
-    ("account", &["Grounds", "Judged", "Way", "grounds"]),
+    ("egress", RETIRED_OF_FLOW),
+    ("account", &["Grounds", "Judged", "Kept", "Way", "grounds"]),
 ];
 
 #[test]

@@ -261,7 +261,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
-    use crate::account::kept::Kept;
+    use crate::account::kept::CapturedLog;
 
     /// A sink that says when it is written to, and then waits for leave.
     struct Stuck {
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_order_by_the_time_a_flush_returns() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let log = Log::start(Box::new(kept.clone()), |_| ()).unwrap();
         for round in 0..100 {
             for i in 0..10 {
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn every_thread_s_lines_arrive() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let log = Log::start(Box::new(kept.clone()), |_| ()).unwrap();
         thread::scope(|scope| {
             for number in 0..20 {
@@ -362,7 +362,7 @@ mod tests {
     /// Takes 8 bytes, then fails until it is told to work.
     #[derive(Clone, Default)]
     struct Broken {
-        kept: Kept,
+        kept: CapturedLog,
         works: Arc<AtomicBool>,
     }
 

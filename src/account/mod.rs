@@ -459,9 +459,9 @@ pub(crate) mod kept {
     use super::*;
 
     #[derive(Clone, Default)]
-    pub(crate) struct Kept(pub(crate) Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct CapturedLog(pub(crate) Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -471,7 +471,7 @@ pub(crate) mod kept {
         }
     }
 
-    impl Kept {
+    impl CapturedLog {
         /// An account that writes here.
         pub(crate) fn account(&self) -> Account {
             Account::start(Box::new(self.clone())).unwrap()
@@ -501,7 +501,7 @@ pub(crate) mod kept {
 
 #[cfg(test)]
 mod tests {
-    use super::kept::Kept;
+    use super::kept::CapturedLog;
     use super::*;
     use crate::policy::{Action, Reason};
 
@@ -530,7 +530,7 @@ mod tests {
 
     #[test]
     fn a_refused_connection_has_one_line_with_its_reason() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let mut record = account.open(client(), Ingress::Tproxy);
         record.judged(judged(Action::Block));
@@ -560,7 +560,7 @@ mod tests {
 
     #[test]
     fn a_forwarded_connection_has_an_open_and_a_close_line() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let mut record = account.open(client(), Ingress::Redirect);
         record.judged(judged(Action::Allow));
@@ -584,7 +584,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_dropped_says_so() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         drop(account.open(client(), Ingress::Proxy));
         let lines = kept.lines(&account);
@@ -604,7 +604,7 @@ mod tests {
     #[test]
     fn what_lives_is_recorded_once_more_each_interval() {
         let dir = tempfile::tempdir().unwrap();
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         assert!(account.keep(Sink::start(&settings(&dir), false).unwrap()));
         account.show(View::Refused);
@@ -639,7 +639,7 @@ mod tests {
     #[test]
     fn a02_what_cannot_be_recorded_is_not_forwarded_and_its_refusal_is_recorded() {
         let dir = tempfile::tempdir().unwrap();
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let first = kept::fill(&account, dir.path());
         let mut record = account.open(client(), Ingress::Tproxy);
@@ -661,7 +661,7 @@ mod tests {
 
     #[test]
     fn ids_are_never_given_twice() {
-        let account = Kept::default().account();
+        let account = CapturedLog::default().account();
         let ids: std::collections::HashSet<_> =
             (0..100).map(|_| account.open(client(), Ingress::Proxy).id()).collect();
         assert_eq!(ids.len(), 100);

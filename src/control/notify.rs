@@ -41,7 +41,7 @@ pub fn watchdog_interval() -> Option<Duration> {
 }
 
 /// Everything that has to answer did answer. Call it only after it was asked
-/// (`flow::DataPlane::beat`), or it proves nothing.
+/// (`flow::DataPlane::ping`), or it proves nothing.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }

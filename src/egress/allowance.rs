@@ -56,11 +56,11 @@ pub struct OverLimit;
 pub struct Allowance {
     limit: NamesLimit,
     hasher: RandomState,
-    asked: Mutex<Asked>,
+    asked: Mutex<Counts>,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
+struct Counts {
     clients: HashMap<IpAddr, Client>,
     /// Names of all clients.
     names: usize,
@@ -94,7 +94,7 @@ impl Allowance {
         if asked.names >= NAMES_MAX {
             asked.sweep(now, SWEEP);
         }
-        let Asked { clients, names, .. } = &mut *asked;
+        let Counts { clients, names, .. } = &mut *asked;
         let fresh =
             || Client { since: now, names: HashSet::default(), parents: HashMap::default() };
         let own = clients.entry(client).or_insert_with(fresh);
@@ -127,7 +127,7 @@ impl Allowance {
     }
 }
 
-impl Asked {
+impl Counts {
     /// Forgets the clients whose minute is over, where that was last done so long ago.
     fn sweep(&mut self, now: Instant, every: Duration) {
         if self.swept.is_some_and(|swept| now.duration_since(swept) < every) {

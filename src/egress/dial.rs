@@ -58,7 +58,7 @@ pub(crate) async fn tcp(to: impl Into<Destination>) -> io::Result<TcpStream> {
     TcpStream::connect(at).await
 }
 
-/// As [`tcp`], and speaks TLS with whoever has a certificate of this name.
+/// As [`tcp`], and speaks TLS with the holder of a certificate of this name.
 ///
 /// # Errors
 /// As connect(2), where the name cannot be one of a certificate, or where the handshake fails.

@@ -19,4 +19,4 @@ pub(crate) use exchange::framed;
 pub(crate) use question::{Question, UDP_MAX};
 pub use resolver::Resolver;
 pub(crate) use resolver::{Addresses, Family, NoAddresses, localhost};
-pub(crate) use servers::PATIENCE;
+pub(crate) use servers::ANSWER_TIMEOUT;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::egress::{Addresses, Allowance, Family, NoAddresses, OverLimit, PATIENCE, Resolver};
+use crate::egress::{
+    ANSWER_TIMEOUT, Addresses, Allowance, Family, NoAddresses, OverLimit, Resolver,
+};
 use crate::identify::HostName;
 
 /// The longest that an answer ties a name to an address, whatever its TTL: who owns the name says
@@ -102,7 +104,7 @@ pub(crate) struct Memory {
     /// mismatch.
     keep: Duration,
     known: Arc<Mutex<Known>>,
-    /// One query at a time for each name and family; whoever comes meanwhile waits for its answer.
+    /// One query at a time for each name and family; who asks meanwhile waits for its answer.
     asking: Arc<Mutex<HashMap<(HostName, Family), Awaited>>>,
 }
 
@@ -233,7 +235,7 @@ impl BindingCache {
         answered.map(|answer| answer.addresses)
     }
 
-    /// Asks the resolver. Whoever waits for a query that another client's request has begun takes
+    /// Asks the resolver. A client that waits for a query that another client's request has begun takes
     /// nothing out of its own allowance.
     async fn ask_once(&self, name: &HostName, family: Family, client: IpAddr) -> Answered {
         loop {
@@ -244,7 +246,7 @@ impl BindingCache {
                     return self.ask(name, family, flight).await;
                 }
                 Turn::Wait(mut answer) => {
-                    // Whoever asked may have been cut off before the answer came.
+                    // The client that asked may have been cut off before the answer came.
                     if let Ok(answered) = answer.wait_for(Option::is_some).await
                         && let Some(answered) = &*answered
                     {
@@ -262,7 +264,7 @@ impl BindingCache {
     }
 
     async fn ask(&self, name: &HostName, family: Family, flight: Flight<'_>) -> Answered {
-        let answer = timeout(PATIENCE, self.resolver.resolve(name, family)).await;
+        let answer = timeout(ANSWER_TIMEOUT, self.resolver.resolve(name, family)).await;
         let mut answer = answer.unwrap_or(Err(Unresolved::NoAnswer));
         if let Ok(found) = &mut answer {
             found.addresses.iter_mut().for_each(|address| *address = address.to_canonical());
@@ -376,7 +378,7 @@ impl Memory {
         let (wait, good) = match answer {
             Ok(answer) => (ASKED_AGAIN, answer.ttl.min(TTL_MAX)),
             Err(Unresolved::NoAddress) => (ASKED_AGAIN, ASKED_AGAIN),
-            // Whoever is told nothing asks again.
+            // A client that is told nothing asks again.
             Err(Unresolved::NoAnswer | Unresolved::OverLimit) => {
                 (ASKED_AGAIN_WHEN_DOWN, Duration::ZERO)
             }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::host::Host;
 use super::question::Question;
-use super::servers::{PATIENCE, Servers};
+use super::servers::{ANSWER_TIMEOUT, Servers};
 use crate::identify::HostName;
 use crate::settings::Resolver as Server;
 
@@ -106,7 +106,7 @@ impl Resolver {
         name: &HostName,
         family: Family,
     ) -> Result<Addresses, NoAddresses> {
-        let asked = timeout(PATIENCE, self.followed(name, family)).await;
+        let asked = timeout(ANSWER_TIMEOUT, self.followed(name, family)).await;
         asked.unwrap_or(Err(NoAddresses::Unanswered))
     }
 

@@ -14,7 +14,7 @@ use super::question::Question;
 use crate::settings::Resolver as Server;
 
 /// Time for one of them to answer: what a host's own resolver has (resolv.conf(5): `timeout:5`).
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Head start of a server over the next one, which is then asked as well.
 const HEAD_START: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub(crate) struct Servers {
 }
 
 /// A server that is being asked.
-struct Asked {
+struct Pending {
     at: usize,
     since: Instant,
 }
@@ -55,11 +55,11 @@ impl Servers {
         mut may: impl FnMut(Server) -> bool,
     ) -> Option<Message> {
         let question = Arc::new(question.clone());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         let order = self.order().into_iter().filter_map(|at| Some((at, *self.all.get(at)?)));
         let mut queue = order.filter(|&(_, server)| may(server)).take(ASKED_MAX).fuse();
         let mut asking: JoinSet<(usize, io::Result<Message>)> = JoinSet::new();
-        let mut asked: Vec<Asked> = Vec::new();
+        let mut asked: Vec<Pending> = Vec::new();
         let mut failure = None;
         let (mut next, mut more) = (Instant::now(), true);
         loop {
@@ -70,7 +70,7 @@ impl Servers {
                         asking.spawn(async move {
                             (at, exchange::ask(&question, server, tls.as_ref()).await)
                         });
-                        asked.push(Asked { at, since: Instant::now() });
+                        asked.push(Pending { at, since: Instant::now() });
                         next = Instant::now() + HEAD_START;
                     }
                     None => more = false,
@@ -87,7 +87,7 @@ impl Servers {
                         Ok(message) => {
                             self.mark(at, None);
                             if is_answer(&message) {
-                                let slow = |asked: &&Asked| asked.since.elapsed() >= HEAD_START;
+                                let slow = |asked: &&Pending| asked.since.elapsed() >= HEAD_START;
                                 asked.iter().filter(slow).for_each(|slow| self.is_down(slow.at));
                                 return Some(message);
                             }

@@ -15,7 +15,7 @@ pub(super) struct Target {
 
 /// Some bytes that are no host and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the destination is no host and port")]
+#[error("the destination is not a host and a port")]
 pub(super) struct BadTarget;
 
 impl Target {

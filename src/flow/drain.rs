@@ -198,7 +198,7 @@ impl DataPlane {
     /// the published policy lapses into its successor. Returns at once.
     pub fn rejudge(&self) {
         for worker in &self.workers {
-            // A worker that is gone has no connections; `beat` tells of it.
+            // A worker that is gone has no connections; `ping` tells of it.
             worker.commands.send(Command::Rejudge).ok();
         }
     }
@@ -206,14 +206,14 @@ impl DataPlane {
     /// Whether every worker answers within `limit`, and none lost a listener. Where this is false
     /// the process should end, so that its supervisor starts it anew.
     #[must_use]
-    pub fn beat(&self, limit: Duration) -> bool {
-        let (beat, heard) = mpsc::channel();
-        self.workers.iter().all(|w| w.commands.send(Command::Ping(beat.clone())).is_ok())
+    pub fn ping(&self, limit: Duration) -> bool {
+        let (answer, heard) = mpsc::channel();
+        self.workers.iter().all(|w| w.commands.send(Command::Ping(answer.clone())).is_ok())
             && self.workers.iter().all(|_| heard.recv_timeout(limit).is_ok())
     }
 
     /// Stops taking connections, and lets go of the listeners: on return their addresses are free,
-    /// but for those that somebody else holds as well. Whoever is connected has up to `limit`.
+    /// but for those that somebody else holds as well. Live connections have up to `limit`.
     pub fn let_go(&self, limit: Duration) {
         let (done, heard) = mpsc::channel();
         let told =
@@ -347,11 +347,11 @@ fn work(mut parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
             waiting.send(()).ok();
         }
         worker.stopping.send_replace(true);
-        // Whoever was accepted last has not taken a place in the registry yet.
+        // The connection that was accepted last has not taken a place in the registry yet.
         yield_now().await;
         if timeout(limit, registry.emptied()).await.is_err() {
             registry.cut_all(End::Drained);
-            // Whoever does not end now ends with the runtime, and its record says `aborted`.
+            // A connection that does not end now ends with the runtime, and its record says `aborted`.
             timeout(LAST_WORDS, registry.emptied()).await.ok();
         }
     });
@@ -372,9 +372,9 @@ async fn run_commands(
                     spawn_local(async move { worker.rejudge().await });
                 }
                 Some(Command::Ping(_)) if broken => {}
-                Some(Command::Ping(beat)) => {
+                Some(Command::Ping(answer)) => {
                     // Who asked may have given up waiting.
-                    beat.send(()).ok();
+                    answer.send(()).ok();
                 }
                 Some(Command::Drain(limit, waiting)) => return (limit, waiting),
                 None => return (Duration::ZERO, None),

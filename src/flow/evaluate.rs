@@ -21,7 +21,7 @@ pub(super) enum NameEvidence {
     Claimed,
     /// The client says so, of an address that is already dialled.
     ClaimedAfterDial,
-    /// The gateway resolved the name to this address, for whoever it has taken on so: a connection
+    /// The gateway resolved the name to this address, for a connection that it has taken on: one
     /// stays bound as it was dialled, whatever the name has become since.
     Resolved,
 }

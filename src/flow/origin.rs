@@ -61,7 +61,7 @@ fn local(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
 }
 
 fn no_address() -> io::Error {
-    io::Error::other("the original destination is no address")
+    io::Error::other("the original destination is not an address")
 }
 
 /// Whether `origin` is the UDP listener itself, which is bound to `listener`.

@@ -189,7 +189,7 @@ impl Clients {
         // A listener on `[::]` has its IPv4 clients as mapped addresses, all of one /64.
         let client = network(client.to_canonical());
         let mut part = self.part(client);
-        // Whoever has reached a limit has an entry already.
+        // A client that has reached a limit has an entry already.
         let held = part.entry(client).or_default();
         if held.connections >= self.most.connections {
             return Err(Limit::Client);

@@ -21,7 +21,7 @@ use super::serve::{serve, serve_transparent};
 use super::session::Session;
 use super::worker::Worker;
 use super::*;
-use crate::account::kept::{self, Kept};
+use crate::account::kept::{self, CapturedLog};
 use crate::account::{Account, Decision, End};
 use crate::egress::name_binding::fake::FakeResolver;
 use crate::net::socket::TcpSocket;
@@ -36,12 +36,12 @@ struct Harness {
     worker: Rc<Worker>,
     live: std::sync::Arc<Live>,
     account: Account,
-    kept: Kept,
+    kept: CapturedLog,
 }
 
 impl Harness {
     fn new(policy: Fixture, resolver: &FakeResolver) -> Self {
-        let (live, kept) = (published(policy), Kept::default());
+        let (live, kept) = (published(policy), CapturedLog::default());
         let account = kept.account();
         let worker = Worker {
             live: live.clone(),
@@ -74,7 +74,7 @@ impl Harness {
 
     /// Every line of the record, once no connection is left.
     async fn lines(&self) -> Vec<Value> {
-        // Whoever was accepted last takes a place in the registry when it first runs.
+        // The connection that was accepted last takes a place in the registry when it first runs.
         tokio::task::yield_now().await;
         self.worker.registry.emptied().await;
         self.kept.lines(&self.account)
@@ -502,7 +502,7 @@ async fn one_task_waits_for_the_end_of_the_grace_however_often_the_policy_change
 }
 
 /// A whole data plane, with threads.
-fn plane(policy: Fixture, resolver: &FakeResolver, kept: &Kept) -> (DataPlane, Account) {
+fn plane(policy: Fixture, resolver: &FakeResolver, kept: &CapturedLog) -> (DataPlane, Account) {
     let (account, resolver) = (kept.account(), resolver.clone());
     let settings = Listen {
         connect_timeout: Duration::from_secs(3),
@@ -530,9 +530,9 @@ fn plane(policy: Fixture, resolver: &FakeResolver, kept: &Kept) -> (DataPlane, A
 
 #[tokio::test]
 async fn a_drained_data_plane_finishes_every_record_and_takes_nobody_new() {
-    let kept = Kept::default();
+    let kept = CapturedLog::default();
     let (plane, account) = plane(everything(), &local(&["pacs.example"]), &kept);
-    assert!(plane.beat(Duration::from_secs(30)));
+    assert!(plane.ping(Duration::from_secs(30)));
     let (_, at) = plane.listeners()[0];
     let world = listener().await;
     let mut live = Vec::new();
@@ -585,7 +585,7 @@ async fn a02_what_cannot_be_recorded_is_not_dialled() {
 
 #[tokio::test]
 async fn draining_waits_for_what_ends_by_itself() {
-    let kept = Kept::default();
+    let kept = CapturedLog::default();
     let (plane, account) = plane(everything(), &local(&["pacs.example"]), &kept);
     let (_, at) = plane.listeners()[0];
     let world = listener().await;

@@ -19,7 +19,7 @@ pub enum Fault {
 
     /// On a connection that has carried requests of HTTP/1, and was not switched to another protocol,
     /// something that is no request (RFC 9112 §2.2).
-    #[error("what follows a request is no request")]
+    #[error("what follows a request is not a request")]
     NotARequest,
 
     /// A record of another type before the hello is whole (RFC 8446 §5.1).
@@ -57,7 +57,7 @@ pub enum Fault {
     #[error("the server_name is of a type other than host_name")]
     NameType,
     /// The name is no host name.
-    #[error("the server name is no host name: {0}")]
+    #[error("the server name is not a host name: {0}")]
     Name(BadName),
     /// An ALPN list that is empty, or holds an empty protocol (RFC 7301 §3.1).
     #[error("the ALPN list is malformed")]

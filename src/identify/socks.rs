@@ -49,7 +49,7 @@ pub enum Unserved {
     #[error("the command is neither CONNECT nor UDP ASSOCIATE")]
     Command,
     /// Neither a host name nor an address, or port 0.
-    #[error("the destination is no host name, or its port is 0")]
+    #[error("the destination is not a host name, or its port is 0")]
     Destination,
 }
 

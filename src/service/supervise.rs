@@ -34,7 +34,7 @@ const POLICY: &str = "policy and tables";
 const LISTENERS: &str = "listeners";
 
 /// How long a worker may take to answer before the watchdog is left to bite.
-const BEAT_LIMIT: Duration = Duration::from_secs(2);
+const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// Time between two looks at the files behind the policy, and at the clock, so that a clock that was
 /// set is noticed.
@@ -184,7 +184,7 @@ impl Service {
             let seen = self.watch.look(Instant::now());
             self.follow_up(Event::Files(seen));
         }
-        if notify::watchdog_interval().is_some() && self.plane.beat(BEAT_LIMIT) {
+        if notify::watchdog_interval().is_some() && self.plane.ping(PING_LIMIT) {
             notify::alive();
         }
     }

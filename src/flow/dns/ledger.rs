@@ -130,7 +130,7 @@ impl Drop for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::kept::Kept;
+    use crate::account::kept::CapturedLog;
     use crate::identify::{HostName, NameSource};
     use crate::policy::Verdict;
 
@@ -142,7 +142,7 @@ mod tests {
     }
 
     /// Host, event, reason and number of each line, in the order of the hosts.
-    fn told(kept: &Kept, account: &Account) -> Vec<String> {
+    fn told(kept: &CapturedLog, account: &Account) -> Vec<String> {
         let word = |value: &serde_json::Value| value.to_string().replace('"', "");
         let mut lines: Vec<_> = kept
             .lines(account)
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_question_is_in_one_line_that_has_the_number() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let ledger = Ledger::new(account.clone());
         let [one, two] = ["192.0.2.1:1", "192.0.2.2:1"].map(|at| at.parse().unwrap());
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_first_refusal_has_its_line_at_once_and_the_others_one_line_together() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let ledger = Ledger::new(account.clone());
         let client = "192.0.2.1:1".parse().unwrap();
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_gathered_is_bounded() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let ledger = Ledger::new(account.clone());
         for n in 0..=LINES_MAX {

@@ -196,7 +196,7 @@ pub(in crate::flow) async fn run(
 
 /// Waits until no byte has moved for too long.
 pub(in crate::flow) async fn silent(near: &TcpSocket) {
-    // A socket that is watched no more has failed, which whoever reads it will see.
+    // A socket that is watched no more has failed, as the next read will tell.
     poll_fn(|context| near.idle_timer().poll_timed_out(context)).await.ok();
 }
 

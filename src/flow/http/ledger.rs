@@ -109,11 +109,11 @@ impl Drop for Ledger {
 mod tests {
     use super::*;
     use crate::account::Ingress;
-    use crate::account::kept::Kept;
+    use crate::account::kept::CapturedLog;
 
     #[test]
     fn an_answer_is_done_when_its_last_byte_is_acknowledged() {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let account = kept.account();
         let ledger = Ledger::default();
         for length in [10, 0, 5] {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_the_gateway_says_of_its_own_is_in_nobodys_count() {
-        let account = Kept::default().account();
+        let account = CapturedLog::default().account();
         let ledger = Ledger::default();
         let record = account.open("192.0.2.9:40000".parse().unwrap(), Ingress::Proxy);
         let bytes = Arc::clone(record.bytes());

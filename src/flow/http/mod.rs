@@ -237,7 +237,7 @@ impl Client {
         }
     }
 
-    /// Gives the connection up to whoever goes on with it, once the answers on it have arrived.
+    /// Gives the socket back to the caller, once the answers on it have arrived.
     pub(super) async fn into_socket(self) -> (TcpSocket, Vec<u8>) {
         let (begun, mut look) = (Instant::now(), FIRST_LOOK);
         while !self.ledger.settle(&self.socket) && begun.elapsed() < LINGER_SILENCE {

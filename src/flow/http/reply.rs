@@ -74,7 +74,7 @@ impl<'a> Reply<'a> {
                 continue;
             }
             let colon = line.iter().position(|&byte| byte == b':');
-            let colon = colon.ok_or("a line of the answer's head is no field")?;
+            let colon = colon.ok_or("a line of the answer's head is not a field")?;
             let (name, value) = line.split_at_checked(colon).unwrap_or_default();
             // RFC 9112 §5.1: a proxy removes blanks before the colon.
             let name = name.trim_ascii_end();
@@ -125,7 +125,7 @@ impl<'a> Reply<'a> {
 
     /// The one length that the answer says; a list of the same one is that one (RFC 9110 §8.6).
     fn length(&self) -> Result<Option<u64>, &'static str> {
-        const WRONG: &str = "the length of the answer is given twice, or is no number";
+        const WRONG: &str = "the length of the answer is given twice, or is not a number";
         let mut found = None;
         for value in self.all("content-length") {
             for member in value.split(|&byte| byte == b',') {

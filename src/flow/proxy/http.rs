@@ -190,7 +190,7 @@ async fn read(client: &TcpSocket, seen: &mut FirstFlight, time: Duration) -> Res
 /// fault, since the destination might follow it.
 fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Status, String)> {
     let bad = |what: &str| Err((BAD_REQUEST, what.to_owned()));
-    let Some(head) = head else { return bad("this is no request of HTTP/1") };
+    let Some(head) = head else { return bad("this is not an HTTP/1 request") };
     let is_tunnel = head.form == Form::Authority;
     match head.fault {
         None => {}
@@ -222,7 +222,9 @@ fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Sta
     };
     let default_port = if is_tunnel { None } else { Some(80) };
     let Ok(target) = Target::parse(authority, default_port) else {
-        return bad("the destination is no host and port, or one that could be read in two ways");
+        return bad(
+            "the destination is not a host and a port, or one that could be read in two ways",
+        );
     };
     if is_tunnel {
         return Ok((target, Order::captured(bytes, head)));

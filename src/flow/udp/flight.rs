@@ -66,7 +66,7 @@ pub(super) enum Pass {
     Go,
     /// It is part of a hello that is not yet whole: it is held now.
     Held,
-    /// It cannot be read, and whoever can may read a name in it.
+    /// It cannot be read here, and its receiver may read a name in it.
     Drop,
     /// It speaks of another protocol, host or connection than the one judged, or more of it is
     /// held than may be: it is held now, and what is held begins a flow of its own.

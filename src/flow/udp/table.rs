@@ -163,7 +163,7 @@ impl Table {
 
     /// Brings a datagram to its flow, or begins one with it.
     pub(super) fn deliver(self: &Rc<Self>, key: Key, datagram: &[u8]) -> Delivered {
-        // Whoever has waited longest gives way, so that forged half hellos block nobody for long.
+        // The flow that has waited longest gives way, so that forged half hellos keep no place for long.
         let mut given_way = 0;
         while self.held.get() + datagram.len() > HELD_BYTES {
             if given_way == GIVEN_WAY_MAX || !self.displace_oldest() {
