@@ -20,6 +20,12 @@ pub(super) const SHARDS: usize = 8;
 /// The longest line, in bytes: many times the longest that is written.
 const LINE_MAX: u64 = 64 * 1024;
 
+/// Bytes of a word.
+const WORD: usize = size_of::<u64>();
+
+/// Words that are moved in one run.
+const RUN: usize = 8;
+
 /// Words of a long line of the usual kind.
 const USUAL: u64 = 256;
 
@@ -103,12 +109,15 @@ pub(super) enum Found {
 pub(super) struct Full;
 
 impl Ring {
-    /// Maps the rings of a file, each of `shard_words` words; `boot` tells the runs of the machine
-    /// apart.
+    /// Maps the rings of a file, each of `shard_words` words, a power of two; `boot` tells the runs of
+    /// the machine apart.
     ///
     /// # Errors
     /// No room on the disk, or a file that cannot be mapped.
     pub(super) fn open(file: &File, shard_words: u64, boot: u64) -> io::Result<(Self, Found)> {
+        if !shard_words.is_power_of_two() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let is_new = file.metadata()?.len() == 0;
         let shard = usize::try_from(shard_words).map_err(|_| io::ErrorKind::InvalidInput)?;
         let words = SharedWords::map(file, HEADER + SHARDS * shard)?;
@@ -148,27 +157,28 @@ impl Ring {
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(usize, u64), Full> {
         let shard = own_shard();
-        let mut line = self.desk(shard);
-        line.clear();
-        fill(&mut line);
-        let need = 1 + line.len().div_ceil(8) as u64;
+        let mut desk = self.desk(shard);
+        // The word with the length, then the line, then zeros up to a whole word.
+        desk.clear();
+        desk.extend_from_slice(&[0; WORD]);
+        fill(&mut desk);
+        let length = (desk.len() - WORD) as u64;
+        let whole = desk.len().next_multiple_of(WORD);
+        desk.resize(whole, 0);
+        let (words, _) = desk.as_chunks_mut::<WORD>();
+        if let Some(first) = words.first_mut() {
+            *first = length.to_ne_bytes();
+        }
+        let need = words.len() as u64;
         let tail = self.word(place::tail(shard));
         let used = tail.wrapping_sub(self.freed(shard));
-        if used + need + spare > self.shard_words || line.len() as u64 > LINE_MAX {
+        if used + need + spare > self.shard_words || length > LINE_MAX {
             return Err(Full);
         }
-        self.store(shard, tail, line.len() as u64);
-        let (first, second) = self.places(shard, tail + 1, need - 1);
-        let (words, rest) = line.as_chunks::<8>();
-        let mut places = first.iter().chain(second);
-        for (bytes, place) in words.iter().zip(&mut places) {
-            place.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-        }
-        if let Some(place) = places.next() {
-            let mut last = [0; 8];
-            last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            place.store(u64::from_ne_bytes(last), Ordering::Relaxed);
-        }
+        let (first, second) = self.places(shard, tail, need);
+        let (before, behind) = words.split_at(first.len());
+        store(first, before);
+        store(second, behind);
         // Now the line is there, for this process and for the next.
         self.set(place::tail(shard), tail + need);
         Ok((shard, tail + need))
@@ -220,16 +230,16 @@ impl Ring {
     ) -> Result<u64, u64> {
         let (mut at, mut line) = (from, Vec::new());
         while at < to {
-            let length = self.load(shard, at);
+            let length = self.length(shard, at);
             let words = length.div_ceil(8);
             if length > LINE_MAX || at + 1 + words > to {
                 return Err(at);
             }
-            line.clear();
             let (first, second) = self.places(shard, at + 1, words);
-            for word in first.iter().chain(second) {
-                line.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-            }
+            line.resize((first.len() + second.len()) * WORD, 0);
+            let (before, behind) = line.as_chunks_mut::<WORD>().0.split_at_mut(first.len());
+            load(first, before);
+            load(second, behind);
             line.truncate(usize::try_from(length).unwrap_or(0));
             at += 1 + words;
             if !see(&line) {
@@ -267,29 +277,54 @@ impl Ring {
     /// Words from a place on, in the two pieces in which they lie.
     fn places(&self, shard: usize, at: u64, words: u64) -> (&[AtomicU64], &[AtomicU64]) {
         let size = self.shard_words as usize;
-        let begins = (at % self.shard_words) as usize;
+        // A mask: a ring has 2^n words.
+        let begins = (at & (self.shard_words - 1)) as usize;
         let base = HEADER + shard * size;
         let ring = self.words.get(base..base + size).unwrap_or_default();
-        let first = (words as usize).min(size - begins);
-        let piece = |from: usize, count: usize| ring.get(from..from + count).unwrap_or_default();
-        (piece(begins, first), piece(0, words as usize - first))
+        let behind = ring.get(begins..).unwrap_or_default();
+        match behind.split_at_checked(words as usize) {
+            Some((piece, _)) => (piece, &[]),
+            None => (behind, ring.get(..words as usize - behind.len()).unwrap_or_default()),
+        }
     }
 
-    fn load(&self, shard: usize, at: u64) -> u64 {
+    /// The word with the length of a line.
+    fn length(&self, shard: usize, at: u64) -> u64 {
         let place = self.places(shard, at, 1).0.first();
         place.map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn store(&self, shard: usize, at: u64, value: u64) {
-        if let Some(word) = self.places(shard, at, 1).0.first() {
-            word.store(value, Ordering::Relaxed);
-        }
     }
 
     fn desk(&self, shard: usize) -> MutexGuard<'_, Vec<u8>> {
         let desk = self.desks.get(shard).unwrap_or(&self.desks[0]);
         desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Stores as many words as places, in runs that the compiler unrolls: a store each and little else. It knows no wider
+/// store that is atomic.
+fn store(places: &[AtomicU64], words: &[[u8; WORD]]) {
+    let (runs, rest) = places.as_chunks::<RUN>();
+    let (word_runs, word_rest) = words.as_chunks::<RUN>();
+    let one = |(place, word): (&AtomicU64, &[u8; WORD])| {
+        place.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+    };
+    for (run, words) in runs.iter().zip(word_runs) {
+        run.iter().zip(words).for_each(one);
+    }
+    rest.iter().zip(word_rest).for_each(one);
+}
+
+/// As [`store`], the other way.
+fn load(places: &[AtomicU64], words: &mut [[u8; WORD]]) {
+    let (runs, rest) = places.as_chunks::<RUN>();
+    let (word_runs, word_rest) = words.as_chunks_mut::<RUN>();
+    let one = |(place, word): (&AtomicU64, &mut [u8; WORD])| {
+        *word = place.load(Ordering::Relaxed).to_ne_bytes();
+    };
+    for (run, words) in runs.iter().zip(word_runs) {
+        run.iter().zip(words).for_each(one);
+    }
+    rest.iter().zip(word_rest).for_each(one);
 }
 
 /// The ring of this thread.
