@@ -37,6 +37,7 @@ pub const fn canonical(address: IpAddr) -> IpAddr {
 
 /// Tells what to judge for `address` (canonical or not).
 #[must_use]
+#[inline]
 pub fn target(address: IpAddr) -> Target {
     let judged = canonical(address);
     let IpAddr::V6(outer) = judged else {
@@ -52,6 +53,35 @@ pub fn target(address: IpAddr) -> Target {
         Standing::Private | Standing::Special | Standing::Guard => Standing::Guard,
     };
     Target { judged, outer: Some(outer), standing }
+}
+
+/// The last bytes of some addresses: whether one is among them at all, without comparing it with each
+/// (a host may have hundreds).
+#[derive(Debug, Default)]
+pub(super) struct LastBytes([u64; 4]);
+
+impl LastBytes {
+    const fn of(address: IpAddr) -> u8 {
+        match address {
+            IpAddr::V4(v4) => v4.to_bits() as u8,
+            IpAddr::V6(v6) => v6.to_bits() as u8,
+        }
+    }
+
+    /// Of these, canonical ones.
+    pub(super) fn collect<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> Self {
+        let mut all = Self::default();
+        for last in addresses.map(|&address| Self::of(address)) {
+            all.0[usize::from(last / 64)] |= 1 << (last % 64);
+        }
+        all
+    }
+
+    #[inline(always)]
+    pub(super) const fn holds(&self, address: IpAddr) -> bool {
+        let last = Self::of(address);
+        self.0[(last / 64) as usize] >> (last % 64) & 1 == 1
+    }
 }
 
 /// The IPv4 address that a translator or tunnel will send the packet to: NAT64 (RFC 6052, the
@@ -72,6 +102,7 @@ const fn embedded(outer: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// How a canonical address stands, by itself.
 #[must_use]
+#[inline]
 pub fn standing(address: IpAddr) -> Standing {
     match address {
         IpAddr::V4(v4) => {

@@ -163,6 +163,7 @@ impl Atlas {
 
     /// The class of an address, as an index into [`Atlas::classes`].
     #[must_use]
+    #[inline]
     pub fn class_of(&self, address: IpAddr) -> usize {
         self.table.value(address) as usize
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::address::canonical;
+use super::address::{LastBytes, canonical};
 use super::atlas::{Atlas, Class, Location, Operator, leads};
 use super::axes::{Facts, Profile, weigh};
 use super::blueprint::{Blueprint, FromSpec, GroupSpec, RuleSpec};
@@ -82,6 +82,9 @@ impl Policy {
         let toless = build.set(|rule| !rule.to);
         let loose = build.set(|rule| rule.host.is_none() && rule.from.is_none() && !rule.to);
         let nothing = build.set(|_| false);
+        let own: Box<[IpAddr]> = blueprint.own.iter().copied().map(canonical).collect();
+        let own_ports: Box<[(IpAddr, u16)]> =
+            blueprint.own_ports.iter().map(|&(ip, port)| (canonical(ip), port)).collect();
         Self {
             rules: rules.iter().map(RuleState::of).collect(),
             sets: build.sets.finish(),
@@ -114,12 +117,9 @@ impl Policy {
             stale: stale.iter().copied().collect(),
             host_operators: host_operators.into(),
             asks_operator: rules.iter().any(|rule| rule.operator.is_some() || rule.law.is_some()),
-            own: blueprint.own.iter().copied().map(canonical).collect(),
-            own_ports: blueprint
-                .own_ports
-                .iter()
-                .map(|&(ip, port)| (canonical(ip), port))
-                .collect(),
+            own_ends: LastBytes::collect(own.iter().chain(own_ports.iter().map(|(ip, _)| ip))),
+            own,
+            own_ports,
             version: blueprint.version,
             valid_until_ms: blueprint.valid_until_ms,
             atlas: blueprint.atlas,

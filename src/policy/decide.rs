@@ -1,7 +1,7 @@
 //! The judgement: guards, rules in file order, axes (docs/policy.md §3). One function for the data
 //! plane, `explain`, `inspect` and replay; who wants to know the steps passes a [`Trace`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::address::{Target, canonical, target};
 use super::axes::weigh;
@@ -87,6 +87,9 @@ pub(super) struct Subject {
     pub(super) bound: bool,
 }
 
+/// What the axes say where something is not to be found.
+const UNKNOWN: (Action, Reason) = (Action::Block, Reason::Unknown);
+
 impl Policy {
     /// Judges one connection. Pure; allocates nothing.
     #[must_use]
@@ -129,30 +132,43 @@ impl Policy {
         let by_protocol =
             self.carriers.get(transport).and_then(|row| row.get(carrier(question.protocol)));
         let enforced = match (by_protocol, name) {
-            // What may still become a protocol that carries a name is the strictest that it may be.
-            (Some(_), Claim::Malformed(names)) if question.protocol == Protocol::Other => {
-                let either = |&protocol: &Protocol| {
-                    Some(self.carriers.get(transport)?.get(carrier(protocol))?).copied()
-                };
-                let mut carriers = carriers_of(question.transport).iter().rev().filter_map(either);
-                let other = carriers.next().unwrap_or(self.nothing);
-                let first = self.malformed(&subject, names, other, trace);
-                carriers.fold(first, |strictest, carrier| {
-                    strictest.or_stricter(self.malformed(&subject, names, carrier, &mut ()))
-                })
-            }
             (Some(&carrier), Claim::Malformed(names)) => {
-                self.malformed(&subject, names, carrier, trace)
+                self.malformed(question, &subject, names, carrier, trace)
             }
-            (Some(&carrier), _) => self.rules_then_axes(&subject, name, carrier, None, trace),
+            (Some(&carrier), _) => self.walk(&subject, name, carrier, None, trace),
             (None, _) => Enforced::by(Action::Block, Reason::Overload),
         };
         self.verdict(question, subject.client, enforced, false)
     }
 
+    /// What follows for malformed bytes. What may still become a protocol that carries a name is the
+    /// strictest that it may be.
+    #[cold]
+    #[inline(never)]
+    fn malformed(
+        &self,
+        question: &Question<'_>,
+        subject: &Subject,
+        names: &[HostName],
+        by_protocol: SetId,
+        trace: &mut impl Trace,
+    ) -> Enforced {
+        if question.protocol != Protocol::Other {
+            return self.malformed_over(subject, names, by_protocol, trace);
+        }
+        let row = self.carriers.get(question.transport as usize);
+        let either = |&protocol: &Protocol| row?.get(carrier(protocol)).copied();
+        let mut carriers = carriers_of(question.transport).iter().rev().filter_map(either);
+        let other = carriers.next().unwrap_or(self.nothing);
+        let first = self.malformed_over(subject, names, other, trace);
+        carriers.fold(first, |strictest, carrier| {
+            strictest.or_stricter(self.malformed_over(subject, names, carrier, &mut ()))
+        })
+    }
+
     /// The strictest of what follows for a name that nobody knows, and for the operators of the names
     /// that were read although the bytes are malformed: any of them may be the one that is meant.
-    fn malformed(
+    fn malformed_over(
         &self,
         subject: &Subject,
         names: &[HostName],
@@ -164,12 +180,12 @@ impl Policy {
         let cause = profile
             .filter(|profile| self.possible(subject, profile, carrier, carrier).differ())
             .map(|profile| profile.on.malformed);
-        let mut strictest = self.rules_then_axes(subject, claim, carrier, cause, trace);
+        let mut strictest = self.walk_malformed(subject, claim, carrier, cause, trace);
         for name in names {
             let NameEntry { operator: operator @ Some(_), .. } = self.entry(name) else { continue };
             let name = NameEntry { operator, ..subject.name };
             let of = Subject { name, ..*subject };
-            let enforced = self.rules_then_axes(&of, claim, carrier, cause, &mut ());
+            let enforced = self.walk_malformed(&of, claim, carrier, cause, &mut ());
             strictest = strictest.or_stricter(enforced);
         }
         strictest
@@ -214,22 +230,30 @@ impl Policy {
     }
 
     /// Loop and guards: what nothing opens, in `observe` too.
+    #[inline(always)]
     pub(super) fn guard(&self, target: &Target, port: u16) -> Option<Reason> {
-        let outer = target.outer.map(std::net::IpAddr::V6);
-        let is = |own: &std::net::IpAddr| *own == target.judged || Some(*own) == outer;
         #[cfg(test)]
         if self.opens_loopback && target.standing == Standing::Loop {
             return None;
         }
         if target.standing == Standing::Loop
-            || self.own.iter().any(is)
-            || self.own_ports.iter().any(|(own, own_port)| is(own) && *own_port == port)
+            || ((target.outer.is_some() || self.own_ends.holds(target.judged))
+                && self.is_itself(target, port))
         {
             return Some(Reason::Loop);
         }
         (target.standing == Standing::Guard).then_some(Reason::Guard)
     }
 
+    #[inline(never)]
+    fn is_itself(&self, target: &Target, port: u16) -> bool {
+        let outer = target.outer.map(IpAddr::V6);
+        let is = |own: &IpAddr| *own == target.judged || Some(*own) == outer;
+        self.own.iter().any(is)
+            || self.own_ports.iter().any(|(own, own_port)| is(own) && *own_port == port)
+    }
+
+    #[inline(always)]
     pub(super) fn subject(&self, question: &Question<'_>, target: Target) -> Subject {
         let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
         let nobody = ClientClass { group: 0, from: self.nothing };
@@ -248,6 +272,7 @@ impl Policy {
         NameEntry { rules: self.nothing, operator: None }
     }
 
+    #[inline(always)]
     fn named(&self, subject: Subject, name: Claim<'_>) -> Subject {
         let Some(host) = name.host() else {
             return Subject {
@@ -260,20 +285,36 @@ impl Policy {
     }
 
     /// What is known of a name.
+    #[inline]
     fn entry(&self, host: &HostName) -> NameEntry {
         let entry = self.name_entries.get(self.names.value(host) as usize).copied();
         entry.unwrap_or_else(|| self.unknown_name())
     }
 
+    #[inline]
     pub(super) fn group(&self, client: ClientClass) -> &GroupState {
         static NOBODY: GroupState =
             GroupState { name: String::new(), mode: Mode::Enforce, profile: 0 };
         self.groups.get(client.group as usize).unwrap_or(&NOBODY)
     }
 
-    /// `malformed`: what that cause leads to, where it holds; weighed before the first rule by name,
-    /// or else before the axes.
-    fn rules_then_axes(
+    /// [`Policy::walk`] apart from that of everybody else, so that theirs is without the cause.
+    #[inline(never)]
+    fn walk_malformed(
+        &self,
+        subject: &Subject,
+        name: Claim<'_>,
+        carrier: SetId,
+        malformed: Option<Action>,
+        trace: &mut impl Trace,
+    ) -> Enforced {
+        self.walk(subject, name, carrier, malformed, trace)
+    }
+
+    /// Rules, then axes. `malformed`: what that cause leads to, where it holds; weighed before the first
+    /// rule by name, or else before the axes.
+    #[inline(always)]
+    fn walk(
         &self,
         subject: &Subject,
         name: Claim<'_>,
@@ -355,6 +396,7 @@ impl Policy {
 
     /// The lowest rule from `from` on whose conditions all hold; those with a `host` are the ones of
     /// `names`.
+    #[inline(always)]
     fn first(&self, subject: &Subject, carrier: SetId, names: SetId, from: usize) -> Option<usize> {
         let name = Named { own: names, unasked: self.hostless };
         self.first_named(subject, carrier, name, from)
@@ -362,6 +404,7 @@ impl Policy {
 
     /// As [`Policy::first`], where `name` says which rules with a `host` and which without are looked
     /// at.
+    #[inline(always)]
     pub(super) fn first_named(
         &self,
         subject: &Subject,
@@ -379,8 +422,21 @@ impl Policy {
             let question = rule_set::Question { name, client, to, others, loose: self.loose };
             return self.sets.first(&question, from);
         }
-        // Rare: an embedded address, whose outer form `to` sees as well, or a name that says whose
-        // the address is.
+        self.first_rare(subject, carrier, port, [name, client, to], from)
+    }
+
+    /// As [`Policy::first_named`] of an embedded address, whose outer form `to` sees as well, or of a
+    /// name that says whose the address is.
+    #[inline(never)]
+    fn first_rare(
+        &self,
+        subject: &Subject,
+        carrier: SetId,
+        port: SetId,
+        [name, client, to]: [Named; 3],
+        from: usize,
+    ) -> Option<usize> {
+        let class = self.classes.get(subject.class)?;
         let to = match subject.target.outer {
             Some(outer) => {
                 let outer = self.classes.get(self.atlas.class_of(outer.into()))?;
@@ -403,14 +459,21 @@ impl Policy {
         self.sets.first_of(&[carrier, client, port, name, geo, to, operator, law], from)
     }
 
+    #[inline(always)]
     pub(super) fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
-        const UNKNOWN: (Action, Reason) = (Action::Block, Reason::Unknown);
-        let profile = self.group(subject.client).profile as usize;
-        let named = subject.name.operator;
-        if named.is_none() && !trace.listens() {
+        if subject.name.operator.is_none() && !trace.listens() {
+            let profile = self.group(subject.client).profile as usize;
             let at = profile * self.atlas.classes().len() + subject.class;
             return self.axes.get(at).copied().unwrap_or(UNKNOWN);
         }
+        self.axes_weighed(subject, trace)
+    }
+
+    /// As [`Policy::axes`], where they are not known ahead, or each cause is told.
+    #[inline(never)]
+    fn axes_weighed(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
+        let profile = self.group(subject.client).profile as usize;
+        let named = subject.name.operator;
         let facts = self.atlas.classes().get(subject.class);
         let facts = facts.and_then(|class| class_facts(&self.atlas, class, &self.stale));
         let (Some(profile), Some(mut facts)) = (self.profiles.get(profile), facts) else {
@@ -464,5 +527,48 @@ fn under(floor: Option<Reason>, enforced: Enforced, trace: &mut impl Trace) -> E
             Enforced::by(Action::Log, reason)
         }
         _ => enforced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+    use crate::policy::Transport;
+
+    #[test]
+    fn each_own_address_is_a_loop_in_every_form_and_its_neighbours_are_not() {
+        let policy = Fixture::new()
+            .own("203.0.113.7", None)
+            .own("2001:db8::a:7", None)
+            .own("64:ff9b::c633:6409", None)
+            .own("198.51.100.200", Some(53))
+            .policy();
+        for (to, is_loop) in [
+            ("203.0.113.7:443", true),
+            ("[::ffff:203.0.113.7]:1", true),
+            ("[2002:cb00:7107::1]:443", true),
+            ("[64:ff9b::203.0.113.7]:443", true),
+            ("203.0.113.8:443", false),
+            ("203.0.114.7:443", false),
+            ("[2001:db8::a:7]:443", true),
+            ("[2001:db8::b:7]:443", false),
+            ("[64:ff9b::198.51.100.9]:443", true),
+            ("198.51.100.9:443", false),
+            ("198.51.100.200:53", true),
+            ("[::ffff:198.51.100.200]:53", true),
+            ("198.51.100.200:54", false),
+            ("198.51.100.201:53", false),
+        ] {
+            let verdict = policy.decide(&Question {
+                client: None,
+                destination: to.parse().unwrap(),
+                transport: Transport::Tcp,
+                protocol: Protocol::Other,
+                name: Claim::Unread,
+                ech: false,
+            });
+            assert_eq!(verdict.reason() == Reason::Loop, is_loop, "{to}: {verdict:?}");
+        }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Fixture {
     operators: Vec<Operator>,
     host_operators: Vec<(HostName, bool, u32)>,
     binding: Binding,
+    own: Vec<IpAddr>,
+    own_ports: Vec<(IpAddr, u16)>,
     grace: Duration,
     valid_until_ms: i64,
 }
@@ -74,6 +76,8 @@ impl Fixture {
             operators: vec![operator("", "")],
             host_operators: Vec::new(),
             binding: Binding::Verify,
+            own: Vec::new(),
+            own_ports: Vec::new(),
             grace: Duration::ZERO,
             valid_until_ms: i64::MAX,
         }
@@ -112,6 +116,16 @@ impl Fixture {
     /// Adds a rule about names (see [`by_name`]).
     pub(crate) fn names(self, action: Action, patterns: &[&str]) -> Self {
         self.rule(by_name(action, patterns))
+    }
+
+    /// Adds an address of the gateway itself, on one port where that is given.
+    pub(crate) fn own(mut self, address: &str, port: Option<u16>) -> Self {
+        let ip = address.parse().unwrap();
+        match port {
+            Some(port) => self.own_ports.push((ip, port)),
+            None => self.own.push(ip),
+        }
+        self
     }
 
     /// Says what the causes lead to.
@@ -178,8 +192,8 @@ impl Fixture {
             valid_until_ms: self.valid_until_ms,
             atlas: Arc::new(Atlas::build(parts)),
             stale: Vec::new(),
-            own: Vec::new(),
-            own_ports: Vec::new(),
+            own: self.own,
+            own_ports: self.own_ports,
             groups: vec![self.group],
             rules: self.rules,
             host_operators: self.host_operators,

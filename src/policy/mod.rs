@@ -54,6 +54,7 @@ pub use verdict::{
     Transport, Verdict,
 };
 
+use address::LastBytes;
 use axes::Profile;
 use rule_set::{RuleSets, SetId};
 
@@ -68,6 +69,8 @@ pub struct Policy {
     ech: Ech,
     own: Box<[IpAddr]>,
     own_ports: Box<[(IpAddr, u16)]>,
+    /// Of both.
+    own_ends: LastBytes,
 
     atlas: Arc<Atlas>,
     stale: Box<[bool]>,

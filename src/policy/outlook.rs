@@ -112,6 +112,13 @@ impl Policy {
             from = position + 1;
         };
         for (action, own) in Action::ALL.into_iter().zip(self.hosted) {
+            // Nothing that follows could make them agree again; and equal sets have one id.
+            if possible.differ() {
+                break;
+            }
+            if own == self.nothing {
+                continue;
+            }
             let hosted = Named { own, unasked: self.nothing };
             let first = self.first_named(&subject, any, hosted, 0);
             if first.is_none_or(|position| position > end) {
