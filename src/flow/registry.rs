@@ -2,7 +2,7 @@
 //! for another host, can judge it again and close it.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -23,8 +23,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(20);
 /// The live connections of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    flows: RefCell<HashMap<u64, Rc<ConnHandle>>>,
-    next: Cell<u64>,
+    flows: RefCell<Flows>,
     /// How often the live connections were judged again: a connection whose policy was loaded
     /// before a turn, and which took its verdict after it, has to be judged once more.
     turns: Cell<u64>,
@@ -33,23 +32,64 @@ pub(super) struct Registry {
     fewer: Notify,
 }
 
-/// One live connection, as far as others have to know it.
+/// Live connections, each in a place that is taken again once it has ended: eight bytes, of which a
+/// map by number took thirty.
 #[derive(Debug, Default)]
+struct Flows {
+    places: Vec<Option<Rc<ConnHandle>>>,
+    free: Vec<u32>,
+}
+
+impl Flows {
+    /// Takes in the connection that `made` makes for its place.
+    fn insert(&mut self, made: impl FnOnce(u32) -> ConnHandle) -> Rc<ConnHandle> {
+        // Far fewer than 2^32 live at once: connections have descriptors, and flows a bound.
+        let at = self.free.pop().unwrap_or(self.places.len() as u32);
+        let handle = Rc::new(made(at));
+        match self.places.get_mut(at as usize) {
+            Some(place) => *place = Some(Rc::clone(&handle)),
+            None => self.places.push(Some(Rc::clone(&handle))),
+        }
+        handle
+    }
+
+    fn remove(&mut self, at: u32) {
+        if self.places.get_mut(at as usize).and_then(Option::take).is_some() {
+            self.free.push(at);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Rc<ConnHandle>> {
+        self.places.iter().flatten()
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.places.len() == self.free.len()
+    }
+}
+
+/// One live connection, as far as others have to know it. Every one of them holds it while it lives:
+/// cells, since each `RefCell` takes a word more.
+#[derive(Default)]
 pub(super) struct ConnHandle {
-    key: u64,
-    subject: RefCell<Option<Box<ConnFacts>>>,
+    subject: Cell<Option<Box<ConnFacts>>>,
     /// Once it has a verdict.
     bytes: OnceCell<Arc<Bytes>>,
-    end: Cell<Option<End>>,
-    /// The look at which it ends, where its listener bounds the time.
-    last: Option<u32>,
     /// Boxed: few connections are ended by a verdict, and all of them hold room for it.
-    judged: RefCell<Option<Box<Decision>>>,
+    judged: Cell<Option<Box<Decision>>>,
+    /// Who waits to be told to end.
+    waits: Cell<Option<Waker>>,
+    /// Its place.
+    at: u32,
+    /// The look at which it ends; [`ENDLESS`] where its listener does not bound the time.
+    last: u32,
+    end: Cell<Option<End>>,
     /// An [`Reevaluation`] is held.
     again: Cell<bool>,
-    /// Who waits to be told to end.
-    waits: RefCell<Option<Waker>>,
 }
+
+/// No look: there is one a second.
+const ENDLESS: u32 = u32::MAX;
 
 /// What a connection asked, its names in as many bytes as they have: it is kept as long as the
 /// connection lives, and a [`HostName`] has room for the longest one.
@@ -73,13 +113,10 @@ impl Registry {
     /// Takes in a connection that nobody has judged yet; it ends after `lifetime`, see
     /// [`Registry::end_the_old`].
     pub(super) fn register(self: &Rc<Self>, lifetime: Option<Duration>) -> Registration {
-        let key = self.next.get();
-        self.next.set(key + 1);
-        let looks = lifetime.map_or(0, |time| time.as_secs().saturating_add(1));
-        let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(u32::MAX));
-        let handle =
-            Rc::new(ConnHandle { key, last: lifetime.map(|_| last), ..ConnHandle::default() });
-        self.flows.borrow_mut().insert(key, Rc::clone(&handle));
+        let looks = lifetime.map_or(ENDLESS as u64, |time| time.as_secs().saturating_add(1));
+        let last = self.looks.get().saturating_add(u32::try_from(looks).unwrap_or(ENDLESS));
+        let made = |at| ConnHandle { at, last, ..ConnHandle::default() };
+        let handle = self.flows.borrow_mut().insert(made);
         Registration { registry: Rc::clone(self), handle }
     }
 
@@ -92,17 +129,17 @@ impl Registry {
     pub(super) fn begin_turn(&self) -> Vec<Rc<ConnHandle>> {
         self.turns.set(self.turns.get() + 1);
         let flows = self.flows.borrow();
-        flows.values().filter(|handle| handle.subject.borrow().is_some()).map(Rc::clone).collect()
+        flows.all().filter(|handle| handle.with_facts(|_| ()).is_some()).map(Rc::clone).collect()
     }
 
     /// Ends what has lasted as long as it may, found by one look a second instead of a timer each.
     pub(super) async fn end_the_old(&self) {
         loop {
             sleep(Duration::from_secs(1)).await;
-            let look = self.looks.get().saturating_add(1);
+            let look = self.looks.get().saturating_add(1).min(ENDLESS - 1);
             self.looks.set(look);
             let flows = self.flows.borrow();
-            let old = flows.values().filter(|handle| handle.last.is_some_and(|last| last <= look));
+            let old = flows.all().filter(|handle| handle.last <= look);
             old.for_each(|handle| handle.cut(End::Lifetime, None));
         }
     }
@@ -113,13 +150,13 @@ impl Registry {
         loop {
             sleep(COUNT_EVERY).await;
             let flows = self.flows.borrow();
-            flows.values().filter_map(|handle| handle.bytes.get()).for_each(|bytes| look(bytes));
+            flows.all().filter_map(|handle| handle.bytes.get()).for_each(|bytes| look(bytes));
         }
     }
 
     /// Tells every connection to end.
     pub(super) fn cut_all(&self, end: End) {
-        for handle in self.flows.borrow().values() {
+        for handle in self.flows.borrow().all() {
             handle.cut(end, None);
         }
     }
@@ -173,7 +210,7 @@ impl Deref for Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.flows.borrow_mut().remove(&self.handle.key);
+        self.registry.flows.borrow_mut().remove(self.handle.at);
         self.registry.fewer.notify_one();
     }
 }
@@ -204,12 +241,12 @@ impl ConnHandle {
     /// A name that was read once cannot be read again, which never happens, and is no leave to go
     /// on without it.
     pub(super) fn subject(&self) -> Option<Result<Subject, BadName>> {
-        self.subject.borrow().as_deref().map(subject_of)
+        self.with_facts(|facts| subject_of(facts))
     }
 
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn note(&self, subject: &Subject, name: Option<Named>) {
-        *self.subject.borrow_mut() = Some(Box::new(facts_of(subject, name)));
+        self.subject.set(Some(Box::new(facts_of(subject, name))));
     }
 
     /// What the connection forwards is counted here.
@@ -220,11 +257,18 @@ impl ConnHandle {
 
     /// Notes that the connection is [`Subject::mismatched`], and gives what it asks now.
     pub(super) fn mismatched(&self) -> Option<Result<Subject, BadName>> {
-        let mut note = self.subject.borrow_mut();
-        note.as_deref_mut().map(|note| {
-            note.mismatched = true;
-            subject_of(note)
+        self.with_facts(|facts| {
+            facts.mismatched = true;
+            subject_of(facts)
         })
+    }
+
+    /// What `see` makes of what the connection asked, where it has a verdict.
+    fn with_facts<T>(&self, see: impl FnOnce(&mut ConnFacts) -> T) -> Option<T> {
+        let mut facts = self.subject.take()?;
+        let seen = see(&mut facts);
+        self.subject.set(Some(facts));
+        Some(seen)
     }
 
     /// Makes the caller the one who judges the connection again; `None` where another does, and will
@@ -248,12 +292,12 @@ impl ConnHandle {
 
     /// Keeps a verdict that takes the place of the one in the record.
     pub(super) fn judge(&self, judged: Decision) {
-        *self.judged.borrow_mut() = Some(Box::new(judged));
+        self.judged.set(Some(Box::new(judged)));
     }
 
     /// The verdict that takes the place of the one in the record.
     pub(super) fn last_judged(&self) -> Option<Decision> {
-        self.judged.borrow_mut().take().map(|judged| *judged)
+        self.judged.take().map(|judged| *judged)
     }
 
     /// Waits until the connection is told to end; one task at a time may.
@@ -261,11 +305,15 @@ impl ConnHandle {
         if let Some(end) = self.end.get() {
             return Poll::Ready(end);
         }
-        let mut waits = self.waits.borrow_mut();
-        if !waits.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-            *waits = Some(context.waker().clone());
-        }
+        let waits = self.waits.take().filter(|known| known.will_wake(context.waker()));
+        self.waits.set(Some(waits.unwrap_or_else(|| context.waker().clone())));
         Poll::Pending
+    }
+}
+
+impl fmt::Debug for ConnHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnHandle").field("at", &self.at).finish_non_exhaustive()
     }
 }
 

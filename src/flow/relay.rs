@@ -78,7 +78,7 @@ where
         up: Direction::new(client, upstream),
         down: Direction::new(upstream, client),
         opening: Some(opening),
-        half_closed: Some(timeouts.half_closed),
+        half_closed: Some(u32::try_from(timeouts.half_closed.as_millis()).unwrap_or(u32::MAX)),
         broken: None,
         bytes,
     }
@@ -90,8 +90,9 @@ pub(super) struct Relay<'w, O> {
     down: Direction<'w>,
     /// Until it has ended.
     opening: Option<O>,
-    /// The time-out once a side has closed, until it is the one in force.
-    half_closed: Option<Duration>,
+    /// The time-out once a side has closed, until it is the one in force; in milliseconds, so that
+    /// it takes one word of a connection instead of two (a listener has a month at most).
+    half_closed: Option<u32>,
     /// Once a side has broken off.
     broken: Option<Box<Broken>>,
     bytes: &'w Bytes,
@@ -173,7 +174,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
         if (self.up.ended || self.down.ended)
             && let Some(timeout) = self.half_closed.take()
         {
-            client.idle_timer().set_timeout(timeout);
+            client.idle_timer().set_timeout(Duration::from_millis(timeout.into()));
         }
         match client.idle_timer().poll_timed_out(context) {
             Poll::Ready(_) => Err(Halt::Over(End::Idle)),
@@ -192,7 +193,7 @@ impl<O: Future<Output = Result<Vec<u8>, End>> + Unpin> Relay<'_, O> {
             self.up.ended = true;
         }
         if let Some(timeout) = self.half_closed.take() {
-            self.up.from.idle_timer().set_timeout(timeout);
+            self.up.from.idle_timer().set_timeout(Duration::from_millis(timeout.into()));
         }
         self.up.from.idle_timer().touch();
         let (last, dead) = match by {

@@ -3,32 +3,30 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::account::{Limit, network};
+use crate::account::Limit;
 
 /// Parts of the table, each under a lock of its own, so that workers seldom wait for each other.
 const PARTS: usize = 64;
 
 /// The connections, or UDP flows, that a listener may have at once, over all workers.
 #[derive(Debug, Clone)]
-pub(super) struct Slots {
-    max_connections: usize,
-    taken: Arc<Taken>,
-    /// Where each client has a limit of its own.
-    clients: Option<Arc<Clients>>,
-}
+pub(super) struct Slots(Arc<Taken>);
 
-/// What a listener's connections take.
-#[derive(Debug, Default)]
+/// What a listener's connections may take, and have taken.
+#[derive(Debug)]
 struct Taken {
+    max_connections: usize,
     connections: AtomicUsize,
     /// Connections whose first bytes are not yet known.
     hellos: AtomicUsize,
+    /// Where each client has a limit of its own.
+    clients: Option<Arc<Clients>>,
 }
 
 impl Slots {
@@ -37,24 +35,28 @@ impl Slots {
     pub(super) fn new(max_connections: usize, per_client: Option<usize>) -> Self {
         let own = per_client.and_then(NonZeroUsize::new);
         let own = own.map(|most| Shares::set(most, max_connections));
-        let clients = own.map(|shares| Arc::new(Clients::new(shares)));
-        Self { max_connections, taken: Arc::default(), clients }
+        Self::of(max_connections, own.map(|shares| Arc::new(Clients::new(shares))))
     }
 
-    /// Gives each client a share of what all listeners together may have.
+    fn of(max_connections: usize, clients: Option<Arc<Clients>>) -> Self {
+        let (connections, hellos) = Default::default();
+        Self(Arc::new(Taken { max_connections, connections, hellos, clients }))
+    }
+
+    /// Gives each client a share of what all listeners together may have; before any is taken.
     pub(super) fn share(&mut self, clients: &Arc<Clients>) {
-        self.clients = Some(Arc::clone(clients));
+        *self = Self::of(self.0.max_connections, Some(Arc::clone(clients)));
     }
 
     /// The same limits for other things, none of which is taken.
     pub(super) fn anew(&self) -> Self {
-        let clients = self.clients.as_ref().map(|clients| Arc::new(clients.anew()));
-        Self { taken: Arc::default(), clients, ..*self }
+        let clients = self.0.clients.as_ref().map(|clients| Arc::new(clients.anew()));
+        Self::of(self.0.max_connections, clients)
     }
 
     /// What each client has at once, where it has a limit of its own.
     pub(super) fn clients(&self) -> Option<Arc<Clients>> {
-        self.clients.clone()
+        self.0.clients.clone()
     }
 
     /// Takes one for a connection of `client`, whose first bytes are to be read.
@@ -62,35 +64,44 @@ impl Slots {
     /// # Errors
     /// The limit that was reached.
     pub(super) fn take(&self, client: IpAddr) -> Result<Slot, Limit> {
+        let (taken, client) = (&*self.0, Network::of(client));
         // The client's own limit comes first: over it, no place of the others is taken.
-        let place = self.clients.as_ref().map(|clients| clients.take(client));
-        let place = place.transpose()?;
+        let clients = taken.clients.as_ref();
+        clients.map_or(Ok(()), |clients| clients.enter(client))?;
+        if let Err(limit) = taken.take() {
+            clients.inspect(|clients| {
+                clients.heard(client);
+                clients.leave(client);
+            });
+            return Err(limit);
+        }
+        Ok(Slot { taken: Arc::clone(&self.0), client, hears: Cell::new(true) })
+    }
+}
+
+impl Taken {
+    fn take(&self) -> Result<(), Limit> {
         let one_of = |count: &AtomicUsize, most| {
             let below = |taken| (taken < most).then_some(taken + 1);
             count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
         };
-        if !one_of(&self.taken.connections, self.max_connections) {
+        if !one_of(&self.connections, self.max_connections) {
             return Err(Limit::Connections);
         }
-        if !one_of(&self.taken.hellos, hellos_max(self.max_connections)) {
-            self.taken.connections.fetch_sub(1, Ordering::Relaxed);
+        if !one_of(&self.hellos, hellos_max(self.max_connections)) {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(Limit::Hellos);
         }
-        let taken = Arc::clone(&self.taken);
-        Ok(Slot(Box::new(Holds { taken, place, hears: Cell::new(true) })))
+        Ok(())
     }
 }
 
-/// One of a listener's connections, given back when dropped. Boxed: every connection keeps room for
-/// it as long as it lives.
+/// One of a listener's connections, given back when dropped: three words, which every connection holds
+/// as long as it lives.
 #[derive(Debug)]
-pub(super) struct Slot(Box<Holds>);
-
-#[derive(Debug)]
-struct Holds {
+pub(super) struct Slot {
     taken: Arc<Taken>,
-    /// Where each client has a limit of its own.
-    place: Option<Place>,
+    client: Network,
     /// Its first bytes are still to be read.
     hears: Cell<bool>,
 }
@@ -98,10 +109,9 @@ struct Holds {
 impl Slot {
     /// The first bytes of the connection are known, or are not asked for.
     pub(super) fn heard(&self) {
-        let Holds { taken, place, hears } = &*self.0;
-        if hears.replace(false) {
-            taken.hellos.fetch_sub(1, Ordering::Relaxed);
-            place.iter().for_each(Place::heard);
+        if self.hears.replace(false) {
+            self.taken.hellos.fetch_sub(1, Ordering::Relaxed);
+            self.taken.clients.iter().for_each(|clients| clients.heard(self.client));
         }
     }
 }
@@ -109,7 +119,8 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.heard();
-        self.0.taken.connections.fetch_sub(1, Ordering::Relaxed);
+        self.taken.connections.fetch_sub(1, Ordering::Relaxed);
+        self.taken.clients.iter().for_each(|clients| clients.leave(self.client));
     }
 }
 
@@ -119,9 +130,64 @@ impl Drop for Slot {
 #[derive(Debug)]
 pub(super) struct Clients {
     most: Shares,
-    /// Keyed anew in each process: nobody can choose addresses that all fall into one part.
-    hasher: RandomState,
-    parts: [Mutex<HashMap<IpAddr, Held>>; PARTS],
+    mix: Mix,
+    parts: [Mutex<Part>; PARTS],
+}
+
+/// By what [`Mix`] makes of a client.
+type Part = HashMap<u64, Held, BuildHasherDefault<Mixed>>;
+
+/// Scatters clients by keys of this process alone, so that nobody can choose addresses that all fall
+/// into one place; two clients never become one, since every step can be undone. `SipHash` would take
+/// a thousand instructions of every connection, which is looked up three times.
+#[derive(Debug)]
+struct Mix([u64; 3]);
+
+impl Mix {
+    fn new() -> Self {
+        let random = RandomState::new();
+        Self([random.hash_one(0), random.hash_one(1) | 1, random.hash_one(2) | 1])
+    }
+
+    const fn of(&self, Network(client): Network) -> u64 {
+        let Self([key, odd, other]) = *self;
+        let mixed = (client ^ key).wrapping_mul(odd);
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(other);
+        mixed ^ (mixed >> 32)
+    }
+}
+
+/// The hash of what is scattered already.
+#[derive(Debug, Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, mixed: u64) {
+        self.0 = mixed;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the upper half of an IPv6 one. In a word, since every
+/// connection holds it: an IPv4 address is a /64 of `::/32`, which nobody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Network(u64);
+
+impl Network {
+    /// A listener on `[::]` has its IPv4 clients as mapped addresses, which are those addresses.
+    pub(super) const fn of(client: IpAddr) -> Self {
+        match client.to_canonical() {
+            IpAddr::V4(v4) => Self(v4.to_bits() as u64),
+            IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
+        }
+    }
 }
 
 /// What each client may have at once.
@@ -173,7 +239,7 @@ impl Clients {
     /// `most` for each.
     pub(super) fn new(most: Shares) -> Self {
         let parts = std::array::from_fn(|_| Mutex::default());
-        Self { most, hasher: RandomState::new(), parts }
+        Self { most, mix: Mix::new(), parts }
     }
 
     /// The same limit for other things, none of which is taken, and all of which may be unread.
@@ -186,9 +252,14 @@ impl Clients {
     /// # Errors
     /// The limit that it has reached.
     pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Result<Place, Limit> {
-        // A listener on `[::]` has its IPv4 clients as mapped addresses, all of one /64.
-        let client = network(client.to_canonical());
-        let mut part = self.part(client);
+        let client = Network::of(client);
+        self.enter(client)?;
+        Ok(Place { clients: Arc::clone(self), client, hears: Cell::new(true) })
+    }
+
+    /// As [`Clients::take`], for who calls [`Clients::leave`], and [`Clients::heard`] before it.
+    pub(super) fn enter(&self, client: Network) -> Result<(), Limit> {
+        let (mut part, client) = self.part(client);
         // A client that has reached a limit has an entry already.
         let held = part.entry(client).or_default();
         if held.connections >= self.most.connections {
@@ -199,12 +270,34 @@ impl Clients {
         }
         held.connections += 1;
         held.hellos += 1;
-        Ok(Place { clients: Arc::clone(self), client, hears: Cell::new(true) })
+        Ok(())
     }
 
-    fn part(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, Held>> {
-        let part = self.hasher.hash_one(client) as usize % PARTS;
-        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    /// The first bytes of one more connection of `client` are known.
+    pub(super) fn heard(&self, client: Network) {
+        let (mut part, client) = self.part(client);
+        if let Some(held) = part.get_mut(&client) {
+            held.hellos -= 1;
+        }
+    }
+
+    /// One connection of `client` less.
+    pub(super) fn leave(&self, client: Network) {
+        let (mut part, client) = self.part(client);
+        if let Entry::Occupied(mut held) = part.entry(client) {
+            held.get_mut().connections -= 1;
+            if held.get().connections == 0 {
+                held.remove();
+            }
+        }
+    }
+
+    /// Where a client is, and as what.
+    fn part(&self, client: Network) -> (MutexGuard<'_, Part>, u64) {
+        let client = self.mix.of(client);
+        // Of the bits that the map of the part does not look at first.
+        let part = (client >> 40) as usize % PARTS;
+        (self.parts[part].lock().unwrap_or_else(PoisonError::into_inner), client)
     }
 }
 
@@ -212,7 +305,7 @@ impl Clients {
 #[derive(Debug)]
 pub(super) struct Place {
     clients: Arc<Clients>,
-    client: IpAddr,
+    client: Network,
     /// Its first bytes are still to be read.
     hears: Cell<bool>,
 }
@@ -220,10 +313,8 @@ pub(super) struct Place {
 impl Place {
     /// The first bytes are known, or are not asked for.
     pub(super) fn heard(&self) {
-        if self.hears.replace(false)
-            && let Some(held) = self.clients.part(self.client).get_mut(&self.client)
-        {
-            held.hellos -= 1;
+        if self.hears.replace(false) {
+            self.clients.heard(self.client);
         }
     }
 }
@@ -231,13 +322,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.heard();
-        let mut part = self.clients.part(self.client);
-        if let Entry::Occupied(mut held) = part.entry(self.client) {
-            held.get_mut().connections -= 1;
-            if held.get().connections == 0 {
-                held.remove();
-            }
-        }
+        self.clients.leave(self.client);
     }
 }
 
@@ -311,6 +396,19 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_scattered_over_the_parts_and_no_two_are_one() {
+        let mix = Mix::new();
+        let (mut all, mut parts) = (std::collections::HashSet::new(), [0; PARTS]);
+        for n in 0..64_000_u64 {
+            // Neighbours, as the clients of a network are; and /64s of a /32.
+            let mixed = mix.of(Network(0x0a00_0000 + n / 2 + ((n % 2) << 44)));
+            assert!(all.insert(mixed), "{n}");
+            parts[(mixed >> 40) as usize % PARTS] += 1;
+        }
+        assert!(parts.iter().all(|&part| (500..2_000).contains(&part)), "{parts:?}");
+    }
+
+    #[test]
     fn clients_without_a_connection_are_not_remembered() {
         let clients = clients(1);
         for n in 0..10_000_u32 {
@@ -365,7 +463,7 @@ mod tests {
         let fourth = take().unwrap();
         assert_eq!(take().unwrap_err(), Limit::Connections);
         drop((first, second, third, fourth));
-        let taken = [&slots.taken.connections, &slots.taken.hellos];
+        let taken = [&slots.0.connections, &slots.0.hellos];
         assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [0, 0]);
     }
 

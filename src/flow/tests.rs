@@ -22,7 +22,7 @@ use super::session::Session;
 use super::worker::Worker;
 use super::*;
 use crate::account::kept::{self, CapturedLog};
-use crate::account::{Account, Decision, End};
+use crate::account::{Account, Bytes, Decision, End, Named};
 use crate::egress::name_binding::fake::FakeResolver;
 use crate::net::socket::TcpSocket;
 use crate::policy::fixture::{At, Fixture};
@@ -141,6 +141,22 @@ async fn what_a_connection_holds_is_small() {
     println!("{size} B");
     // With what tokio adds, 640 bytes in its steps of 128.
     assert!(size <= 496, "{size} B, for as long as the connection lives");
+}
+
+/// Of each of these a connection has one until it ends: the last in its task, the others on the heap,
+/// behind counts of 16 bytes where they are shared.
+#[test]
+fn what_a_connection_holds_beside_its_task_is_small() {
+    for (what, size, most) in [
+        ("its handle", size_of::<registry::ConnHandle>(), 56),
+        ("what it asked", size_of::<evaluate::Subject<Named, Box<str>>>(), 104),
+        ("its verdict", size_of::<Decision>(), 88),
+        ("its bytes", size_of::<Bytes>(), 72),
+        ("its place among those of its listener", size_of::<slots::Slot>(), 24),
+    ] {
+        println!("{what}: {size} B");
+        assert!(size <= most, "{what}: {size} B");
+    }
 }
 
 async fn all_of(stream: &mut TcpStream) -> Vec<u8> {
