@@ -18,6 +18,8 @@ pub struct Facts<'a> {
     pub group: Option<&'a str>,
     /// Name of the rule that decided.
     pub rule: Option<&'a str>,
+    /// The ground on which data leave by that rule.
+    pub basis: Option<&'a str>,
 }
 
 impl Facts<'_> {
@@ -34,6 +36,7 @@ impl Facts<'_> {
         line.text(key!("policy"), facts.and_then(|facts| facts.policy));
         line.text(key!("group"), facts.and_then(|facts| facts.group));
         line.text(key!("rule"), facts.and_then(|facts| facts.rule));
+        line.text(key!("basis"), facts.and_then(|facts| facts.basis));
     }
 }
 
@@ -48,6 +51,7 @@ pub struct DecisionContext {
     policy: Option<Box<str>>,
     group: Option<Box<str>>,
     rule: Option<Box<str>>,
+    basis: Option<Box<str>>,
     /// The fields of a record's line.
     fields: Box<[u8]>,
 }
@@ -84,6 +88,7 @@ impl DecisionContext {
             policy: owned(facts.policy),
             group: owned(facts.group),
             rule: owned(facts.rule),
+            basis: owned(facts.basis),
             fields: fields.into(),
         }
     }
@@ -101,13 +106,14 @@ impl DecisionContext {
             policy: self.policy.as_deref(),
             group: self.group.as_deref(),
             rule: self.rule.as_deref(),
+            basis: self.basis.as_deref(),
         }
     }
 
     /// The same, where another thing than the rule decided.
     #[must_use]
     pub fn without_rule(&self) -> Arc<Self> {
-        Self::of(&Facts { rule: None, ..self.facts() })
+        Self::of(&Facts { rule: None, basis: None, ..self.facts() })
     }
 
     /// The fields of a record's line, as [`Facts::write`] writes them.
@@ -159,6 +165,7 @@ mod tests {
             Facts { policy: Some("a"), ..Facts::default() },
             Facts { group: Some("a"), ..Facts::default() },
             Facts { group: Some("b"), ..Facts::default() },
+            Facts { basis: Some("a"), ..Facts::default() },
         ];
         for facts in all.iter().chain(&all) {
             let context = DecisionContext::of(facts);

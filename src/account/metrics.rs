@@ -254,7 +254,7 @@ impl Metrics {
     /// How the record fares.
     #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn audit(&self, status: &Status) {
-        let Status { fault, records, gaps, bytes, head_size, head_time } = status;
+        let Status { fault, records, gaps, bytes, head_size, head_time, registered } = status;
         with_local_recorder(&self.recorder, || {
             gauge!("schengate_audit_writing").set(if fault.is_none() { 1.0 } else { 0.0 });
             counter!("schengate_audit_records_total").absolute(*records);
@@ -262,6 +262,9 @@ impl Metrics {
             gauge!("schengate_audit_bytes").set(*bytes as f64);
             gauge!("schengate_audit_head_size").set(*head_size as f64);
             gauge!("schengate_audit_head_timestamp_seconds").set(*head_time as f64);
+            if let Some(registered) = registered {
+                gauge!("schengate_audit_registered").set(*registered as f64);
+            }
         });
     }
 

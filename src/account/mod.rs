@@ -2,6 +2,7 @@
 //! once, on every path; the metrics; the lines of the record.
 
 mod context;
+mod folded;
 mod labels;
 mod line;
 mod log;
@@ -11,10 +12,11 @@ mod series;
 mod sources;
 mod tally;
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -28,6 +30,7 @@ pub(crate) use sources::network;
 use crate::evidence::{self, Sink};
 use crate::identify::{Fault, HostName, NameSource, Protocol};
 use crate::policy::Verdict;
+use folded::Folded;
 use line::{Line, key};
 use log::{Kind, Log};
 use sources::Sources;
@@ -167,6 +170,9 @@ struct Inner {
     /// A [`View`].
     view: AtomicU8,
     sources: Sources,
+    folded: Folded,
+    /// Waivers by which something was judged, by the names of their rules.
+    waivers: Mutex<HashSet<Box<str>>>,
     /// The first part of each id, by which those of different runs differ: the milliseconds since
     /// 1970 at which the process began to keep a record.
     run: String,
@@ -192,6 +198,8 @@ impl Account {
             sink: OnceLock::new(),
             view: AtomicU8::new(View::All as u8),
             sources: Sources::default(),
+            folded: Folded::default(),
+            waivers: Mutex::default(),
             run,
             sequence: AtomicU64::new(1),
         })))
@@ -229,9 +237,22 @@ impl Account {
     /// How the record fares, where it is kept anywhere but in the log.
     #[must_use]
     pub fn fares(&self) -> Option<evidence::Status> {
-        let status = self.0.sink.get().map(Sink::status)?;
+        let sink = self.0.sink.get()?;
+        if !sink.is_pressed_anywhere() {
+            self.unfold(sink);
+        }
+        let status = sink.status();
         self.0.metrics.audit(&status);
         Some(status)
+    }
+
+    /// Records the refusals that were only counted, while there was more to record than the disk took.
+    fn unfold(&self, sink: &Sink) {
+        self.0.folded.take(|line, count| {
+            // What finds no room is counted as lost, as many as there were.
+            let fill = |buffer: &mut Vec<u8>| buffer.extend_from_slice(line);
+            let _kept = sink.line_of(evidence::Kind::Other, count, || None, fill);
+        });
     }
 
     /// Records what happened to the gateway itself; `fields` is an object of more fields.
@@ -251,6 +272,23 @@ impl Account {
             }
             line.end();
         });
+    }
+
+    /// Records that a waiver decided about a connection, where it is the first.
+    fn waiver_used(&self, rule: &str, id: &str) {
+        let mut used = self.0.waivers.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.contains(rule) || !used.insert(rule.into()) {
+            return;
+        }
+        drop(used);
+        let fields = [("rule", rule), ("connection", id)];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.into()));
+        self.event("waiver-used", &fields.into_iter().collect());
+    }
+
+    /// A waiver holds no longer: another of that name is used for the first time again.
+    pub fn waiver_ended(&self, rule: &str) {
+        self.0.waivers.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
     }
 
     /// Counts what a live connection has forwarded, and records it where `[audit] interval` has passed
@@ -286,7 +324,10 @@ impl Account {
     /// `false` where that is not done within `limit`.
     #[must_use]
     pub fn close(&self, limit: Duration) -> bool {
-        self.0.sink.get().is_none_or(|sink| sink.close(limit))
+        self.0.sink.get().is_none_or(|sink| {
+            self.unfold(sink);
+            sink.close(limit)
+        })
     }
 
     /// The way of the process's own messages to the sink of the record, which their writer does not
@@ -500,170 +541,4 @@ pub(crate) mod kept {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::kept::CapturedLog;
-    use super::*;
-    use crate::policy::{Action, Reason};
-
-    fn judged(action: Action) -> Decision {
-        let destination = "198.51.100.7:443".parse().unwrap();
-        let reason = if action == Action::Block { Reason::Outside } else { Reason::Permitted };
-        Decision {
-            verdict: Verdict::given(action, reason, destination),
-            name: Some((HostName::parse(b"pacs.example").unwrap(), NameSource::Sni).into()),
-            bound: Some(true),
-            protocol: Protocol::Tls,
-            ech: false,
-            fault: None,
-            context: DecisionContext::of(&Facts {
-                policy: Some("abcdef012345"),
-                group: Some("default"),
-                rule: Some("a \"rule\"\nof two lines"),
-                ..Facts::default()
-            }),
-        }
-    }
-
-    fn client() -> SocketAddr {
-        "[::ffff:192.0.2.9]:40000".parse().unwrap()
-    }
-
-    #[test]
-    fn a_refused_connection_has_one_line_with_its_reason() {
-        let kept = CapturedLog::default();
-        let account = kept.account();
-        let mut record = account.open(client(), Ingress::Tproxy);
-        record.judged(judged(Action::Block));
-        let id = record.id();
-        record.finish(End::Refused);
-        let lines = kept.lines(&account);
-        let [line] = lines.as_slice() else { panic!("{lines:?}") };
-        for (field, value) in [
-            ("event", "refused"),
-            ("id", &id),
-            ("client", "192.0.2.9:40000"),
-            ("listener", "tproxy"),
-            ("destination", "198.51.100.7:443"),
-            ("host", "pacs.example"),
-            ("name_source", "sni"),
-            ("protocol", "tls"),
-            ("verdict", "block"),
-            ("reason", "outside"),
-            ("end", "refused"),
-            ("rule", "a \"rule\"\nof two lines"),
-        ] {
-            assert_eq!(line[field], value, "{field}");
-        }
-        assert!(line["time"].as_str().unwrap().parse::<Timestamp>().is_ok());
-        assert_eq!(line["time"].as_str().unwrap().len(), "2026-01-01T00:00:00.000Z".len());
-    }
-
-    #[test]
-    fn a_forwarded_connection_has_an_open_and_a_close_line() {
-        let kept = CapturedLog::default();
-        let account = kept.account();
-        let mut record = account.open(client(), Ingress::Redirect);
-        record.judged(judged(Action::Allow));
-        record.forwarding().unwrap();
-        record.bytes().up(3);
-        record.bytes().down(5);
-        record.finish(End::Done);
-        let lines = kept.lines(&account);
-        let events: Vec<_> = lines.iter().map(|l| l["event"].as_str().unwrap()).collect();
-        assert_eq!(events, ["open", "close"]);
-        assert_eq!(lines[0]["end"], serde_json::Value::Null);
-        assert_eq!(
-            (&lines[1]["bytes_up"], &lines[1]["bytes_down"]),
-            (&3.into(), &5.into()),
-            "{lines:?}"
-        );
-        let text = account.metrics().render();
-        assert!(text.contains("schengate_bytes_total{direction=\"up\"} 3"), "{text}");
-        assert!(text.contains("schengate_connections_active 0"), "{text}");
-    }
-
-    #[test]
-    fn a_record_that_is_dropped_says_so() {
-        let kept = CapturedLog::default();
-        let account = kept.account();
-        drop(account.open(client(), Ingress::Proxy));
-        let lines = kept.lines(&account);
-        assert_eq!(lines.len(), 1);
-        assert_eq!(lines[0]["event"], "unjudged");
-        assert_eq!(lines[0]["end"], "aborted");
-        assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
-    }
-
-    /// How a record is kept in a directory.
-    fn settings(dir: &tempfile::TempDir) -> evidence::Settings {
-        let directory = dir.path().to_owned();
-        let interval = Duration::from_secs(10);
-        evidence::Settings { interval, ..evidence::Settings::new(directory) }
-    }
-
-    #[test]
-    fn what_lives_is_recorded_once_more_each_interval() {
-        let dir = tempfile::tempdir().unwrap();
-        let kept = CapturedLog::default();
-        let account = kept.account();
-        assert!(account.keep(Sink::start(&settings(&dir), false).unwrap()));
-        account.show(View::Refused);
-        let mut record = account.open(client(), Ingress::Tproxy);
-        record.stands_for(0, Instant::now().checked_sub(Duration::from_secs(25)).unwrap());
-        record.judged(judged(Action::Allow));
-        account.live(record.bytes());
-        record.forwarding().unwrap();
-        record.bytes().up(7);
-        account.live(record.bytes());
-        account.live(record.bytes());
-        let id = record.id();
-        record.finish(End::Done);
-        account.event("stop", &serde_json::Map::new());
-        assert!(account.close(Duration::from_secs(60)));
-        let segments = evidence::Segment::all(dir.path()).unwrap();
-        let records = segments[0].records().unwrap();
-        let records: Vec<serde_json::Value> =
-            evidence::lines(&records).map(|line| serde_json::from_slice(line).unwrap()).collect();
-        let events: Vec<_> = records.iter().map(|line| line["event"].as_str().unwrap()).collect();
-        assert_eq!(events, ["segment", "open", "update", "close", "stop"]);
-        assert_eq!((&records[2]["id"], &records[2]["bytes_up"]), (&id.into(), &7.into()));
-        assert!(kept.lines(&account).is_empty(), "people are shown what is refused");
-        let text = account.metrics().render();
-        assert!(!text.contains("schengate_audit_records_total 5"), "nobody asked yet: {text}");
-        assert_eq!(account.fares().unwrap().records, 5);
-        let text = account.metrics().render();
-        assert!(text.contains("schengate_audit_records_total 5"), "{text}");
-        assert!(text.contains("schengate_audit_head_size 5"), "{text}");
-    }
-
-    #[test]
-    fn a02_what_cannot_be_recorded_is_not_forwarded_and_its_refusal_is_recorded() {
-        let dir = tempfile::tempdir().unwrap();
-        let kept = CapturedLog::default();
-        let account = kept.account();
-        let first = kept::fill(&account, dir.path());
-        let mut record = account.open(client(), Ingress::Tproxy);
-        record.judged(judged(Action::Allow));
-        assert_eq!(record.forwarding(), Err(End::Refused));
-        let verdict = record.judgement().unwrap().verdict;
-        assert_eq!((verdict.action(), verdict.reason()), (Action::Block, Reason::Record));
-        record.finish(End::Refused);
-        let lines = kept.lines(&account);
-        let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-        assert_eq!(events, ["refused"]);
-        assert!(account.fares().unwrap().fault.is_some());
-        assert!(first.close(Duration::from_secs(60)));
-        assert!(account.close(Duration::from_secs(60)));
-        let text = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
-        let text = text.filter_map(|path| std::fs::read_to_string(path).ok()).collect::<String>();
-        assert!(text.contains("\"event\":\"refused\"") && !text.contains("\"event\":\"open\""));
-    }
-
-    #[test]
-    fn ids_are_never_given_twice() {
-        let account = CapturedLog::default().account();
-        let ids: std::collections::HashSet<_> =
-            (0..100).map(|_| account.open(client(), Ingress::Proxy).id()).collect();
-        assert_eq!(ids.len(), 100);
-    }
-}
+mod tests;

@@ -1,17 +1,20 @@
 //! The record of one connection, from its opening to its one final line.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::folded::Kind;
 use super::line::{Line, key};
-use super::{Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, sources};
+use super::{Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, network, sources};
 use crate::evidence::{self as sink, Unkept};
 use crate::identify::{Fault, HostName};
-use crate::policy::Action;
+use crate::policy::{Action, Reason, Transport};
 
 /// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
 const RESOLVER_PORTS: [u16; 2] = [53, 853];
@@ -25,12 +28,15 @@ pub struct Record {
     opened: Instant,
     client: SocketAddr,
     ingress: Ingress,
+    transport: Option<Transport>,
     destination: Option<SocketAddr>,
     judged: Option<Box<Decision>>,
     sni_inside: Option<Box<HostName>>,
     bytes: Arc<Bytes>,
     was_opened: bool,
     finished: bool,
+    /// The shortest round trip to the destination, microseconds.
+    round_trip: Option<NonZeroU32>,
     /// Questions that this one record stands for; 0 where it is of a connection.
     queries: u32,
 }
@@ -46,12 +52,15 @@ impl Record {
             opened: Instant::now(),
             client: SocketAddr::new(client.ip().to_canonical(), client.port()),
             ingress,
+            // Questions about names come over both, and one record is of many.
+            transport: (ingress != Ingress::Dns).then_some(Transport::Tcp),
             destination: None,
             judged: None,
             sni_inside: None,
             bytes: Arc::default(),
             was_opened: false,
             finished: false,
+            round_trip: None,
             queries: 0,
         }
     }
@@ -84,6 +93,16 @@ impl Record {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.opened.elapsed()
+    }
+
+    /// It is a flow of datagrams.
+    pub const fn over_udp(&mut self) {
+        self.transport = Some(Transport::Udp);
+    }
+
+    /// The shortest round trip to the destination that the kernel saw, microseconds.
+    pub const fn reached_within(&mut self, round_trip: Option<NonZeroU32>) {
+        self.round_trip = round_trip;
     }
 
     /// Where the connection was going, known before any verdict.
@@ -119,6 +138,11 @@ impl Record {
             let place = judged.context.facts().place;
             self.metrics().located(place.codes, place.anycast);
             self.watch(&judged);
+            if judged.verdict.reason() == Reason::Waiver
+                && let Some(rule) = judged.context.facts().rule
+            {
+                self.account.waiver_used(rule, &self.id());
+            }
         }
         self.replace(judged);
     }
@@ -197,8 +221,17 @@ impl Record {
         let (account, now) = (&self.account.0, Timestamp::now());
         let kind = if event == "open" { sink::Kind::Opening } else { sink::Kind::Other };
         let sink = account.sink.get();
-        let kept =
-            sink.map_or(Ok(()), |sink| sink.line(kind, |buffer| self.put(buffer, event, end, now)));
+        let client = || {
+            let mut hasher = DefaultHasher::new();
+            network(self.client.ip()).hash(&mut hasher);
+            Some(hasher.finish())
+        };
+        let fill = |buffer: &mut Vec<u8>| self.put(buffer, event, end, now);
+        let kept = match sink {
+            None => Ok(()),
+            Some(sink) if event == "refused" && sink.is_pressed() && self.fold(end, now) => Ok(()),
+            Some(sink) => sink.line_of(kind, 1, client, fill),
+        };
         // What is not let go is shown as what it then is.
         if kept.is_ok() && account.shows(self.was_opened) {
             let written = account.log.line(|buffer| {
@@ -215,6 +248,26 @@ impl Record {
         kept
     }
 
+    /// Counts a refusal with those that are alike; `false` where it has to have a line of its own.
+    fn fold(&self, end: Option<End>, now: Timestamp) -> bool {
+        let Some(judged) = self.judged.as_deref().filter(|_| self.bytes.totals() == (0, 0)) else {
+            return false;
+        };
+        let kind = Kind {
+            client: network(self.client.ip()),
+            ingress: self.ingress,
+            transport: self.transport,
+            destination: self.destination,
+            host: judged.name.as_ref().map(|name| Arc::clone(name.shared())),
+            reason: judged.verdict.reason(),
+            end,
+            context: Arc::as_ptr(&judged.context).addr(),
+        };
+        self.account.0.folded.add(kind, &judged.context, now, |buffer| {
+            self.put(buffer, "refused", end, now);
+        })
+    }
+
     /// Puts the line behind what is in the buffer. Fields that do not apply are null.
     fn put(&self, buffer: &mut Vec<u8>, event: &'static str, end: Option<End>, now: Timestamp) {
         let (bytes_up, bytes_down) = self.bytes.totals();
@@ -228,6 +281,7 @@ impl Record {
         line.time(key!("time"), now);
         line.address(key!("client"), Some(self.client));
         line.label(key!("listener"), Some(self.ingress.label()));
+        line.label(key!("transport"), self.transport.map(Transport::label));
         line.address(key!("destination"), self.destination);
         line.text(key!("host"), name.map(Named::host));
         line.label(key!("name_source"), name.map(|name| name.source().label()));
@@ -248,6 +302,7 @@ impl Record {
         line.number(key!("bytes_up"), Some(bytes_up));
         line.number(key!("bytes_down"), Some(bytes_down));
         line.number(key!("duration_ms"), Some(duration));
+        line.number(key!("rtt_min_us"), self.round_trip.map(|time| time.get().into()));
         line.label(key!("end"), end.map(End::label));
         line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
         line.end();

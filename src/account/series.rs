@@ -169,6 +169,10 @@ pub(super) fn describe() {
         "Records of [audit] that say that lines were lost."
     );
     describe_gauge!("schengate_audit_bytes", "Bytes of the log of [audit] on the disk.");
+    describe_gauge!(
+        "schengate_audit_registered",
+        "Records of [audit] that the transfer register has read."
+    );
     describe_gauge!("schengate_audit_head_size", "Records under the last signed checkpoint.");
     describe_gauge!(
         "schengate_audit_head_timestamp_seconds",

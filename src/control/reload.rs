@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::capture::candidates;
 use super::compile::{Compiler, Drawn};
 use super::config::{Config, Lint};
 use super::data::LastGood;
 use super::load::{Against, LoadFault, LoadedPolicy, load_against};
 use super::loss::losses;
-use crate::policy::{Live, Policy};
+use crate::policy::{HostRef, Live, Policy, Widening, widening};
 use crate::sys;
 
 /// Publishes policies: the first at the start, later ones as they are built, successors by date.
@@ -35,6 +36,8 @@ pub struct PolicyManager {
 /// The next policy, yet to be built.
 #[derive(Debug, Clone)]
 pub struct ReloadJob {
+    /// What is in force, where what the next one widens is to be recorded.
+    recorded: Option<(Arc<Compiler>, Arc<Policy>)>,
     /// What is in force, where that is not to be given up for what lacks much of it.
     guarded: Option<Arc<Compiler>>,
     path: Option<PathBuf>,
@@ -73,6 +76,7 @@ pub struct BuiltPolicy {
     loaded: LoadedPolicy,
     current: Arc<Policy>,
     next: Option<Arc<Policy>>,
+    widening: Option<Widening>,
 }
 
 impl ReloadJob {
@@ -98,9 +102,12 @@ impl ReloadJob {
         }
         let current = Arc::new(loaded.compiler.policy_at(now));
         let next = loaded.compiler.successor(now).map(Arc::new);
+        let widening = self.recorded.map(|(compiler, before)| {
+            widened((compiler.config(), &before), (loaded.compiler.config(), &current))
+        });
         // What was read is dropped by now, and most of it stood in the heap.
         sys::trim_heap();
-        Ok(BuiltPolicy { loaded, current, next })
+        Ok(BuiltPolicy { loaded, current, next, widening })
     }
 }
 
@@ -109,6 +116,12 @@ impl BuiltPolicy {
     #[must_use]
     pub const fn policy(&self) -> &Arc<Policy> {
         &self.current
+    }
+
+    /// What it lets go that the one in force refuses, where that is recorded.
+    #[must_use]
+    pub const fn widening(&self) -> Option<&Widening> {
+        self.widening.as_ref()
     }
 
     /// The configuration that it was made from.
@@ -122,6 +135,22 @@ impl BuiltPolicy {
     pub fn is_compact(&self) -> bool {
         self.loaded.compiler.drawn().is_lean()
     }
+}
+
+/// What a policy lets go that the one before refuses, each beside the configuration that it is of.
+#[must_use]
+pub fn widened(before: (&Config, &Policy), now: (&Config, &Policy)) -> Widening {
+    let configs = [before.0, now.0];
+    let clients = configs.into_iter().flat_map(candidates);
+    widening(before.1, now.1, clients, configs.into_iter().flat_map(patterns))
+}
+
+/// Every name and pattern of a configuration's rules and operators.
+fn patterns(config: &Config) -> impl Iterator<Item = HostRef<'_>> {
+    let rules = config.rules.iter().filter_map(|rule| rule.host.as_ref());
+    let operators = config.operators.iter().flat_map(|operator| &operator.host);
+    let operators = operators.map(|host| HostRef { name: host.name.as_str(), below: host.below });
+    rules.flat_map(|list| list.iter()).chain(operators)
 }
 
 /// What a reload changed.
@@ -192,6 +221,11 @@ impl PolicyManager {
     #[must_use]
     pub fn job(&self) -> ReloadJob {
         ReloadJob {
+            recorded: self
+                .config()
+                .audit
+                .is_some()
+                .then(|| (Arc::clone(&self.compiler), Arc::clone(&self.current))),
             guarded: None,
             path: self.path.clone(),
             last_good: self.last_good.clone(),
@@ -214,7 +248,7 @@ impl PolicyManager {
 
     /// Publishes what was built aside.
     pub fn install(&mut self, built: BuiltPolicy, now: Timestamp) -> Reloaded {
-        let BuiltPolicy { loaded, current, next } = built;
+        let BuiltPolicy { loaded, current, next, .. } = built;
         let (old, new) = (self.compiler.config(), loaded.compiler.config());
         let resolving = |config: &Config| {
             let names = &config.names;

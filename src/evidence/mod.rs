@@ -13,11 +13,14 @@
 //!                        │ after whatever end                 │ offline, with a public key
 //!                        ▼                                    ▼
 //!                      recover                              verify
+//!                        ▼
+//!                      register: what left, in sums, read off the segments  (register)
 //! ```
 
 pub mod checkpoint;
 pub mod note;
 mod recover;
+pub mod register;
 mod ring;
 mod segment;
 mod settings;

@@ -28,6 +28,10 @@ pub struct Settings {
     pub retain: Option<Duration>,
     /// Bytes of sealed segments above which the oldest are removed.
     pub retain_bytes: Option<u64>,
+    /// Whether the transfer register is kept.
+    pub register: bool,
+    /// Rows with a name that it keeps of an hour. Default 1000.
+    pub register_names: u64,
 }
 
 /// `durability`.
@@ -68,6 +72,8 @@ impl Settings {
             segment_age: DAY,
             retain: None,
             retain_bytes: None,
+            register: true,
+            register_names: 1000,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use ring::digest::{SHA256, digest};
 
 use super::note::{NoteFault, PrivateKey};
+use super::register::keep::Keeper;
 use super::ring::{Found, Ring};
 use super::settings::{Durability, OnFailure, Settings};
 use super::writer::Writer;
@@ -24,6 +25,16 @@ const SHARD_WORDS: u64 = 512 * 1024;
 /// Words of a ring that are kept for what is not the opening of a connection: the end of those that
 /// are open has to find room as well, and refusals.
 const SPARE: u64 = SHARD_WORDS / 4;
+
+/// Words that are used in a ring from which on there is more to record than the disk takes.
+const PRESSED: u64 = SHARD_WORDS / 2;
+
+/// Openings that one client may have in a ring that is pressed, until the next batch is written: what
+/// is left is for the others.
+const SHARE: u32 = 64;
+
+/// Clients that are told apart by their share, by a hash.
+const SHARES: usize = 1024;
 
 /// Words in a ring at which the writer does not wait any longer.
 const HURRY: u64 = 8 * 1024;
@@ -110,6 +121,8 @@ pub struct Status {
     pub head_size: u64,
     /// When it was signed, seconds since 1970; 0 before the first.
     pub head_time: u64,
+    /// Records that the transfer register has read; `None` where none is kept.
+    pub registered: Option<u64>,
 }
 
 /// The way to the record. Cheap to clone.
@@ -125,6 +138,8 @@ pub(super) struct Shared {
     asleep: AtomicBool,
     hurried: AtomicBool,
     failing: AtomicBool,
+    /// Openings of each client since the last batch, while the rings were pressed.
+    shares: Box<[AtomicU32]>,
     pub(super) numbers: Numbers,
     desk: Mutex<Desk>,
     bell: Condvar,
@@ -138,6 +153,7 @@ pub(super) struct Numbers {
     pub(super) bytes: AtomicU64,
     pub(super) head_size: AtomicU64,
     pub(super) head_time: AtomicU64,
+    pub(super) registered: AtomicU64,
 }
 
 #[derive(Default)]
@@ -176,6 +192,7 @@ impl Sink {
             asleep: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
             failing: AtomicBool::new(false),
+            shares: (0..SHARES).map(|_| AtomicU32::new(0)).collect(),
             numbers: Numbers::default(),
             desk: Mutex::default(),
             bell: Condvar::new(),
@@ -209,14 +226,37 @@ impl Sink {
     /// Of an opening, where it is not kept and nothing may go on without it. Any other line that is
     /// not kept is lost, and counted in the record.
     pub fn line(&self, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Unkept> {
+        self.line_of(kind, 1, || None, fill)
+    }
+
+    /// As [`Sink::line`], of a client, by a number that tells it apart, where it has a share; and as one
+    /// line for so many.
+    ///
+    /// # Errors
+    /// As [`Sink::line`]; an opening also where the disk takes less than there is to record, and this
+    /// client has had its share.
+    pub fn line_of(
+        &self,
+        kind: Kind,
+        times: u64,
+        client: impl FnOnce() -> Option<u64>,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Unkept> {
         let shared = &*self.0;
         let must_be_kept = kind == Kind::Opening && shared.settings.on_failure == OnFailure::Block;
-        let put = shared.ring.put(if must_be_kept { SPARE } else { 0 }, fill);
-        let Ok((shard, end)) = put else {
+        let is_over = kind == Kind::Opening
+            && self.is_pressed()
+            && client().is_some_and(|client| shared.has_had(client));
+        let put = if is_over {
+            None
+        } else {
+            shared.ring.put(if must_be_kept { SPARE } else { 0 }, fill).ok()
+        };
+        let Some((shard, end)) = put else {
             if must_be_kept {
                 return Err(Unkept);
             }
-            shared.ring.lose(1);
+            shared.ring.lose(times);
             return Ok(());
         };
         if shared.asleep.load(Ordering::SeqCst) && shared.asleep.swap(false, Ordering::SeqCst) {
@@ -234,6 +274,18 @@ impl Sink {
             };
         }
         Ok(())
+    }
+
+    /// Whether there is more to record than the disk takes, as far as the calling thread sees.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        !self.0.ring.has_room(PRESSED)
+    }
+
+    /// The same, of any thread.
+    #[must_use]
+    pub fn is_pressed_anywhere(&self) -> bool {
+        self.0.ring.is_full(PRESSED)
     }
 
     /// Whether a connection that is opened now would find its line kept, or goes on without it.
@@ -281,6 +333,7 @@ impl Sink {
             bytes: read(&numbers.bytes),
             head_size: read(&numbers.head_size),
             head_time: read(&numbers.head_time),
+            registered: self.0.settings.register.then(|| read(&numbers.registered)),
         }
     }
 
@@ -310,6 +363,18 @@ impl Shared {
     fn wait_until(&self, limit: Duration, is_so: impl Fn(&Desk) -> bool) -> bool {
         let waited = self.answer.wait_timeout_while(self.lock(), limit, |desk| !is_so(desk));
         is_so(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Counts an opening of a client; whether it has had its share already.
+    fn has_had(&self, client: u64) -> bool {
+        let place = usize::try_from(client % SHARES as u64).unwrap_or(0);
+        let had = self.shares.get(place).map(|had| had.fetch_add(1, Ordering::Relaxed));
+        had.is_some_and(|had| had >= SHARE)
+    }
+
+    /// A batch was written, and there is room again.
+    pub(super) fn share_anew(&self) {
+        self.shares.iter().for_each(|had| had.store(0, Ordering::Relaxed));
     }
 
     fn wait_for_disk(&self, shard: usize, end: u64) -> bool {
@@ -352,6 +417,7 @@ impl Shared {
 fn run(shared: &Arc<Shared>, begun: Option<Writer>, key: &PrivateKey, lock: File) {
     let mut writer = begun;
     let mut next_try = Instant::now();
+    let mut keeper = None;
     loop {
         let (asked, closed) = shared.wait(shared.settings.checkpoint.min(AGAIN));
         if writer.is_none() {
@@ -359,6 +425,18 @@ fn run(shared: &Arc<Shared>, begun: Option<Writer>, key: &PrivateKey, lock: File
                 Ok(begun) => writer = begun,
                 Err(fault) => shared.fares(Some(fault.to_string())),
             }
+        }
+        if keeper.is_none() && writer.is_some() && shared.settings.register {
+            // Where there is no thread for it, the next round asks again.
+            keeper = Keeper::start(shared);
+        }
+        if closed && let Some(keeper) = keeper.take() {
+            // It reads what is written now; what it has to say is written below, as the last.
+            let written = writer.as_mut().map(|writer| writer.work(false));
+            if let Some(Err(fault)) = written {
+                shared.fares(Some(fault.to_string()));
+            }
+            keeper.end();
         }
         let mut has_failed = false;
         if let Some(writer) = &mut writer

@@ -223,6 +223,7 @@ impl Writer {
         self.files.append(&self.batch, self.committed.length, &self.frontier, on_disk)?;
         next.length = self.committed.length + self.batch.records.len() as u64;
         self.shared.ring.commit(&next);
+        self.shared.share_anew();
         self.committed = next;
         std::mem::swap(&mut self.frontier, &mut self.batch.frontier);
         self.own.clear();

@@ -204,6 +204,7 @@ impl Answer {
                 policy: Some(policy.version()),
                 group: Some(policy.group_name(verdict.group())),
                 rule: verdict.rule().map(|rule| policy.rule_name(rule)),
+                basis: verdict.rule().and_then(|rule| policy.rule_basis(rule)),
             }),
         }
     }

@@ -198,6 +198,7 @@ fn relayed(joined: Joined, mut session: Session) -> impl Future<Output = ()> {
         if let Some(read) = read {
             session.label(&read);
         }
+        session.record.reached_within(upstream.shortest_round_trip());
         drop((client, upstream, slot));
         session.close(end);
     }

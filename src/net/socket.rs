@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -152,6 +153,11 @@ impl TcpSocket {
     pub(crate) fn unacknowledged(&self) -> usize {
         // Of a socket that cannot be asked nothing is known to have arrived.
         sys::unacknowledged(self.socket.as_fd()).unwrap_or(usize::MAX)
+    }
+
+    /// The shortest round trip to the peer, microseconds.
+    pub(crate) fn shortest_round_trip(&self) -> Option<NonZeroU32> {
+        sys::shortest_round_trip(self.socket.as_fd()).ok().flatten()
     }
 
     /// The first byte, left where it is, without waiting; `None` where the client has closed.

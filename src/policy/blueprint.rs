@@ -80,6 +80,8 @@ pub struct Causes {
 pub struct RuleSpec {
     pub name: String,
     pub action: Action,
+    /// The ground on which data leave by the rule, as its file says.
+    pub basis: Option<String>,
     /// The rule has an owner and an end.
     pub waiver: bool,
     /// The rule holds at the blueprint's instant.

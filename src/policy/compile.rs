@@ -155,6 +155,7 @@ impl RuleState {
     fn of(rule: &RuleSpec) -> Self {
         Self {
             name: rule.name.clone(),
+            basis: rule.basis.clone(),
             action: rule.action,
             reason: if rule.waiver && rule.action != Action::Block {
                 Reason::Waiver

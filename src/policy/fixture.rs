@@ -224,6 +224,7 @@ pub(crate) fn any(action: Action) -> RuleSpec {
     RuleSpec {
         name: "rule".to_owned(),
         action,
+        basis: None,
         waiver: false,
         active: true,
         from: None,

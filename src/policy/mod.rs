@@ -29,6 +29,7 @@ pub mod probe;
 mod rule_set;
 mod shortcut;
 mod verdict;
+mod widening;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub use verdict::{
     Action, Binding, Claim, Denial, Ech, GroupId, Mode, Permit, Question, Reason, RuleId,
     Transport, Verdict,
 };
+pub use widening::{Host, Widened, Widening, widening};
 
 use address::LastBytes;
 use axes::Profile;
@@ -125,7 +127,7 @@ pub struct Policy {
 }
 
 /// The rules that a class of addresses leaves possible.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct ClassRules {
     /// By all but `to`, with the class's own operator: the common case, in one set.
     all: SetId,
@@ -163,6 +165,7 @@ struct GroupState {
 #[derive(Debug)]
 struct RuleState {
     name: String,
+    basis: Option<String>,
     action: Action,
     reason: Reason,
     has_host: bool,
@@ -241,6 +244,12 @@ impl Policy {
     #[must_use]
     pub fn rule_name(&self, rule: RuleId) -> &str {
         self.rules.get(rule.0 as usize).map_or("", |rule| rule.name.as_str())
+    }
+
+    /// The ground on which data leave by a rule, as the policy file says.
+    #[must_use]
+    pub fn rule_basis(&self, rule: RuleId) -> Option<&str> {
+        self.rules.get(rule.0 as usize)?.basis.as_deref()
     }
 
     /// The name of a group; `default` is the policy of clients in no group.

@@ -355,7 +355,7 @@ impl Policy {
     }
 
     /// Whether an address is the gateway itself, on any port.
-    fn is_own(&self, ip: IpAddr) -> bool {
+    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
         let ports = self.own_ports.iter().map(|(own, _)| own);
         self.own.iter().chain(ports).any(|own| *own == canonical(ip))
     }

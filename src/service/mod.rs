@@ -4,6 +4,7 @@
 //! `step` decides what follows from what is heard, without input or output; `supervise` hears it and
 //! does what was decided; `front` is the process that a service manager may watch in its place.
 
+mod events;
 mod front;
 mod record;
 mod settings;

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tracing::{error, info};
 
+use super::events;
 use crate::account::Account;
 use crate::control::admin::Health;
 use crate::control::config::Config;
 use crate::evidence::{OnFailure, Sink, SinkFault};
-use crate::policy::Policy;
+use crate::policy::{Policy, Widening};
 
 /// What the gateway misses where the record is not written.
 const RECORD: &str = "the record";
@@ -93,9 +94,15 @@ pub(super) fn stopped(account: &Account, policy: &Policy) {
 }
 
 /// Another policy is in force.
-pub(super) fn reloaded(account: &Account, before: &str, policy: &Policy) {
+pub(super) fn reloaded(
+    account: &Account,
+    before: &str,
+    policy: &Policy,
+    widening: Option<&Widening>,
+) {
     let mut fields = in_force(policy);
     fields.insert("before".to_owned(), before.into());
+    fields.extend(widening.map(events::widened).unwrap_or_default());
     account.event("reload", &fields);
 }
 

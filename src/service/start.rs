@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::Options;
+use super::events;
 use super::front::Behind;
 use super::record;
 use super::settings::{listeners, name_service};
@@ -121,6 +122,7 @@ impl Service {
             building: None,
             state: step::State::started(),
             recorded,
+            told: events::Told::default(),
             runtime,
             options,
         })

@@ -9,6 +9,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::events;
 use super::front::Behind;
 use super::record;
 use super::step::{
@@ -64,6 +65,8 @@ pub struct Service {
     pub(super) state: State,
     /// What was last said of how the record fares.
     pub(super) recorded: record::Heard,
+    /// What the record was last told of the gateway itself.
+    pub(super) told: events::Told,
     pub(super) runtime: tokio::runtime::Runtime,
     pub(super) options: Options,
 }
@@ -94,6 +97,8 @@ impl Service {
         self.hear_keeper();
         notify::ready(&self.status());
         record::started(&self.account, self.policies.current());
+        self.told.tables(&self.account, self.policies.compiler().infos());
+        self.tell_record();
         loop {
             let lapses = self.policies.lapses();
             let woken = woken(&mut self.signals, &mut self.building, &mut self.addresses, lapses);
@@ -154,9 +159,13 @@ impl Service {
             Action::Misses(need) => self.health.misses(named(need)),
             Action::CaptureFails(wrong) => {
                 error!(%wrong, "the capture does not hold, or brings nothing here");
+                events::capture(&self.account, false, &wrong);
                 self.health.misses_since(named(Need::Probe), wrong);
             }
-            Action::CaptureStands(how) => info!(capture = %how, "the capture"),
+            Action::CaptureStands(how) => {
+                info!(capture = %how, "the capture");
+                events::capture(&self.account, true, &how);
+            }
             Action::CaptureFact(fact) => self.health.fact("Capture", fact),
             Action::Age { table, age, is_stale } => {
                 self.account.metrics().data_age(&table, age);
@@ -180,6 +189,7 @@ impl Service {
         self.look_at_ages();
         self.recorded.hear(&self.account, &self.health);
         self.hear_keeper();
+        self.tell_record();
         if self.policies.config().policy.watch {
             let seen = self.watch.look(Instant::now());
             self.follow_up(Event::Files(seen));
@@ -187,6 +197,14 @@ impl Service {
         if notify::watchdog_interval().is_some() && self.plane.ping(PING_LIMIT) {
             notify::alive();
         }
+    }
+
+    /// Records what has become of the gateway itself.
+    fn tell_record(&mut self) {
+        let (now, account) = (Timestamp::now(), &self.account);
+        self.told.clock(account, now, Instant::now());
+        self.told.waivers(account, self.policies.config(), now);
+        self.told.self_test(account, self.policies.current(), Instant::now());
     }
 
     fn look_at_ages(&mut self) {
@@ -221,6 +239,7 @@ impl Service {
                 }
             }
             said.ways().for_each(|(way, held)| metrics.capture_probe(way, held));
+            self.told.probes(&self.account, said.ways());
             said.restored.iter().for_each(|(part, times)| metrics.capture_restored(part, *times));
         }
         self.follow_up(Event::Capture(word));
@@ -267,12 +286,15 @@ impl Service {
     /// Puts what was built in force.
     fn install(&mut self, built: BuiltPolicy) {
         let before = self.policies.current().version().to_owned();
+        let widening = built.widening().cloned();
         let reloaded = self.policies.install(built, Timestamp::now());
         reloaded.lints.iter().for_each(|lint| warn!("{lint}"));
         if reloaded.needs_restart {
             warn!("listeners, resolvers or the admin address changed: restart to take them up");
         }
-        record::reloaded(&self.account, &before, self.policies.current());
+        record::reloaded(&self.account, &before, self.policies.current(), widening.as_ref());
+        self.told.tables(&self.account, self.policies.compiler().infos());
+        self.tell_record();
         self.account.metrics().policy_reload(true);
         self.publish(Some(&before));
         self.remember();

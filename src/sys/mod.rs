@@ -31,7 +31,7 @@ pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use news::{News, messages};
 pub use parent::{end_with_parent, outlive_parent, signal};
 pub use pipe::Pipe;
-pub use receive::{Received, first_byte, receive, tell_left, unacknowledged};
+pub use receive::{Received, first_byte, receive, shortest_round_trip, tell_left, unacknowledged};
 pub use route::{
     Act, AddressWatch, RoutingRule, Switches, add_routing_rule, delete_routing_rule,
     deliver_locally, deliver_no_longer, delivers_locally, routing_rules, switches,

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -270,6 +271,115 @@ fn a03_on_a_full_disk_connections_are_refused_for_the_reason_record() {
     );
     let told = lab.gateway.shell(&verify).unwrap();
     assert!(told.contains("\"holds\":true") && told.contains("\"event\":\"refused\""), "{told}");
+}
+
+#[test]
+fn the_register_the_record_and_the_counters_of_a_gateway_agree() {
+    let Some(lab) = lab("register") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (_world, mut client) = (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
+    let gateway = lab.start_gateway(&policy(dir.path(), ""));
+    gateway.capture();
+    let mut once = |to: &str| client.ask(&json!({ "do": "once", "to": at(to, NOTED) }));
+    for _ in 0..5 {
+        assert_eq!(once(PERMITTED[0]), "noted\n");
+        assert_ne!(once(REFUSED[0]), "noted\n");
+    }
+    let (metrics, directory) = (dir.path().join("metrics"), dir.path().to_str().unwrap());
+    let run = |arguments: &[&str]| {
+        let arguments = [&["audit"], arguments, &["-d", directory, "--json"]].concat();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_schengate")).args(arguments).output().unwrap();
+        let told = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), told)
+    };
+    let reconcile = || run(&["reconcile", "--metrics", metrics.to_str().unwrap()]);
+    let told = wait_until("all of it is in the register, and agrees", || {
+        fs::write(&metrics, gateway.metrics()).unwrap();
+        let (code, told) = reconcile();
+        let is_all = told["behind"] == 0 && gateway.shows("schengate_connections_active 0");
+        (code == 0 && is_all && told["counters"].as_u64() > Some(10)).then_some(told)
+    });
+    assert!(told["rows"].as_u64() >= Some(2) && told["lost"] == 0, "{told}");
+    let (_, told) = run(&["register", "--by", "verdict,location,transport,listener"]);
+    let rows = told["rows"].as_array().unwrap();
+    let of = |verdict: &str| rows.iter().find(|row| row["verdict"] == verdict).unwrap();
+    let (allowed, blocked) = (of("allow"), of("block"));
+    assert_eq!((&allowed["connections"], &allowed["opened"]), (&json!(5), &json!(5)), "{told}");
+    assert_eq!((&allowed["location"], &allowed["transport"]), (&json!("FR"), &json!("tcp")));
+    assert_eq!(allowed["bytes_down"], json!(5 * "noted\n".len()));
+    assert_eq!((&blocked["connections"], &blocked["opened"]), (&json!(5), &json!(0)), "{told}");
+    // The counters of before are not those of the record any more.
+    assert_eq!(once(PERMITTED[0]), "noted\n");
+    wait_until("they differ, and it is said", || {
+        let (code, told) = reconcile();
+        let differences = told["differences"].as_array().cloned().unwrap_or_default();
+        let is_told = |of: &str| {
+            differences
+                .iter()
+                .any(|one| one["of"].as_str().is_some_and(|text| text.starts_with(of)))
+        };
+        (code == 1 && is_told("verdict=allow") && is_told("direction=down")).then_some(())
+    });
+}
+
+#[test]
+fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
+    let Some(lab) = lab("widened") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (_world, mut client) = (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
+    let mut gateway = lab.start_gateway(&policy(dir.path(), ""));
+    gateway.capture();
+    let mut once = |to: &str| client.ask(&json!({ "do": "once", "to": at(to, NOTED) }));
+    assert_eq!(once(PERMITTED[0]), "noted\n");
+    assert_ne!(once(REFUSED[0]), "noted\n");
+    let waiver = format!(
+        "[[rule]]\nname = 'w'\nowner = 'IT'\nreason = 'x'\nuntil = 2999-01-01\n\
+         to = ['{}/32']\nport = [{NOTED}]\naction = 'allow'\n",
+        REFUSED[0]
+    );
+    gateway.reload(&policy(dir.path(), &waiver));
+    assert_eq!(once(REFUSED[0]), "noted\n");
+    assert_eq!(once(REFUSED[0]), "noted\n");
+    gateway.reload(&policy(dir.path(), ""));
+    wait_until("the connections have ended", || {
+        gateway.shows("schengate_connections_active 0").then_some(())
+    });
+    gateway.stop();
+    let records = records(dir.path());
+    let of = |event: &str| -> Vec<&Value> {
+        records.iter().filter(|record| record["event"] == event).collect()
+    };
+    let [opened, closed] = of("reload")[..] else { panic!("{:?}", of("reload")) };
+    let rows = opened["widened"].as_array().unwrap();
+    assert_eq!(opened["widened_more"], 0);
+    assert_eq!(rows.len(), 2, "over TCP and UDP: {opened}");
+    for row in rows {
+        let told = json!({ "group": "default", "names": "any", "host": null, "location": ["US"],
+            "anycast": false, "operator": row["operator"], "transport": row["transport"],
+            "ports": NOTED.to_string(), "verdict": "allow", "reason": "waiver", "rule": "w",
+            "ipv4_addresses": 1, "ipv6_networks": 0 });
+        assert_eq!(*row, told);
+    }
+    assert_eq!((&closed["widened"], &closed["before"]), (&json!([]), &opened["policy"]));
+    let [used] = of("waiver-used")[..] else { panic!("{:?}", of("waiver-used")) };
+    // Two workers hand their lines over in no order.
+    let by_waiver = |open: &&Value| open["reason"] == "waiver" && open["id"] == used["connection"];
+    assert_eq!((&used["rule"], of("open").into_iter().filter(by_waiver).count()), (&json!("w"), 1));
+    let [ended] = of("waiver-ended")[..] else { panic!("{:?}", of("waiver-ended")) };
+    assert_eq!((&ended["rule"], &ended["cause"]), (&json!("w"), &json!("removed")));
+    assert!(!of("table").is_empty() && of("table").iter().all(|table| table["before"].is_null()));
+    let test = of("self-test");
+    assert!(test.len() == 1 && test[0]["holds"] == true, "{test:?}");
+    for close in of("close") {
+        assert!(close["rtt_min_us"].as_u64().is_some_and(|time| time < 10_000_000), "{close}");
+    }
+    let schema = schema();
+    for record in &records {
+        if let Err(why) = fits(&schema, record) {
+            panic!("{why}");
+        }
+    }
 }
 
 #[test]

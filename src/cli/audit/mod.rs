@@ -1,5 +1,6 @@
 //! `schengate audit`: the record read, verified and proven, offline.
 
+mod register;
 mod show;
 
 use std::fs;
@@ -106,6 +107,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Json)]
         format: Format,
     },
+    /// What left, in hourly sums: where to, under whose law, on what ground
+    Register(register::Ask),
+    /// Compare the register with the segments, and these with the counters of the gateway
+    Reconcile(register::Compare),
     /// Make a key that signs checkpoints, readable by its owner alone, and print the public one
     Keygen {
         /// The file of the private key; the public one is beside it, with the ending .pub
@@ -137,6 +142,8 @@ pub(super) fn audit(audit: Audit, out: &mut impl Write) -> io::Result<Exit> {
         Command::Export { place, format } => {
             show::print(&place.directory, &Selected::All, format, out)
         }
+        Command::Register(ask) => register::ask(ask, out),
+        Command::Reconcile(compare) => register::compare(&compare, out),
         Command::Keygen { file, name } => keygen(&file, &name, out),
     }
 }

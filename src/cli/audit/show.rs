@@ -31,13 +31,14 @@ pub(super) enum Selected {
 }
 
 /// The columns of a table, in its order.
-const COLUMNS: [&str; 40] = [
+const COLUMNS: [&str; 45] = [
     "seq",
     "event",
     "id",
     "time",
     "client",
     "listener",
+    "transport",
     "destination",
     "host",
     "name_source",
@@ -56,6 +57,7 @@ const COLUMNS: [&str; 40] = [
     "policy",
     "group",
     "rule",
+    "basis",
     "verdict",
     "reason",
     "would",
@@ -63,8 +65,11 @@ const COLUMNS: [&str; 40] = [
     "bytes_up",
     "bytes_down",
     "duration_ms",
+    "rtt_min_us",
     "end",
     "queries",
+    "count",
+    "last",
     "lost",
     "cause",
     "version",
@@ -193,7 +198,7 @@ fn row(line: &[u8]) -> String {
 
 /// A cell that is text and nothing else: control characters are escaped, and what a spreadsheet would
 /// take for a formula begins with an apostrophe.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     let mut safe = printable(text.as_bytes());
     if safe.starts_with(['=', '+', '-', '@', '\\']) {
         safe.insert(0, '\'');

@@ -179,6 +179,7 @@ impl Compiler {
         RuleSpec {
             name: rule.name.clone(),
             action: rule.action,
+            basis: rule.basis.clone(),
             waiver: rule.is_waiver(),
             active: rule.since.is_none_or(|since| since <= at)
                 && rule.until.is_none_or(|until| at < until.0),

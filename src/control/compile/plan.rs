@@ -50,7 +50,7 @@ pub(super) struct Owner {
 
 impl Plan {
     pub(super) fn of(config: &Config, at: Timestamp) -> Self {
-        let Config { places, operators, rules, zones, data, capture, .. } = config;
+        let Config { places, operators, rules, zones, data, capture, audit, .. } = config;
         let site = |place: &Place| Site {
             to: place.to.clone(),
             countries: match &place.location {
@@ -70,8 +70,9 @@ impl Plan {
             to: rules.iter().filter_map(|rule| rule.to.clone()).collect(),
             union: zones.resolve(&ZoneList { plus: union, minus: Vec::new() }, at),
             memory: data.memory,
+            // What a reload widens is told by them.
             keeps_ranges: match capture.shortcut {
-                Shortcut::Off => false,
+                Shortcut::Off => audit.is_some(),
                 Shortcut::Permitted | Shortcut::Address => true,
             },
             moves: places.iter().any(moves),

@@ -16,6 +16,9 @@ const DIRECTORY: &str = "/var/lib/schengate/audit";
 /// The least and the most bytes of a segment: one is read whole.
 const SEGMENT: std::ops::Range<u64> = 64 * 1024..(1 << 30) + 1;
 
+/// The least and the most rows with a name that the register keeps of an hour.
+const NAMES: std::ops::Range<u64> = 0..100_001;
+
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -59,6 +62,9 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
     let retain = optional(&table, "retain", |item| time::duration(reader, item, DAY, None));
     let retain_bytes =
         optional(&table, "retain_bytes", |item| reader.number(item, 1 << 20..1 << 62));
+    let register = or(&table, "register", default.register, |item| reader.boolean(item));
+    let register_names =
+        or(&table, "register_names", default.register_names, |item| reader.number(item, NAMES));
     Some(Some(Settings {
         directory: directory?,
         key: key?,
@@ -71,6 +77,8 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
         segment_age: segment_age?,
         retain: retain?,
         retain_bytes: retain_bytes?,
+        register: register?,
+        register_names: register_names?,
     }))
 }
 

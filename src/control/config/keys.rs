@@ -254,6 +254,8 @@ pub const KEYS: &[Key] = &[
     key("audit", "segment_bytes", Form::Number, "67108864", "1048576", "Size at which a segment is sealed, 64 KiB to 1 GiB."),
     key("audit", "segment_age", Form::Duration, "\"1d\"", "\"1h\"", "Age at which a segment is sealed, 1m to 366d."),
     key("audit", "retain", Form::Duration, "for ever", "\"365d\"", "Age at which sealed segments are removed, 1d or more."),
+    key("audit", "register", Form::Flag, "true", "false", "Keeps the transfer register, hourly sums in SQLite."),
+    key("audit", "register_names", Form::Number, "1000", "5000", "Rows with a name that the register keeps of an hour, the largest by bytes, 0 to 100000; the rest is one exact row."),
     key("audit", "retain_bytes", Form::Number, "no limit", "100000000000", "Size of the record above which the oldest segments are removed."),
 
     key("log", "connections", Form::Word, "`\"refused\"` with `[audit]`, else `\"all\"`", "\"all\"", "Lines of connections on the log: `all`, `refused`, `none`; without `[audit]` nothing but `all`."),

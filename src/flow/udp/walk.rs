@@ -43,6 +43,7 @@ async fn run(place: Place, context: Rc<UdpContext>) {
     {
         let (worker, listener) = (Rc::clone(&context.worker), Rc::clone(&context.listener));
         let mut session = Session::open(worker, listener, place.key().client);
+        session.record.over_udp();
         let end = tokio::select! {
             biased;
             end = session.closed() => end,
