@@ -150,12 +150,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::policy::{Action, Reason, Verdict};
-
-    fn permit(destination: &str) -> Permit {
-        let destination = destination.parse().unwrap();
-        Verdict::given(Action::Allow, Reason::Permitted, destination).permit().unwrap()
-    }
+    use crate::policy::fixture::permit;
 
     #[tokio::test(flavor = "local")]
     async fn a_closed_port_is_a_refusal_and_counted_as_one() {
@@ -164,8 +159,7 @@ mod tests {
             listener.local_addr().unwrap()
         };
         let metrics = Metrics::register();
-        let dialled =
-            connect(&permit(&port.to_string()), &Listen::DEFAULT, false, None, &metrics).await;
+        let dialled = connect(&permit(port), &Listen::DEFAULT, false, None, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Refused)), "{dialled:?}");
         let text = metrics.render();
         assert!(text.contains("schengate_upstream_connect_total{result=\"refused\"} 1"), "{text}");
@@ -178,8 +172,7 @@ mod tests {
         let metrics = Metrics::register();
         let ip = IpAddr::from([127, 0, 0, 99]);
         let source = |ip| Some(Source { ip, dialled: Arc::default() });
-        let dialled =
-            connect(&permit(&to.to_string()), &Listen::DEFAULT, false, source(ip), &metrics).await;
+        let dialled = connect(&permit(to), &Listen::DEFAULT, false, source(ip), &metrics).await;
         if let Err(DialFault::Failed(fault)) = &dialled
             && fault.kind() == io::ErrorKind::PermissionDenied
         {
@@ -191,8 +184,7 @@ mod tests {
         assert_eq!(socket2::SockRef::from(&dialled).local_addr().unwrap().as_socket(), Some(from));
         // Of another family than the destination: refused here, never sent from elsewhere.
         let source = source("2001:db8::1".parse().unwrap());
-        let dialled =
-            connect(&permit(&to.to_string()), &Listen::DEFAULT, false, source, &metrics).await;
+        let dialled = connect(&permit(to), &Listen::DEFAULT, false, source, &metrics).await;
         assert!(matches!(dialled, Err(DialFault::Failed(_))), "{dialled:?}");
     }
 

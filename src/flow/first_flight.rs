@@ -210,19 +210,12 @@ pub(super) fn result(identity: &Identity<'_>, seen: &FirstFlight) -> Hello {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn pair() -> (TcpStream, TcpSocket) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, TcpSocket::new(listener.accept().await.unwrap().0))
-    }
-
     #[tokio::test(flavor = "local")]
     async fn every_byte_is_kept_in_order_and_the_end_is_told() {
-        let (mut client, server) = pair().await;
+        let (mut client, server) = TcpSocket::pair().await;
         let mut seen = FirstFlight::default();
         for byte in 0..50_u8 {
             client.write_all(&[byte]).await.unwrap();
@@ -240,7 +233,7 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn silence_ends_at_the_deadline() {
-        let (_client, server) = pair().await;
+        let (_client, server) = TcpSocket::pair().await;
         let mut seen = FirstFlight::default();
         let deadline = Instant::now() + Duration::from_secs(3);
         seen.more(&server, Some(deadline)).await.unwrap();
@@ -250,7 +243,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_client_that_never_stops_reaches_the_limit() {
-        let (mut client, server) = pair().await;
+        let (mut client, server) = TcpSocket::pair().await;
         let flood = tokio::spawn(async move {
             let zeros = vec![0; 4096];
             while client.write_all(&zeros).await.is_ok() {}
@@ -267,7 +260,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_reset_is_an_error() {
-        let (client, server) = pair().await;
+        let (client, server) = TcpSocket::pair().await;
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         assert!(FirstFlight::default().more(&server, None).await.is_err());

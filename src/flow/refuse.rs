@@ -284,7 +284,6 @@ mod tests {
     use std::io;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -301,12 +300,9 @@ mod tests {
 
     /// All that a client sees which sent `sent` and is refused as `protocol`.
     async fn seen_by_client(sent: &[u8], protocol: Protocol, silent: bool) -> io::Result<Vec<u8>> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let mut client = TcpStream::connect(listener.local_addr()?).await?;
-        let (accepted, _) = listener.accept().await?;
+        let (mut client, socket) = TcpSocket::pair().await;
         client.write_all(sent).await?;
         let refused = async {
-            let socket = TcpSocket::new(accepted);
             let refusal = Refusal { protocol, notice: notice() };
             run(socket, sent, refusal, silent).await
         };

@@ -411,12 +411,8 @@ mod tests {
 
         for (pause, joins) in [(Duration::from_secs(200), true), (Duration::from_secs(301), false)]
         {
-            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            let at = listener.local_addr().unwrap();
-            let client = TcpSocket::new(tokio::net::TcpStream::connect(at).await.unwrap());
-            let _held = listener.accept().await.unwrap();
-            let server = TcpSocket::new(tokio::net::TcpStream::connect(at).await.unwrap());
-            let mut peer = listener.accept().await.unwrap().0;
+            let (_held, client) = TcpSocket::pair().await;
+            let (mut peer, server) = TcpSocket::pair().await;
             let speaks = tokio::task::spawn_local(async move {
                 for reply in ["220 late\r\n", "250 STARTTLS\r\n", "220 go\r\n"] {
                     tokio::time::sleep(pause).await;

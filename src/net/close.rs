@@ -83,7 +83,6 @@ pub(crate) async fn in_stages(socket: &TcpSocket, bounds: &Bounds) -> bool {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::spawn_local;
 
     use super::*;
@@ -94,15 +93,9 @@ mod tests {
         bytes: usize::MAX,
     };
 
-    async fn pair() -> (TcpStream, TcpSocket) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (client, TcpSocket::new(listener.accept().await.unwrap().0))
-    }
-
     #[tokio::test(flavor = "local")]
     async fn l02_an_answer_arrives_whole_though_its_client_goes_on_sending() {
-        let (client, socket) = pair().await;
+        let (client, socket) = TcpSocket::pair().await;
         let (mut from, mut to) = client.into_split();
         let sending = spawn_local(async move {
             let body = vec![7; 8_000_000];
@@ -125,7 +118,7 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_slow_reader_has_the_tail_and_one_that_stalls_is_not_waited_for() {
         for reads in [true, false] {
-            let (mut client, socket) = pair().await;
+            let (mut client, socket) = TcpSocket::pair().await;
             let mut sent = 0;
             while let Ok(count) = socket.send(&[1; 65_536], false) {
                 sent += count;
@@ -153,13 +146,13 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn what_is_dropped_is_bounded_by_bytes_and_by_time() {
-        let (mut client, socket) = pair().await;
+        let (mut client, socket) = TcpSocket::pair().await;
         let bounds = Bounds { bytes: 100_000, ..LONG };
         let closed = spawn_local(async move { in_stages(&socket, &bounds).await });
         let body = vec![7; 65_536];
         while client.write_all(&body).await.is_ok() {}
         assert!(closed.await.unwrap(), "there was nothing that had to arrive");
-        let (_client, socket) = pair().await;
+        let (_client, socket) = TcpSocket::pair().await;
         let begun = Instant::now();
         in_stages(&socket, &Bounds { silence: Duration::from_secs(2), ..LONG }).await;
         // The clock may be put forward before the kernel has acknowledged the FIN, once.

@@ -15,3 +15,19 @@ pub(crate) mod socket;
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::socket::TcpSocket;
+
+    impl TcpSocket {
+        /// A client of the runtime's, and what its listener accepted.
+        pub(crate) async fn pair() -> (TcpStream, Self) {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            (client, Self::new(listener.accept().await.unwrap().0))
+        }
+    }
+}

@@ -194,16 +194,13 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::identify::HostName;
 
     /// What comes of a client's bytes, which arrive one by one.
     async fn negotiated(bytes: &[u8]) -> Result<Command, Fault> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = TcpSocket::new(listener.accept().await.unwrap().0);
+        let (mut client, mut socket) = TcpSocket::pair().await;
         let said = async {
             for byte in bytes {
                 client.write_all(&[*byte]).await.unwrap();

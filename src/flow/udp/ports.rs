@@ -267,7 +267,7 @@ pub(super) fn datagrams(address: SocketAddr) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Action, Reason, Verdict};
+    use crate::policy::fixture::permit;
 
     const RANGE: RangeInclusive<u16> = 32_768..=60_999;
 
@@ -277,10 +277,6 @@ mod tests {
 
     fn to(ip: &str, port: u16) -> SocketAddr {
         SocketAddr::new(ip.parse().unwrap(), port)
-    }
-
-    fn permit(destination: SocketAddr) -> Permit {
-        Verdict::given(Action::Allow, Reason::Permitted, destination).permit().unwrap()
     }
 
     fn outer(socket: &Socket) -> SocketAddr {
