@@ -15,7 +15,7 @@ use super::{Exit, PolicyFile, complain};
 use crate::control::capture::{Capture, Form, Servers, candidates};
 use crate::control::compile::Compiler;
 use crate::control::config::{self, Rule, Shortcut};
-use crate::control::data::{Facts, RegionPlace};
+use crate::control::data::{Facts, RegionPlace, Whereabouts, embedded_registrant};
 use crate::control::load::load;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
@@ -129,6 +129,10 @@ struct Answer<'a> {
     verdict: Verdict,
     /// Whether the binding of the name was looked at, and what it was taken for.
     bound: Option<bool>,
+    /// Every law that may reach the holder, those that the name brings along included.
+    law: CountrySet,
+    /// Where the holder of the address is registered, where nobody knows the operator.
+    registrant: Option<Country>,
     steps: Vec<String>,
 }
 
@@ -168,8 +172,12 @@ impl<'a> Answer<'a> {
             at,
             verdict,
             bound: matters.then_some(bound),
+            law: CountrySet::EMPTY,
+            registrant: None,
             steps: Vec::new(),
         };
+        answer.law = answer.law_by(&steps);
+        answer.registrant = answer.registered();
         answer.steps = answer.sentences(&steps);
         answer
     }
@@ -305,6 +313,15 @@ impl<'a> Answer<'a> {
                         format!("the claimed name adds operator {id} (homes {homes})")
                     });
                 }
+                Step::NameLaw(law) => {
+                    let named = self.arguments.host.as_ref();
+                    let fact = named.and_then(|name| Facts::built_in().domain(name));
+                    let (operator, suffix) = fact
+                        .map_or(("", ""), |fact| (fact.operator.as_str(), fact.suffix.as_str()));
+                    said.push(format!(
+                        "the name is of {operator} ({suffix}): its law {law} is added"
+                    ));
+                }
                 Step::Cause(reason, action, Some(rule)) => said.push(format!(
                     "rule `{}` would match, but {}: cause {reason} -> {}",
                     self.policy.rule_name(rule),
@@ -385,9 +402,10 @@ impl<'a> Answer<'a> {
         let number = if asn == 0 { String::new() } else { format!(" (AS{asn})") };
         match self.address_operator().filter(|operator| !operator.id.is_empty()) {
             Some(operator) => said.push(format!(
-                "operator {}{number}, homes {}{}, by {}",
+                "operator {}{number}, homes {}{}{}, by {}",
                 operator.id,
                 operator.homes,
+                if operator.uncertain { ", uncertain whether all of them" } else { "" },
                 if operator.technology.is_empty() {
                     String::new()
                 } else {
@@ -396,6 +414,15 @@ impl<'a> Answer<'a> {
                 operator.source
             )),
             None => said.push(format!("operator unknown{number}")),
+        }
+        if let Some(country) = self.registrant {
+            said.push(if self.compiler.config().policy.registrant {
+                format!(
+                    "its holder is registered in {country}, which counts as home: {REGISTRANT_OFF}"
+                )
+            } else {
+                format!("its holder is registered in {country}, which counts for nothing here")
+            });
         }
     }
 
@@ -420,10 +447,33 @@ impl<'a> Answer<'a> {
     }
 
     /// Every law that may reach the holder, the name's operator included.
-    fn law(&self) -> CountrySet {
+    fn law_by(&self, steps: &[Step]) -> CountrySet {
         let codes = self.location().map(|location| location.codes).unwrap_or_default();
-        let homes = self.address_operator().map(|operator| operator.homes).unwrap_or_default();
+        let mut homes = self.address_operator().map(|operator| operator.homes).unwrap_or_default();
+        for step in steps {
+            if let Step::HostOperator(operator, bound) = *step {
+                let operator = self.atlas().operators().get(operator as usize);
+                let named = operator.map(|operator| operator.homes).unwrap_or_default();
+                homes = if bound { named } else { homes | named };
+            } else if let Step::NameLaw(law) = *step {
+                homes |= law;
+            }
+        }
         codes | homes
+    }
+
+    /// Where the holder is registered, of an ordinary address whose operator nobody knows.
+    fn registered(&self) -> Option<Country> {
+        let ordinary = self.class().is_some_and(|class| class.standing == Standing::Ordinary);
+        let named = self.address_operator().is_some_and(|operator| !operator.id.is_empty());
+        if !ordinary || named {
+            return None;
+        }
+        let judged = crate::policy::target(self.arguments.to.ip()).judged;
+        match embedded_registrant().ok()?.ranges.lookup(judged)? {
+            Whereabouts::Country(country) => Some(country),
+            Whereabouts::Anycast => None,
+        }
     }
 
     /// Who says otherwise, and since when.
@@ -471,8 +521,10 @@ impl<'a> Answer<'a> {
                 "asn": self.class().map(|class| class.asn).filter(|&asn| asn != 0),
                 "homes": codes(operator.map(|operator| operator.homes).unwrap_or_default()),
                 "technology": codes(operator.map(|operator| operator.technology).unwrap_or_default()),
+                "uncertain": operator.is_some_and(|operator| operator.uncertain),
+                "registrant": self.registrant.map(Country::code),
             },
-            "law": codes(self.law()),
+            "law": codes(self.law),
             "path": if path.is_ok() { "kernel" } else { "gateway" },
             "path_reason": path.err(),
             "host_unjudged": self.unjudged(),
@@ -508,7 +560,7 @@ impl<'a> Answer<'a> {
         )?;
         let file = self.compiler.config().path.as_deref();
         writeln!(out, "file         {}", super::said(file))?;
-        writeln!(out, "law          {}", self.law())?;
+        writeln!(out, "law          {}", self.law)?;
         if self.compiler.config().capture.shortcut != Shortcut::Off {
             match self.path() {
                 Ok(()) => writeln!(out, "path         kernel, where the capture has a short cut")?,
@@ -542,6 +594,11 @@ fn cause_action(reason: Reason, action: Action) -> &'static str {
         (_, action) => action.label(),
     }
 }
+
+/// How far the registrants are off (docs/data.md has how it was measured).
+const REGISTRANT_OFF: &str = "of the space in the EEA whose operator is known, 4 % is registered \
+                              elsewhere than at home, and 8 % under a law of the EEA or an adequate \
+                              one while another reaches its owner";
 
 /// Why a published region, `provider:region`, has no country.
 fn unplaced(region: &str) -> Option<String> {

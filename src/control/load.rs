@@ -168,7 +168,11 @@ pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, Loa
 
 /// Every table of a policy; a region of a rule that neither they nor the facts know is a fault.
 fn sources(loaded: &Loaded) -> Result<Sources, LoadFault> {
-    let sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
+    let mut sources = data::load(&loaded.config.data).map_err(LoadFault::Data)?;
+    if loaded.config.policy.registrant {
+        let table = data::embedded_registrant();
+        sources.registrant = Some(table.map_err(|fault| LoadFault::Data(vec![fault]))?);
+    }
     regions_known(loaded, |region| is_published(&sources, region))?;
     Ok(sources)
 }

@@ -45,8 +45,25 @@ pub struct Operator {
     pub homes: CountrySet,
     /// Countries of the technology it runs on; shown, never judged.
     pub technology: CountrySet,
-    /// What says so: `[[operator]]`, a provider's ranges, the built-in table.
+    /// Whose it is, or whose law reaches that one, is in doubt: the homes count, and the cause
+    /// `operator` holds beside them.
+    pub uncertain: bool,
+    /// What says so: `[[operator]]`, a provider's ranges, the built-in table, the registrant table.
     pub source: String,
+}
+
+impl Operator {
+    /// Whether somebody says who it is, or at least where the holder is registered.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !self.id.is_empty() || !self.homes.is_empty()
+    }
+
+    /// Whether that is beyond doubt.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.is_named() && !self.uncertain
+    }
 }
 
 /// Whether `words` are whole leading words of the operator id `id`, or all of it: how a block rule

@@ -30,6 +30,9 @@ pub struct Blueprint {
     pub rules: Vec<RuleSpec>,
     /// Hosts of `[[operator]]`: pattern, and index into the atlas's operators.
     pub host_operators: Vec<(HostName, bool, u32)>,
+    /// What a name adds, whatever address it has: a suffix, which stands for itself and for every
+    /// name below it, and the homes of whoever answers to it.
+    pub host_laws: Vec<(HostName, CountrySet)>,
     /// How names are tied to addresses.
     pub binding: Binding,
     /// What ECH does to a name.

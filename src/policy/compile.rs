@@ -13,8 +13,8 @@ use super::name_table::NameTable;
 use super::nest::{AddressBits, nest};
 use super::rule_set::{Bits, RuleSetsBuilder, SetId};
 use super::{
-    Action, ClassRules, ClientClass, GroupState, NameEntry, OperatorRules, Policy, Reason,
-    RuleState, Standing, Transport,
+    Action, ClassRules, ClientClass, CountrySet, GroupState, NameEntry, NameLaw, OperatorRules,
+    Policy, Reason, RuleState, Standing, Transport,
 };
 use crate::identify::{HostName, Protocol};
 
@@ -51,7 +51,8 @@ impl Policy {
         let mut build = Build { rules, sets: RuleSetsBuilder::new(rules.len()) };
         let (clients, client_classes) = build.clients(groups);
         let Ports { classes: port_classes, sets: ports, samples: port_samples } = build.ports();
-        let (names, name_entries) = build.names(&blueprint.host_operators);
+        let (names, name_entries, name_laws) =
+            build.names(&blueprint.host_operators, &blueprint.host_laws);
         let mut host_operators: Vec<u32> =
             blueprint.host_operators.iter().map(|&(_, _, operator)| operator).collect();
         host_operators.sort_unstable();
@@ -116,7 +117,9 @@ impl Policy {
             axes,
             stale: stale.iter().copied().collect(),
             host_operators: host_operators.into(),
-            asks_operator: rules.iter().any(|rule| rule.operator.is_some() || rule.law.is_some()),
+            asking: rules.iter().position(asks_operator).unwrap_or(usize::MAX),
+            asks_law: rules.iter().any(|rule| rule.law.is_some()),
+            name_laws,
             own_ends: LastBytes::collect(own.iter().chain(own_ports.iter().map(|(ip, _)| ip))),
             own,
             own_ports,
@@ -289,7 +292,12 @@ impl Build<'_> {
     }
 
     /// Names -> entries. Entry 0 is a name that no pattern knows.
-    fn names(&mut self, operators: &[(HostName, bool, u32)]) -> (NameTable, Box<[NameEntry]>) {
+    fn names(
+        &mut self,
+        operators: &[(HostName, bool, u32)],
+        laws: &[(HostName, CountrySet)],
+    ) -> (NameTable, Box<[NameEntry]>, Box<[NameLaw]>) {
+        let mut name_laws: Vec<NameLaw> = Vec::new();
         let mut lists = RuleLists::new();
         let patterns = || self.rules.iter().map(|rule| rule.host.iter().flat_map(HostList::iter));
         let count = patterns().flatten().filter(|host| !host.below).count();
@@ -307,7 +315,17 @@ impl Build<'_> {
             let own = if *is_below { &mut below } else { &mut exact };
             own.entry(name.as_str()).or_default().operator = Some(*operator);
         }
-        let mut entries = vec![NameEntry { rules: self.set(|_| false), operator: None }];
+        for (suffix, homes) in laws {
+            let law = name_laws.iter().position(|law| law.homes == *homes).unwrap_or_else(|| {
+                let bits = self.law_bits(true, *homes);
+                name_laws.push(NameLaw { homes: *homes, rules: self.sets.intern(&bits) });
+                name_laws.len() - 1
+            });
+            for own in [&mut exact, &mut below] {
+                own.entry(suffix.as_str()).or_default().law = Some(index_of(law));
+            }
+        }
+        let mut entries = vec![NameEntry { rules: self.set(|_| false), operator: None, law: None }];
         let mut known: HashMap<Own, u32> = HashMap::new();
         let depths = below.keys().fold(0, |depths, name| depths | depth_bit(name));
         let mut value = |name: &str, own: Own| {
@@ -316,20 +334,21 @@ impl Build<'_> {
                 if let Some(wider) = below.get(suffix) {
                     own.rules = lists.union(own.rules, wider.rules);
                     own.operator = own.operator.or(wider.operator);
+                    own.law = own.law.or(wider.law);
                 }
             }
             *known.entry(own).or_insert_with(|| {
                 let rules = lists.rules(own.rules).iter().map(|&rule| rule as usize);
                 let bits = Bits::collect(self.rules.len(), rules);
                 let rules = self.sets.intern(&bits);
-                entries.push(NameEntry { rules, operator: own.operator });
+                entries.push(NameEntry { rules, operator: own.operator, law: own.law });
                 index_of(entries.len() - 1)
             })
         };
         let mut patterns = Vec::with_capacity(exact.len() + below.len());
         patterns.extend(exact.iter().map(|(&name, &own)| (name, false, value(name, own))));
         patterns.extend(below.iter().map(|(&name, &own)| (name, true, value(name, own))));
-        (NameTable::build(patterns.into_iter()), entries.into())
+        (NameTable::build(patterns.into_iter()), entries.into(), name_laws.into())
     }
 
     /// Class of addresses -> sets.
@@ -343,7 +362,7 @@ impl Build<'_> {
             atlas.locations().iter().map(|at| self.law_bits(at.is_known(), at.codes)).collect();
         let operators: Vec<_> = atlas.operators().iter().map(|op| self.operator_bits(op)).collect();
         let home_laws: Vec<_> =
-            atlas.operators().iter().map(|op| self.law_bits(!op.id.is_empty(), op.homes)).collect();
+            atlas.operators().iter().map(|op| self.law_bits(op.is_known(), op.homes)).collect();
         let nobody = self.set(|_| false);
         let rules = self.rules.iter().enumerate();
         let with_to: Vec<usize> = rules.filter(|(_, rule)| rule.to).map(|(at, _)| at).collect();
@@ -419,7 +438,7 @@ impl Build<'_> {
         })
     }
 
-    fn law_bits(&self, known: bool, codes: super::CountrySet) -> Bits {
+    fn law_bits(&self, known: bool, codes: CountrySet) -> Bits {
         self.bits(|rule| match rule.action {
             Action::Block => rule.law.is_none_or(|set| codes.meets(set)),
             Action::Allow | Action::Log => rule.law.is_none_or(|set| known && codes.is_subset(set)),
@@ -471,11 +490,17 @@ fn depth_bit(name: &str) -> u128 {
     1 << (name.bytes().filter(|&byte| byte == b'.').count() & 127)
 }
 
-/// The rules (an index into [`RuleLists`]) and the operator of a pattern.
+/// Whether a rule has a condition about the operator or the law.
+const fn asks_operator(rule: &RuleSpec) -> bool {
+    rule.operator.is_some() || rule.law.is_some()
+}
+
+/// The rules (an index into [`RuleLists`]), the operator and the law of a pattern.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Own {
     rules: u32,
     operator: Option<u32>,
+    law: Option<u32>,
 }
 
 /// Lists of rules, each once, so that a million patterns of one rule share one.
@@ -574,7 +599,7 @@ pub(super) fn class_facts<'a>(
         standing: class.standing,
         location,
         homes: operator.homes,
-        operator_known: !operator.id.is_empty(),
+        operator_known: operator.is_known(),
         stale: location.source.is_some_and(too_old),
     })
 }

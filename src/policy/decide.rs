@@ -8,8 +8,8 @@ use super::axes::weigh;
 use super::compile::{carrier, carriers_of, class_facts};
 use super::rule_set::{self, Named, SetId, Term};
 use super::{
-    Action, Binding, Claim, ClientClass, Ech, GroupId, GroupState, Mode, NameEntry, Policy,
-    Question, Reason, RuleId, Standing, Verdict,
+    Action, Binding, Claim, ClientClass, CountrySet, Ech, GroupId, GroupState, Mode, NameEntry,
+    NameLaw, Policy, Question, Reason, RuleId, Standing, Verdict,
 };
 use crate::identify::{HostName, Protocol};
 
@@ -24,6 +24,8 @@ pub enum Step {
     Ech(Ech),
     /// The name is of an `[[operator]]` (index into the atlas), and whether it is bound.
     HostOperator(u32, bool),
+    /// The name adds a law, whatever address it has.
+    NameLaw(CountrySet),
     /// A cause was weighed at a rule (`mismatch`, `unread`, `malformed`) or on the axes.
     Cause(Reason, Action, Option<RuleId>),
     /// A rule decided.
@@ -128,6 +130,9 @@ impl Policy {
         if let Some(operator) = subject.name.operator {
             trace.step(Step::HostOperator(operator, subject.bound));
         }
+        if let Some(law) = subject.name.law.and_then(|law| self.law(law)) {
+            trace.step(Step::NameLaw(law.homes));
+        }
         let transport = question.transport as usize;
         let by_protocol =
             self.carriers.get(transport).and_then(|row| row.get(carrier(question.protocol)));
@@ -166,8 +171,9 @@ impl Policy {
         })
     }
 
-    /// The strictest of what follows for a name that nobody knows, and for the operators of the names
-    /// that were read although the bytes are malformed: any of them may be the one that is meant.
+    /// The strictest of what follows for a name that nobody knows, and for the operators and laws of
+    /// the names that were read although the bytes are malformed: any of them may be the one that is
+    /// meant.
     fn malformed_over(
         &self,
         subject: &Subject,
@@ -178,12 +184,18 @@ impl Policy {
         let claim = Claim::Malformed(names);
         let profile = self.profiles.get(self.group(subject.client).profile as usize);
         let cause = profile
-            .filter(|profile| self.possible(subject, profile, carrier, carrier).differ())
+            .filter(|profile| {
+                let possible = self.possible(subject, profile, carrier, carrier);
+                possible.differ() || possible.is_turned_by_law()
+            })
             .map(|profile| profile.on.malformed);
         let mut strictest = self.walk_malformed(subject, claim, carrier, cause, trace);
         for name in names {
-            let NameEntry { operator: operator @ Some(_), .. } = self.entry(name) else { continue };
-            let name = NameEntry { operator, ..subject.name };
+            let NameEntry { operator, law, .. } = self.entry(name);
+            if operator.is_none() && law.is_none() {
+                continue;
+            }
+            let name = NameEntry { operator, law, ..subject.name };
             let of = Subject { name, ..*subject };
             let enforced = self.walk_malformed(&of, claim, carrier, cause, &mut ());
             strictest = strictest.or_stricter(enforced);
@@ -215,6 +227,10 @@ impl Policy {
         let subject = self.named(subject, question.name);
         let transport = question.transport as usize;
         let (any, every) = (*self.any_carrier.get(transport)?, *self.every_carrier.get(transport)?);
+        let profile = self.profiles.get(self.group(subject.client).profile as usize)?;
+        if name_open && self.possible(&subject, profile, any, every).is_turned_by_law() {
+            return None;
+        }
         let mut from = 0;
         while let Some(position) = self.first(&subject, any, subject.name.rules, from) {
             let rule = self.rules.get(position)?;
@@ -269,24 +285,34 @@ impl Policy {
 
     /// What a name that no pattern knows leaves possible.
     pub(super) const fn unknown_name(&self) -> NameEntry {
-        NameEntry { rules: self.nothing, operator: None }
+        NameEntry { rules: self.nothing, operator: None, law: None }
+    }
+
+    /// What some names add to the law.
+    pub(super) fn law(&self, index: u32) -> Option<&NameLaw> {
+        self.name_laws.get(index as usize)
     }
 
     #[inline(always)]
     fn named(&self, subject: Subject, name: Claim<'_>) -> Subject {
         let Some(host) = name.host() else {
             return Subject {
-                name: NameEntry { rules: self.with_host, operator: None },
+                name: NameEntry { rules: self.with_host, ..self.unknown_name() },
                 ..subject
             };
         };
         let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
-        Subject { name: self.entry(host), bound, ..subject }
+        let mut name = self.entry(host);
+        // An `[[operator]]` of the policy that is bound says all there is to say of the law.
+        if bound && name.operator.is_some() {
+            name.law = None;
+        }
+        Subject { name, bound, ..subject }
     }
 
     /// What is known of a name.
     #[inline]
-    fn entry(&self, host: &HostName) -> NameEntry {
+    pub(super) fn entry(&self, host: &HostName) -> NameEntry {
         let entry = self.name_entries.get(self.names.value(host) as usize).copied();
         entry.unwrap_or_else(|| self.unknown_name())
     }
@@ -332,7 +358,9 @@ impl Policy {
             from = position + 1;
             let Some(rule) = self.rules.get(position) else { break };
             let id = RuleId(u32::try_from(position).unwrap_or(u32::MAX));
-            if rule.has_host
+            // A name may also say whose law reaches the holder: then it may turn each rule from the
+            // first one on that asks for that.
+            if (rule.has_host || position >= self.asking)
                 && let Some(action) = malformed.take()
             {
                 trace.step(Step::Cause(Reason::Malformed, action, Some(id)));
@@ -417,7 +445,8 @@ impl Policy {
             *self.ports.get(usize::from(*self.port_classes.get(usize::from(subject.port))?))?;
         let client = Named { own: subject.client.from, unasked: self.fromless };
         let to = Named { own: class.to, unasked: self.toless };
-        if subject.target.outer.is_none() && subject.name.operator.is_none() {
+        let NameEntry { operator, law, .. } = subject.name;
+        if subject.target.outer.is_none() && operator.is_none() && law.is_none() {
             let others = [carrier, port, class.all];
             let question = rule_set::Question { name, client, to, others, loose: self.loose };
             return self.sets.first(&question, from);
@@ -426,7 +455,7 @@ impl Policy {
     }
 
     /// As [`Policy::first_named`] of an embedded address, whose outer form `to` sees as well, or of a
-    /// name that says whose the address is.
+    /// name that says whose the address is, or adds a law.
     #[inline(never)]
     fn first_rare(
         &self,
@@ -437,23 +466,28 @@ impl Policy {
         from: usize,
     ) -> Option<usize> {
         let class = self.classes.get(subject.class)?;
+        let NameEntry { operator: by_name, law: name_law, .. } = subject.name;
         let to = match subject.target.outer {
             Some(outer) => {
                 let outer = self.classes.get(self.atlas.class_of(outer.into()))?;
-                Term::Fold([class.to, outer.to, self.toless], self.everything)
+                Term::Fold([class.to, outer.to, self.toless, self.toless], self.everything)
             }
             None => Term::Named(to),
         };
         let operator_sets = |index: u32| self.operators.get(index as usize);
         let own = operator_sets(self.atlas.classes().get(subject.class)?.operator)?;
-        let named = match subject.name.operator {
+        let named = match by_name {
             Some(index) => operator_sets(index)?,
             None => own,
         };
-        let own = if subject.bound && subject.name.operator.is_some() { named } else { own };
+        let own = if subject.bound && by_name.is_some() { named } else { own };
+        let added = match name_law {
+            Some(index) => self.law(index)?.rules,
+            None => named.laws,
+        };
         let either = self.block_rules;
-        let operator = Term::Fold([own.ids, named.ids, named.ids], either);
-        let law = Term::Fold([class.place_law, own.laws, named.laws], either);
+        let operator = Term::Fold([own.ids, named.ids, named.ids, named.ids], either);
+        let law = Term::Fold([class.place_law, own.laws, named.laws, added], either);
         let [carrier, port, geo] = [carrier, port, class.geo].map(Term::Set);
         let [name, client] = [name, client].map(Term::Named);
         self.sets.first_of(&[carrier, client, port, name, geo, to, operator, law], from)
@@ -461,7 +495,7 @@ impl Policy {
 
     #[inline(always)]
     pub(super) fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
-        if subject.name.operator.is_none() && !trace.listens() {
+        if subject.name.operator.is_none() && subject.name.law.is_none() && !trace.listens() {
             let profile = self.group(subject.client).profile as usize;
             let at = profile * self.atlas.classes().len() + subject.class;
             return self.axes.get(at).copied().unwrap_or(UNKNOWN);
@@ -473,7 +507,7 @@ impl Policy {
     #[inline(never)]
     fn axes_weighed(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
         let profile = self.group(subject.client).profile as usize;
-        let named = subject.name.operator;
+        let NameEntry { operator: named, law: name_law, .. } = subject.name;
         let facts = self.atlas.classes().get(subject.class);
         let facts = facts.and_then(|class| class_facts(&self.atlas, class, &self.stale));
         let (Some(profile), Some(mut facts)) = (self.profiles.get(profile), facts) else {
@@ -486,6 +520,9 @@ impl Policy {
             } else {
                 facts.homes |= operator.homes;
             }
+        }
+        if let Some(law) = name_law.and_then(|law| self.law(law)) {
+            facts.homes |= law.homes;
         }
         weigh(profile, &facts, |reason, action| trace.step(Step::Cause(reason, action, None)))
     }

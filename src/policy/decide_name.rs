@@ -7,8 +7,8 @@ use super::address::canonical;
 use super::compile::{carrier, carriers_of};
 use super::rule_set::{Named, SetId, Term};
 use super::{
-    Action, ClientClass, GroupId, GroupState, Mode, Policy, Question, Reason, RuleId, Transport,
-    Verdict,
+    Action, ClientClass, GroupId, GroupState, Mode, NameEntry, Policy, Question, Reason, RuleId,
+    Transport, Verdict,
 };
 
 /// What the name alone settles.
@@ -35,12 +35,14 @@ impl Policy {
             return None;
         }
         let entry = self.name_entries.get(self.names.value(name) as usize);
-        let (rules, operator) =
-            entry.map_or((self.nothing, None), |entry| (entry.rules, entry.operator));
+        let NameEntry { rules, operator, law } =
+            entry.copied().unwrap_or_else(|| self.unknown_name());
         let settled = match self.refused_by_rule(question, client, rules, operator) {
             Walk::Refused(rule) => Settled { reason: Reason::Rule, rule: Some(rule) },
             Walk::Possible => return None,
-            Walk::NoRule => Settled { reason: self.refused_by_law(group, operator)?, rule: None },
+            Walk::NoRule => {
+                Settled { reason: self.refused_by_law(group, operator, law)?, rule: None }
+            }
         };
         let nowhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         Some(Verdict {
@@ -162,13 +164,22 @@ impl Policy {
         }
     }
 
-    /// Where no rule is in the way, the law of the name's own operator reaches every address of it.
-    /// Private ones have a cause of their own, which must refuse as well.
-    fn refused_by_law(&self, group: &GroupState, operator: Option<u32>) -> Option<Reason> {
-        let operator = self.atlas.operators().get(operator? as usize)?;
+    /// Where no rule is in the way, the law of the name's own operator, or else the law that the name
+    /// adds, reaches every address of it. Private ones have a cause of their own, which must refuse
+    /// as well.
+    fn refused_by_law(
+        &self,
+        group: &GroupState,
+        operator: Option<u32>,
+        law: Option<u32>,
+    ) -> Option<Reason> {
+        let homes = match operator {
+            Some(operator) => self.atlas.operators().get(operator as usize)?.homes,
+            None => self.law(law?)?.homes,
+        };
         let profile = self.profiles.get(group.profile as usize)?;
         let blocks = profile.on.law == Action::Block && profile.on.private == Action::Block;
-        let foreign = !operator.homes.is_subset(profile.permit_law?);
+        let foreign = !homes.is_subset(profile.permit_law?);
         (blocks && foreign).then_some(Reason::Law)
     }
 }

@@ -197,6 +197,7 @@ impl Fixture {
             groups: vec![self.group],
             rules: self.rules,
             host_operators: self.host_operators,
+            host_laws: Vec::new(),
             binding: self.binding,
             ech: Ech::Claim,
             contact: Some("it@hospital.example".to_owned()),
@@ -253,6 +254,7 @@ fn operator(id: &str, home: &str) -> Operator {
         id: id.to_owned(),
         homes: countries(home),
         technology: CountrySet::EMPTY,
+        uncertain: false,
         source: "test".to_owned(),
     }
 }

@@ -35,6 +35,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::identify::HostName;
+
 pub use address::{Standing, Target, canonical, special_v4, special_v6, standing, target};
 pub use atlas::{Atlas, AtlasParts, Class, Location, Operator, SourceNote, leads};
 pub use blueprint::{Blueprint, Causes, FromSpec, GroupSpec, RuleSpec};
@@ -98,8 +100,12 @@ pub struct Policy {
     name_entries: Box<[NameEntry]>,
     /// The operators that have hosts, each once.
     host_operators: Box<[u32]>,
-    /// Some rule has a condition about the operator or the law.
-    asks_operator: bool,
+    /// The first rule with a condition about the operator or the law; else [`usize::MAX`].
+    asking: usize,
+    /// Some rule has a condition about the law.
+    asks_law: bool,
+    /// What names may add to the law, each set of homes once.
+    name_laws: Box<[NameLaw]>,
     /// Rules in force by transport and protocol.
     carriers: [[SetId; 4]; 2],
     /// Rules in force over some protocol of a transport, and over every one.
@@ -184,6 +190,16 @@ struct NameEntry {
     rules: SetId,
     /// The `[[operator]]` that the name belongs to, as an index into the atlas.
     operator: Option<u32>,
+    /// What law the name adds, as an index into [`Policy::name_laws`].
+    law: Option<u32>,
+}
+
+/// The law that some names add.
+#[derive(Debug, Clone, Copy)]
+struct NameLaw {
+    homes: CountrySet,
+    /// Rules that these homes leave possible.
+    rules: SetId,
 }
 
 /// What is known of one address, for records, answers and `explain`.
@@ -232,6 +248,12 @@ impl Policy {
             asn: class.map(|class| class.asn).filter(|&asn| asn != 0),
             law: codes | operator.map_or(CountrySet::EMPTY, |operator| operator.homes),
         }
+    }
+
+    /// The law that a name adds, whatever address it has.
+    #[must_use]
+    pub fn name_law(&self, name: &HostName) -> CountrySet {
+        self.entry(name).law.and_then(|law| self.law(law)).map(|law| law.homes).unwrap_or_default()
     }
 
     /// The facts by address.

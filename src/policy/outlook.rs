@@ -5,16 +5,17 @@ use super::address::target;
 use super::axes::Profile;
 use super::decide::Subject;
 use super::rule_set::{Named, SetId};
-use super::{Action, Binding, Claim, Ech, NameEntry, Policy, Question, Verdict};
+use super::{Action, Binding, Claim, Ech, NameEntry, NameLaw, Policy, Question, Verdict};
 
 /// What is known of a verdict before a byte was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlook {
     /// This is the verdict, whatever name is read; a name only labels the record.
     Settled(Verdict),
-    /// This is the verdict without a name. No name gives the address away or takes it, save that one
-    /// which a rule opens elsewhere is refused here as `mismatch`: the destination may be dialled and
-    /// may speak, and the client's first bytes are judged before they go on.
+    /// This is the verdict without a name. No name opens the address further; one which a rule opens
+    /// elsewhere is refused here as `mismatch`, and one which brings a law along may be refused for
+    /// it. Who wants in leaves the name out, so that nothing is won by waiting for it: the destination
+    /// may be dialled and may speak, and the client's first bytes are judged before they go on.
     Unless(Verdict),
     /// A name may turn the answer: the first bytes are waited for.
     Open,
@@ -26,6 +27,8 @@ pub(super) struct Possible {
     actions: [bool; Action::ALL.len()],
     /// Some name would be refused, or noted, because it does not belong to the address.
     mismatch: bool,
+    /// Some name would be judged more strictly for the law that it brings along.
+    law: bool,
 }
 
 impl Possible {
@@ -41,6 +44,28 @@ impl Possible {
     /// address which is open without one does not count: who wants in leaves it out.
     pub(super) fn differ(self) -> bool {
         self.actions.iter().filter(|&&possible| possible).count() > 1
+    }
+
+    /// Whether the law that some name brings along changes the answer.
+    pub(super) const fn is_turned_by_law(self) -> bool {
+        self.law
+    }
+
+    /// The least strict action, as a position in [`Action::ALL`].
+    fn least(self) -> Option<usize> {
+        self.actions.iter().position(|&possible| possible)
+    }
+
+    /// Takes in what a name comes to that brings a law along: the same, something stricter, or, where
+    /// a rule holds no longer that would have been stricter, anything.
+    fn with_law(&mut self, named: Self) {
+        if self.actions == named.actions {
+            return;
+        }
+        self.law = true;
+        if named.least() < self.least() {
+            self.actions = [true; Action::ALL.len()];
+        }
     }
 }
 
@@ -66,13 +91,13 @@ impl Policy {
         if self.ech == Ech::Block {
             possible.add(Action::Block);
         }
-        match (possible.differ(), possible.mismatch, self.binding) {
-            (false, false, _) => Outlook::Settled(self.decide(&silent)),
-            (false, true, Binding::Verify | Binding::Trust) => {
-                Outlook::Unless(self.decide(&silent))
-            }
-            // The name says which address is dialled.
-            (false, true, Binding::Redial) | (true, ..) => Outlook::Open,
+        let Possible { mismatch, law, .. } = possible;
+        match (possible.differ(), self.binding) {
+            // Where a name may be opened elsewhere, it says which address is dialled.
+            (false, Binding::Redial) if mismatch => Outlook::Open,
+            (false, _) if mismatch || law => Outlook::Unless(self.decide(&silent)),
+            (false, _) => Outlook::Settled(self.decide(&silent)),
+            (true, _) => Outlook::Open,
         }
     }
 
@@ -85,19 +110,46 @@ impl Policy {
         any: SetId,
         every: SetId,
     ) -> Possible {
-        let mut possible = Possible::default();
         let subject = Subject { name: self.unknown_name(), bound: false, ..*subject };
         // A claimed or bound name may say whose the address is, and so what rules and axes see.
-        if self.asks_operator && !self.host_operators.is_empty() {
-            possible.actions = [true; Action::ALL.len()];
-            return possible;
+        if self.asking != usize::MAX && !self.host_operators.is_empty() {
+            let actions = [true; Action::ALL.len()];
+            return Possible { actions, ..Possible::default() };
         }
+        let mut possible = self.possible_under(&subject, profile, any, every);
+        // Rules may ask for any law; the axes tell only whether one is permitted.
+        let foreign = |law: &NameLaw| {
+            profile.permit_law.is_some_and(|permitted| !law.homes.is_subset(permitted))
+        };
+        let laws = self.name_laws.iter().zip(0..);
+        let laws = laws.filter(|(law, _)| self.asks_law || foreign(law));
+        let few = if self.asks_law { usize::MAX } else { 1 };
+        for (_, law) in laws.take(few) {
+            if possible.differ() {
+                break;
+            }
+            let name = NameEntry { law: Some(law), ..subject.name };
+            let named = self.possible_under(&Subject { name, ..subject }, profile, any, every);
+            possible.with_law(named);
+        }
+        possible
+    }
+
+    /// As [`Policy::possible`], of names that bring along the law of `subject`.
+    fn possible_under(
+        &self,
+        subject: &Subject,
+        profile: &Profile,
+        any: SetId,
+        every: SetId,
+    ) -> Possible {
+        let mut possible = Possible::default();
         let hostless = Named { own: self.nothing, unasked: self.hostless };
         let mut from = 0;
         // The first rule without a `host` that holds in any case ends the walk.
         let end = loop {
-            let Some(position) = self.first_named(&subject, any, hostless, from) else {
-                self.possible_axes(&subject, &mut possible);
+            let Some(position) = self.first_named(subject, any, hostless, from) else {
+                self.possible_axes(subject, &mut possible);
                 break usize::MAX;
             };
             if let Some(rule) = self.rules.get(position) {
@@ -120,7 +172,7 @@ impl Policy {
                 continue;
             }
             let hosted = Named { own, unasked: self.nothing };
-            let first = self.first_named(&subject, any, hosted, 0);
+            let first = self.first_named(subject, any, hosted, 0);
             if first.is_none_or(|position| position > end) {
                 continue;
             }

@@ -143,9 +143,9 @@ pub(super) enum Term {
     Set(SetId),
     /// Either half.
     Named(Named),
-    /// `(a & b & c) | ((a | b | c) & either)`: all three for the rules that need every possibility,
-    /// one of them for the rules of `either`, which match on any.
-    Fold([SetId; 3], SetId),
+    /// `(a & b & c & d) | ((a | b | c | d) & either)`: all four for the rules that need every
+    /// possibility, one of them for the rules of `either`, which match on any.
+    Fold([SetId; 4], SetId),
 }
 
 impl RuleSets {
@@ -231,8 +231,8 @@ impl RuleSets {
                         Term::Set(set) => word(set),
                         Term::Named(Named { own, unasked }) => word(own) | word(unasked),
                         Term::Fold(sets, either) => {
-                            let [a, b, c] = sets.map(word);
-                            (a & b & c) | ((a | b | c) & word(either))
+                            let [a, b, c, d] = sets.map(word);
+                            (a & b & c & d) | ((a | b | c | d) & word(either))
                         }
                     }
                 })
@@ -318,7 +318,7 @@ mod tests {
                 scan(&|r| (is(0, r) || is(1, r)) && is(2, r))
             );
             prop_assert_eq!(
-                sets.first_of(&[Term::Fold([a, b, c], d), Term::Set(c)], from),
+                sets.first_of(&[Term::Fold([a, b, c, b], d), Term::Set(c)], from),
                 scan(&|r| {
                     let all = is(0, r) && is(1, r) && is(2, r);
                     let any = is(0, r) || is(1, r) || is(2, r);

@@ -494,7 +494,7 @@ fn load_tells_every_fault_at_once_and_counts_a_double_once() {
     assert_eq!(sources.countries[0].info.name, "good.csv");
     let listed = list(&settings);
     assert_eq!(listed.iter().filter(|listing| listing.fault.is_some()).count(), 4);
-    assert_eq!(listed.iter().filter(|listing| listing.kind == "facts").count(), 6);
+    assert_eq!(listed.iter().filter(|listing| listing.kind == "facts").count(), 7);
     assert!(listed.iter().all(|listing| !listing.to_string().contains('\n')));
 }
 
@@ -520,4 +520,103 @@ fn the_embedded_tables_are_of_their_kind_and_of_their_date() {
     let country = embedded_country().unwrap();
     let address = IpAddr::V6(Ipv6Addr::from_bits(0x2a00_1450_4007_u128 << 80));
     assert!(country.ranges.lookup(address).is_some());
+}
+
+/// How much of the space of IPv4 in the EEA is whose, by the embedded tables; addresses.
+#[derive(Debug, Default)]
+struct Reach {
+    space: u64,
+    /// Nobody says whose it is.
+    unknown: u64,
+    /// Somebody does, and is not sure.
+    uncertain: u64,
+    /// As `unknown`, where the registrant counts.
+    unknown_registrant: u64,
+    /// Of known operators: registered in none of the homes.
+    registered_elsewhere: u64,
+    /// Of known operators: registered under a permitted law, and some home is under another.
+    registered_unsafe: u64,
+    /// Of unknown operators: registered under a permitted law.
+    registered_permitted: u64,
+}
+
+impl Reach {
+    fn share(part: u64, whole: u64) -> f64 {
+        100.0 * part as f64 / whole as f64
+    }
+}
+
+fn reach() -> Reach {
+    let text = "schema = 1\n[policy]\npermit = ['eea']\n[capture]\nshortcut = 'permitted'\n\
+                [[listen]]\nmode = 'tproxy'\naddress = '127.0.0.1:15001'\n";
+    let loaded = schengate::control::config::parse(text, None).unwrap();
+    let (now, config) = ("2026-11-30T00:00:00Z".parse().unwrap(), loaded.config);
+    let zone = |names: &[&str]| {
+        let zones = &config.zones;
+        let index = |name: &&str| zones.all.iter().position(|zone| zone.name == *name).unwrap();
+        let plus = names.iter().map(|name| schengate::control::config::Term::Zone(index(name)));
+        let list = schengate::control::config::ZoneList { plus: plus.collect(), minus: vec![] };
+        zones.resolve(&list, now)
+    };
+    let (eea, permitted) = (zone(&["eea"]), zone(&["eea", "gdpr-adequacy"]));
+    let sources = load(&config.data).unwrap();
+    let compiler =
+        schengate::control::compile::Compiler::new(config, sources, text, Vec::new(), now);
+    let policy = compiler.policy_at(now);
+    let atlas = policy.atlas();
+    let registrants = embedded_registrant().unwrap().ranges.v4;
+    let ranges = atlas.v4_ranges();
+    let mut reach = Reach::default();
+    let mut ahead = registrants.iter().peekable();
+    for (at, &(first, class)) in ranges.iter().enumerate() {
+        let last = ranges.get(at + 1).map_or(u32::MAX, |next| next.0 - 1);
+        let class = &atlas.classes()[class as usize];
+        let location = &atlas.locations()[class.location as usize];
+        if !location.is_known() || !location.codes.is_subset(eea) {
+            continue;
+        }
+        let operator = &atlas.operators()[class.operator as usize];
+        let space = u64::from(last - first) + 1;
+        reach.space += space;
+        reach.unknown += if operator.is_named() { 0 } else { space };
+        reach.unknown_registrant += if operator.is_named() { 0 } else { space };
+        reach.uncertain += if operator.uncertain { space } else { 0 };
+        while ahead.next_if(|registrant| registrant.1 < first).is_some() {}
+        for &(from, to, said) in ahead.clone().take_while(|registrant| registrant.0 <= last) {
+            let shared = u64::from(to.min(last) - from.max(first)) + 1;
+            let Whereabouts::Country(country) = said else { continue };
+            let country = schengate::policy::CountrySet::from_iter([country]);
+            if !operator.is_named() {
+                reach.unknown_registrant -= shared;
+                reach.registered_permitted += if country.is_subset(permitted) { shared } else { 0 };
+            } else if operator.is_known() {
+                let elsewhere = !country.is_subset(operator.homes);
+                reach.registered_elsewhere += if elsewhere { shared } else { 0 };
+                let unsafe_ = country.is_subset(permitted) && !operator.homes.is_subset(permitted);
+                reach.registered_unsafe += if unsafe_ { shared } else { 0 };
+            }
+        }
+    }
+    reach
+}
+
+#[test]
+fn the_law_is_known_for_most_of_the_space_in_the_eea() {
+    let reach = reach();
+    let Reach { space, unknown, uncertain, unknown_registrant, .. } = reach;
+    let [unknown_share, uncertain_share, registrant_share] =
+        [unknown, uncertain, unknown_registrant].map(|part| Reach::share(part, space));
+    let known = space - unknown - uncertain;
+    let [elsewhere, unsafe_] =
+        [reach.registered_elsewhere, reach.registered_unsafe].map(|part| Reach::share(part, known));
+    println!(
+        "{space} addresses in the EEA: {unknown_share:.2} % of unknown law ({registrant_share:.2} % \
+         where the registrant counts), {uncertain_share:.2} % uncertain; of {known} known, \
+         {elsewhere:.2} % registered elsewhere, {unsafe_:.2} % unsafe; of the unknown, {:.2} % \
+         registered under a permitted law",
+        Reach::share(reach.registered_permitted, unknown)
+    );
+    assert!(space > 500_000_000, "{space}");
+    assert!(unknown_share <= 16.0, "{unknown_share}");
+    assert!(registrant_share <= 3.0, "{registrant_share}");
 }

@@ -62,7 +62,7 @@ fn the_commands_of_the_page_answer_as_it_shows() {
     fs::write(dir.path().join("site.toml"), blocks("file: site.toml")[0]).unwrap();
     let binary = Path::new(env!("CARGO_BIN_EXE_schengate")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
-    let (mut asked, mut differences) = (0, String::new());
+    let (mut asked, mut explained, mut differences) = (0, 0, String::new());
     for (command, shown) in blocks("run").into_iter().flat_map(commands) {
         let mut shell = Command::new("sh");
         shell.args(["-c", &command]).current_dir(dir.path()).env("PATH", &path);
@@ -73,8 +73,9 @@ fn the_commands_of_the_page_answer_as_it_shows() {
             differences += &format!("$ {command}\n{answer}");
         }
         asked += 1;
+        explained += usize::from(command.starts_with("schengate explain"));
     }
-    assert!(asked >= 12, "{asked}");
+    assert!(asked >= 12 && explained >= 10, "{asked}, {explained}");
     assert!(differences.is_empty(), "the page shows other answers than\n{differences}");
 }
 

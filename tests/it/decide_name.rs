@@ -5,7 +5,7 @@ use schengate::control::compile::Compiler;
 use schengate::control::config;
 use schengate::control::data::Sources;
 use schengate::identify::{HostName, Protocol};
-use schengate::policy::{Action, Claim, Policy, Question, Reason, Transport};
+use schengate::policy::{Action, Claim, Outlook, Policy, Question, Reason, Transport};
 
 const HEAD: &str = r#"
 schema = 1
@@ -234,4 +234,70 @@ fn a_law_that_reaches_the_names_own_operator_refuses_it_where_private_space_is_r
     };
     assert_eq!(foreign("block"), Some(Reason::Law));
     assert_eq!(foreign("allow"), None, "the name may have a private address");
+}
+
+#[test]
+fn a_name_brings_the_law_of_who_answers_to_it_along() {
+    let head = HEAD
+        .replace("permit = [\"*\"]", "permit = [\"*\"]\npermit_law = [\"eea\"]")
+        .replace("private = \"allow\"", "private = \"block\"\noperator = \"allow\"");
+    let own = "[[operator]]\nname = \"ours\"\nhost = [\"eu.datadoghq.com\"]\nhomes = [\"DE\"]\n";
+    let rule = "[[rule]]\nname = \"us\"\nlaw = [\"US\"]\naction = \"block\"\n";
+    let fr = "213.186.33.5";
+    let reason = |text: &str, claim: Claim<'_>| {
+        compile(text).decide(&ask("10.7.0.1", fr, 443, Protocol::Tls, claim)).reason()
+    };
+    let [app, eu, plain] = ["app.datadoghq.com", "eu.datadoghq.com", "x.example"]
+        .map(|name| HostName::parse(name.as_bytes()).expect("a name"));
+    for claim in [Claim::Claimed(&app), Claim::Bound(&app)] {
+        assert_eq!(reason(&head, claim), Reason::Law);
+        assert_eq!(reason(&format!("{head}{rule}"), claim), Reason::Rule);
+    }
+    assert_eq!(reason(&head, Claim::Malformed(&[app])), Reason::Malformed);
+    // Where malformed bytes are judged on, the names that were read are, and so is their law.
+    let lenient = head.replace("[policy.on]", "[policy.on]\nmalformed = \"allow\"");
+    assert_eq!(reason(&lenient, Claim::Malformed(&[app])), Reason::Law);
+    assert_eq!(reason(&lenient, Claim::Malformed(&[plain])), Reason::Permitted);
+    assert_eq!(reason(&head, Claim::Bound(&plain)), Reason::Permitted);
+    assert_eq!(reason(&head, Claim::Unread), Reason::Permitted);
+    // An operator of the policy that is bound says all there is to say; a claim takes nothing away.
+    let head = head.replace("[[group]]", &format!("{own}[[group]]"));
+    assert_eq!(reason(&head, Claim::Bound(&eu)), Reason::Permitted);
+    assert_eq!(reason(&head, Claim::Claimed(&eu)), Reason::Law);
+    // Whatever address it has, so that it needs not be resolved.
+    let policy = compile(&head);
+    let early = |name: &HostName| {
+        let asked = ask("10.7.0.1", "::", 443, Protocol::Tls, Claim::Bound(name));
+        policy.decide_name(&asked).map(|verdict| verdict.reason())
+    };
+    assert_eq!(early(&app), Some(Reason::Law));
+    assert_eq!((early(&eu), early(&plain)), (None, None));
+}
+
+#[test]
+fn a_law_that_a_name_may_bring_along_keeps_no_server_from_speaking_first() {
+    let head = HEAD.replace("private", "operator = \"allow\"\nprivate");
+    let law = |law: &str| head.replace("permit = [\"*\"]", &format!("permit = [\"*\"]\n{law}"));
+    let outlook = |text: &str, to: &str| {
+        // Without hosts of operators, which leave it open whatever the law.
+        let text = text.replace("host = [\"*.afar.example\"]", "prefix = [\"192.0.2.0/24\"]");
+        let policy = compile(&text);
+        let asked = ask("10.7.0.1", to, 25, Protocol::Other, Claim::Unread);
+        (policy.outlook(&asked), policy.decide_unread(&asked).is_some())
+    };
+    let (fr, us) = ("213.186.33.5", "8.8.8.8");
+    let eea = law("permit_law = [\"eea\"]");
+    assert!(matches!(outlook(&head, fr), (Outlook::Settled(_), true)), "no law is judged");
+    assert!(matches!(outlook(&eea, fr), (Outlook::Unless(_), false)));
+    assert!(matches!(outlook(&eea, us), (Outlook::Settled(_), true)), "refused in any case");
+    let everywhere = law("permit_law = [\"*\"]");
+    assert!(matches!(outlook(&everywhere, fr), (Outlook::Settled(_), true)), "none is foreign");
+    let rule = |action: &str, law: &str| {
+        format!(
+            "{head}[[rule]]\nname = \"l\"\nlaw = [{law}]\nreason = \"x\"\naction = \"{action}\"\n"
+        )
+    };
+    assert!(matches!(outlook(&rule("block", "\"US\""), fr), (Outlook::Unless(_), false)));
+    // A name may take an address out of a rule that logs it, and so open it further.
+    assert!(matches!(outlook(&rule("log", "\"FR\""), fr), (Outlook::Open, false)));
 }

@@ -14,7 +14,7 @@ use super::keyed::Keyed;
 use super::locate::{Locator, OperatorChoice, Statements};
 use super::plan::Plan;
 use super::voices::Voices;
-use crate::control::data::{Facts, Ranges, Sources, Whereabouts};
+use crate::control::data::{CountryTable, Facts, Ranges, Sources, Whereabouts};
 use crate::policy::{
     AddressBits, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
     special_v4, special_v6, standing,
@@ -68,8 +68,9 @@ impl<T: Clone + Eq + Hash> Interned<T> {
     }
 }
 
-/// The layers that are always there, in the order of their values; a layer for each country table
-/// and one for each AS table follow. 0 is "says nothing" in each.
+/// The layers that are always there, in the order of their values; a layer for each country table,
+/// one for each AS table and one for the registrants, where they count, follow. 0 is "says nothing"
+/// in each.
 #[derive(Clone, Copy)]
 enum Layer {
     /// How the addresses stand, as the position in [`STANDINGS`].
@@ -192,6 +193,7 @@ impl<'a> Drawing<'a> {
             id: String::new(),
             homes: CountrySet::EMPTY,
             technology: CountrySet::EMPTY,
+            uncertain: false,
             source: String::new(),
         });
         let entries = plan.operators.iter().map(|owner| owner.operator.clone());
@@ -267,7 +269,19 @@ impl<'a> Drawing<'a> {
         for table in &self.sources.asns {
             layers.push(Box::new(starts(A::of(&table.ranges), |asn| asn)));
         }
+        for table in self.registrants() {
+            layers.push(Box::new(starts(A::of(&table.ranges), country)));
+        }
         layers
+    }
+
+    /// The table of registrants, where the plan lets it count.
+    fn registrants(&self) -> impl Iterator<Item = &'a CountryTable> + use<'a> {
+        let sources = self.sources;
+        sources.registrant.iter().filter({
+            let counts = self.plan.registrant;
+            move |_| counts
+        })
     }
 
     /// The class of the addresses of which each layer says one thing.
@@ -284,7 +298,8 @@ impl<'a> Drawing<'a> {
         let (fixed, tables) = values.split_at(FIXED);
         let standing = STANDINGS.get(fixed[Layer::Standing as usize] as usize);
         let standing = standing.copied().unwrap_or(Standing::Guard);
-        let (countries, asns) = tables.split_at(self.sources.countries.len());
+        let (countries, rest) = tables.split_at(self.sources.countries.len());
+        let (asns, registrant) = rest.split_at(self.sources.asns.len());
         let said = |value: u32| match value {
             0 => None,
             1 => Some(Whereabouts::Anycast),
@@ -301,6 +316,10 @@ impl<'a> Drawing<'a> {
             countries: &countries,
             asn: asns.iter().copied().find(|&asn| asn != 0).unwrap_or(0),
             operator: position(Layer::Operator),
+            registrant: registrant.first().and_then(|&value| match said(value) {
+                Some(Whereabouts::Country(country)) => Some(country),
+                Some(Whereabouts::Anycast) | None => None,
+            }),
         };
         let location = self.locator.locate(&statements);
         let operator = match self.locator.operator(&statements) {

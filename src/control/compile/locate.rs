@@ -8,7 +8,7 @@ use super::plan::Plan;
 use crate::control::data::{
     Facts, ProviderRow, RegionPlace, Sources, Whereabouts, provider_operator,
 };
-use crate::policy::{CountrySet, Location, Operator, SourceNote, Standing};
+use crate::policy::{Country, CountrySet, Location, Operator, SourceNote, Standing};
 
 /// What each layer says of a class of addresses; an index into the layer's own list.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Statements<'a> {
     pub(super) asn: u32,
     /// `[[operator]]` of the most specific prefix.
     pub(super) operator: Option<usize>,
+    /// Where the holder is registered, where that counts.
+    pub(super) registrant: Option<Country>,
 }
 
 /// Everything that statements are read against.
@@ -213,7 +215,7 @@ impl<'a> Locator<'a> {
     }
 
     /// Whose it is: `[[operator]]` by prefix, by AS number, the provider of the range, the built-in
-    /// operator of the AS number.
+    /// operator of the AS number; where nobody knows, the country of the registrant, if it counts.
     pub(super) fn operator(&self, said: &Statements<'_>) -> Option<OperatorChoice> {
         if let Some(entry) = said.operator {
             return Some(OperatorChoice::Entry(entry));
@@ -233,14 +235,23 @@ impl<'a> Locator<'a> {
             built_in.filter(|fact| main.is_some_and(|main| main.id == fact.id)).or(main)
         });
         let source = if provider.is_some() { "provider" } else { "built-in" };
-        provider.or(built_in).map(|fact| {
-            OperatorChoice::BuiltIn(Operator {
-                id: fact.id.clone(),
-                homes: fact.homes,
+        let known = provider.or(built_in).map(|fact| Operator {
+            id: fact.id.clone(),
+            homes: fact.homes,
+            technology: CountrySet::EMPTY,
+            uncertain: fact.uncertain,
+            source: source.into(),
+        });
+        let registered = || {
+            said.registrant.map(|country| Operator {
+                id: String::new(),
+                homes: CountrySet::from_iter([country]),
                 technology: CountrySet::EMPTY,
-                source: source.into(),
+                uncertain: false,
+                source: "registrant".into(),
             })
-        })
+        };
+        known.or_else(registered).map(OperatorChoice::BuiltIn)
     }
 }
 

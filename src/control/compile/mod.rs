@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::drawn::{Beside, Drawn};
 use crate::control::config::{Config, From, Group, ListenMode, PlaceLocation, Rule, ZoneList};
-use crate::control::data::{SourceInfo, Sources};
+use crate::control::data::{Facts, SourceInfo, Sources};
 use crate::policy::{Atlas, Blueprint, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
 
 /// `max_age` of a provider's file where the policy says none. Measured on lists of AWS: after 92 days
@@ -146,6 +146,7 @@ impl Compiler {
             let at = chart::operator_index(index);
             operator.host.iter().map(move |host| (host.name, host.below, at))
         });
+        let domains = &Facts::built_in().domains;
         let stale = atlas.sources().iter().map(|source| {
             let end = source.as_of_ms.zip(self.max_age(&source.name)).map(end_of_age);
             end.is_some_and(|end| at.as_millisecond() >= end)
@@ -159,6 +160,7 @@ impl Compiler {
             groups: std::iter::once(default).chain(groups.iter().map(group)).collect(),
             rules: rules.iter().map(|rule| self.rule(rule, at)).collect(),
             host_operators: host_operators.collect(),
+            host_laws: domains.iter().map(|fact| (fact.suffix, fact.homes)).collect(),
             binding: names.binding,
             ech: names.ech,
             contact: policy.contact.clone(),

@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) operators: Vec<Owner>,
     /// `to` of the rules that have one, in file order.
     pub(super) to: Vec<Vec<IpNet>>,
+    /// Whether the country of an address's registrant counts as home where no operator is known.
+    pub(super) registrant: bool,
     /// The states of the Union, for regions that are published as standing in several of them.
     pub(super) union: CountrySet,
     pub(super) memory: Memory,
@@ -50,7 +52,7 @@ pub(super) struct Owner {
 
 impl Plan {
     pub(super) fn of(config: &Config, at: Timestamp) -> Self {
-        let Config { places, operators, rules, zones, data, capture, audit, .. } = config;
+        let Config { policy, places, operators, rules, zones, data, capture, audit, .. } = config;
         let site = |place: &Place| Site {
             to: place.to.clone(),
             countries: match &place.location {
@@ -68,6 +70,7 @@ impl Plan {
             places: places.iter().map(site).collect(),
             operators: operators.iter().map(owner).collect(),
             to: rules.iter().filter_map(|rule| rule.to.clone()).collect(),
+            registrant: policy.registrant,
             union: zones.resolve(&ZoneList { plus: union, minus: Vec::new() }, at),
             memory: data.memory,
             // What a reload widens is told by them.
@@ -87,6 +90,7 @@ fn owner(entry: &OperatorEntry) -> Owner {
             id: entry.name.clone(),
             homes: set(&entry.homes),
             technology: set(&entry.technology),
+            uncertain: false,
             source: "[[operator]]".into(),
         },
         prefix: entry.prefix.clone(),

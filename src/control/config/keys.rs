@@ -119,6 +119,7 @@ pub const KEYS: &[Key] = &[
     key("policy", "grace", Form::Duration, "\"0s\"", "\"30s\"", "How long a live connection that is no longer permitted may go on."),
     key("policy", "watch", Form::Flag, "true", "false", "Whether a changed file is taken up once it is whole; else only SIGHUP does it."),
     key("policy", "contact", Form::Text, NONE, "\"it@hospital.example\"", "Whom a refused client is told to ask."),
+    key("policy", "registrant", Form::Word, "\"show\"", "\"judge\"", "What the country of an address's registrant is where no operator is known: `show`: told by `explain`, and no more; `judge`: it counts as home."),
 
     key("policy.on", "outside", Form::Word, "\"block\"", "\"log\"", "Located outside `permit`."),
     key("policy.on", "law", Form::Word, "\"block\"", "\"log\"", "Reached by a law outside `permit_law`."),

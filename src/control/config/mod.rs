@@ -252,6 +252,9 @@ pub struct Defaults {
     pub watch: bool,
     /// A line for the person who was refused: whom to ask.
     pub contact: Option<String>,
+    /// Whether the country of an address's registrant counts as home where no operator is known
+    /// (`registrant = "judge"`). By default it is shown only.
+    pub registrant: bool,
 }
 
 /// `[[group]]`, with what it does not name already inherited, but for the mode after `until`.

@@ -22,6 +22,9 @@ use crate::policy::{Action, Binding, Ech, Memory, Mode};
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
+/// What the registrant of an address is for.
+const REGISTRANT: [(&str, bool); 2] = [("show", false), ("judge", true)];
+
 pub(super) const ACTIONS: [(&str, Action); 3] =
     [("allow", Action::Allow), ("log", Action::Log), ("block", Action::Block)];
 
@@ -100,6 +103,7 @@ pub(super) fn config(
         grace: Duration::ZERO,
         watch: true,
         contact: None,
+        registrant: false,
     });
     let group_tables = reader.tables(root, "group");
     let groups = groups(reader, &group_tables, &names, &inherited);
@@ -204,6 +208,7 @@ fn policy(
     });
     let watch = or(table, "watch", true, |item| reader.boolean(item));
     let contact = optional(table, "contact", |item| reader.line(item));
+    let registrant = or(table, "registrant", false, |item| reader.word(item, &REGISTRANT));
     Some(Defaults {
         mode: mode?,
         permit: permit?,
@@ -212,6 +217,7 @@ fn policy(
         grace: grace?,
         watch: watch?,
         contact: contact?,
+        registrant: registrant?,
     })
 }
 

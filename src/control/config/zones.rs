@@ -44,7 +44,7 @@ const PARTIAL: &str = "-partial";
 
 /// Built-in names that stand for other zones and codes, and what an address does not show of what
 /// is meant by them.
-const ALIASES: [(&str, &[&str], &str); 5] = [
+static ALIASES: [(&str, &[&str], &str); 5] = [
     (
         "eu-data-boundary",
         &["eu", "CH", "IS", "LI", "NO"],
@@ -569,7 +569,7 @@ mod tests {
 
     #[test]
     fn aliases_hold_what_they_stand_for() {
-        for (name, members, _) in ALIASES {
+        for &(name, members, _) in &ALIASES {
             assert_eq!(held(name, NOW), held(&members.join(" "), NOW), "{name}");
         }
         assert_eq!(held("hds", NOW).len(), 37);

@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::formats::text::{Separator, as_number, begins, fields, lines, prefix};
-use super::model::{Facts, OperatorFact, RegionFact, RegionPlace};
+use super::model::{DomainFact, Facts, OperatorFact, RegionFact, RegionPlace};
+use crate::identify::HostName;
 use crate::policy::{Country, CountrySet};
 
 const OPERATORS: &str = include_str!("../../../config/facts/operators.csv");
 const REGIONS: &str = include_str!("../../../config/facts/cloud-regions.csv");
 pub(super) const SERVICES: &str = include_str!("../../../config/facts/services.csv");
+const DOMAINS: &str = include_str!("../../../config/facts/operator-domains.csv");
 const SETS: &str = include_str!("../../../config/facts/jurisdiction-sets.csv");
 const ANYCAST: &str = include_str!("../../../config/facts/anycast.csv");
 const EDGES: &str = include_str!("../../../config/facts/edges.csv");
@@ -23,8 +25,9 @@ const EDGES: &str = include_str!("../../../config/facts/edges.csv");
 const AS_OF: &str = "2026-11-30";
 
 /// The facts' files as built in: name, content and header.
-pub(super) const FILES: [(&str, &str); 6] = [
+pub(super) const FILES: [(&str, &str); 7] = [
     ("operators.csv", OPERATORS),
+    ("operator-domains.csv", DOMAINS),
     ("cloud-regions.csv", REGIONS),
     ("jurisdiction-sets.csv", SETS),
     ("anycast.csv", ANYCAST),
@@ -66,7 +69,19 @@ impl Facts {
             anycast: anycast(),
             edges: edges(),
             as_of: as_of(),
+            domains: domains(),
         })
+    }
+
+    /// The row of `operator-domains.csv` that a name is at or below; the longest suffix.
+    #[must_use]
+    pub fn domain(&self, name: &HostName) -> Option<&DomainFact> {
+        let name = name.as_str();
+        let holds = |fact: &&DomainFact| {
+            let above = name.strip_suffix(fact.suffix.as_str());
+            above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+        };
+        self.domains.iter().filter(holds).max_by_key(|fact| fact.suffix.as_str().len())
     }
 }
 
@@ -101,13 +116,26 @@ pub fn operator_id(name: &str) -> String {
 }
 
 fn operators() -> Vec<OperatorFact> {
-    let rows = rows::<11>(OPERATORS);
+    let rows = rows::<13>(OPERATORS);
     rows.filter_map(|[asn, name, home, _, _, entity, uncertain, ..]| {
-        let homes: CountrySet =
-            [home, entity].iter().filter_map(|code| Country::from_code(code)).collect();
+        let homes = countries(&home) | countries(&entity);
         let asn = as_number(0, asn.as_bytes()).ok()??;
         let (id, name) = (operator_id(&name), name.into_owned());
         Some(OperatorFact { asn, name, id, homes, uncertain: uncertain == "yes" })
+    })
+    .collect()
+}
+
+/// Codes with a space between them.
+fn countries(codes: &str) -> CountrySet {
+    codes.split(' ').filter_map(Country::from_code).collect()
+}
+
+fn domains() -> Vec<DomainFact> {
+    let rows = rows::<5>(DOMAINS);
+    rows.filter_map(|[suffix, operator, home, ..]| {
+        let suffix = HostName::parse(suffix.as_bytes()).ok()?;
+        Some(DomainFact { suffix, operator: operator.into_owned(), homes: countries(&home) })
     })
     .collect()
 }
@@ -173,6 +201,8 @@ mod tests {
         let rows = |file: &str| file.trim_end().lines().count() - 1;
         assert_eq!(Facts::built_in().operators.len(), rows(OPERATORS));
         assert_eq!(Facts::built_in().regions.len(), rows(REGIONS));
+        assert_eq!(Facts::built_in().domains.len(), rows(DOMAINS));
+        assert!(Facts::built_in().domains.iter().all(|fact| !fact.homes.is_empty()));
         let no_country = SETS.lines().filter(|line| {
             let code = line.split(',').nth(1).unwrap();
             Country::from_code(code).is_none() && code != "iso2"
@@ -196,6 +226,37 @@ mod tests {
         assert_eq!((aws.id.as_str(), aws.homes.to_string().as_str()), ("amazon", "US"));
         let aliyun = operators.iter().find(|o| o.name.contains("Aliyun")).unwrap();
         assert_eq!(aliyun.id, "alibaba-cloud");
+    }
+
+    #[test]
+    fn an_operator_has_every_code_of_its_row_and_a_name_the_law_of_its_longest_suffix() {
+        let homes = |asn: u32| {
+            let mut operators = Facts::built_in().operators.iter();
+            operators.find(|o| o.asn == asn).unwrap().homes.to_string()
+        };
+        for (asn, codes) in [
+            (6, "FR, US"),
+            (25773, "IL, US"),
+            (203501, "DE, US"),
+            (3258, "DE, JP"),
+            (8888, "AU, DE"),
+            (834, "GB, LT, US"),
+            (210976, "KZ, RU"),
+            (34762, "BE, CA, GB"),
+            (1836, "CH, FR"),
+            (33915, "BM, GB, NL, US"),
+            (135629, "CN"),
+        ] {
+            assert_eq!(homes(asn), codes, "AS{asn}");
+        }
+        let law = |name: &str| {
+            let name = HostName::parse(name.as_bytes()).unwrap();
+            Facts::built_in().domain(&name).map(|fact| fact.homes.to_string())
+        };
+        assert_eq!(law("app.datadoghq.com").as_deref(), Some("US"));
+        assert_eq!(law("datadoghq.com").as_deref(), Some("US"));
+        assert_eq!(law("s3.cn-north-1.amazonaws.com.cn").as_deref(), Some("CN"));
+        assert_eq!(law("notdatadoghq.com"), None);
     }
 
     #[test]

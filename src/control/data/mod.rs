@@ -27,9 +27,9 @@ pub use formats::sgp::{SigningKey, build_pack};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use model::{
-    AsnTable, BadRow, Cause, CountryTable, DataFault, Facts, FileStamp, Kind, OLD_AFTER,
-    OperatorFact, ProviderRow, ProviderTable, Ranges, RegionFact, RegionPlace, Shown, SourceInfo,
-    Sources, Table, Whereabouts,
+    AsnTable, BadRow, Cause, CountryTable, DataFault, DomainFact, Facts, FileStamp, Kind,
+    OLD_AFTER, OperatorFact, ProviderRow, ProviderTable, Ranges, RegionFact, RegionPlace, Shown,
+    SourceInfo, Sources, Table, Whereabouts,
 };
 pub use providers::provider_operator;
 pub use services::{Endpoints, Services, build_services};

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use crate::identify::HostName;
 use crate::policy::{Country, CountrySet};
 
 /// Sorted, disjoint, inclusive ranges, each with a value; IPv4 and IPv6 apart.
@@ -107,6 +108,8 @@ pub struct Sources {
     pub asns: Vec<AsnTable>,
     /// Provider tables; the longest prefix over all of them wins.
     pub providers: Vec<ProviderTable>,
+    /// Where the holders of addresses are registered; only where the policy lets it count.
+    pub registrant: Option<CountryTable>,
 }
 
 /// Age from which a table is called old: each that is published at all has been published anew by
@@ -175,6 +178,20 @@ pub struct Facts {
     pub edges: HashSet<u32>,
     /// The day on which the facts were last gone through.
     pub as_of: Option<Timestamp>,
+    /// Whose law a name brings with it.
+    pub domains: Vec<DomainFact>,
+}
+
+/// A row of `operator-domains.csv`: whoever answers to a name at or below the suffix is, or is
+/// hosted for, this operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainFact {
+    /// The suffix; it stands for itself and for every name below it.
+    pub suffix: HostName,
+    /// The operator's name as written.
+    pub operator: String,
+    /// Its legal homes.
+    pub homes: CountrySet,
 }
 
 /// A row of `operators.csv`.
@@ -186,7 +203,7 @@ pub struct OperatorFact {
     pub name: String,
     /// The operator id (docs/policy.md §3).
     pub id: String,
-    /// Legal home, and the home of the holding entity where it differs.
+    /// Legal homes: of the parents, and of the holding entity where it differs.
     pub homes: CountrySet,
     /// The owner is in doubt.
     pub uncertain: bool,
