@@ -170,8 +170,21 @@ impl Scene {
     /// it would do.
     fn all_answers(&self, source: &str) -> Vec<Output> {
         let config = self.lab.write("policy.toml", &policy(source));
+        self.answers(&config)
+    }
+
+    /// The same of a policy as it stands.
+    fn answers(&self, config: &Path) -> Vec<Output> {
         let forms: [&[&str]; 4] = [&["--dry-run"], &["--dry-run", "--json"], &[], &["--json"]];
-        forms.map(|more| self.run(&config, more)).into()
+        forms.map(|more| self.run(config, more)).into()
+    }
+
+    /// Looks for [`KEY`], in each way in which it is sent, in every answer under a policy.
+    fn keeps_the_key(&self, config: &Path) {
+        let pair = STANDARD.encode(format!("12:{KEY}"));
+        let said = self.answers(config);
+        assert!(said.iter().all(|output| output.status.success()), "{}", lab::said(&said[2]));
+        self.search(&said, &["s3cr3t", &pair, &STANDARD.encode(KEY)]);
     }
 
     fn forget(&self) {
@@ -589,6 +602,10 @@ fn a_dated_url_is_asked_for_today_and_then_for_the_month_before() {
     scene.put(&path(0), france(92).as_bytes(), dated("Wed, 03 Jun 2026"));
     let (status, report) = scene.update(&source, &[]);
     assert_eq!((status, scene.table()), (0, france(92)), "{report}");
+    scene.forget();
+    scene.key(KEY, 0o600);
+    let source = format!("{source}credential_file = 'key'\n");
+    scene.keeps_the_key(&scene.lab.write("policy.toml", &policy(&source)));
 }
 
 /// A gzipped tar archive of these files, as MaxMind hands its tables out.
@@ -626,6 +643,8 @@ fn an_archive_of_maxmind_is_taken_with_its_account_and_key() {
     assert!(scene.heads().iter().all(|head| head.contains("authorization: basic ")));
     let (_, report) = scene.update(&source, &[]);
     assert_eq!(report["result"], "unchanged", "{report}");
+    scene.forget();
+    scene.keeps_the_key(&scene.lab.write("policy.toml", &policy(&source)));
     // A tar is told as a tar, packed or not, and what it holds is looked at.
     let two = tar_gz(&[("a.mmdb", &table), ("b.mmdb", &table)]);
     let mut plain = Vec::new();
@@ -645,8 +664,13 @@ fn a_geofeed_is_taken_and_says_where() {
     let feed = "# prefix,country,region,city,postal\n213.186.33.0/24,NL,NL-NH,Amsterdam,\n\
                 2001:db8::/32,,,,\n";
     scene.put("/feed.csv", feed.as_bytes(), dated("Mon, 01 Jun 2026"));
-    let text = policy(&at("/feed.csv")).replace("country = ['c.csv']", "providers = ['c.csv']");
+    scene.key(KEY, 0o600);
+    let source = format!("{}credential_file = 'key'\n", at("/feed.csv"));
+    let text = policy(&source).replace("country = ['c.csv']", "providers = ['c.csv']");
     let config = scene.lab.write("policy.toml", &text);
+    scene.keeps_the_key(&config);
+    assert!(scene.heads().iter().all(|head| head.contains(&format!("bearer {KEY}"))));
+    scene.forget();
     let output = scene.run(&config, &["--json"]);
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&told[0]["result"], &told[0]["rows"]), (&json!("updated"), &json!(2)), "{told}");
@@ -670,10 +694,11 @@ fn services_are_fetched_and_those_of_another_key_are_refused() {
         let signature = STANDARD.encode(key(seed).sign(&message).as_ref());
         format!("# schengate services 1 signed {signature}\n{body}").into_bytes()
     };
+    scene.key(KEY, 0o600);
     let row = "own/app,app.example.eu,,https://example.eu/,2026-11-02\n";
     let rule = "[[rule]]\nname = 'app'\nservice = ['own/app']\naction = 'allow'\nbasis = 'b'\n";
     let text = |data: &str| {
-        let text = policy(&at("/services"));
+        let text = policy(&format!("{}credential_file = 'key'\n", at("/services")));
         text.replace("country = ['c.csv']", &format!("services = ['c.csv', 'embedded']\n{data}"))
             + rule
     };
@@ -719,6 +744,8 @@ fn services_are_fetched_and_those_of_another_key_are_refused() {
         .unwrap();
     let said = lab::said(&explained);
     assert!(said.contains("service microsoft-365/exchange/allow (by c.csv of "), "{said}");
+    scene.forget();
+    scene.keeps_the_key(&config);
 }
 
 #[test]
