@@ -597,7 +597,7 @@ fn cause_action(reason: Reason, action: Action) -> &'static str {
 
 /// How far the registrants are off (docs/data.md has how it was measured).
 const REGISTRANT_OFF: &str = "of the space in the EEA whose operator is known, 4 % is registered \
-                              elsewhere than at home, and 8 % under a law of the EEA or an adequate \
+                              elsewhere than at home, and 7 % under a law of the EEA or an adequate \
                               one while another reaches its owner";
 
 /// Why a published region, `provider:region`, has no country.

@@ -9,9 +9,12 @@
 //! - One that they do not know is taken for its region where the country table sees all of it in
 //!   the region's country, or DB-IP does and the country table sees nothing of it in a local zone's
 //!   country; else for the region and each of its local zones abroad.
+//! - Of one that may be in several places, a second table that agrees settles it: as a whole, where
+//!   both see all of it in one country; else each part that both see in the region's country. A part
+//!   that both see in a local zone's may be there or at home.
 //!
-//! Measured against the AWS file of 2026-08-22, on the 8,613 prefixes that both have: none is placed
-//! in fewer countries than it is in. Without the country table, 11 would be.
+//! Measured against the AWS file of 2026-08-22, on the 8,613 prefixes that both have: no address is
+//! placed in fewer countries than it is in. Without the country table, 11 prefixes would be.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -48,6 +51,8 @@ pub(super) fn table(
     let (Some(providers), Some(ranges)) = (list("providers"), list("ranges")) else {
         return Err(fault("has no providers and ranges"));
     };
+    let nets = ranges.iter().filter_map(|range| range.under("cidr")?.text()?.parse().ok());
+    let listed: HashSet<IpNet> = nets.collect();
     let mut rows = Vec::new();
     for (number, range) in (1_u64..).zip(ranges) {
         let bad = |what: &str| DataFault { row: Some(number), ..fault(what) };
@@ -59,7 +64,7 @@ pub(super) fn table(
         };
         let net = prefix(number, net.as_bytes()).map_err(|at| bad(&at.what.to_string()))?;
         let word = |key| range.under(key).and_then(Value::text).unwrap_or_default();
-        let more = rows_of(net, provider, word("r"), word("s"), &borders);
+        let more = rows_of(net, provider, word("r"), word("s"), &borders, &listed);
         rows.extend(more.ok_or_else(|| bad("is of a provider that is not known here"))?);
     }
     settle(&mut rows);
@@ -88,19 +93,37 @@ fn rows_of(
     region: &str,
     service: &str,
     borders: &Borders<'_>,
+    listed: &HashSet<IpNet>,
 ) -> Option<Vec<ProviderRow>> {
-    let row = |provider: &str, region: &str, anycast, country| ProviderRow {
+    let part = |net: IpNet, provider: &str, region: &str, anycast, country| ProviderRow {
         net,
         provider: provider.to_owned(),
         region: region.to_owned(),
         anycast,
         country,
     };
+    let row = |provider: &str, region: &str, anycast, country| {
+        part(net, provider, region, anycast, country)
+    };
     Some(match provider {
         "aws" => {
             let anycast = is_aws_anycast(service);
             let groups = borders.groups(net, region);
-            groups.iter().map(|group| row("aws", group, anycast, None)).collect()
+            let parts = if anycast || groups.len() < 2 {
+                vec![(net, groups)]
+            } else {
+                borders.parts(net, region, &groups)
+            };
+            // What is listed by itself inside says itself where it is.
+            let apart = |inner: IpNet| {
+                let around = std::iter::successors(Some(inner), IpNet::supernet);
+                around.into_iter().take_while(|wider| *wider != net).any(|n| listed.contains(&n))
+            };
+            let parts = parts.into_iter().filter(|&(inner, _)| !apart(inner));
+            let rows = parts.flat_map(|(inner, groups)| {
+                groups.into_iter().map(move |group| part(inner, "aws", &group, anycast, None))
+            });
+            rows.collect()
         }
         "azure" => vec![row("azure", region, is_front_door(service), None)],
         "gcp" => vec![row("gcp", region, region == "global", None)],
@@ -217,7 +240,59 @@ impl<'a> Borders<'a> {
         groups.extend(may_be.map(|(name, _)| (*name).to_owned()));
         groups
     }
+
+    /// Where `net`, listed under `region`, is, which may be in any of `groups`.
+    fn parts(&self, net: IpNet, region: &str, groups: &BTreeSet<String>) -> Vec<Part> {
+        let (agreed, _) = self.agreed(net, groups);
+        if agreed.is_empty() || agreed.contains(region) {
+            self.cut(net, region, groups)
+        } else {
+            vec![(net, agreed)]
+        }
+    }
+
+    /// Cuts `net` where the two tables come to agree, down to a /24 or, of IPv6, a /48. What both see
+    /// in the region's country is there, what both see in a local zone's is there or at home, and the
+    /// rest may be in any of `groups`.
+    fn cut(&self, net: IpNet, region: &str, groups: &BTreeSet<String>) -> Vec<Part> {
+        let (mut agreed, goes_on) = self.agreed(net, groups);
+        if agreed.contains(region) {
+            return vec![(net, BTreeSet::from([region.to_owned()]))];
+        }
+        if !agreed.is_empty() {
+            agreed.extend(groups.get(region).cloned());
+            return vec![(net, agreed)];
+        }
+        let least = if net.addr().is_ipv4() { 24 } else { 48 };
+        let halves = net.subnets(net.prefix_len() + 1).ok();
+        let Some(halves) = halves.filter(|_| goes_on && net.prefix_len() < least) else {
+            return vec![(net, groups.clone())];
+        };
+        let parts: Vec<_> = halves.flat_map(|half| self.cut(half, region, groups)).collect();
+        match parts.as_slice() {
+            [(half, said), (_, same)] if said == same && half.supernet() == Some(net) => {
+                vec![(net, said.clone())]
+            }
+            _ => parts,
+        }
+    }
+
+    /// Those of `groups` that are in the one country in which both tables see all of `net`; and whether
+    /// they might say more of a part of it.
+    fn agreed(&self, net: IpNet, groups: &BTreeSet<String>) -> (BTreeSet<String>, bool) {
+        let [first, second] = [self.places, self.second].map(|table| seen_by(table, net));
+        let agree = first.whole && second.whole && first.countries == second.countries;
+        let there = |group: &&String| {
+            let at = self.countries.get(group.as_str());
+            agree && at.is_some_and(|at| CountrySet::from_iter([*at]) == first.countries)
+        };
+        let several = first.countries.len() > 1 || second.countries.len() > 1;
+        (groups.iter().filter(there).cloned().collect(), several)
+    }
 }
+
+/// Addresses, and the border groups in which they may be.
+type Part = (IpNet, BTreeSet<String>);
 
 /// What a country table says of `net`.
 fn seen_by(table: &Ranges<Whereabouts>, net: IpNet) -> Seen {
@@ -319,6 +394,29 @@ mod tests {
         assert_eq!(groups("198.51.100.0/24"), ["eu-central-1-ist-1"]);
         assert_eq!(groups("192.0.2.0/25"), ["eu-central-1"]);
         assert_eq!(groups("10.0.0.0/16"), ["eu-central-1", "eu-central-1-waw-1"]);
+        // Of a range that may be in two places, what both tables see at home is there.
+        let halved = Ranges {
+            v4: vec![
+                (0x0a00_0000, 0x0a00_7fff, country("DE")),
+                (0x0a00_8000, 0x0a00_ffff, country("PL")),
+            ],
+            v6: Vec::new(),
+        };
+        let both = Borders::read(file.path(), &halved, &halved).unwrap();
+        let parts = |borders: &Borders<'_>, net: &str| -> Vec<String> {
+            let net = net.parse().unwrap();
+            let groups = borders.groups(net, "eu-central-1");
+            let parts = borders.parts(net, "eu-central-1", &groups).into_iter();
+            parts.map(|(net, at)| format!("{net} {}", Vec::from_iter(at).join(" "))).collect()
+        };
+        let home_or_there = "10.0.128.0/17 eu-central-1 eu-central-1-waw-1";
+        assert_eq!(parts(&both, "10.0.0.0/16"), ["10.0.0.0/17 eu-central-1", home_or_there]);
+        // Both see all of it abroad: the border groups are the older source.
+        assert_eq!(parts(&both, "10.0.128.0/17"), ["10.0.128.0/17 eu-central-1-waw-1"]);
+        // The tables differ, and neither says more of a part.
+        let unsure = ["10.0.0.0/24 eu-central-1 eu-central-1-waw-1"];
+        let apart = Borders::read(file.path(), &places, &halved).unwrap();
+        assert_eq!(parts(&apart, "10.0.0.0/24"), unsure);
         // The second table alone settles it, unless the first sees a local zone's country.
         assert_eq!(groups("203.0.113.0/25"), ["eu-central-1"]);
         let seen = ["eu-central-1", "eu-central-1-ist-1"];

