@@ -32,7 +32,7 @@ pub(super) struct Explain {
     #[arg(long, value_name = "IP[:PORT]", value_parser = destination)]
     to: SocketAddr,
     /// The name that the client asks for; without it none could be read
-    #[arg(long, value_name = "NAME", value_parser = config::host_name)]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
     host: Option<HostName>,
     /// The client's address; without it no `from` matches and no group applies
     #[arg(long, value_name = "IP")]
@@ -77,6 +77,10 @@ impl Spoken {
             Self::Other => (Protocol::Other, Transport::Tcp),
         }
     }
+}
+
+fn host_name(text: &str) -> Result<HostName, String> {
+    config::host_name(text).map_err(|fault| format!("{fault}; {}", fault.help()))
 }
 
 fn destination(text: &str) -> Result<SocketAddr, String> {

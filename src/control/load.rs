@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::compile::{Beside, Compiler, Drawn};
-use super::config::{self, Config, Data, Faults, Lint, Loaded};
-use super::data::{self, DataFault, LastGood, Sources};
+use super::config::{self, Config, Faults, Lint, Loaded, Update};
+use super::data::{self, Data, DataFault, LastGood, Sources};
 use crate::policy::CountrySet;
 
 /// A policy that loads, and what was noticed on the way.
@@ -140,6 +140,8 @@ pub struct Fetching {
     pub compiler: Compiler,
     /// `[data]` as it is written.
     pub settings: Data,
+    /// `[data.update]`.
+    pub update: Option<Update>,
     /// Every country that anybody is permitted to reach.
     pub permitted: CountrySet,
     /// The files that are to be fetched and are not there, or not sound: what else there is judges
@@ -154,13 +156,15 @@ pub struct Fetching {
 /// As [`load_against`], but for those files.
 pub fn load_to_fetch(path: Option<&Path>, at: Timestamp) -> Result<Fetching, LoadFault> {
     let mut loaded = config::load_to_fetch(path).map_err(LoadFault::Policy)?;
-    let settings = loaded.config.data.clone();
-    let left_out = data::leave_out(&mut loaded.config.data);
+    let (settings, update) = (loaded.config.data.clone(), loaded.config.update.clone());
+    let brought = update.iter().flat_map(|update| &update.sources).map(|source| &source.file);
+    let left_out = data::leave_out(&mut loaded.config.data, brought);
     let permitted = permitted(&loaded.config, at);
     let sources = sources(&loaded)?;
     Ok(Fetching {
         compiler: compiler(loaded, sources, at, Beside::Nothing)?,
         settings,
+        update,
         permitted,
         left_out,
     })

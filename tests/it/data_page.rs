@@ -83,7 +83,7 @@ fn the_commands_of_the_page_answer_as_it_shows() {
 fn the_policies_of_the_page_load() {
     for (block, sources) in blocks("policy").into_iter().zip([2, 3]) {
         let update = config::parse(block, None).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!(update.config.data.update.unwrap().sources.len(), sources);
+        assert_eq!(update.config.update.unwrap().sources.len(), sources);
         assert!(update.lints.is_empty(), "{:?}", update.lints);
     }
     let rules =

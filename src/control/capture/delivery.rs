@@ -9,7 +9,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Check, Family, Finding};
+use super::family::Family;
+use super::finding::{Check, Finding};
+use super::model::{Capture, Target};
+use super::probe::NEAR;
+use crate::control::config::ListenMode;
 use crate::sys::{self, Link};
 
 /// The switches of the network.
@@ -30,6 +34,23 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// What can be in the way of what is captured.
+    pub(super) fn of(capture: &Capture) -> Self {
+        let is_handed = |target: &Option<Target>| {
+            target.is_some_and(|target| target.mode == ListenMode::Tproxy)
+        };
+        let captured = Family::ALL.into_iter().zip(capture.tcp.iter().zip(&capture.udp));
+        let handed = captured.filter(|(_, (tcp, udp))| is_handed(tcp) || is_handed(udp));
+        let handed = handed.map(|(family, _)| family).filter(|family| family.exists());
+        let interfaces = capture.interfaces.iter().filter(|name| *name != NEAR);
+        Self {
+            routed: capture.routed().filter(|family| family.exists()).collect(),
+            handed: handed.collect(),
+            interfaces: Some(interfaces.cloned().collect()),
+            answers: capture.keeps_source,
+        }
+    }
+
     /// Looks at everything once.
     pub(super) fn look(&self) -> Vec<(Check, Finding)> {
         self.look_at(Path::new(SWITCHES), &sys::links())

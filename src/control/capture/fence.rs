@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{Check, Fences, Finding, Keeper, SHORTCUT_TABLE, State, Wanted, counted};
+use super::check::Fences;
+use super::finding::{Check, Finding};
+use super::keeper::{Keeper, State, Wanted};
+use super::shortcut::{TABLE as SHORTCUT_TABLE, counted};
 use crate::account::Account;
 use crate::control::config::{Config, Listen, ListenMode, Shortcut};
 use crate::sys;

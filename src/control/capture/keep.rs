@@ -15,11 +15,19 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::apply::switch_forwarding;
 use super::check::forwarding_interfaces;
+use super::delivery::Delivery;
+use super::family::families;
+use super::fault::CaptureFault;
+use super::finding::Finding;
+use super::matches::ROUTE_TABLE;
+use super::model::{Capture, Form};
 use super::own::Own;
 use super::probe::Probe;
+use super::program::{checked, words};
+use super::routing;
 use super::state::{Said, Seen};
-use super::{Capture, CaptureFault, Finding, Form, ROUTE_TABLE, checked, families, routing, words};
 use crate::sys::{self, News};
 
 /// Time between two looks where nothing was told, and between two probes.
@@ -216,7 +224,7 @@ impl Keep {
         if self.capture.form != Form::Gateway {
             return BTreeMap::new();
         }
-        let looked = self.capture.delivery().look().into_iter();
+        let looked = Delivery::of(&self.capture).look().into_iter();
         let seen = looked.filter_map(|(check, finding)| match finding {
             Finding::Intact => Some((check.label().to_owned(), String::new())),
             Finding::Broken(how) => Some((check.label().to_owned(), how)),
@@ -288,7 +296,7 @@ fn said(faults: impl Iterator<Item = io::Result<Option<String>>>) -> String {
 /// Switches forwarding off wherever it is on: the switch of all interfaces does nothing where it
 /// says so already.
 fn stop_forwarding() -> Result<(), CaptureFault> {
-    super::switch_forwarding("0")?;
+    switch_forwarding("0")?;
     let names = forwarding_interfaces().unwrap_or_default();
     for (family, name) in names.iter().flat_map(|name| [("ipv4", name), ("ipv6", name)]) {
         // The name of an interface may hold a dot, a path's part as it stands.

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 
+use super::fault::CaptureFault;
+use super::program::{checked, nft, words};
 use super::shortcut::{self, Standing};
-use super::{CaptureFault, checked, nft, words};
 use crate::control::config::{Config, From, Shortcut as Setting};
 use crate::policy::{Policy, TooMuch};
 

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use super::family::Family;
+use super::fault::CaptureFault;
+use super::model::{Capture, Form};
 use super::probe::{self, HTTPS, PATIENCE};
 use super::state::Seen;
-use super::{Capture, CaptureFault, Family, Form};
 use crate::policy::probe::{FROM, TO};
 use crate::sys::{self, Tun};
 

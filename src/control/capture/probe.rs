@@ -11,8 +11,11 @@ use etherparse::{
     TransportSlice,
 };
 
+use super::family::Family;
+use super::fault::CaptureFault;
+use super::model::Capture;
+use super::program::{checked, words};
 use super::state::Seen;
-use super::{Capture, CaptureFault, Family, checked, words};
 use crate::policy::probe::{FROM, TO};
 use crate::sys::Tun;
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::{Command, Output, Stdio};
 
-use super::CaptureFault;
+use super::fault::CaptureFault;
 
 pub(super) fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()

@@ -16,7 +16,10 @@
 
 use std::io;
 
-use super::{CaptureFault, Family, MARK, ROUTE_TABLE, shortcut};
+use super::family::Family;
+use super::fault::CaptureFault;
+use super::matches::{MARK, ROUTE_TABLE};
+use super::shortcut;
 use crate::sys::{self, Act, RoutingRule};
 
 /// Preference of the fence.

@@ -2,20 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::matches::{HERE, ICMP, TCP, UDP};
-use super::{Capture, EMPTY_TABLE, Family, Form, HTTPS, MARK, shortcut};
+use super::family::Family;
+use super::matches::{
+    ECHO_MAX, EMPTY_TABLE, ERROR_MAX, HERE, HTTPS, ICMP, MARK, NEIGHBOUR_MAX, TCP, UDP,
+};
+use super::model::{Capture, Form};
+use super::shortcut;
 use crate::control::config::ListenMode;
 
 /// The answer to UDP that no listener takes (docs/policy.md §4).
 pub(super) const REJECT_UDP: &str =
     "meta l4proto 17 counter reject with icmpx type admin-prohibited";
-
-/// Longest packets that the host form lets out unjudged, in bytes, IP header included: what `ping`
-/// sends by default, what the kernel quotes in an error (RFC 1812 §4.3.2.3, RFC 4443 §2.4), and
-/// neighbour discovery (RFC 4861 §4).
-pub(super) const ECHO_MAX: [u16; 2] = [84, 104];
-pub(super) const ERROR_MAX: [u16; 2] = [576, 1280];
-pub(super) const NEIGHBOUR_MAX: u16 = 120;
 
 /// Named counters of the gateway form, and of the host form.
 const GATEWAY_COUNTERS: [&str; 3] = ["loop", "astray", "no_route"];

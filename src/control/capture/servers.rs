@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::Family;
-use super::rules::{ECHO_MAX, ERROR_MAX, NEIGHBOUR_MAX};
+use super::family::Family;
+use super::matches::{ECHO_MAX, ERROR_MAX, NEIGHBOUR_MAX};
 use crate::control::config::Config;
 
 /// Where the system says whom it asks; the second is what stands behind the stub of

@@ -18,8 +18,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::matches::{HERE, ICMP, TCP, UDP};
-use super::{Capture, Family, HTTPS};
+use super::family::Family;
+use super::matches::{HERE, HTTPS, ICMP, TCP, UDP};
+use super::model::Capture;
 use crate::control::config::Shortcut as Setting;
 use crate::policy::{Action, Fate, Interval, PLANES_MAX, Plane, Reason, Shortcut, Transport};
 use crate::sys;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::program::run;
+use super::family::Family;
+use super::matches::EMPTY_TABLE;
+use super::program::{checked, run, words};
 use super::rules::REJECT_UDP;
-use super::*;
+use super::{shortcut, *};
+use crate::control::config::{Listen, ListenMode, Shortcut};
 
 fn listen(mode: ListenMode, address: &str) -> Listen {
     Listen {

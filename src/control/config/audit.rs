@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::Wrong;
+use super::fields::{optional, or};
 use super::reader::{Reader, Table};
-use super::resolve::{optional, or};
 use super::time;
 use crate::account::View;
 use crate::evidence::{Durability, OnFailure, Settings};

@@ -1,42 +1,9 @@
 //! The credential of a source: where it lies, never what it is.
 
-use std::path::PathBuf;
-
+use super::fields::optional;
+use super::model::{Credential, CredentialAt, CredentialSent};
 use super::reader::{Item, Reader, Table};
-use super::resolve::optional;
 use super::source_url::SourceUrl;
-
-/// What a source wants to know of those who ask. The policy names where it lies; it is read when it
-/// is needed, and by nobody else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// Where it lies.
-    pub at: CredentialAt,
-    /// How it is sent.
-    pub sent: CredentialSent,
-}
-
-/// Where a credential lies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CredentialAt {
-    /// `credential`: a name in `$CREDENTIALS_DIRECTORY` (systemd.exec(5)).
-    Named(String),
-    /// `credential_file`: a file of one line.
-    File(PathBuf),
-}
-
-/// How a credential is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CredentialSent {
-    /// HTTP Basic (RFC 7617). Without a user, the credential is `user:password`.
-    Basic(Option<String>),
-    /// `Authorization: Bearer` (RFC 6750 §2.1).
-    Bearer,
-    /// As the value of this header, lower case.
-    Header(String),
-    /// In the URL, where `{credential}` stands.
-    Url,
-}
 
 const HELP: &str = "name it in credential (systemd) or credential_file, which holds it in one line";
 

@@ -1,16 +1,11 @@
-//! Host patterns, one dialect: `example.eu` is that name, `*.example.eu` every name below it.
+//! `host` and `host_file` of a rule: lists of host patterns.
 
-use std::net::IpAddr;
 use std::path::Path;
 
-use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
-use ipnet::IpNet;
-
-use super::HostPattern;
 use super::error::{Fault, Position, Wrong};
 use super::file;
 use super::reader::{Item, Reader, Table};
-use crate::identify::{BadName, HostName};
+use crate::control::host_pattern::{HostPattern, PatternFault};
 use crate::policy::{HostList, HostListBuilder};
 
 /// The longest host file: a million names take 20 to 30 MB.
@@ -23,52 +18,9 @@ const PATTERNS_MAX: usize = 2_000_000;
 /// Faults reported of one host file; who feeds it something else altogether needs no more.
 const FILE_FAULTS_MAX: usize = 20;
 
-const HELP: &str = "write a name (\"example.eu\") or every name below one (\"*.example.eu\")";
-
-/// Reads one pattern: case folded, the final dot dropped, U-labels converted (UTS #46).
-pub(super) fn pattern(text: &str) -> Result<HostPattern, Wrong> {
-    let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
-    if name.contains('*') {
-        return Err(Wrong::new(format!("in {text:?}, \"*\" is not a whole first label"), HELP));
-    }
-    // A list of a million names is nearly all of this form, and UTS #46 has nothing to add to it.
-    if !has_ace(name)
-        && let Ok(name) = HostName::parse(name.as_bytes())
-    {
-        return Ok(HostPattern { name, below });
-    }
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    if bare.parse::<IpAddr>().is_ok() || bare.parse::<IpNet>().is_ok() {
-        return Err(address(text));
-    }
-    if let Some(mark) = name.chars().find(|mark| matches!(mark, ':' | '/' | '@' | '?')) {
-        let what = format!("{text:?} holds {mark:?}, which no host name does");
-        return Err(Wrong::new(what, "write the name alone; `port` takes the port"));
-    }
-    // The whole of UTS #46 but its length and hyphen rules: the wire's rules on both are looser
-    // (`r3---sn-x.example`), and `HostName` holds the ones that matter.
-    let ascii = Uts46::new()
-        .to_ascii(name.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore)
-        .map_err(|_| {
-            let what = format!("{text:?} has a label that stands for no name");
-            Wrong::new(what, "write the name as people read it; a label \"xn--...\" must decode")
-        })?;
-    let name = HostName::parse(ascii.as_bytes()).map_err(|bad| match bad {
-        BadName::Address => address(text),
-        BadName::Empty | BadName::TooLong | BadName::EmptyLabel | BadName::BadByte => {
-            Wrong::new(format!("{text:?} is no host name: {bad}"), HELP)
-        }
-    })?;
-    Ok(HostPattern { name, below })
-}
-
-/// Whether some label may be an A-label, which must decode; a U-label is no [`HostName`].
-fn has_ace(name: &str) -> bool {
-    name.as_bytes().windows(4).any(|four| four.eq_ignore_ascii_case(b"xn--"))
-}
-
-fn address(text: &str) -> Wrong {
-    Wrong::new(format!("{text:?} is an address, not a name"), "use `to` for addresses")
+fn pattern(text: &str) -> Result<HostPattern, Wrong> {
+    HostPattern::parse(text)
+        .map_err(|fault: PatternFault| Wrong::new(fault.to_string(), fault.help()))
 }
 
 /// `host` and `host_file`, which are one condition. `Ok(None)` where neither is written, `Err`
@@ -165,7 +117,7 @@ fn file_patterns(
             continue;
         }
         let parsed = std::str::from_utf8(code)
-            .map_err(|_| Wrong::new("the line is no UTF-8", "save the file as UTF-8"))
+            .map_err(|_| Wrong::new("the line is not UTF-8", "save the file as UTF-8"))
             .and_then(pattern);
         match parsed {
             Ok(pattern) => patterns.push(&pattern.name, pattern.below),
@@ -179,7 +131,8 @@ fn file_patterns(
         }
     }
     if let Some(more) = faulty.checked_sub(FILE_FAULTS_MAX).filter(|&more| more > 0) {
-        let wrong = Wrong::new(format!("{more} more lines are no host patterns"), HELP);
+        let wrong =
+            Wrong::new(format!("{more} more lines are not host patterns"), "write one name a line");
         faults.push(Fault::whole(&file, wrong));
     }
 }
@@ -187,57 +140,6 @@ fn file_patterns(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(text: &str) -> Result<String, String> {
-        pattern(text)
-            .map(|p| format!("{}{}", if p.below { "*." } else { "" }, p.name))
-            .map_err(|wrong| wrong.what)
-    }
-
-    #[test]
-    fn a_pattern_is_read_into_the_one_form() {
-        for (text, form) in [
-            ("example.eu", "example.eu"),
-            ("PACS.Example.EU.", "pacs.example.eu"),
-            ("*.example.eu", "*.example.eu"),
-            ("*.münchen.example", "*.xn--mnchen-3ya.example"),
-            ("MÜNCHEN.example", "xn--mnchen-3ya.example"),
-            ("xn--mnchen-3ya.example", "xn--mnchen-3ya.example"),
-            ("straße.example", "xn--strae-oqa.example"),
-            ("_dmarc.example", "_dmarc.example"),
-            ("r3---sn-x.example", "r3---sn-x.example"),
-            ("localhost", "localhost"),
-        ] {
-            assert_eq!(read(text).as_deref(), Ok(form), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_star_is_a_whole_first_label_or_a_fault() {
-        for text in ["*", "*.", "*.*.example", "a.*.example", "a*.example", "*a.example", "**.b"] {
-            assert!(read(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_address_is_no_name_in_any_spelling() {
-        for text in ["192.0.2.1", "[2001:db8::1]", "2001:db8::1", "192.0.2.0/24", "2130706433"] {
-            assert!(read(text).unwrap_err().contains("is an address"), "{text}");
-        }
-        // Digits that UTS #46 folds to ASCII.
-        assert!(read("１９２.0.2.1").unwrap_err().contains("is an address"));
-    }
-
-    #[test]
-    fn fake_punycode_ports_and_urls_are_refused() {
-        for text in ["xn--a.example", "xn--mnchen-3y.example", "xn--.example"] {
-            assert!(read(text).unwrap_err().contains("stands for no name"), "{text}");
-        }
-        for text in ["example.eu:443", "https://example.eu/", "a@example.eu"] {
-            assert!(read(text).unwrap_err().contains("which no host name does"), "{text}");
-        }
-        assert!(read("").is_err() && read("a..b").is_err() && read("a b.example").is_err());
-    }
 
     #[test]
     fn a_host_file_has_comments_blank_lines_and_either_line_end() {

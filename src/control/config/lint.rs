@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::error::{Lint, LintKind, Wrong};
+use super::fields::{Mark, Marks};
+use super::model::{Config, From, Group, Rule, Shortcut, ZoneList};
 use super::reader::Reader;
-use super::resolve::{Mark, Marks};
-use super::{Config, From, Group, Rule, Shortcut, ZoneList, known, shadow};
+use super::{known, shadow};
 use crate::policy::{Action, Binding, Causes, CountrySet, Mode};
 
 /// Every lint of a sound config, in the order of the text.
@@ -65,7 +66,7 @@ struct Lints<'l> {
 impl Lints<'_> {
     /// URLs of [data.update] with what looks like a token: the policy is read by many.
     fn tokens(&mut self, at: usize) {
-        let sources = self.config.data.update.as_ref().map_or(&[][..], |update| &update.sources);
+        let sources = self.config.update.as_ref().map_or(&[][..], |update| &update.sources);
         for source in sources.iter().filter(|source| source.url.holds_credential()) {
             let what = format!(
                 "the URL of the source \"{}\" seems to hold a credential, which everybody can read \

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::fields::or;
+use super::model::Admin;
 use super::reader::{Reader, Table};
-use super::resolve::or;
-use super::{Admin, Listen, ListenMode, net, time};
+use super::{net, time};
+use crate::settings::{Listen, ListenMode};
 
 /// `[[listen]]`; a file without one has an explicit proxy on loopback, as no file has.
 pub(super) fn listeners(

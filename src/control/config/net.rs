@@ -6,10 +6,10 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
-use super::Resolver;
 use super::error::Wrong;
 use super::reader::{Item, Reader};
 use crate::identify::HostName;
+use crate::settings::Resolver;
 
 const PREFIX_HELP: &str = "write a prefix: \"192.0.2.0/24\" or \"2001:db8::/32\"";
 const PORT_HELP: &str = "write a list of ports and ranges: [443, \"8000-8099\"]";

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Fault, Faults, Position, Wrong, nearest};
+use super::error::{Fault, Faults, Position, Wrong};
 use super::keys;
+use crate::control::spelling::nearest;
 
 /// The text under the reader, and what was found wrong with it.
 pub(super) struct Reader<'t> {

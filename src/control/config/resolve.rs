@@ -10,60 +10,27 @@ use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 
 use super::error::{UnknownRegion, Wrong};
-use super::pack_key::BadPackKey;
-use super::reader::{Item, Reader, Table};
-use super::{
-    Admin, Capture, Causes, Config, CountryField, DNS_TYPES, Data, Defaults, Dns, Group, Listen,
-    ListenMode, Names, Shortcut, Source, Until, ZoneList, audit, listen, net, rules, services,
-    share, time, update, zones,
+use super::fields::{ACTIONS, Mark, Marks, only_owner, optional, or, unique_name};
+use super::model::{
+    Admin, Capture, Config, DNS_TYPES, Defaults, Group, Names, Shortcut, Until, Update, ZoneList,
 };
+use super::reader::{Item, Reader, Table};
+use super::{audit, listen, net, rules, services, share, time, update, zones};
+use crate::control::data::{BadPackKey, CountryField, Data, Source};
 use crate::egress::NamesLimit;
-use crate::policy::{Action, Binding, Ech, Memory, Mode};
+use crate::policy::{Action, Binding, Causes, Ech, Memory, Mode};
+use crate::settings::{Dns, Listen, ListenMode};
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
 /// What the registrant of an address is for.
 const REGISTRANT: [(&str, bool); 2] = [("show", false), ("judge", true)];
 
-pub(super) const ACTIONS: [(&str, Action); 3] =
-    [("allow", Action::Allow), ("log", Action::Log), ("block", Action::Block)];
-
 /// As [`ACTIONS`]; where no name could be read, to allow is to judge by address.
 const UNREAD_ACTIONS: [(&str, Action); 3] =
     [("judge", Action::Allow), ("log", Action::Log), ("block", Action::Block)];
 
 const PERMIT_HELP: &str = "say where bytes may land: permit = [\"eea\", \"gdpr-adequacy\"]";
-
-/// Where the keys of a table stand, for what is found once all is read.
-#[derive(Debug, Default)]
-pub(super) struct Mark {
-    pub(super) header: usize,
-    keys: BTreeMap<String, usize>,
-}
-
-impl Mark {
-    fn of(table: &Table<'_>) -> Self {
-        let keys = table.in_order().into_iter();
-        let keys = keys.map(|(key, span, _)| (key.to_owned(), span.start)).collect();
-        Self { header: table.span.start, keys }
-    }
-
-    /// The place of a key, else of the table.
-    pub(super) fn at(&self, key: &str) -> usize {
-        self.keys.get(key).copied().unwrap_or(self.header)
-    }
-}
-
-/// Where the tables of a [`Config`] stand in its text, each list in the order of the config's.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
-    pub(super) policy: Mark,
-    pub(super) names: Mark,
-    pub(super) capture: Mark,
-    pub(super) data: Mark,
-    pub(super) groups: Vec<Mark>,
-    pub(super) rules: Vec<Mark>,
-}
 
 impl Causes {
     /// What each cause leads to where the file does not say (docs/policy.md §2).
@@ -112,7 +79,9 @@ pub(super) fn config(
     let places = rules::places(reader, root, &names);
     let rule_tables = reader.tables(root, "rule");
     let data = data(reader, root);
-    let services = services::load(reader, root, data.as_ref());
+    let (data, update) = data.unzip();
+    let brought = update.as_ref().and_then(Option::as_ref);
+    let services = services::load(reader, root, data.as_ref(), brought);
     let known = rules::Known { zones: &names, groups: &group_names, services: &services };
     let mut unknown_regions = Vec::new();
     let rules = rules::rules(reader, &rule_tables, root, &known, &mut unknown_regions);
@@ -150,6 +119,7 @@ pub(super) fn config(
         admin: admin?,
         capture: capture?,
         data: data?,
+        update: update?,
         services: services.infos().to_vec(),
         audit: audit?,
         log: log?,
@@ -165,25 +135,6 @@ fn schema(reader: &mut Reader<'_>, root: &Table<'_>) {
             reader.fault(&item, "this program reads schema 1", help);
         }
     }
-}
-
-/// Reads an optional key: `Some(None)` where it is not written, `None` where it is faulty.
-pub(super) fn optional<'d, T>(
-    table: &Table<'d>,
-    key: &str,
-    read: impl FnOnce(&Item<'d>) -> Option<T>,
-) -> Option<Option<T>> {
-    table.item(key).map_or(Some(None), |item| read(&item).map(Some))
-}
-
-/// Reads a key that has a default.
-pub(super) fn or<'d, T>(
-    table: &Table<'d>,
-    key: &str,
-    default: T,
-    read: impl FnOnce(&Item<'d>) -> Option<T>,
-) -> Option<T> {
-    table.item(key).map_or(Some(default), |item| read(&item))
 }
 
 fn policy(
@@ -265,7 +216,7 @@ fn groups(
         .iter()
         .map(|table| {
             let group = group(reader, table, names, inherited);
-            let name = rules::unique_name(reader, table, &mut taken);
+            let name = unique_name(reader, table, &mut taken);
             let shown = name.clone().unwrap_or_else(|| "another".to_owned());
             let alone = only_owner(reader, table, "clients", &mut owners, &shown);
             let group = Group { name: name?, ..group? };
@@ -322,36 +273,6 @@ fn group(
         permit_law: permit_law?,
         on: on?,
     })
-}
-
-/// Records every prefix of a list that an earlier table has already, by its name; whether there was
-/// none. A prefix that cannot be read is left to whoever reads the list.
-pub(super) fn only_owner(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    key: &str,
-    owners: &mut BTreeMap<IpNet, String>,
-    name: &str,
-) -> bool {
-    let mut alone = true;
-    let mut own = Vec::new();
-    let Some(item) = table.item(key) else { return true };
-    for value in item.value.as_array().into_iter().flat_map(|array| array.iter()) {
-        let Some(net) = value.get_ref().as_str().and_then(|text| net::prefix(text).ok()) else {
-            continue;
-        };
-        if let Some(owner) = owners.get(&net) {
-            let what = format!("{net} is in {owner} already");
-            let wrong = Wrong::new(what, "leave it in one of the two");
-            reader.fault_at(value.span().start, &item.key, wrong);
-            alone = false;
-        }
-        own.push(net);
-    }
-    for net in own {
-        owners.entry(net).or_insert_with(|| name.to_owned());
-    }
-    alone
 }
 
 fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<Names> {
@@ -508,10 +429,11 @@ fn capture(
     Some(Capture { shortcut, ntp: ntp?, dhcp: dhcp? })
 }
 
-fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
+/// `[data]` and, within it, `[data.update]`.
+fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<(Data, Option<Update>)> {
     let default = Data::default();
     if !root.has("data") {
-        return Some(default);
+        return Some((default, None));
     }
     let table = reader.table(root, "data")?;
     reader.only(&table);
@@ -565,10 +487,9 @@ fn data(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Data> {
         country_field: country_field?,
         pack: pack?,
         pack_key: pack_key?,
-        update: None,
     };
     let update = update::read(reader, &table, &data)?;
-    Some(Data { update, ..data })
+    Some((data, update))
 }
 
 fn source_list(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Source>> {

@@ -5,14 +5,14 @@ use std::fmt::Display;
 
 use toml::de::DeValue;
 
-use super::error::{UnknownRegion, Wrong, nearest};
+use super::error::{UnknownRegion, Wrong};
+use super::fields::{ACTIONS, only_owner, optional, unique_name};
+use super::model::{From, OperatorEntry, Place, PlaceLocation, Rule, Until};
 use super::reader::{Item, Reader, Table};
-use super::resolve::{ACTIONS, only_owner, optional};
-use super::{
-    From, HostPattern, OperatorEntry, Place, PlaceLocation, Rule, Until, hosts, known, net,
-    services, time, zones,
-};
+use super::{hosts, known, net, services, time, zones};
 use crate::control::data::{Endpoints, Services};
+use crate::control::host_pattern::HostPattern;
+use crate::control::spelling::nearest;
 use crate::identify::Protocol;
 use crate::policy::{HostList, Transport};
 
@@ -54,24 +54,6 @@ pub(super) struct Known<'k> {
     /// Index of each group by name.
     pub(super) groups: &'k BTreeMap<String, usize>,
     pub(super) services: &'k Services,
-}
-
-/// `name`, which no other table of its kind may have; `taken` holds the line of each.
-pub(super) fn unique_name(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    taken: &mut BTreeMap<String, usize>,
-) -> Option<String> {
-    let item = reader.required(table, "name", "give it a name of its own: name = \"...\"")?;
-    let name = reader.line(&item)?;
-    if let Some(line) = taken.get(&name) {
-        let what = format!("the name {name:?} was given in line {line} already");
-        reader.fault(&item, what, "give each a name of its own");
-        return None;
-    }
-    let line = reader.position(item.span.start).line;
-    taken.insert(name.clone(), line);
-    Some(name)
 }
 
 /// The rules, and of each the index of its table: a rule of services is several.

@@ -3,23 +3,28 @@
 use std::path::Path;
 
 use super::error::Wrong;
+use super::model::{Rule, Update};
 use super::reader::{Item, Reader, Table};
-use super::{Data, Rule};
-use crate::control::data::{DataFault, Endpoints, Services};
+use crate::control::data::{Data, DataFault, Endpoints, Services};
 use crate::policy::{Action, HostListBuilder};
 
 const HELP: &str = "write a list of services: [\"microsoft-365/exchange\"]";
 
 /// The services that `[data] services` names; a file that cannot be read is a fault of that key. While
 /// tables are fetched, one that an update is to bring may still be missing.
-pub(super) fn load(reader: &mut Reader<'_>, root: &Table<'_>, data: Option<&Data>) -> Services {
+pub(super) fn load(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+    data: Option<&Data>,
+    update: Option<&Update>,
+) -> Services {
     let Some(data) = data else { return Services::embedded().clone() };
     let (services, faults) = Services::load(data);
     let table = root.item("data").map(|item| item.span.start).unwrap_or_default();
     let at = |entry: &Table<'_>| entry.item("services").map(|item| item.span.start);
     let at = reader.table(root, "data").as_ref().and_then(at).unwrap_or(table);
     let brought = |source: &str| {
-        let mut sources = data.update.iter().flat_map(|update| &update.sources);
+        let mut sources = update.iter().flat_map(|update| &update.sources);
         sources.any(|it| it.file.as_path() == Path::new(source))
     };
     for fault in faults {

@@ -4,7 +4,8 @@
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{Config, From, Rule, ZoneList, known};
+use super::known;
+use super::model::{Config, From, Rule, ZoneList};
 use crate::policy::{Action, CountrySet, HostList};
 
 /// Pairs of values that one comparison of two conditions may look at.

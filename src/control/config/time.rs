@@ -9,8 +9,8 @@ use jiff::tz::{Offset, TimeZone};
 use toml::de::DeValue;
 use toml::value::{Datetime, Offset as TomlOffset, Time};
 
-use super::Until;
 use super::error::Wrong;
+use super::model::Until;
 use super::reader::{Item, Reader};
 
 /// The longest duration that means something here: a hundred years.

@@ -4,61 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::credential::{self, Credential};
 use super::error::Wrong;
-use super::pack_key::BadPackKey;
+use super::fields::{optional, or, unique_name};
+use super::model::{Digest, Signature, Update, UpdateSource};
 use super::reader::{Item, Reader, Table};
-use super::resolve::{optional, or};
 use super::source_url::SourceUrl;
-use super::{Data, PackKey, Source, rules, time};
-
-/// The `[data.update]` of a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Update {
-    /// CA certificates in PEM; `None`: those of the host.
-    pub ca: Option<PathBuf>,
-    /// Time allowed for one source, from the first query to the last byte. Default 10 min.
-    pub timeout: Duration,
-    /// The longest file that is taken, in bytes. Default 256 MiB, at most 1 GiB.
-    pub max_bytes: u64,
-    /// `[[data.update.source]]`, in file order; never empty.
-    pub sources: Vec<UpdateSource>,
-}
-
-/// One file that is fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpdateSource {
-    /// Unique name, for `schengate data update NAME`.
-    pub name: String,
-    /// Where it is.
-    pub url: SourceUrl,
-    /// What the server wants to know of those who ask.
-    pub credential: Option<Credential>,
-    /// Where it goes: a file that `[data]` names as a table or as the pack.
-    pub file: PathBuf,
-    /// What its digest must be.
-    pub digest: Option<Digest>,
-    /// Who must have signed it.
-    pub signature: Option<Signature>,
-}
-
-/// What the SHA-256 of a file must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Digest {
-    /// Written in the policy, lower-case hexadecimal.
-    Is(String),
-    /// Published beside the file, as `sha256sum` writes it, or the digest alone.
-    At(SourceUrl),
-}
-
-/// An Ed25519 signature over the bytes of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signature {
-    /// The key of the one who signs.
-    pub key: PackKey,
-    /// Where the signature is: 64 bytes, or those in base64.
-    pub url: SourceUrl,
-}
+use super::{credential, time};
+use crate::control::data::{BadPackKey, Data, Source};
 
 const DIGEST_HELP: &str = "write the 64 digits that `sha256sum` prints";
 
@@ -101,7 +53,7 @@ fn source(
     files: &mut BTreeMap<PathBuf, usize>,
 ) -> Option<UpdateSource> {
     reader.only(table);
-    let name = rules::unique_name(reader, table, names);
+    let name = unique_name(reader, table, names);
     let help = "say where it is: url = \"https://...\"";
     let url = reader.required(table, "url", help).and_then(|item| address(reader, &item));
     let help = "say which file of [data] it is: file = \"country.mmdb\"";
@@ -194,8 +146,8 @@ fn is_named(data: &Data, file: &std::path::Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::credential::{CredentialAt, CredentialSent};
     use super::*;
+    use crate::control::config::model::{Credential, CredentialAt, CredentialSent};
     use crate::control::config::parse;
 
     fn read(sources: &str) -> Result<Update, String> {
@@ -204,7 +156,7 @@ mod tests {
              providers = ['aws.json', 'embedded']\n[data.update]\n{sources}"
         );
         let loaded = parse(&text, None).map_err(|faults| faults.to_string())?;
-        loaded.config.data.update.ok_or_else(|| "nothing".to_owned())
+        loaded.config.update.ok_or_else(|| "nothing".to_owned())
     }
 
     const SOURCE: &str = "[[data.update.source]]\nname = 'c'\nurl = 'https://Data.Example.eu/c.mmdb?x=1'\n\

@@ -6,10 +6,11 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 
 use super::codes;
-use super::error::{Wrong, nearest};
+use super::error::Wrong;
+use super::model::{DatedMember, Members, Term, Zone, ZoneList, Zones};
 use super::reader::{Item, Reader, Table};
-use super::{DatedMember, Members, Term, Zone, ZoneList, Zones};
 use crate::control::data::zone_rows;
+use crate::control::spelling::nearest;
 use crate::policy::{Country, CountrySet};
 
 /// Zones of its own that a file may have; also bounds how deep they can nest.

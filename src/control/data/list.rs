@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::formats::file;
 use super::load::load_all;
 use super::model::{DataFault, SourceInfo};
+use super::settings::{Data, Source};
 use super::{embedded, facts, services};
-use crate::control::config::{Data, Source};
 use crate::control::progress::Silent;
 
 /// One source of data. As JSON an object with the fields' names; as text one line.

@@ -6,12 +6,14 @@ use jiff::Timestamp;
 
 use super::embedded;
 use super::formats::file::{self, Content, FileFault};
+use super::formats::magic::SGT_MAGIC;
+use super::formats::ranges::answering;
 use super::formats::sgt::{self, Body};
-use super::formats::{SGT_MAGIC, answering, country, mmdb, provider, sgp};
+use super::formats::{country, mmdb, provider, sgp};
 use super::model::{
     AsnTable, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Table, shown_path,
 };
-use crate::control::config::{CountryField, Data, Source};
+use super::settings::{CountryField, Data, Source};
 use crate::control::progress::{Progress, Silent, reading};
 
 /// Why a file is not the table that is wanted.

@@ -11,8 +11,10 @@ pub mod formats;
 mod list;
 mod load;
 mod model;
+mod pack_key;
 mod providers;
 mod services;
+mod settings;
 mod trust;
 mod verify;
 
@@ -31,8 +33,10 @@ pub use model::{
     OLD_AFTER, OperatorFact, ProviderRow, ProviderTable, Ranges, RegionFact, RegionPlace, Shown,
     SourceInfo, Sources, Table, Whereabouts,
 };
+pub use pack_key::{BadPackKey, PackKey};
 pub use providers::provider_operator;
 pub use services::{Endpoints, Services, build_services};
+pub use settings::{CountryField, Data, Source};
 pub use trust::fingerprint::Fingerprint;
 pub use trust::last_good::LastGood;
 pub use trust::vet::{digest_of, leave_out, vet};

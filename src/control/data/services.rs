@@ -26,7 +26,10 @@ use super::formats::file::{self, Content};
 use super::formats::services::{self, Endpoint, HEADER, Read, ServiceRow};
 use super::formats::sgp::SigningKey;
 use super::model::{DataFault, SourceInfo, shown_path};
-use crate::control::config::{Data, HostPattern, PackKey, Source, nearest};
+use super::pack_key::PackKey;
+use super::settings::{Data, Source};
+use crate::control::host_pattern::HostPattern;
+use crate::control::spelling::nearest;
 
 /// What is signed before the content, so that a signature over anything else is none over services.
 const CONTEXT: &[u8] = b"schengate services 1\0";

@@ -10,7 +10,7 @@ use super::coverage::{Extent, Label, coverage, grouped};
 use super::list::{Listing, listing};
 use super::load::load_all;
 use super::model::{DataFault, Kind, SourceInfo, Table};
-use crate::control::config::{CountryField, Data, Source};
+use super::settings::{CountryField, Data, Source};
 use crate::control::progress::{self, Progress};
 
 /// One table, read to its end. As JSON an object of the listing's fields and `coverage`.

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
-use super::fetch::Fault;
+use super::fault::Fault;
 use crate::control::config::{self, CredentialAt, CredentialSent, percent_encoded};
 
 /// The longest credential.

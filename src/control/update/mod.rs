@@ -9,6 +9,7 @@
 //! it does any change of its files, and loads what it finds with the same checks once more.
 
 mod credential;
+mod fault;
 mod fetch;
 mod take;
 
@@ -22,10 +23,11 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use self::credential::Credential;
-use self::fetch::{Client, Fault, Target};
+use self::fault::Fault;
+use self::fetch::{Client, Target};
 use self::take::Place;
-use super::config::{Data, Digest, SourceUrl, Update, UpdateSource};
-use super::data;
+use super::config::{Digest, SourceUrl, Update, UpdateSource};
+use super::data::{self, Data};
 use super::load::{Fetching, LoadFault, load_to_fetch};
 use super::progress::Progress;
 use crate::policy::{Action, CountrySet, Verdict};
@@ -116,8 +118,8 @@ pub fn update(
     progress: &dyn Progress,
 ) -> Result<(Vec<data::DataFault>, Vec<Report>), CannotUpdate> {
     let loaded = load_to_fetch(path, now).map_err(CannotUpdate::Policy)?;
-    let Fetching { compiler, settings, permitted, left_out } = loaded;
-    let update = settings.update.as_ref().ok_or(CannotUpdate::Off)?;
+    let Fetching { compiler, settings, update, permitted, left_out } = loaded;
+    let update = update.as_ref().ok_or(CannotUpdate::Off)?;
     let sources = chosen(update, asked.names)?;
     let policy = compiler.policy_at(now);
     let broken = |error: std::io::Error| CannotUpdate::Broken(error.to_string());

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::fetch::Fault;
-use crate::control::config::PackKey;
+use super::fault::Fault;
+use crate::control::data::PackKey;
 
 /// The longest list of digests and the longest signature that are read.
 pub(super) const DIGESTS_MAX_BYTES: u64 = 1 << 20;

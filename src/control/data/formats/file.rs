@@ -10,7 +10,8 @@ use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{SGP_MAGIC, SGT_MAGIC, mmdb, tar};
+use super::magic::{SGP_MAGIC, SGT_MAGIC};
+use super::{mmdb, tar};
 use crate::control::data::model::{DataFault, FileStamp};
 
 /// The largest file that is read, before and after gzip: 1 GiB. Nothing is mapped: a file that

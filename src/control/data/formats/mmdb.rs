@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::ranges::{Builder, RangeFault};
-use crate::control::config::CountryField;
 use crate::control::data::model::{Ranges, Whereabouts};
+use crate::control::data::settings::CountryField;
 use crate::policy::Country;
 
 /// How far before the end of a file its marker stands at most.

@@ -1,12 +1,30 @@
 //! Rows in any order, sorted, disjoint ranges out; and the one way to look an address up in them.
 
 use std::net::IpAddr;
+use std::path::Path;
 
-use crate::control::data::model::{BadRow, Ranges};
+use crate::control::data::model::{BadRow, DataFault, Ranges};
 
 /// The most rows a table may have. The largest known free table has 0.7 million, a full city table
 /// five; the limit bounds memory, not use.
 pub(in crate::control::data) const MAX_ROWS: usize = 16 << 20;
+
+/// A table that answers nothing is a mistake, not a table: what no row of it names.
+#[derive(Debug, thiserror::Error)]
+#[error("names no {0} in any row; is it another table?")]
+struct Unanswering(String);
+
+/// A table that answers nothing is a mistake, not a table.
+pub(in crate::control::data) fn answering<V>(
+    path: &Path,
+    ranges: Ranges<V>,
+    what: &str,
+) -> Result<Ranges<V>, DataFault> {
+    if ranges.is_empty() {
+        return Err(DataFault::whole(path, Unanswering(what.to_owned())));
+    }
+    Ok(ranges)
+}
 
 /// What is wrong with the ranges of a table; each with the row that cannot stand.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,8 +11,8 @@ use jiff::civil::Date;
 use serde::Deserialize;
 
 use super::text::{Separator, begins, fields, lines, prefix};
-use crate::control::config::{HostPattern, host_pattern};
 use crate::control::data::model::{BadRow, Shown, shown};
+use crate::control::host_pattern::{HostPattern, PatternFault};
 use crate::policy::{Standing, special_v4, special_v6};
 
 /// The header of the text form.
@@ -44,8 +44,8 @@ pub(in crate::control::data) enum ServicesFault {
     NoSource,
     #[error("{0} is not a service such as family/name")]
     Name(Shown),
-    #[error("{0}")]
-    Host(String),
+    #[error(transparent)]
+    Host(PatternFault),
     #[error("{0} is a whole top-level domain")]
     TopLevel(Shown),
     #[error("{0} is not the public address of one service")]
@@ -154,7 +154,8 @@ fn endpoint_of(row: u64, text: &str) -> Result<Endpoint, BadRow> {
     if text.contains('/') || text.parse::<IpAddr>().is_ok() {
         return net(row, text).map(Endpoint::Net);
     }
-    let host = host_pattern(text).map_err(|what| BadRow::new(row, ServicesFault::Host(what)))?;
+    let host =
+        HostPattern::parse(text).map_err(|fault| BadRow::new(row, ServicesFault::Host(fault)))?;
     if host.below && !host.name.as_str().contains('.') {
         return Err(BadRow::new(row, ServicesFault::TopLevel(shown(text.as_bytes()))));
     }

@@ -27,12 +27,14 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
 use super::file::{self, Content};
+use super::magic::SGP_MAGIC as MAGIC;
+use super::provider;
+use super::ranges::answering;
 use super::sgt::{self, Body, Header, SgtFault};
-use super::{SGP_MAGIC as MAGIC, answering, provider};
-use crate::control::config::PackKey;
 use crate::control::data::model::{
     AsnTable, Cause, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Table, shown_path,
 };
+use crate::control::data::pack_key::PackKey;
 
 /// What is signed before the content, so that a signature by the same key over something else is
 /// none over a pack.

@@ -32,7 +32,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::SGT_MAGIC as MAGIC;
+use super::magic::SGT_MAGIC as MAGIC;
 use crate::control::data::model::{ProviderRow, Ranges, Whereabouts};
 use crate::policy::Country;
 

@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
-use crate::control::config::{CountryField, Data, PackKey, Source};
 use crate::control::data::formats::{country, file};
 use crate::control::data::model::{FileStamp, SourceInfo, Sources};
+use crate::control::data::pack_key::PackKey;
+use crate::control::data::settings::{CountryField, Data, Source};
 
 /// Everything that the tables of one load hung on.
 #[derive(Debug)]
@@ -41,7 +42,6 @@ impl Asked {
             max_age: _,
             max_loss: _,
             memory: _,
-            update: _,
         } = settings;
         Self {
             lists: [country.clone(), asn.clone(), providers.clone()],

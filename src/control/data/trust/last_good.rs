@@ -14,12 +14,12 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::control::config::Data;
 use crate::control::data::coverage::{Extent, Label, coverage};
 use crate::control::data::formats::file;
 use crate::control::data::model::{
     CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Whereabouts,
 };
+use crate::control::data::settings::Data;
 use crate::policy::{Country, CountrySet};
 
 /// The file in `[data] directory`.

@@ -6,25 +6,26 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::last_good::LastGood;
-use crate::control::config::{Data, Source};
 use crate::control::data::formats::file::{self, Content};
 use crate::control::data::formats::sgp;
 use crate::control::data::model::{
     AsnTable, CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Table, shown_path,
 };
 use crate::control::data::services;
+use crate::control::data::settings::{Data, Source};
 use crate::policy::CountrySet;
 
-/// Takes out of `[data]` the files that an update is to bring and that cannot be read as they are,
-/// and says why of each.
-pub fn leave_out(settings: &mut Data) -> Vec<DataFault> {
-    let brought = settings.update.iter().flat_map(|update| &update.sources);
-    let brought: Vec<PathBuf> = brought.map(|source| source.file.clone()).collect();
+/// Takes out of `[data]` those of the files `brought`, which an update is to bring, that cannot be
+/// read as they are, and says why of each.
+pub fn leave_out<'f>(
+    settings: &mut Data,
+    brought: impl IntoIterator<Item = &'f PathBuf>,
+) -> Vec<DataFault> {
     let mut faults = Vec::new();
     for file in brought {
-        let Some(fault) = read(settings, &file).err() else { continue };
+        let Some(fault) = read(settings, file).err() else { continue };
         faults.push(fault);
-        if settings.pack.as_ref() == Some(&file) {
+        if settings.pack.as_ref() == Some(file) {
             settings.pack = None;
         }
         let Data { country, asn, providers, services, .. } = settings;

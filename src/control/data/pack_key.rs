@@ -19,7 +19,7 @@ impl PackKey {
 
 /// The text is not 32 bytes in base64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no Ed25519 key: 32 bytes in base64 are wanted")]
+#[error("not an Ed25519 key: 32 bytes in base64 are wanted")]
 pub struct BadPackKey;
 
 impl FromStr for PackKey {
