@@ -655,3 +655,24 @@ fn retired_words_stay_retired() {
         }
     }
 }
+
+/// What a user reads says "is not a prefix".
+#[test]
+fn texts_for_users_are_plain_english() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in sources(&root) {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let lines = text.lines().enumerate();
+        for (at, line) in lines.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let mut words = line.split(|c: char| c.is_whitespace() || c == '"').collect::<Vec<_>>();
+            words.retain(|word| !word.is_empty());
+            for three in words.windows(4) {
+                let [before, verb, no, what] = three else { continue };
+                let is_plain = ["there", "There"].contains(before)
+                    || ["longer", "more", "other"].contains(what);
+                let is_odd = ["is", "are", "was"].contains(verb) && *no == "no" && !is_plain;
+                assert!(!is_odd, "{}:{}: {}", path.display(), at + 1, line.trim());
+            }
+        }
+    }
+}

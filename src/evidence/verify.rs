@@ -410,7 +410,7 @@ impl Check<'_> {
                             self.find(Kind::Edited, segment, (number(place), on_line), detail);
                         }
                         None => {
-                            let detail = "the line is no record of the log".to_owned();
+                            let detail = "the line is not a record of the log".to_owned();
                             self.find(Kind::Inserted, segment, (number(at), on_line), detail);
                         }
                     }

@@ -29,7 +29,7 @@ pub enum Fault {
     #[error("a TLS record is empty or longer than 2^14 bytes")]
     RecordLength,
     /// The handshake does not begin with a ClientHello.
-    #[error("the first handshake message is no ClientHello")]
+    #[error("the first handshake message is not a ClientHello")]
     NotClientHello,
     /// A hello in the SSLv2 format, which has no room for a name (RFC 5246 appendix E.2).
     #[error("the hello is in the SSLv2 format, which carries no name")]

@@ -264,7 +264,7 @@ fn no_command_waits_for_a_pipe_or_reads_a_directory() {
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said);
             assert_eq!(output.status.code(), Some(status), "{arguments:?} {said}");
-            assert!(said.contains("no regular file") && said.contains(path), "{said}");
+            assert!(said.contains("not a regular file") && said.contains(path), "{said}");
         }
     }
     assert!(!Path::new(&out).exists());

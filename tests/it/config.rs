@@ -112,7 +112,7 @@ fn unknown_keys_and_wrong_types_say_what_was_meant() {
         "4:9: policy.grace: an integer stands where a string is wanted",
         "\"3s\"",
     );
-    one_fault("grace = '3'", "4:9: policy.grace: \"3\" is no duration", "\"3s\"");
+    one_fault("grace = '3'", "4:9: policy.grace: \"3\" is not a duration", "\"3s\"");
     one_fault("contact = ' '", "4:11: policy.contact: the text is empty", "leave the key out");
     one_fault(
         "contact = \"a\\u001bb\"",
@@ -158,8 +158,8 @@ fn codes_that_are_no_country_are_answered_with_what_was_meant() {
     };
     case("fr", "no zone is called \"fr\"; a country code is in upper case", "\"FR\"");
     case("uk", "no zone is called \"uk\"; a country code is in upper case", "\"GB\"");
-    case("EU", "\"EU\" is no country", "the zone \"eu\"");
-    case("AP", "AP is no country; tables use it where they do not know one", "unknown");
+    case("EU", "\"EU\" is not a country", "the zone \"eu\"");
+    case("AP", "AP is not a country; tables use it where they do not know one", "unknown");
     case("AN", "the code AN was withdrawn", "\"CW\"");
     case("YU", "the code YU was withdrawn", "\"RS\"");
     case("QQ", "\"QQ\" is neither a country nor a zone", "ISO 3166-1");
@@ -313,11 +313,11 @@ fn each_condition_names_its_faults() {
         "7: rule.to: \"192.0.2.1\" is an address, not a prefix",
         "\"192.0.2.1/32\"",
     );
-    condition_fault("to = ['x']", "7: rule.to: \"x\" is no prefix", "192.0.2.0/24");
+    condition_fault("to = ['x']", "7: rule.to: \"x\" is not a prefix", "192.0.2.0/24");
     condition_fault("port = [0]", "9: rule.port: 0 is out of bounds", "from 1 to 65535");
     condition_fault("port = [65536]", "9: rule.port: 65536 is out of bounds", "from 1 to 65535");
     condition_fault("port = [-1]", "9: rule.port: -1 is out of bounds", "from 1 to 65535");
-    condition_fault("port = ['9-1']", "9: rule.port: \"9-1\" is no range of ports", "\"1-9\"");
+    condition_fault("port = ['9-1']", "9: rule.port: \"9-1\" is not a range of ports", "\"1-9\"");
     condition_fault("asn = [0]", "8: rule.asn: 0 is out of bounds", "from 1");
     condition_fault(
         "asn = ['AS1']",
@@ -373,7 +373,7 @@ fn hosts_are_patterns_of_names() {
     );
     condition_fault(
         "host = ['a..example']",
-        "9: rule.host: \"a..example\" is no host name: the name has an empty label",
+        "9: rule.host: \"a..example\" is not a host name: the name has an empty label",
         "example.eu",
     );
 }
@@ -386,7 +386,7 @@ fn dates_need_a_day_and_a_time_needs_an_offset() {
         "2026-12-31T10:00:00Z",
     );
     condition_fault("since = 10:00:00", "9: rule.since: a time of day without its date", "day");
-    condition_fault("since = 'soon'", "9: rule.since: \"soon\" is no date", "2026-12-31");
+    condition_fault("since = 'soon'", "9: rule.since: \"soon\" is not a date", "2026-12-31");
     condition_fault(
         "until = 2026",
         "9: rule.until: an integer stands where a date is wanted",
@@ -433,7 +433,7 @@ fn operators_own_what_they_name_alone() {
     one_fault("[[operator]]\nname = 'a'\nasn = [1]", "4:1: operator.homes: missing", "homes");
     one_fault(
         "[[operator]]\nname = 'A b'\nhomes = ['FR']\nasn = [1]",
-        "5:8: operator.name: \"A b\" is no operator id",
+        "5:8: operator.name: \"A b\" is not an operator id",
         "lower-case",
     );
     one_fault(
@@ -496,7 +496,7 @@ fn udp_is_taken_beside_a_transparent_listener_and_nowhere_else() {
     );
     one_fault(
         &format!("{tproxy}udp = 'x'"),
-        "7:7: listen.udp: \"x\" is no address with a port",
+        "7:7: listen.udp: \"x\" is not an address with a port",
         "address",
     );
     let second = tproxy.replace("15001", "15002");
@@ -514,7 +514,7 @@ fn listeners_have_a_mode_and_an_address_of_their_own() {
     one_fault("[[listen]]\naddress = '[::]:1'", "4:1: listen.mode: missing", "tproxy");
     one_fault(
         "[[listen]]\nmode = 'proxy'\naddress = 'localhost'",
-        "6:11: listen.address: \"localhost\" is no address with a port",
+        "6:11: listen.address: \"localhost\" is not an address with a port",
         "127.0.0.1:3128",
     );
     one_fault(
@@ -586,7 +586,7 @@ fn host_files_are_read_beside_the_policy_and_joined_to_host() {
     for (key, fault) in [
         ("host_file = 'none'", "holds no name"),
         ("host_file = 'gone'", "cannot be read"),
-        ("host_file = '.'", "is no regular file"),
+        ("host_file = '.'", "is not a regular file"),
     ] {
         let found = read(key).unwrap_err().to_string();
         assert!(
@@ -605,7 +605,10 @@ fn a_file_that_cannot_be_read_is_one_fault() {
     assert!(found.starts_with(&format!("{}: cannot be read", path.display())), "{found}");
     fs::write(&path, b"schema = 1\n# \xff\n").unwrap();
     let found = load(Some(&path)).unwrap_err().to_string();
-    assert!(found.starts_with(&format!("{}:2:3: the file is no UTF-8", path.display())), "{found}");
+    assert!(
+        found.starts_with(&format!("{}:2:3: the file is not UTF-8", path.display())),
+        "{found}"
+    );
 }
 
 #[test]
@@ -852,7 +855,7 @@ fn a_day_is_told_as_it_was_written() {
 
 #[test]
 fn a_country_by_another_name_is_answered_with_its_code() {
-    let no = |text: &str| format!("4:15: policy.permit_law: {text:?} is no code of two letters");
+    let no = |text: &str| format!("4:15: policy.permit_law: {text:?} is not a code of two letters");
     for (text, code) in [("DEU", "DE"), ("usa", "US"), ("GBR", "GB"), ("Germany", "DE")] {
         let help = format!("write {code:?}");
         one_fault(&format!("permit_law = ['{text}']"), &no(text), &help);
@@ -863,7 +866,7 @@ fn a_country_by_another_name_is_answered_with_its_code() {
     let told = faults(&format!("{operator}homes = ['xyzzy']"));
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(
-        told[0].contains("\"xyzzy\" is no country\n  help: write an ISO 3166-1 code"),
+        told[0].contains("\"xyzzy\" is not a country\n  help: write an ISO 3166-1 code"),
         "{told:?}"
     );
 }

@@ -41,7 +41,7 @@ fn a_resolver_that_cannot_be_asked_is_a_fault_with_its_place() {
     one_fault("resolvers = ['192.0.2.53']", ["5:14: names.resolvers", "192.0.2.53:53"]);
     one_fault("resolvers = ['https://192.0.2.53:443']", ["UDP, TCP or TLS", "write address, port"]);
     one_fault("resolvers = ['tls://192.0.2.53:853']", ["whose certificate", "#dns.example"]);
-    one_fault("resolvers = ['dns.example:53']", ["no address with a port", "192.0.2.53:53"]);
+    one_fault("resolvers = ['dns.example:53']", ["not an address with a port", "192.0.2.53:53"]);
     one_fault("resolvers = ['0.0.0.0:53']", ["nobody answers", "names.resolvers"]);
     let twice = "resolvers = ['192.0.2.53:53', '192.0.2.53:53']";
     one_fault(twice, ["5:31: names.resolvers: 192.0.2.53:53 stands here twice", "write it once"]);
@@ -68,7 +68,7 @@ fn how_many_names_may_be_asked_about_and_which_types() {
     };
     assert_eq!(types(""), [1, 2, 5, 6, 12, 15, 28, 33, 64, 65]);
     assert_eq!(types("types = ['TXT', 'a', 'TYPE65400', 'A']"), [1, 16, 65400]);
-    one_fault(&dns("types = ['TEXT']"), ["no type of record", "TYPE16"]);
+    one_fault(&dns("types = ['TEXT']"), ["not a type of record", "TYPE16"]);
     one_fault(&dns("types = ['AXFR']"), ["dns.types", "never forwarded"]);
     one_fault(&dns("types = []"), ["dns.types", "empty"]);
 }

@@ -138,10 +138,10 @@ fn the_known_records_of_maxminds_test_files_are_read_as_places() {
     let country = |code| Country::from_code(code).map(Whereabouts::Country);
     assert_eq!(at("2.125.160.217"), country("GB"), "registered in FR");
     assert_eq!(at("214.1.1.9"), Some(Whereabouts::Anycast));
-    assert_eq!(at("2a02:d500::1"), None, "a continent is no country");
+    assert_eq!(at("2a02:d500::1"), None, "a continent is not a country");
     let enterprise = load_country(&folder.join("GeoIP2-Enterprise-Test.mmdb")).unwrap();
     let registered_only = enterprise.ranges.lookup("5.83.124.1".parse().unwrap());
-    assert_eq!(registered_only, None, "where a holder is registered is no place");
+    assert_eq!(registered_only, None, "where a holder is registered is not a place");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_fifo_is_refused_without_waiting_for_a_writer() {
         eprintln!("LEFT OUT: mkfifo cannot be run");
         return;
     }
-    assert!(load_country(&path).unwrap_err().said().contains("no regular file"));
+    assert!(load_country(&path).unwrap_err().said().contains("not a regular file"));
 }
 
 #[test]
@@ -441,7 +441,7 @@ fn maxminds_csv_needs_its_locations_beside_it() {
     let table = load_country(&path).unwrap();
     let at = |address: &str| table.ranges.lookup(address.parse().unwrap());
     assert_eq!(at("192.0.2.1"), Country::from_code("FR").map(Whereabouts::Country));
-    assert_eq!(at("192.0.2.129"), None, "where it is registered is no place");
+    assert_eq!(at("192.0.2.129"), None, "where it is registered is not a place");
     assert_eq!(at("198.51.100.1"), Some(Whereabouts::Anycast));
     write(dir.path(), "GeoLite2-Country-Locations-en.csv", &locations.replace("3017382", "1"));
     assert!(load_country(&path).is_err());
@@ -457,7 +457,7 @@ fn a_faulty_table_is_refused_with_its_file_and_row() {
         ("192.0.2.0,2001:db8::,FR\n", Some(1), "one end is IPv4"),
         ("# head\n192.0.2.0,192.0.2.255\n", Some(2), "columns"),
         ("192.0.2.0,192.0.2.255,FR\n192.0.3.0,192.0.3.", Some(2), "columns"),
-        ("192.0.2.0,192.0.2.300,FR\n", Some(1), "no address"),
+        ("192.0.2.0,192.0.2.300,FR\n", Some(1), "not an address"),
         ("192.0.2.0,192.0.2.255,\"FR\n", Some(1), "quote"),
         ("192.0.2.0,192.0.2.255,France\n", Some(1), "two-letter"),
         ("network,country_code\n192.0.2.1/24,FR\n", Some(2), "beyond its length"),

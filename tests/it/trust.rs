@@ -380,7 +380,7 @@ fn a_pack_carries_any_tables_and_only_the_right_signature_opens_it() {
     build(&["--sign", &stranger]);
     assert_eq!(status(&check(&line)), 1);
     for (more, fault) in [
-        ("pack_key = 'AAAA'\n", "data.pack_key: no Ed25519 key"),
+        ("pack_key = 'AAAA'\n", "data.pack_key: not an Ed25519 key"),
         ("pack_key = 3\n", "data.pack_key: an integer"),
         ("pack = ''\n", "duplicate key"),
     ] {
@@ -539,10 +539,10 @@ fn what_is_no_table_at_all_is_refused_by_name_and_unread() {
     let absent = dir.path().join("absent.csv");
     for (path, why) in [
         (zeros.as_path(), "larger than"),
-        (pipe.as_path(), "no regular file"),
-        (dir.path(), "no regular file"),
+        (pipe.as_path(), "not a regular file"),
+        (dir.path(), "not a regular file"),
         (absent.as_path(), "cannot be opened"),
-        (Path::new("/dev/zero"), "no regular file"),
+        (Path::new("/dev/zero"), "not a regular file"),
     ] {
         let text = path.to_str().unwrap();
         for kind in [&[][..], &["--kind", "country"], &["--kind", "asn"], &["--kind", "providers"]]

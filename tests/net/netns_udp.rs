@@ -460,7 +460,11 @@ fn a_later_rule_by_name_is_heard_on_a_flow_that_was_permitted_unread() {
     let text = policy("enforce", "FR", "", rule);
     scene.gateway.reload(&text.replace("permit =", "on = { unread = \"judge\" }\npermit ="));
     let on = json!({"do": "go-on", "to": to, "datagrams": [hex(b"three")]});
-    assert_eq!(scene.client.ask(&on)["answers"], json!([hex(b"three")]), "what is no hello goes");
+    assert_eq!(
+        scene.client.ask(&on)["answers"],
+        json!([hex(b"three")]),
+        "what is not a hello goes"
+    );
     let before = scene.world.arrived(ip).0;
     let on = json!({"do": "go-on", "to": to, "datagrams": [hex(&hello("other.example"))]});
     scene.client.ask(&on);

@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Wrong> {
         .open(path)
         .map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Wrong::new(format!("{shown} is no regular file"), "name a regular file"));
+        return Err(Wrong::new(format!("{shown} is not a regular file"), "name a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -45,7 +45,7 @@ mod tests {
         std::fs::write(&path, b"12345").unwrap();
         assert_eq!(read(&path, 5), Ok(b"12345".to_vec()));
         assert!(read(&path, 4).unwrap_err().what.contains("longer than 4 bytes"));
-        assert!(read(dir.path(), 5).unwrap_err().what.contains("no regular file"));
+        assert!(read(dir.path(), 5).unwrap_err().what.contains("not a regular file"));
         assert!(read(&dir.path().join("none"), 5).unwrap_err().what.contains("cannot be read"));
     }
 
@@ -58,6 +58,6 @@ mod tests {
             eprintln!("LEFT OUT: a_pipe_is_refused_and_not_waited_for: no mkfifo here");
             return;
         }
-        assert!(read(&path, 5).unwrap_err().what.contains("no regular file"));
+        assert!(read(&path, 5).unwrap_err().what.contains("not a regular file"));
     }
 }

@@ -261,7 +261,7 @@ impl Lints<'_> {
                 .map(|id| format!("{id:?}"))
                 .collect();
             let what = format!(
-                "{operator:?} is no whole operator id, and {article} {} rule takes no other",
+                "{operator:?} is not a whole operator id, and {article} {} rule takes no other",
                 rule.action
             );
             let help = format!("write {}", whole.join(", "));
@@ -370,7 +370,7 @@ mod tests {
         let lint = loaded.unwrap().lints.remove(0).to_string();
         assert_eq!(
             lint,
-            "<policy>:8:1: warning: rule.operator: \"akamai\" is no whole operator id, and a log rule \
+            "<policy>:8:1: warning: rule.operator: \"akamai\" is not a whole operator id, and a log rule \
              takes no other\n  help: write \"akamai-international\", \"akamai-prolexic\", \
              \"akamai-technologies\""
         );

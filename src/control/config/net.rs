@@ -19,7 +19,7 @@ const PORT_HELP: &str = "write a list of ports and ranges: [443, \"8000-8099\"]"
 pub(super) fn prefix(text: &str) -> Result<IpNet, Wrong> {
     let Some((address, length)) = text.split_once('/') else {
         let Ok(address) = text.parse::<IpAddr>() else {
-            return Err(Wrong::new(format!("{text:?} is no prefix"), PREFIX_HELP));
+            return Err(Wrong::new(format!("{text:?} is not a prefix"), PREFIX_HELP));
         };
         let length = if address.is_ipv4() { 32 } else { 128 };
         let what = format!("{text:?} is an address, not a prefix");
@@ -32,7 +32,7 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, Wrong> {
         .ok()
         .zip(decimal(length))
         .and_then(|(address, length)| IpNet::new(address, length).ok())
-        .ok_or_else(|| Wrong::new(format!("{text:?} is no prefix"), PREFIX_HELP))?;
+        .ok_or_else(|| Wrong::new(format!("{text:?} is not a prefix"), PREFIX_HELP))?;
     let net = match net {
         IpNet::V6(mapped) => unmapped(mapped).map_or(net, IpNet::V4),
         IpNet::V4(_) => net,
@@ -63,7 +63,7 @@ pub(super) fn addresses(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<
     let help = "write a list of addresses: [\"192.0.2.1\", \"2001:db8::1\"]";
     reader.parsed_list(item, help, |text| match text.parse::<IpAddr>() {
         Ok(ip) => Ok(ip.to_canonical()),
-        Err(_) => Err(Wrong::new(format!("{text:?} is no address"), help)),
+        Err(_) => Err(Wrong::new(format!("{text:?} is not an address"), help)),
     })
 }
 
@@ -90,7 +90,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse::<u16>().ok().filter(|&port| digits && port > 0)
     };
-    let bad = |help: String| Wrong::new(format!("{text:?} is no range of ports"), help);
+    let bad = |help: String| Wrong::new(format!("{text:?} is not a range of ports"), help);
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (port(first), port(last)) {
         (Some(first), Some(last)) if first <= last => Ok(first..=last),
@@ -112,8 +112,9 @@ pub(super) fn asns(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<u32>>
 pub(super) fn socket(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<SocketAddr> {
     let help = "write address and port: \"127.0.0.1:3128\" or \"[::]:15001\"";
     let text = reader.string(item, help)?;
-    let parsed =
-        text.parse().map_err(|_| Wrong::new(format!("{text:?} is no address with a port"), help));
+    let parsed = text
+        .parse()
+        .map_err(|_| Wrong::new(format!("{text:?} is not an address with a port"), help));
     reader.keep(item, parsed)
 }
 
@@ -148,7 +149,7 @@ fn answerer(text: &str, port: u16) -> Result<SocketAddr, Wrong> {
                 Ok(address) => format!("write {:?}", SocketAddr::new(address, port).to_string()),
                 Err(_) => HELP.to_owned(),
             };
-            return Err(Wrong::new(format!("{text:?} is no address with a port"), help));
+            return Err(Wrong::new(format!("{text:?} is not an address with a port"), help));
         }
     };
     if at.port() == 0 || at.ip().is_unspecified() || at.ip().is_multicast() {
@@ -196,7 +197,7 @@ mod tests {
             "10.0.0.0/08",
             "10.0.0.0/+8",
         ] {
-            assert!(prefix(text).unwrap_err().what.contains("is no prefix"), "{text}");
+            assert!(prefix(text).unwrap_err().what.contains("is not a prefix"), "{text}");
         }
     }
 

@@ -384,7 +384,7 @@ fn record_type(text: &str) -> Result<u16, Wrong> {
     let by_number = upper.strip_prefix("TYPE").and_then(|number| number.parse().ok());
     let code = by_number.or_else(|| RecordType::from_str(&upper).ok().map(u16::from));
     let help = "write a type as \"TXT\", or by its number as \"TYPE16\"";
-    let code = code.ok_or_else(|| Wrong::new(format!("{text:?} is no type of record"), help))?;
+    let code = code.ok_or_else(|| Wrong::new(format!("{text:?} is not a type of record"), help))?;
     let never = [RecordType::AXFR, RecordType::IXFR, RecordType::OPT, RecordType::TSIG];
     if never.contains(&RecordType::from(code)) {
         return Err(Wrong::new(format!("{text} is never forwarded"), "take it out"));

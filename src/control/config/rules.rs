@@ -300,7 +300,7 @@ fn operator(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OperatorEntry>
         && !is_operator_id(name)
     {
         let help = "write it in lower-case letters, digits and single \"-\": \"s3ns\"";
-        reader.fault(&item, format!("{name:?} is no operator id"), help);
+        reader.fault(&item, format!("{name:?} is not an operator id"), help);
     }
     let tied = ["host", "prefix", "asn"].iter().any(|key| table.has(key));
     if !tied {

@@ -16,7 +16,7 @@ fn parse(text: &str) -> Result<u8, Wrong> {
     let digits = text.strip_suffix('%').map(str::trim_end);
     let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
     let share = digits.and_then(|digits| digits.parse().ok()).filter(|&share| share <= 100);
-    share.ok_or_else(|| Wrong::new(format!("{text:?} is no share"), HELP))
+    share.ok_or_else(|| Wrong::new(format!("{text:?} is not a share"), HELP))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(super) fn instant(reader: &mut Reader<'_>, item: &Item<'_>, edge: Edge) -> O
         DeValue::String(text) => {
             let parsed = text
                 .parse::<Datetime>()
-                .map_err(|_| Wrong::new(format!("{text:?} is no date"), DATE_HELP));
+                .map_err(|_| Wrong::new(format!("{text:?} is not a date"), DATE_HELP));
             reader.keep(item, parsed)?
         }
         DeValue::Integer(_)
@@ -54,7 +54,7 @@ pub(super) fn instant(reader: &mut Reader<'_>, item: &Item<'_>, edge: Edge) -> O
 }
 
 fn resolve(written: &Datetime, edge: Edge) -> Result<Timestamp, Wrong> {
-    let out_of_range = || Wrong::new(format!("{written} is no date of the calendar"), DATE_HELP);
+    let out_of_range = || Wrong::new(format!("{written} is not a date of the calendar"), DATE_HELP);
     let Datetime { date: Some(date), time, offset } = *written else {
         return Err(Wrong::new("a time of day without its date", DATE_HELP));
     };
@@ -151,13 +151,13 @@ fn parse_duration(text: &str) -> Result<Duration, Wrong> {
         "h" => 3_600_000,
         "d" => 86_400_000,
         "w" => 7 * 86_400_000,
-        _ => return Err(Wrong::new(format!("{text:?} is no duration"), DURATION_HELP)),
+        _ => return Err(Wrong::new(format!("{text:?} is not a duration"), DURATION_HELP)),
     };
     let number = number.parse::<u64>().ok();
     number
         .and_then(|number| number.checked_mul(milliseconds_each))
         .map(Duration::from_millis)
-        .ok_or_else(|| Wrong::new(format!("{text:?} is no duration"), DURATION_HELP))
+        .ok_or_else(|| Wrong::new(format!("{text:?} is not a duration"), DURATION_HELP))
 }
 
 fn spelled(duration: Duration) -> String {

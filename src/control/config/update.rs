@@ -90,7 +90,7 @@ fn digest(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Option<Digest>> 
     let written = optional(table, "sha256", |item| {
         let text = reader.string(item, DIGEST_HELP)?;
         let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let wrong = || Wrong::new(format!("{text:?} is no SHA-256"), DIGEST_HELP);
+        let wrong = || Wrong::new(format!("{text:?} is not a SHA-256"), DIGEST_HELP);
         let digest = hex.then(|| text.to_ascii_lowercase()).ok_or_else(wrong);
         reader.keep(item, digest).map(Digest::Is)
     });
@@ -216,8 +216,8 @@ mod tests {
             (&SOURCE.replace("name = 'c'", ""), "data.update.source.name: missing"),
             (&format!("{SOURCE}{SOURCE}"), "was given in line"),
             (&format!("{SOURCE}{}", SOURCE.replace("'c'", "'d'")), "writes this file already"),
-            (&format!("{SOURCE}sha256 = 'ab'"), "is no SHA-256"),
-            (&format!("{SOURCE}key = 'ab'"), "no Ed25519 key"),
+            (&format!("{SOURCE}sha256 = 'ab'"), "is not a SHA-256"),
+            (&format!("{SOURCE}key = 'ab'"), "not an Ed25519 key"),
             (&format!("{SOURCE}signature_url = 'https://a.example/s'"), "a signature without"),
             (
                 &format!(

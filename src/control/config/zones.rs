@@ -328,23 +328,23 @@ impl Names {
         }
         if upper.len() == 2 && zone.is_some() {
             return Wrong::new(
-                format!("{text:?} is no country"),
+                format!("{text:?} is not a country"),
                 format!("did you mean the zone \"{lower}\"?"),
             );
         }
         let no_country = ["AP", "A1", "A2", "O1", "T1", "XX", "ZZ", "XC", "XD"];
         if no_country.contains(&upper.as_str()) {
             return Wrong::new(
-                format!("{upper} is no country; tables use it where they do not know one"),
+                format!("{upper} is not a country; tables use it where they do not know one"),
                 "write codes or zones; [policy.on] unknown says what becomes of the rest",
             );
         }
         if let Some(code) = codes::meant(text) {
-            let what = format!("{text:?} is no code of two letters");
+            let what = format!("{text:?} is not a code of two letters");
             return Wrong::new(what, format!("write \"{code}\""));
         }
         if self.index.is_empty() {
-            let what = format!("{text:?} is no country");
+            let what = format!("{text:?} is not a country");
             return Wrong::new(what, "write an ISO 3166-1 code (\"FR\")");
         }
         let zone = zone.or_else(|| nearest(text, self.index.keys().map(String::as_str)));
@@ -403,7 +403,7 @@ pub(super) fn countries(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<
     reader.parsed_list(item, help, |text| match names.term(text) {
         Ok(Term::Country(country)) => Ok(country),
         Ok(Term::Everywhere | Term::Zone(_)) => {
-            Err(Wrong::new(format!("{text:?} is no country"), help))
+            Err(Wrong::new(format!("{text:?} is not a country"), help))
         }
         Err(_) if is_built_in(&text.to_ascii_lowercase()) => {
             Err(Wrong::new(format!("{text:?} is a zone; here, each country is named"), help))

@@ -22,7 +22,7 @@ enum KindFault {
     #[error("is a table of kind {kind}, and one of kind {wanted} is needed")]
     Other { kind: &'static str, wanted: &'static str },
     /// What speaks against each kind.
-    #[error("is no table of any kind ({0}); say --kind")]
+    #[error("is not a table of any kind ({0}); say --kind")]
     NoKind(String),
 }
 

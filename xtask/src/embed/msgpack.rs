@@ -17,7 +17,7 @@ const DEPTH: u32 = 8;
 pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, String> {
     let mut rest = bytes;
     let value = value(&mut rest, DEPTH).ok_or_else(|| {
-        format!("is no MessagePack of a known kind at byte {}", bytes.len() - rest.len())
+        format!("is not MessagePack of a known kind at byte {}", bytes.len() - rest.len())
     })?;
     if rest.is_empty() { Ok(value) } else { Err("goes on after its end".to_owned()) }
 }

@@ -29,17 +29,17 @@ pub(in crate::control::data) enum CountryFault {
     OtherThanHeader { has: usize, names: usize },
     #[error("geoname {0} is not in the file of locations")]
     Geoname(Shown),
-    #[error("is no row of RIR statistics; is the file whole?")]
+    #[error("is not a row of RIR statistics; is the file whole?")]
     NoStatistics,
     #[error("{missing} rows of {kind} are missing; fetch it again")]
     RowsMissing { missing: i64, kind: Shown },
     #[error("{0} addresses do not fit there")]
     Beyond(u32),
-    #[error("is no IPv6 prefix")]
+    #[error("is not an IPv6 prefix")]
     NoPrefix,
-    #[error("{0} is no {1}")]
+    #[error("{0} is not of the family {1}")]
     OtherFamily(Shown, Shown),
-    #[error("{0} is no number")]
+    #[error("{0} is not a number")]
     NoNumber(Shown),
 }
 

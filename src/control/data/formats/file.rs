@@ -33,7 +33,7 @@ pub enum FileFault {
     #[error("cannot be read")]
     Unreadable(#[source] io::Error),
     /// A folder, a device, a FIFO.
-    #[error("is no regular file; name a file that holds a table")]
+    #[error("is not a regular file; name a file that holds a table")]
     NotRegular,
     /// More bytes than that.
     #[error("is larger than {0} bytes; use a smaller table")]
@@ -42,7 +42,7 @@ pub enum FileFault {
     #[error("unpacks to more than {0} bytes; use a smaller table")]
     UnpacksTooLarge(u64),
     /// The stream breaks off or does not match its sum.
-    #[error("is no sound gzip file")]
+    #[error("is not a sound gzip file")]
     Gzip(#[source] io::Error),
     /// No byte.
     #[error("is empty; an empty table answers nothing")]
@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(why(dir.path(), 9).contains("no regular file"));
-        assert!(why(Path::new("/dev/zero"), 9).contains("no regular file"));
+        assert!(why(dir.path(), 9).contains("not a regular file"));
+        assert!(why(Path::new("/dev/zero"), 9).contains("not a regular file"));
         assert!(why(&dir.path().join("absent"), 9).contains("cannot be opened"));
     }
 

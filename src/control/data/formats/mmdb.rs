@@ -36,7 +36,7 @@ pub(in crate::control::data) fn is_mmdb(bytes: &[u8]) -> bool {
 /// What is wrong with a file of this form.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::control::data) enum MmdbFault {
-    #[error("is no sound mmdb file")]
+    #[error("is not a sound mmdb file")]
     Unsound(#[source] MaxMindDbError),
     #[error("is for an IP version that is neither 4 nor 6")]
     IpVersion,

@@ -36,9 +36,9 @@ pub(in crate::control::data) enum ProviderFault {
     TooLarge,
     #[error("more than {MAX_ROWS} rows")]
     TooMany,
-    #[error("{net}: {region} is no key of a region")]
+    #[error("{net}: {region} is not a key of a region")]
     RegionKey { net: IpNet, region: Shown },
-    #[error("is no JSON of a known form")]
+    #[error("is not JSON of a known form")]
     Json(#[source] serde_json::Error),
     #[error("mixes the forms of AWS and Google")]
     Mixed,
@@ -67,7 +67,7 @@ pub(in crate::control::data) enum ProviderFault {
     Whose,
     #[error("has no prefix")]
     NoPrefix,
-    #[error("{0} is no key")]
+    #[error("{0} is not a key")]
     Key(Shown),
     #[error("names no provider")]
     NoProvider,

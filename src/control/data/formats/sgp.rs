@@ -47,7 +47,7 @@ const CONTENT_AT: usize = 101;
 /// What is wrong with a pack, with what it is to be made from, or with the key that signs it.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::control::data) enum PackFault {
-    #[error("is no schengate pack, or was cut short")]
+    #[error("is not a schengate pack, or was cut short")]
     NoPack,
     #[error(
         "is not signed, and [data] pack_key asks for a signature; fetch it from where it is \
@@ -75,9 +75,9 @@ pub(in crate::control::data) enum PackFault {
     SameName(String),
     #[error("cannot be written")]
     Unwritable(#[source] io::Error),
-    #[error("is no private key in PEM (no line {PEM_HEAD})")]
+    #[error("is not a private key in PEM (no line {PEM_HEAD})")]
     NoPem,
-    #[error("is no Ed25519 key: {0}")]
+    #[error("is not an Ed25519 key: {0}")]
     NoKey(KeyRejected),
 }
 
@@ -428,6 +428,6 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace('M', "N")).unwrap();
         let refused = SigningKey::read(&path).unwrap_err().said();
-        assert!(refused.starts_with("is no "), "{refused}");
+        assert!(refused.starts_with("is not "), "{refused}");
     }
 }

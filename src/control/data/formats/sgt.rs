@@ -46,7 +46,7 @@ const MAX_PAYLOAD: u32 = 128 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SgtFault {
     /// Other bytes, or too few of them.
-    #[error("is no schengate table, or was cut short")]
+    #[error("is not a schengate table, or was cut short")]
     NoTable,
     /// Some bytes are others than were written.
     #[error("is damaged: its digest differs; fetch or build it again")]

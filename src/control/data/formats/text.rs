@@ -31,10 +31,10 @@ pub enum TextFault {
     #[error("a quoted field goes on after its closing quote")]
     AfterQuote,
     /// Neither dotted, nor with colons, nor one number.
-    #[error("{0} is no address")]
+    #[error("{0} is not an address")]
     Address(Shown),
     /// Neither a prefix nor an address.
-    #[error("{0} is no prefix")]
+    #[error("{0} is not a prefix")]
     Prefix(Shown),
     /// A prefix that names an address within it.
     #[error("{field} has bits beyond its length; is {meant} meant?")]
@@ -45,10 +45,10 @@ pub enum TextFault {
         meant: IpNet,
     },
     /// Longer than a code: the column is another one.
-    #[error("{0} is no two-letter country code")]
+    #[error("{0} is not a two-letter country code")]
     Country(Shown),
     /// Not 32 bits of digits.
-    #[error("{0} is no AS number")]
+    #[error("{0} is not an AS number")]
     AsNumber(Shown),
 }
 

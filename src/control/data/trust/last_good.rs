@@ -209,7 +209,7 @@ struct Unknown(String);
 
 /// What is there is not what this wrote.
 #[derive(Debug, thiserror::Error)]
-#[error("is no record of the tables in use ({0}); remove it to take the tables as they are")]
+#[error("is not a record of the tables in use ({0}); remove it to take the tables as they are")]
 struct NoRecord(serde_json::Error);
 
 /// What speaks against taking a table up.
