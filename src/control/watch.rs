@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::config::{Config, Source};
-use crate::sys::Writers;
+use crate::sys::{Writers, file_clock};
 
 /// How long a file that was written in its place has to stand still.
 pub const SETTLE: Duration = Duration::from_secs(10);
@@ -87,7 +87,7 @@ impl Watch {
     pub fn before(at: Instant) -> Self {
         let (read, last) = (Look::new(), Look::new());
         let writers = Writers::new().ok();
-        Self { read, last, since: at, told: false, began: now(), writers }
+        Self { read, last, since: at, told: false, began: file_clock(), writers }
     }
 
     /// Looks at the files. `at` is now.
@@ -127,7 +127,7 @@ impl Watch {
 
     /// Takes the files as they are for read: they are about to be.
     pub fn begin(&mut self) -> AsRead {
-        self.began = now();
+        self.began = file_clock();
         self.last = look(self.read.keys().cloned());
         self.read.clone_from(&self.last);
         self.told = false;
@@ -155,11 +155,6 @@ impl Watch {
         self.since = at;
         self.told = false;
     }
-}
-
-/// Without a clock, the end of time: then only looks are compared.
-fn now() -> Time {
-    crate::sys::file_clock().unwrap_or((i64::MAX, 0))
 }
 
 /// Every file that a load of this policy reads.

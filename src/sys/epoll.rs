@@ -1,8 +1,10 @@
 //! epoll(7), edge-triggered: one call tells of many sockets, and a socket is registered once.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,7 +17,7 @@ pub struct Epoll(OwnedFd);
 
 /// Room for the events of one call.
 pub struct Events {
-    room: [libc::epoll_event; EVENTS_MAX],
+    room: [epoll::Event; EVENTS_MAX],
     count: usize,
 }
 
@@ -40,13 +42,7 @@ impl Epoll {
     /// # Errors
     /// No descriptors or memory left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no memory is passed.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: epoll_create1 made the descriptor, and nobody else has it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
     }
 
     /// Tells of every change of `socket` from now on, and at once of what is so already.
@@ -54,18 +50,8 @@ impl Epoll {
     /// # Errors
     /// No memory left, or as many registrations as a user may have (fs.epoll.max_user_watches).
     pub fn add(&self, socket: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let wanted = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let mut event = libc::epoll_event { events: wanted.cast_unsigned(), u64: token };
-        // SAFETY: `event` is one event, read during the call.
-        let done = unsafe {
-            libc::epoll_ctl(
-                self.0.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                socket.as_raw_fd(),
-                &raw mut event,
-            )
-        };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        let wanted = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.0, socket, EventData::new_u64(token), wanted)?)
     }
 
     /// Fills `events` with what happened, without waiting; fewer than [`EVENTS_MAX`] are all.
@@ -73,12 +59,9 @@ impl Epoll {
     /// # Errors
     /// Whatever epoll_wait(2) says; never a part of the events.
     pub fn take(&self, events: &mut Events) -> io::Result<()> {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         events.count = 0;
-        let room = libc::c_int::try_from(EVENTS_MAX).map_err(io::Error::other)?;
-        // SAFETY: `events.room` has room for as many events as are asked for.
-        let count =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.room.as_mut_ptr(), room, 0) };
-        events.count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        events.count = epoll::wait(&self.0, &mut events.room, Some(&AT_ONCE))?;
         Ok(())
     }
 }
@@ -108,7 +91,8 @@ impl AsRawFd for Epoll {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { room: [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX], count: 0 }
+        let none = epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
+        Self { room: [none; EVENTS_MAX], count: 0 }
     }
 }
 
@@ -128,13 +112,15 @@ impl Events {
     /// The events of the last call.
     pub fn iter(&self) -> impl Iterator<Item = Event> {
         self.room.iter().take(self.count).map(|event| {
-            let has = |flags: libc::c_int| event.events & flags.cast_unsigned() != 0;
+            let (flags, data) = (event.flags, event.data);
+            let over = EventFlags::HUP | EventFlags::ERR;
+            let ended = over | EventFlags::RDHUP;
             Event {
-                token: event.u64,
-                readable: has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR),
-                writable: has(libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR),
-                ended: has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR),
-                failed: has(libc::EPOLLERR),
+                token: data.u64(),
+                readable: flags.intersects(ended | EventFlags::IN),
+                writable: flags.intersects(over | EventFlags::OUT),
+                ended: flags.intersects(ended),
+                failed: flags.intersects(EventFlags::ERR),
             }
         })
     }

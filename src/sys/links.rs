@@ -1,8 +1,9 @@
-//! The interfaces of this host and what they belong to (rtnetlink(7), `RTM_GETLINK`): what `ip -d link`
-//! shows. Needs no privilege.
+//! The interfaces of this host, what they belong to, and their addresses (rtnetlink(7)): what `ip -d
+//! link` and `ip address` show. Needs no privilege.
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::netlink::attribute;
 use super::route::dump;
@@ -22,6 +23,16 @@ const DATA: u16 = 2;
 const PORT_KIND: u16 = 4;
 /// Within [`DATA`] of a bridge: `nf_call_iptables`, `nf_call_ip6tables`.
 const CALLS: [u16; 2] = [36, 37];
+
+/// `RTM_NEWADDR`, `RTM_GETADDR`.
+const NEW_ADDRESS: u16 = 20;
+const GET_ADDRESS: u16 = 22;
+/// Bytes of `struct ifaddrmsg`.
+const ADDRESS_HEADER: usize = 8;
+/// The address at the far end of a point-to-point link, else the interface's own; and its own, which
+/// IPv4 always names.
+const ADDRESS: u16 = 1;
+const LOCAL: u16 = 2;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,6 +64,30 @@ pub fn links() -> io::Result<Vec<Link>> {
     Ok(found.into_iter().map(with_master).collect())
 }
 
+/// Every address of every interface of this host, loopback included, in canonical form.
+///
+/// # Errors
+/// The kernel cannot be asked; never a partial list.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    dump(GET_ADDRESS, &[0; ADDRESS_HEADER], &[], |kind, body| {
+        if kind == NEW_ADDRESS {
+            found.extend(read_address(body));
+        }
+    })?;
+    Ok(found)
+}
+
+fn read_address(body: &[u8]) -> Option<IpAddr> {
+    let attributes = body.get(ADDRESS_HEADER..)?;
+    let address = attribute(attributes, LOCAL).or_else(|| attribute(attributes, ADDRESS))?;
+    match libc::c_int::from(*body.first()?) {
+        libc::AF_INET => Some(Ipv4Addr::from(*address.first_chunk()?).into()),
+        libc::AF_INET6 => Some(Ipv6Addr::from(*address.first_chunk()?).to_canonical()),
+        _ => None,
+    }
+}
+
 /// The number of an interface, what it is, and the number of what it is a port of.
 fn read_link(body: &[u8]) -> Option<(u32, Link, Option<u32>)> {
     let (header, attributes) = body.split_at_checked(LINK_HEADER)?;
@@ -80,6 +115,12 @@ fn read_link(body: &[u8]) -> Option<(u32, Link, Option<u32>)> {
 mod tests {
     use super::super::netlink::put;
     use super::*;
+
+    #[test]
+    fn the_loopback_address_is_among_the_local_ones() {
+        let found = local_addresses().unwrap();
+        assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
+    }
 
     fn message(kind: &str, data: &[u8], port_kind: &str) -> Vec<u8> {
         let mut about = Vec::new();

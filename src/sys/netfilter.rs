@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use socket2::Socket;
 
 use super::netlink::{self, DONE, DUMP, ERROR, HEADER, READ_MAX, REQUEST, attribute, head, put};
+use super::options;
 
 /// A named counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +112,7 @@ pub fn add_intervals<'a>(
     intervals: impl IntoIterator<Item = Counted<'a>>,
 ) -> io::Result<()> {
     let mut socket = open()?;
-    super::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
+    options::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)?;
     let mut intervals = intervals.into_iter().peekable();
     let mut buffer = vec![0; READ_MAX];
     while intervals.peek().is_some() {

@@ -9,6 +9,8 @@ use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::options;
+
 /// Longest run of messages in one read, in bytes.
 const READ_MAX: usize = 64 << 10;
 
@@ -96,13 +98,13 @@ fn subscribe(protocol: libc::c_int, groups: &[u32]) -> io::Result<Socket> {
     let family = Domain::from(libc::AF_NETLINK);
     let socket = Socket::new(family, Type::RAW.cloexec(), Some(Protocol::from(protocol)))?;
     // A smaller one is told of as lost messages, which is a change too.
-    super::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).ok();
+    options::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).ok();
     // A socket has no address before it has sent something, and without one it is told nothing.
     let nothing = [&16_u32.to_ne_bytes()[..], &NOTHING.to_ne_bytes(), &[0; 10]].concat();
     socket.send(&nothing)?;
     for group in groups {
         let group = libc::c_int::try_from(*group).map_err(io::Error::other)?;
-        super::set(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        options::set(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
     }
     Ok(socket)
 }

@@ -2,13 +2,15 @@
 
 use std::io;
 
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
 /// Ends this process with the one that started it, whose number is `parent`; whether that one still
 /// lives.
 ///
 /// # Errors
 /// Whatever prctl(2) says.
 pub fn end_with_parent(parent: u32) -> io::Result<bool> {
-    on_parents_end(libc::SIGKILL)?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(std::os::unix::process::parent_id() == parent)
 }
 
@@ -17,23 +19,16 @@ pub fn end_with_parent(parent: u32) -> io::Result<bool> {
 /// # Errors
 /// Whatever prctl(2) says.
 pub fn outlive_parent() -> io::Result<()> {
-    on_parents_end(0)
-}
-
-fn on_parents_end(signal: libc::c_int) -> io::Result<()> {
-    let signal = libc::c_ulong::try_from(signal).map_err(io::Error::other)?;
-    // SAFETY: a number is passed, and no memory.
-    let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(set_parent_process_death_signal(None)?)
 }
 
 /// Sends a signal to another process.
 ///
 /// # Errors
-/// Whatever kill(2) says.
+/// Whatever kill(2) says; what is not a process or not a signal.
 pub fn signal(process: u32, signal: libc::c_int) -> io::Result<()> {
-    let process = libc::pid_t::try_from(process).map_err(io::Error::other)?;
-    // SAFETY: numbers are passed, and no memory.
-    let done = unsafe { libc::kill(process, signal) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    let known = process.zip(Signal::from_named_raw(signal));
+    let (process, signal) = known.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(kill_process(process, signal)?)
 }

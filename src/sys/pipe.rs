@@ -1,12 +1,15 @@
 //! Pipes that carry bytes from one socket to another without a copy through user space.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+use super::descriptors::is_reserved;
 
 /// Bytes that a pipe is asked to hold. Where the kernel does not allow it (`fs.pipe-max-size`,
 /// `fs.pipe-user-pages-soft`), the pipe keeps the size that it has.
-const CAPACITY: libc::c_int = 1024 * 1024;
+const CAPACITY: usize = 1024 * 1024;
 
 /// A pipe that never waits. What is in it came in by [`Pipe::fill`] and leaves by [`Pipe::drain`].
 #[derive(Debug)]
@@ -22,19 +25,12 @@ impl Pipe {
     /// # Errors
     /// No descriptors left (EMFILE, ENFILE).
     pub fn new() -> io::Result<Self> {
-        let mut ends = [-1; 2];
-        // SAFETY: `ends` has room for the two descriptors.
-        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let [far, near] = ends;
-        // SAFETY: pipe2 made both descriptors, and nobody else has them.
-        let (near, far) = unsafe { (OwnedFd::from_raw_fd(near), OwnedFd::from_raw_fd(far)) };
-        if super::is_reserved(far.as_fd(), 0) || super::is_reserved(near.as_fd(), 0) {
+        let (far, near) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        if is_reserved(far.as_fd(), 0) || is_reserved(near.as_fd(), 0) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
-        // SAFETY: sets an integer of the pipe; refused, it changes nothing.
-        unsafe { libc::fcntl(near.as_raw_fd(), libc::F_SETPIPE_SZ, CAPACITY) };
+        // Refused, it keeps the size that it has.
+        fcntl_setpipe_size(&near, CAPACITY).ok();
         Ok(Self { near, far, held: 0 })
     }
 
@@ -49,8 +45,7 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` where the socket has none, or the pipe is full; else the socket's own.
     pub fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<usize> {
-        let room = usize::try_from(CAPACITY).unwrap_or_default();
-        let moved = splice(from.as_raw_fd(), self.near.as_raw_fd(), room)?;
+        let moved = move_bytes(from, self.near.as_fd(), CAPACITY)?;
         self.held += moved;
         Ok(moved)
     }
@@ -60,17 +55,14 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` where the socket takes none, or the pipe is empty; else the socket's own.
     pub fn drain(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
-        let moved = splice(self.far.as_raw_fd(), to.as_raw_fd(), self.held)?;
+        let moved = move_bytes(self.far.as_fd(), to, self.held)?;
         self.held = self.held.saturating_sub(moved);
         Ok(moved)
     }
 }
 
-fn splice(from: libc::c_int, to: libc::c_int, most: usize) -> io::Result<usize> {
-    let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
-    // SAFETY: null offsets are what splice(2) wants of pipes and sockets; no memory is handed over.
-    let moved = unsafe { libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), most, flags) };
-    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+fn move_bytes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+    Ok(splice(from, None, to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
 }
 
 #[cfg(test)]

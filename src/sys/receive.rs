@@ -4,6 +4,11 @@ use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use rustix::net::{RecvFlags, recv};
+
+use super::message::{self, Control};
+use super::options::switch_on;
+
 /// One read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
@@ -17,14 +22,13 @@ pub struct Received {
 /// Has [`receive`] say what is left (`TCP_INQ`, Linux 4.18). Sockets inherit it from a listener.
 ///
 /// # Errors
-/// The kernel does not know the option, or the socket is none of TCP.
+/// The kernel does not know the option, or the socket is not one of TCP.
 pub fn tell_left(socket: BorrowedFd<'_>) -> io::Result<()> {
-    super::switch_on(socket, libc::IPPROTO_TCP, libc::TCP_INQ)
+    switch_on(socket, libc::IPPROTO_TCP, libc::TCP_INQ)
 }
 
-/// Room for one control message that holds an integer, with the alignment of its header.
-#[repr(C, align(8))]
-struct Control([u8; 64]);
+/// Room for one control message that holds an integer.
+type Left = Control<64>;
 
 /// Reads into `buffer` without waiting. A short read alone does not say that nothing is left: a
 /// read stops at an urgent byte.
@@ -32,29 +36,10 @@ struct Control([u8; 64]);
 /// # Errors
 /// `WouldBlock`, or what recvmsg(2) says of the connection.
 pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut control = Control([0; 64]);
-    // SAFETY: a message header of zeros is one without address, data and control.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut slice;
-    message.msg_iovlen = 1;
-    message.msg_control = (&raw mut control.0).cast();
-    message.msg_controllen = size_of::<Control>();
-    // SAFETY: the header names `buffer` and `control`, which outlive the call, with their sizes.
-    let read = unsafe { libc::recvmsg(from.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-    let bytes = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel filled `control` and set its length in the header.
-    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
-    let mut left = None;
-    if !first.is_null() {
-        // SAFETY: not null, so that it points to a whole header inside `control`.
-        let header = unsafe { first.read_unaligned() };
-        if (header.cmsg_level, header.cmsg_type) == (libc::IPPROTO_TCP, libc::TCP_INQ) {
-            // SAFETY: a message of this type carries one integer.
-            let count = unsafe { libc::CMSG_DATA(first).cast::<libc::c_int>().read_unaligned() };
-            left = usize::try_from(count).ok();
-        }
-    }
+    let mut control = Left::EMPTY;
+    let bytes = message::receive(from, buffer, None, &mut control, libc::MSG_DONTWAIT)?;
+    let left = control.integer(libc::IPPROTO_TCP, libc::TCP_INQ);
+    let left = left.and_then(|count| usize::try_from(count).ok());
     Ok(Received { bytes, left })
 }
 
@@ -62,7 +47,7 @@ pub fn receive(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> 
 /// counts as one.
 ///
 /// # Errors
-/// The socket is none of TCP, or listens.
+/// The socket is not one of TCP, or listens.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: the request writes one integer, for which `count` is the place.
@@ -107,15 +92,9 @@ pub fn shortest_round_trip(socket: BorrowedFd<'_>) -> io::Result<Option<NonZeroU
 /// # Errors
 /// `WouldBlock`, or what recv(2) says of the connection.
 pub fn first_byte(from: BorrowedFd<'_>) -> io::Result<Option<u8>> {
-    let mut byte = 0_u8;
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: `byte` is room for the one byte that is asked for.
-    let read = unsafe { libc::recv(from.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
-    match read {
-        0 => Ok(None),
-        1.. => Ok(Some(byte)),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let mut byte = [0_u8];
+    let (read, _) = recv(from, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok((read > 0).then_some(byte[0]))
 }
 
 #[cfg(test)]

@@ -5,11 +5,14 @@ use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use rustix::net::netdevice;
 use socket2::Socket;
 
 use super::netlink::{self, DONE, DUMP, ERROR, HEADER, READ_MAX, REQUEST, attribute, head, put};
+use super::options;
 
 /// `RTM_NEWROUTE` and `RTM_DELROUTE`, `RTM_GETROUTE`.
 const NEW_ROUTE: u16 = 24;
@@ -328,11 +331,7 @@ pub fn delivers_locally(is_v6: bool, table: u32) -> io::Result<bool> {
 }
 
 fn loopback() -> io::Result<u32> {
-    // SAFETY: the name ends in a NUL.
-    match unsafe { libc::if_nametoindex(c"lo".as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        number => Ok(number),
-    }
+    Ok(netdevice::name_to_index(UnixDatagram::unbound()?, "lo")?)
 }
 
 /// What a family's switches of an interface say.
@@ -382,14 +381,8 @@ fn read_switches(attributes: &[u8]) -> Option<(Switches, i32)> {
 }
 
 fn name_of(number: u32) -> Option<String> {
-    let mut name = [0_u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the length that the call asks for.
-    if unsafe { libc::if_indextoname(number, name.as_mut_ptr().cast()) }.is_null() {
-        // Gone meanwhile.
-        return None;
-    }
-    let name = name.split(|&byte| byte == 0).next()?;
-    Some(String::from_utf8_lossy(name).into_owned())
+    // One that is gone meanwhile has none.
+    netdevice::index_to_name(UnixDatagram::unbound().ok()?, number).ok()
 }
 
 /// Tells when an address of this host comes or goes. Needs no privilege.
@@ -408,7 +401,7 @@ impl AddressWatch {
         let socket = netlink::open(libc::NETLINK_ROUTE)?;
         for group in [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
             let group = libc::c_int::try_from(group).map_err(io::Error::other)?;
-            super::set(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+            options::set(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
         Ok(Self { socket, buffer: vec![0; READ_MAX] })
     }
@@ -442,7 +435,7 @@ pub(super) fn dump(
     let mut socket = netlink::open(libc::NETLINK_ROUTE)?;
     if !attributes.is_empty() {
         // A kernel without it gives more than was asked for.
-        drop(super::set(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 1));
+        drop(options::set(socket.as_fd(), libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 1));
     }
     socket.send(&netlink::message(kind, DUMP, header, attributes))?;
     let mut buffer = vec![0; READ_MAX];

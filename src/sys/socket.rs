@@ -2,8 +2,7 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Takes one connection from a listener of TCP, without waiting: a socket that never waits, and its
@@ -12,32 +11,32 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// # Errors
 /// `WouldBlock` where there is none, or what accept4(2) says.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
-    // SAFETY: a socket address of zeros is a valid one.
-    let mut peer: libc::sockaddr_in6 = unsafe { mem::zeroed() };
-    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).map_err(io::Error::other)?;
+    let mut peer = [0_u8; size_of::<libc::sockaddr_in6>()];
+    let mut length = libc::socklen_t::try_from(peer.len()).map_err(io::Error::other)?;
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: `peer` and `length` describe the room for an address, longer than an IPv4 one.
     let fd = unsafe {
-        libc::accept4(listener.as_raw_fd(), (&raw mut peer).cast(), &raw mut length, flags)
+        libc::accept4(listener.as_raw_fd(), peer.as_mut_ptr().cast(), &raw mut length, flags)
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: accept4 made the descriptor, and nobody else has it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    match c_int::from(peer.sin6_family) {
-        libc::AF_INET => {
-            // SAFETY: of this family, the kernel wrote a sockaddr_in, which is shorter.
-            let v4 = unsafe { (&raw const peer).cast::<libc::sockaddr_in>().read_unaligned() };
-            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Ok((socket, SocketAddr::from((ip, u16::from_be(v4.sin_port)))))
-        }
-        libc::AF_INET6 => {
-            let ip = Ipv6Addr::from(peer.sin6_addr.s6_addr);
-            Ok((socket, SocketAddr::from((ip, u16::from_be(peer.sin6_port)))))
-        }
-        _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
-    }
+    let peer = peer_of(&peer).ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTO))?;
+    Ok((socket, peer))
+}
+
+/// A `sockaddr_in` or `sockaddr_in6`, as it is but for its scope.
+fn peer_of(bytes: &[u8; size_of::<libc::sockaddr_in6>()]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
+    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
+    let ip: IpAddr = match c_int::from(family) {
+        libc::AF_INET => Ipv4Addr::from(*bytes.get(4..)?.first_chunk()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(*bytes.get(8..)?.first_chunk()?).into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]

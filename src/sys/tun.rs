@@ -7,6 +7,17 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// `struct ifreq`, as TUNSETIFF reads it.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
 /// An interface for IP packets, which goes when this is dropped.
 #[derive(Debug)]
 pub struct Tun(File);
@@ -22,17 +33,12 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")?;
-        // SAFETY: plain data for which zeros are a value.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        if name.len() >= request.ifr_name.len() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *place = libc::c_char::from_ne_bytes([byte]);
-        }
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI;
-        request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
-        // SAFETY: the request is one ifreq with a name that ends in a NUL, read during the call.
+        let flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI);
+        let flags = flags.map_err(io::Error::other)?;
+        let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
+        let room = request.name.get_mut(..name.len()).filter(|_| name.len() < libc::IFNAMSIZ);
+        room.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(name.as_bytes());
+        // SAFETY: the request is as long as an ifreq, with a name that ends in a NUL, read during the call.
         let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) };
         if done == 0 { Ok(Self(file)) } else { Err(io::Error::last_os_error()) }
     }
@@ -62,18 +68,10 @@ impl Tun {
     /// # Errors
     /// Whatever poll(2) says.
     pub fn wait(either: &Self, other: &Self, limit: Duration) -> io::Result<()> {
-        let one =
-            |tun: &Self| libc::pollfd { fd: tun.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut both = [one(either), one(other)];
-        let limit = libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the pointer and the count describe the array.
-        let done = unsafe { libc::poll(both.as_mut_ptr(), 2, limit) };
-        match done {
-            0.. => Ok(()),
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => Ok(()),
-                fault => Err(fault),
-            },
+        let mut both = [either, other].map(|tun| PollFd::new(&tun.0, PollFlags::IN));
+        match poll(&mut both, Timespec::try_from(limit).ok().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(fault) => Err(fault.into()),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Who writes to the files of a folder, as inotify(7) tells it.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CString, OsStr, c_int};
+use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Length of an event without its name: watch, mask, cookie, length of the name, each 4 bytes.
-const HEADER: usize = 16;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
 /// Room for several events with the longest names.
 const ROOM: usize = 16 * 1024;
@@ -17,7 +17,7 @@ const ROOM: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Writers {
     fd: OwnedFd,
-    folders: HashMap<c_int, PathBuf>,
+    folders: HashMap<i32, PathBuf>,
     open: HashSet<PathBuf>,
 }
 
@@ -27,13 +27,7 @@ impl Writers {
     /// # Errors
     /// Whatever inotify_init1(2) says.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointer is passed.
-        let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `fd` was just opened and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         Ok(Self { fd, folders: HashMap::new(), open: HashSet::new() })
     }
 
@@ -46,18 +40,13 @@ impl Writers {
         if self.folders.values().any(|known| known == folder) {
             return Ok(());
         }
-        let path = CString::new(folder.as_os_str().as_bytes())?;
-        let mask = libc::IN_MODIFY
-            | libc::IN_CLOSE_WRITE
-            | libc::IN_MOVED_FROM
-            | libc::IN_MOVED_TO
-            | libc::IN_DELETE
-            | libc::IN_ONLYDIR;
-        // SAFETY: `path` ends with a zero byte and outlives the call.
-        let watch = unsafe { libc::inotify_add_watch(self.fd.as_raw_fd(), path.as_ptr(), mask) };
-        if watch < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let wanted = WatchFlags::MODIFY
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE
+            | WatchFlags::ONLYDIR;
+        let watch = inotify::add_watch(&self.fd, folder, wanted)?;
         self.folders.insert(watch, folder.to_owned());
         Ok(())
     }
@@ -70,36 +59,20 @@ impl Writers {
 
     /// Takes in what happened since the last time.
     pub fn poll(&mut self) {
-        let mut room = [0; ROOM];
-        loop {
-            // SAFETY: `room` is valid for writes of its length.
-            let read =
-                unsafe { libc::read(self.fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-            let events = usize::try_from(read).ok().and_then(|len| room.get(..len));
-            let Some(events) = events.filter(|events| !events.is_empty()) else { return };
-            self.take(events);
-        }
-    }
-
-    fn take(&mut self, mut events: &[u8]) {
-        while let Some((header, rest)) = events.split_first_chunk::<HEADER>() {
-            let number = |at: usize| {
-                let bytes = header.get(at..at + 4).and_then(|bytes| bytes.first_chunk());
-                bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-            };
-            let (watch, mask) = (number(0).cast_signed(), number(4));
-            let (name, behind) = rest.split_at_checked(number(12) as usize).unwrap_or_default();
-            events = behind;
-            if mask & libc::IN_Q_OVERFLOW != 0 {
+        let mut room = [MaybeUninit::uninit(); ROOM];
+        let mut events = Reader::new(&self.fd, &mut room);
+        while let Ok(event) = events.next() {
+            let happened = event.events();
+            if happened.contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.open.clear(); // what is open is not known any more
             }
-            if mask & libc::IN_IGNORED != 0 {
-                self.folders.remove(&watch);
+            if happened.contains(ReadFlags::IGNORED) {
+                self.folders.remove(&event.wd());
             }
-            let Some(folder) = self.folders.get(&watch) else { continue };
-            let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-            let file = folder.join(OsStr::from_bytes(name.get(..end).unwrap_or_default()));
-            if mask & libc::IN_MODIFY != 0 {
+            let Some(folder) = self.folders.get(&event.wd()) else { continue };
+            let name = event.file_name().map(CStr::to_bytes).unwrap_or_default();
+            let file = folder.join(OsStr::from_bytes(name));
+            if happened.contains(ReadFlags::MODIFY) {
                 self.open.insert(file);
             } else {
                 self.open.remove(&file);
