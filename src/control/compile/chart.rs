@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
-use super::keyed::Keyed;
 use super::locate::{Locator, OperatorChoice, Statements};
 use super::plan::Plan;
 use super::voices::Voices;
@@ -44,10 +44,11 @@ pub(super) fn chart(plan: &Plan, sources: &Sources) -> AtlasParts {
     }
 }
 
-/// A list in which each value stands once.
+/// A list in which each value stands once. It is asked once for each piece of the address space, so
+/// that its hash is a fast one; keyed, since what is hashed comes from files of others.
 struct Interned<T> {
     list: Vec<T>,
-    known: HashMap<T, u32, Keyed>,
+    known: HashMap<T, u32, RandomState>,
 }
 
 impl<T> Default for Interned<T> {
@@ -169,7 +170,7 @@ struct Drawing<'a> {
     locations: Interned<Location>,
     operators: Interned<Operator>,
     /// What each combination of values came to.
-    seen: HashMap<Box<[u32]>, u32, Keyed>,
+    seen: HashMap<Box<[u32]>, u32, RandomState>,
 }
 
 impl<'a> Drawing<'a> {

@@ -7,7 +7,6 @@
 
 mod chart;
 mod drawn;
-mod keyed;
 mod locate;
 mod plan;
 mod voices;
