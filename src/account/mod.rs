@@ -526,6 +526,17 @@ pub(crate) mod kept {
         }
     }
 
+    /// Keeps the record of an account on the disk, in a directory that another sink, which is given
+    /// back, holds until it is closed: nothing gets there before.
+    pub(crate) fn hold(account: &Account, directory: &std::path::Path) -> Sink {
+        let first = evidence::Settings::new(directory.to_owned());
+        let (durability, disk_limit) = (evidence::Durability::Disk, Duration::from_secs(600));
+        let durable = evidence::Settings { durability, disk_limit, ..first.clone() };
+        let first = Sink::start(&first, false).unwrap();
+        assert!(account.keep(Sink::start(&durable, true).unwrap()));
+        first
+    }
+
     /// Keeps the record of an account in a directory, and leaves no room in it: another sink, which is
     /// given back, holds the directory until it is closed, so that nobody takes lines away.
     pub(crate) fn fill(account: &Account, directory: &std::path::Path) -> Sink {

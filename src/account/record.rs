@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::folded::Kind;
 use super::line::{Line, key};
 use super::{Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, network, sources};
-use crate::evidence::{self as sink, Unkept};
+use crate::evidence::{self as sink, OnDisk, Unkept};
 use crate::identify::{Fault, HostName};
 use crate::policy::{Action, Reason, Transport};
 
@@ -170,16 +171,24 @@ impl Record {
         self.judged = Some(Box::new(judged));
     }
 
-    /// The connection is about to be forwarded: keeps its `open` line.
+    /// The connection is about to be forwarded: keeps its `open` line, and waits until it is on the disk
+    /// where it has to be there. Others go on meanwhile.
     ///
     /// # Errors
     /// The line cannot be kept, and nothing goes unrecorded: the connection is refused, and its record
     /// says so already.
-    pub fn forwarding(&mut self) -> Result<(), End> {
+    pub async fn forwarding(&mut self) -> Result<(), End> {
         if std::mem::replace(&mut self.was_opened, true) {
             return Ok(());
         }
-        if self.write("open", None).is_err() {
+        let now = Timestamp::now();
+        let kept = match self.keep("open", None, now) {
+            // Boxed: most records do not wait for the disk.
+            Ok(Some(on_disk)) => Box::pin(in_time(on_disk)).await,
+            Ok(None) => Ok(()),
+            Err(unkept) => Err(unkept),
+        };
+        if kept.is_err() {
             self.was_opened = false;
             if let Some(judged) = self.judged.as_deref() {
                 let refused = judged.overruled(*judged.verdict.unrecorded().verdict());
@@ -187,6 +196,7 @@ impl Record {
             }
             return Err(End::Refused);
         }
+        self.show("open", None, now);
         self.bytes.opened(self.sequence, self.opened);
         Ok(())
     }
@@ -212,40 +222,48 @@ impl Record {
             (false, true) => "refused",
             (false, false) => "unjudged",
         };
+        let now = Timestamp::now();
         // Only an `open` line is one without which nothing goes on.
-        let _kept = self.write(event, Some(end));
+        let _kept = self.keep(event, Some(end), now);
+        self.show(event, Some(end), now);
     }
 
-    /// Writes a line to the record, and to the view of it on the log.
-    fn write(&self, event: &'static str, end: Option<End>) -> Result<(), Unkept> {
-        let (account, now) = (&self.account.0, Timestamp::now());
+    /// Puts a line into the record.
+    fn keep(
+        &self,
+        event: &'static str,
+        end: Option<End>,
+        now: Timestamp,
+    ) -> Result<Option<OnDisk>, Unkept> {
+        let Some(sink) = self.account.0.sink.get() else { return Ok(None) };
         let kind = if event == "open" { sink::Kind::Opening } else { sink::Kind::Other };
-        let sink = account.sink.get();
         let client = || {
             let mut hasher = DefaultHasher::new();
             network(self.client.ip()).hash(&mut hasher);
             Some(hasher.finish())
         };
-        let fill = |buffer: &mut Vec<u8>| self.put(buffer, event, end, now);
-        let kept = match sink {
-            None => Ok(()),
-            Some(sink) if event == "refused" && sink.is_pressed() && self.fold(end, now) => Ok(()),
-            Some(sink) => sink.line_of(kind, 1, client, fill),
-        };
-        // What is not let go is shown as what it then is.
-        if kept.is_ok() && account.shows(self.was_opened) {
-            let written = account.log.line(|buffer| {
-                self.put(buffer, event, end, now);
-                buffer.push(b'\n');
-            });
-            match (written, sink) {
-                (true, _) => {}
-                // The record has it.
-                (false, Some(_)) => self.metrics().message_lost(),
-                (false, None) => self.metrics().audit_lost(),
-            }
+        if event == "refused" && sink.is_pressed() && self.fold(end, now) {
+            return Ok(None);
         }
-        kept
+        sink.line_of(kind, 1, client, |buffer| self.put(buffer, event, end, now))
+    }
+
+    /// Shows a line on the log, where it shows such.
+    fn show(&self, event: &'static str, end: Option<End>, now: Timestamp) {
+        let account = &self.account.0;
+        if !account.shows(self.was_opened) {
+            return;
+        }
+        let written = account.log.line(|buffer| {
+            self.put(buffer, event, end, now);
+            buffer.push(b'\n');
+        });
+        match (written, account.sink.get()) {
+            (true, _) => {}
+            // The record has it.
+            (false, Some(_)) => self.metrics().message_lost(),
+            (false, None) => self.metrics().audit_lost(),
+        }
     }
 
     /// Counts a refusal with those that are alike; `false` where it has to have a line of its own.
@@ -307,6 +325,13 @@ impl Record {
         line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
         line.end();
     }
+}
+
+/// Waits for a line, as long as the disk may take.
+async fn in_time(on_disk: OnDisk) -> Result<(), Unkept> {
+    let (limit, may_fail) = (on_disk.limit(), on_disk.may_fail());
+    let late = if may_fail { Ok(()) } else { Err(Unkept) };
+    timeout(limit, on_disk).await.unwrap_or(late)
 }
 
 impl Drop for Record {

@@ -57,13 +57,13 @@ fn a_refused_connection_has_one_line_with_its_reason() {
     assert_eq!(line["time"].as_str().unwrap().len(), "2026-01-01T00:00:00.000Z".len());
 }
 
-#[test]
-fn a_forwarded_connection_has_an_open_and_a_close_line() {
+#[tokio::test]
+async fn a_forwarded_connection_has_an_open_and_a_close_line() {
     let kept = CapturedLog::default();
     let account = kept.account();
     let mut record = account.open(client(), Ingress::Redirect);
     record.judged(judged(Action::Allow));
-    record.forwarding().unwrap();
+    record.forwarding().await.unwrap();
     record.bytes().up(3);
     record.bytes().down(5);
     record.finish(End::Done);
@@ -100,8 +100,8 @@ fn settings(dir: &tempfile::TempDir) -> evidence::Settings {
     evidence::Settings { interval, ..evidence::Settings::new(directory) }
 }
 
-#[test]
-fn what_lives_is_recorded_once_more_each_interval() {
+#[tokio::test]
+async fn what_lives_is_recorded_once_more_each_interval() {
     let dir = tempfile::tempdir().unwrap();
     let kept = CapturedLog::default();
     let account = kept.account();
@@ -111,7 +111,7 @@ fn what_lives_is_recorded_once_more_each_interval() {
     record.stands_for(0, Instant::now().checked_sub(Duration::from_secs(25)).unwrap());
     record.judged(judged(Action::Allow));
     account.live(record.bytes());
-    record.forwarding().unwrap();
+    record.forwarding().await.unwrap();
     record.bytes().up(7);
     account.live(record.bytes());
     account.live(record.bytes());
@@ -135,15 +135,15 @@ fn what_lives_is_recorded_once_more_each_interval() {
     assert!(text.contains("schengate_audit_head_size 5"), "{text}");
 }
 
-#[test]
-fn a02_what_cannot_be_recorded_is_not_forwarded_and_its_refusal_is_recorded() {
+#[tokio::test]
+async fn a02_what_cannot_be_recorded_is_not_forwarded_and_its_refusal_is_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let kept = CapturedLog::default();
     let account = kept.account();
     let first = kept::fill(&account, dir.path());
     let mut record = account.open(client(), Ingress::Tproxy);
     record.judged(judged(Action::Allow));
-    assert_eq!(record.forwarding(), Err(End::Refused));
+    assert_eq!(record.forwarding().await, Err(End::Refused));
     let verdict = record.judgement().unwrap().verdict;
     assert_eq!((verdict.action(), verdict.reason()), (Action::Block, Reason::Record));
     record.finish(End::Refused);
@@ -214,30 +214,30 @@ fn a10_refusals_that_are_alike_are_one_record_with_their_number_where_the_disk_i
     assert!(records.iter().all(|line| line["event"] != "gap"), "nothing is lost");
 }
 
-#[test]
-fn one_client_cannot_take_the_room_of_the_others() {
+#[tokio::test]
+async fn one_client_cannot_take_the_room_of_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let account = CapturedLog::default().account();
     account.show(View::Nothing);
     let first = Sink::start(&settings(&dir), false).unwrap();
     assert!(account.keep(Sink::start(&settings(&dir), true).unwrap()));
-    let open = |client: &str| {
+    let open = async |client: &str| {
         let mut record = account.open(client.parse().unwrap(), Ingress::Tproxy);
         record.judged(judged(Action::Allow));
-        let opened = record.forwarding().is_ok();
+        let opened = record.forwarding().await.is_ok();
         record.finish(if opened { End::Done } else { End::Refused });
         opened
     };
     // The flood of one /64, until it is refused.
     let mut flood = 0;
-    while open(&format!("[2001:db8::{flood:x}]:40000")) {
+    while open(&format!("[2001:db8::{flood:x}]:40000")).await {
         flood += 1;
         assert!(flood < 100_000);
     }
     for other in 0..100 {
-        assert!(open(&format!("192.0.2.{other}:40000")), "client {other}");
+        assert!(open(&format!("192.0.2.{other}:40000")).await, "client {other}");
     }
-    assert!(!open("[2001:db8::ffff]:40000"), "it has had its share");
+    assert!(!open("[2001:db8::ffff]:40000").await, "it has had its share");
     assert!(first.close(Duration::from_secs(60)));
     assert!(account.close(Duration::from_secs(60)));
     let records = kept_in(&dir);

@@ -31,5 +31,5 @@ mod writer;
 
 pub use segment::{Entry, Segment, lines};
 pub use settings::{Durability, OnFailure, Settings};
-pub use sink::{Kind, Sink, SinkFault, Status, Unkept, public_path, write_key};
+pub use sink::{Kind, OnDisk, Sink, SinkFault, Status, Unkept, public_path, write_key};
 pub use verify::{Finding, Kind as FindingKind, Report, verify};

@@ -14,6 +14,8 @@ pub struct Settings {
     pub name: String,
     /// When a connection may go on.
     pub durability: Durability,
+    /// How long the disk may take to have an `open` record, under [`Durability::Disk`]. Default 2 s.
+    pub disk_limit: Duration,
     /// What becomes of connections while the record cannot be kept.
     pub on_failure: OnFailure,
     /// Time between two `update` records of a live connection. Default 5 min.
@@ -65,6 +67,7 @@ impl Settings {
             directory,
             name: if name.is_empty() { "schengate".to_owned() } else { name },
             durability: Durability::Process,
+            disk_limit: Duration::from_secs(2),
             on_failure: OnFailure::Block,
             interval: Duration::from_secs(5 * 60),
             checkpoint: Duration::from_secs(60),

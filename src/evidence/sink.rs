@@ -1,13 +1,16 @@
 //! Where the record goes: from any thread into a [`Ring`], and by a thread of its own from there into
 //! segments.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,9 +44,6 @@ const HURRY: u64 = 8 * 1024;
 
 /// The longest that a line waits in the ring, where the disk takes it.
 const BATCH_TIME: Duration = Duration::from_millis(50);
-
-/// How long the disk may take to have a line, under [`Durability::Disk`].
-const DISK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Time between two attempts where the disk does not take what is written.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -144,6 +144,8 @@ pub(super) struct Shared {
     desk: Mutex<Desk>,
     bell: Condvar,
     answer: Condvar,
+    /// Who waits for a line to be on the disk, by its ring and its end there.
+    waiting: Mutex<HashMap<(usize, u64), Waker>>,
 }
 
 #[derive(Default)]
@@ -197,6 +199,7 @@ impl Sink {
             desk: Mutex::default(),
             bell: Condvar::new(),
             answer: Condvar::new(),
+            waiting: Mutex::default(),
         });
         let path = directory.join("lock");
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
@@ -220,12 +223,17 @@ impl Sink {
         Some(text.trim().to_owned())
     }
 
-    /// Keeps a line, an object of JSON that `fill` appends to a buffer, without a line feed.
+    /// Keeps a line, an object of JSON that `fill` appends to a buffer, without a line feed. Never waits:
+    /// of an opening that has to be on the disk, gives what is to be waited for.
     ///
     /// # Errors
     /// Of an opening, where it is not kept and nothing may go on without it. Any other line that is
     /// not kept is lost, and counted in the record.
-    pub fn line(&self, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Unkept> {
+    pub fn line(
+        &self,
+        kind: Kind,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Option<OnDisk>, Unkept> {
         self.line_of(kind, 1, || None, fill)
     }
 
@@ -241,7 +249,7 @@ impl Sink {
         times: u64,
         client: impl FnOnce() -> Option<u64>,
         fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), Unkept> {
+    ) -> Result<Option<OnDisk>, Unkept> {
         let shared = &*self.0;
         let must_be_kept = kind == Kind::Opening && shared.settings.on_failure == OnFailure::Block;
         let is_over = kind == Kind::Opening
@@ -257,7 +265,7 @@ impl Sink {
                 return Err(Unkept);
             }
             shared.ring.lose(times);
-            return Ok(());
+            return Ok(None);
         };
         if shared.asleep.load(Ordering::SeqCst) && shared.asleep.swap(false, Ordering::SeqCst) {
             shared.tell(|_| ());
@@ -267,13 +275,10 @@ impl Sink {
             shared.tell(|desk| desk.hurry = true);
         }
         if kind == Kind::Opening && shared.settings.durability == Durability::Disk {
-            return if shared.wait_for_disk(shard, end) || !must_be_kept {
-                Ok(())
-            } else {
-                Err(Unkept)
-            };
+            shared.tell(|desk| desk.hurry = true);
+            return Ok(Some(OnDisk { shared: Arc::clone(&self.0), shard, end, must_be_kept }));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether there is more to record than the disk takes, as far as the calling thread sees.
@@ -344,6 +349,59 @@ impl Sink {
     }
 }
 
+/// An opening on its way to the disk, with whatever else is written at once; ready when it is there.
+#[derive(Debug)]
+#[must_use]
+pub struct OnDisk {
+    shared: Arc<Shared>,
+    shard: usize,
+    end: u64,
+    must_be_kept: bool,
+}
+
+impl OnDisk {
+    /// How long it may take.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.shared.settings.disk_limit
+    }
+
+    /// Whether a connection may go on though it is not there in time.
+    #[must_use]
+    pub const fn may_fail(&self) -> bool {
+        !self.must_be_kept
+    }
+}
+
+impl Future for OnDisk {
+    type Output = Result<(), Unkept>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { shared, shard, end, must_be_kept } = &*self;
+        // Before the look, so that what is written behind it finds who waits.
+        shared.waiting().insert((*shard, *end), context.waker().clone());
+        if shared.ring.freed(*shard) >= *end {
+            return Poll::Ready(Ok(()));
+        }
+        if shared.failing.load(Ordering::Relaxed) {
+            return Poll::Ready(if *must_be_kept { Err(Unkept) } else { Ok(()) });
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        self.shared.waiting().remove(&(self.shard, self.end));
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sink").field("settings", &self.0.settings).finish_non_exhaustive()
@@ -377,11 +435,15 @@ impl Shared {
         self.shares.iter().for_each(|had| had.store(0, Ordering::Relaxed));
     }
 
-    fn wait_for_disk(&self, shard: usize, end: u64) -> bool {
-        self.tell(|desk| desk.hurry = true);
-        let is_there = || self.ring.freed(shard) >= end;
-        self.wait_until(DISK_LIMIT, |_| is_there() || self.failing.load(Ordering::Relaxed));
-        is_there()
+    fn waiting(&self) -> MutexGuard<'_, HashMap<(usize, u64), Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has everybody look again who waits for a line, or for a flush.
+    fn tell_all(&self) {
+        self.answer.notify_all();
+        let waiting = std::mem::take(&mut *self.waiting());
+        waiting.into_values().for_each(Waker::wake);
     }
 
     fn has_lines(&self) -> bool {
@@ -465,11 +527,11 @@ fn run(shared: &Arc<Shared>, begun: Option<Writer>, key: &PrivateKey, lock: File
             desk.ended = is_written;
             desk.done = if is_written { asked } else { 0 };
             drop(desk);
-            shared.answer.notify_all();
+            shared.tell_all();
             return;
         }
         drop(desk);
-        shared.answer.notify_all();
+        shared.tell_all();
         if is_waiting {
             // Lines stay where they are; nobody hurries the writer for a disk that does not take them.
             thread::sleep(BATCH_TIME);

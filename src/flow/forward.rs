@@ -33,7 +33,7 @@ pub(super) async fn run(
     // Behind an upgrade the destination speaks first.
     let speaks = !seen.bytes().is_empty() && preamble.is_none();
     // Before anything that the destination could see.
-    record.forwarding()?;
+    record.forwarding().await?;
     let dialled = connect(&permit, listener, speaks, source, record.metrics()).await;
     let upstream = dialled.map_err(|fault| fault.end())?;
     if let Some(preamble) = preamble

@@ -204,7 +204,8 @@ async fn dial_in_order(
     permits: Vec<Permit>,
     session: &mut Session,
 ) -> Result<(usize, TcpSocket), ConnectError> {
-    session.record.forwarding().map_err(|end| ConnectError::Stopped(Rejection::Ended(end)))?;
+    let kept = session.record.forwarding().await;
+    kept.map_err(|end| ConnectError::Stopped(Rejection::Ended(end)))?;
     let mut waiting = permits.into_iter().enumerate();
     let mut dialling = JoinSet::new();
     let mut last = None;

@@ -599,6 +599,31 @@ async fn a02_what_cannot_be_recorded_is_not_dialled() {
     assert!(first.close(Duration::from_secs(60)) && harness.account.close(Duration::from_secs(60)));
 }
 
+#[tokio::test(flavor = "local")]
+async fn a02_who_waits_for_the_disk_keeps_nobody_else_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let harness = Harness::new(everything(), &local(&[]));
+    let first = kept::hold(&harness.account, dir.path());
+    let world = listener().await;
+    let mut waits = harness.client(&world, ListenMode::Tproxy).await;
+    let sent = hello("pacs.example");
+    waits.write_all(&sent).await.unwrap();
+    for _ in 0..3 {
+        let mut other = harness.client(&world, ListenMode::Tproxy).await;
+        other.write_all(&hello("other.refused.example")).await.unwrap();
+        assert_eq!(all_of(&mut other).await, ALERT);
+    }
+    assert!(first.close(Duration::from_secs(60)));
+    let (mut server, _) = world.accept().await.unwrap();
+    assert_eq!(some(&mut server, sent.len()).await, sent);
+    drop((server, waits));
+    let lines = harness.lines().await;
+    let mut events: Vec<_> = lines.iter().map(|line| field(line, "event")).collect();
+    events.sort_unstable();
+    assert_eq!(events, ["close", "open", "refused", "refused", "refused"]);
+    assert!(harness.account.close(Duration::from_secs(60)));
+}
+
 #[tokio::test]
 async fn draining_waits_for_what_ends_by_itself() {
     let kept = CapturedLog::default();

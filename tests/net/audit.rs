@@ -41,7 +41,14 @@ fn line(event: &str, id: &str) -> String {
 }
 
 fn put(sink: &Sink, kind: Kind, text: &str) -> bool {
-    sink.line(kind, |buffer| buffer.extend_from_slice(text.as_bytes())).is_ok()
+    let kept = sink.line(kind, |buffer| buffer.extend_from_slice(text.as_bytes()));
+    match kept {
+        Ok(Some(on_disk)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(on_disk).is_ok()
+        }
+        kept => kept.is_ok(),
+    }
 }
 
 fn public_key(directory: &Path) -> PublicKey {

@@ -70,6 +70,7 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
         key: key?,
         name: name?,
         durability: durability?,
+        disk_limit: default.disk_limit,
         on_failure: on_failure?,
         interval: interval?,
         checkpoint: checkpoint?,

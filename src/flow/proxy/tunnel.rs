@@ -301,7 +301,7 @@ impl Joint {
                 }
             }
         }
-        if let Err(end) = session.record.forwarding() {
+        if let Err(end) = session.record.forwarding().await {
             session.close(end);
             return None;
         }
@@ -322,7 +322,7 @@ impl Joint {
 async fn dial_behind(permit: &Permit, session: &mut Session) -> Result<TcpSocket, End> {
     let Session { listener, record, .. } = session;
     let source = listener.source(record.client().ip());
-    record.forwarding()?;
+    record.forwarding().await?;
     connect(permit, listener, true, source, record.metrics()).await.map_err(|fault| fault.end())
 }
 
@@ -350,7 +350,7 @@ async fn switched(
     client.answered(session.into_record());
     let mut session = connection.begin();
     session.record.bound_for(subject.destination);
-    if let Err(end) = session.record.forwarding() {
+    if let Err(end) = session.record.forwarding().await {
         session.close(end);
         return None;
     }

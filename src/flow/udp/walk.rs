@@ -77,7 +77,7 @@ async fn walk(
         Err(Rejection::Ended(end)) => return end,
     };
     let record = &mut session.record;
-    if let Err(end) = record.forwarding() {
+    if let Err(end) = record.forwarding().await {
         *after = After::Refused(Box::new(flight));
         return end;
     }
