@@ -15,6 +15,7 @@ mod tally;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -382,9 +383,20 @@ pub struct Bytes {
     record: OnceLock<(u64, Instant)>,
     /// Intervals of which an `update` was recorded.
     updates: AtomicU32,
+    /// The shortest round trip to the destination, microseconds; 0 is none. Here, where there is room
+    /// for it, and not in the record, which a connection holds in its task.
+    round_trip: AtomicU32,
 }
 
 impl Bytes {
+    fn reached_within(&self, round_trip: Option<NonZeroU32>) {
+        self.round_trip.store(round_trip.map_or(0, NonZeroU32::get), Ordering::Relaxed);
+    }
+
+    fn round_trip(&self) -> Option<u32> {
+        NonZeroU32::new(self.round_trip.load(Ordering::Relaxed)).map(NonZeroU32::get)
+    }
+
     /// They are those of an open record.
     fn opened(&self, sequence: u64, since: Instant) {
         self.record.get_or_init(|| (sequence, since));

@@ -36,8 +36,6 @@ pub struct Record {
     bytes: Arc<Bytes>,
     was_opened: bool,
     finished: bool,
-    /// The shortest round trip to the destination, microseconds.
-    round_trip: Option<NonZeroU32>,
     /// Questions that this one record stands for; 0 where it is of a connection.
     queries: u32,
 }
@@ -61,7 +59,6 @@ impl Record {
             bytes: Arc::default(),
             was_opened: false,
             finished: false,
-            round_trip: None,
             queries: 0,
         }
     }
@@ -102,8 +99,8 @@ impl Record {
     }
 
     /// The shortest round trip to the destination that the kernel saw, microseconds.
-    pub const fn reached_within(&mut self, round_trip: Option<NonZeroU32>) {
-        self.round_trip = round_trip;
+    pub fn reached_within(&mut self, round_trip: Option<NonZeroU32>) {
+        self.bytes.reached_within(round_trip);
     }
 
     /// Where the connection was going, known before any verdict.
@@ -320,7 +317,7 @@ impl Record {
         line.number(key!("bytes_up"), Some(bytes_up));
         line.number(key!("bytes_down"), Some(bytes_down));
         line.number(key!("duration_ms"), Some(duration));
-        line.number(key!("rtt_min_us"), self.round_trip.map(|time| time.get().into()));
+        line.number(key!("rtt_min_us"), self.bytes.round_trip().map(Into::into));
         line.label(key!("end"), end.map(End::label));
         line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
         line.end();
