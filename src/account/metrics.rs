@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::Ingress;
-use super::labels::{Accept, CONNECT, Connect, DnsQuery, Dropped, HELLO, Hello, Limit, Probed};
+use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
 use super::series::{BOUNDS, HISTOGRAMS, Taken, describe};
 use super::tally::{BUCKETS_MAX, Samples, Tallies};
 use crate::evidence::Status;
@@ -29,7 +29,7 @@ enum Time {
 
 /// Places of the counters among a thread's numbers.
 mod place {
-    use super::{Action, CONNECT, Country, HELLO, INGRESSES, Ingress, Reason};
+    use super::{Action, Connect, Country, Hello, INGRESSES, Ingress, Reason};
 
     pub(super) const OPENED: usize = 0;
     pub(super) const CLOSED: usize = 1;
@@ -38,8 +38,8 @@ mod place {
     pub(super) const NO_COUNTRY: usize = 4;
     pub(super) const SEVERAL_COUNTRIES: usize = 5;
     pub(super) const HELLOS: usize = 6;
-    pub(super) const CONNECTS: usize = HELLOS + HELLO.len();
-    pub(super) const UNJUDGED: usize = CONNECTS + CONNECT.len();
+    pub(super) const CONNECTS: usize = HELLOS + Hello::WORDS.len();
+    pub(super) const UNJUDGED: usize = CONNECTS + Connect::WORDS.len();
     pub(super) const COUNTRIES: usize = UNJUDGED + INGRESSES;
     const JUDGED: usize = COUNTRIES + Country::COUNT;
     pub(super) const UNJUDGED_FINAL: usize = JUDGED + INGRESSES * Action::ALL.len() * Reason::COUNT;

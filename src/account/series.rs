@@ -5,7 +5,7 @@ use metrics::{
     gauge, histogram,
 };
 
-use super::labels::{ACCEPT, CONNECT, DNS, DROPPED, HELLO, LIMIT, PROBED};
+use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
 use super::tally::Bounds;
 use crate::policy::Action;
 
@@ -49,13 +49,13 @@ pub(super) struct Taken {
     pub(super) active: Gauge,
     pub(super) bytes_up: Counter,
     pub(super) bytes_down: Counter,
-    pub(super) hello: [Counter; HELLO.len()],
-    pub(super) connect: [Counter; CONNECT.len()],
-    pub(super) limit: [Counter; LIMIT.len()],
-    pub(super) probed: [Counter; PROBED.len()],
-    pub(super) accept: [Counter; ACCEPT.len()],
-    pub(super) dropped: [Counter; DROPPED.len()],
-    pub(super) dns: [Counter; DNS.len()],
+    pub(super) hello: [Counter; Hello::WORDS.len()],
+    pub(super) connect: [Counter; Connect::WORDS.len()],
+    pub(super) limit: [Counter; Limit::WORDS.len()],
+    pub(super) probed: [Counter; Probed::WORDS.len()],
+    pub(super) accept: [Counter; Accept::WORDS.len()],
+    pub(super) dropped: [Counter; Dropped::WORDS.len()],
+    pub(super) dns: [Counter; DnsQuery::WORDS.len()],
     pub(super) bypass: [Counter; 3],
     pub(super) many_names: Counter,
     pub(super) audit_lost: Counter,
@@ -83,14 +83,19 @@ impl Taken {
             active: gauge!("schengate_connections_active"),
             bytes_up: bytes("up"),
             bytes_down: bytes("down"),
-            hello: HELLO.map(|label| counter!("schengate_hello_parse_total", "result" => label)),
-            connect: CONNECT
+            hello: Hello::WORDS
+                .map(|label| counter!("schengate_hello_parse_total", "result" => label)),
+            connect: Connect::WORDS
                 .map(|label| counter!("schengate_upstream_connect_total", "result" => label)),
-            limit: LIMIT.map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
-            probed: PROBED.map(|label| counter!("schengate_probes_total", "proto" => label)),
-            accept: ACCEPT.map(|label| counter!("schengate_accept_errors_total", "class" => label)),
-            dropped: DROPPED.map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
-            dns: DNS.map(|label| counter!("schengate_dns_queries_total", "result" => label)),
+            limit: Limit::WORDS
+                .map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
+            probed: Probed::WORDS.map(|label| counter!("schengate_probes_total", "proto" => label)),
+            accept: Accept::WORDS
+                .map(|label| counter!("schengate_accept_errors_total", "class" => label)),
+            dropped: Dropped::WORDS
+                .map(|label| counter!("schengate_udp_dropped_total", "cause" => label)),
+            dns: DnsQuery::WORDS
+                .map(|label| counter!("schengate_dns_queries_total", "result" => label)),
             bypass: [Action::Allow, Action::Log, Action::Block].map(
                 |action| counter!("schengate_resolver_bypass_total", "verdict" => action.label()),
             ),

@@ -39,10 +39,24 @@ impl fmt::Display for Action {
     }
 }
 
-/// Why a verdict is what it is (docs/policy.md §3). A closed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Reason {
+/// Declares the reasons and the list of them, so that none can be missing from it.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident,)*) => {
+        /// Why a verdict is what it is (docs/policy.md §3). A closed set.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of [`Reason::index`].
+            pub const ALL: [Self; [$(stringify!($reason)),*].len()] = [$(Self::$reason),*];
+        }
+    };
+}
+
+reasons! {
     /// Every place and every law is permitted, and no other cause holds.
     Permitted,
     /// A rule of the policy decided.
@@ -85,28 +99,6 @@ pub enum Reason {
 impl Reason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
-
-    /// Every reason, in the order of [`Reason::index`].
-    pub const ALL: [Self; 18] = [
-        Self::Permitted,
-        Self::Rule,
-        Self::Waiver,
-        Self::Private,
-        Self::Outside,
-        Self::Law,
-        Self::Operator,
-        Self::Unknown,
-        Self::Disputed,
-        Self::Anycast,
-        Self::Mismatch,
-        Self::Unread,
-        Self::Malformed,
-        Self::Stale,
-        Self::Loop,
-        Self::Guard,
-        Self::Overload,
-        Self::Record,
-    ];
 
     /// Position in [`Reason::ALL`].
     #[must_use]
