@@ -1,6 +1,7 @@
-//! DATA PLANE, in the order in which a connection meets the files.
+//! DATA PLANE: what becomes of a connection or datagram, from accept to the end of its record.
 //!
-//! `serve` is the walk of a TLS connection: `ARCHITECTURE.md` has it file by file.
+//! `serve` is the walk of a TLS connection: `ARCHITECTURE.md` has it file by file, and `FLOW_ROOMS` of
+//! `tests/architecture.rs` says which file may use which.
 //!
 //! # What a connection costs
 //!

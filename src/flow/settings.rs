@@ -1,4 +1,5 @@
-//! Says what the data plane is to do, in types of its own, so that it knows nothing of the policy file.
+//! Holds what is fixed for the life of a data plane. The keys of a listener are `crate::settings::Listen`,
+//! as the policy file has them; nothing copies them.
 
 use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroUsize;

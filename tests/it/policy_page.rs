@@ -6,6 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use schengate::control::config::{self, keys};
+use schengate::policy::Reason;
+use serde_json::Value;
 
 fn page() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/policy.md"))
@@ -154,4 +156,48 @@ fn a_default_that_is_a_value_is_what_holds_without_the_key() {
         assert_eq!(format!("{written:?}"), format!("{unwritten:?}"), "{}.{}", key.table, key.name);
     }
     assert!(seen > 40, "{seen}");
+}
+
+#[test]
+fn the_fuzzers_dictionary_has_every_key() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/dict/policy_file");
+    let mut words: BTreeSet<String> =
+        fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();
+    let missing: Vec<String> = keys::KEYS
+        .iter()
+        .map(|key| format!("\"{}\"", key.name))
+        .filter(|word| !words.contains(word))
+        .collect();
+    if std::env::var_os("SCHENGATE_WRITE_PAGES").is_some() {
+        words.extend(missing);
+        fs::write(path, words.into_iter().map(|word| word + "\n").collect::<String>()).unwrap();
+    } else {
+        assert!(missing.is_empty(), "{missing:?}; SCHENGATE_WRITE_PAGES=1 adds them");
+    }
+}
+
+/// Each list of words under a property of this name, wherever it stands.
+fn enums<'a>(value: &'a Value, name: &str, found: &mut Vec<Vec<&'a str>>) {
+    if let Some(fields) = value.as_object() {
+        for (field, value) in fields {
+            if let Some(words) = value["enum"].as_array().filter(|_| field == name) {
+                found.push(words.iter().filter_map(Value::as_str).collect());
+            }
+            enums(value, name, found);
+        }
+    }
+    for value in value.as_array().into_iter().flatten() {
+        enums(value, name, found);
+    }
+}
+
+#[test]
+fn the_schema_of_the_record_has_every_reason() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/record.schema.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut found = Vec::new();
+    enums(&schema, "reason", &mut found);
+    assert!(!found.is_empty());
+    let wanted: Vec<&str> = Reason::ALL.into_iter().map(Reason::label).collect();
+    assert!(found.iter().all(|words| *words == wanted), "{found:?}");
 }
