@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Modules of this crate, and which others each may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("identify", &[]),
-    // Of `sys` only how memory is backed, and only in `pages.rs`: see below.
+    // Of `sys` only how memory is backed, and only in `huge_pages.rs`: see below.
     ("policy", &["identify", "sys"]),
     ("sys", &[]),
     // Plain data that the policy file is read into and both planes work by.
@@ -91,7 +91,7 @@ fn policy_asks_the_system_for_memory_and_nothing_else() {
         let lines = text.lines().filter(|line| line.contains("sys::"));
         asking.extend(lines.filter(|_| named).map(|line| (path.clone(), line.to_owned())));
     }
-    let fine = (root.join("pages.rs"), "use crate::sys::prefer_huge_pages;".to_owned());
+    let fine = (root.join("huge_pages.rs"), "use crate::sys::prefer_huge_pages;".to_owned());
     assert_eq!(asking, [fine]);
 }
 
@@ -241,7 +241,7 @@ const CONTROL_ROOMS: &[&str] = &[
     "host_pattern",
     "data",
     "config",
-    "anchors",
+    "trust_roots",
     "notify",
     "watch",
     "loss",
@@ -636,7 +636,10 @@ const RETIRED: &[(&str, &[&str])] = &[
     ("flow", RETIRED_OF_FLOW),
     ("net", RETIRED_OF_FLOW),
     ("egress", RETIRED_OF_FLOW),
-    ("account", &["Grounds", "Judged", "Kept", "Way", "grounds"]),
+    ("account", &["Grounds", "Judged", "Kept", "Tallies", "Tally", "Way", "grounds", "tally"]),
+    ("control", &["Built", "Governor", "Imprint", "Keeper", "Wanted", "anchors"]),
+    ("policy", &["Detour", "Fate", "Plane", "pages"]),
+    ("sys", &["keep_large_blocks_apart"]),
 ];
 
 #[test]

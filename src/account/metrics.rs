@@ -1,6 +1,7 @@
-//! The metrics; with [`series`](super::series), the one place that names them. Labels come from
-//! closed sets only: no name, address or text of a client. What happens for every connection is counted by [`Tallies`] and handed to the registry
-//! when it is read; what is rare goes there at once, by a handle that is taken once.
+//! The metrics; with [`definitions`](super::definitions), the one place that names them. Labels
+//! come from closed sets only: no name, address or text of a client. What happens for every connection
+//! is counted by [`ShardedCounters`] and handed to the registry when it is read; what is rare goes
+//! there at once, by a handle that is taken once.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -12,9 +13,9 @@ use metrics_exporter_prometheus::{
 };
 
 use super::Ingress;
+use super::definitions::{BOUNDS, HISTOGRAMS, Taken, describe};
 use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
-use super::series::{BOUNDS, HISTOGRAMS, Taken, describe};
-use super::tally::{BUCKETS_MAX, Samples, Tallies};
+use super::sharded::{BUCKETS_MAX, Samples, ShardedCounters};
 use crate::evidence::Status;
 use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
 
@@ -63,7 +64,7 @@ const INGRESSES: usize = Ingress::ALL.len();
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    tallies: Tallies,
+    tallies: ShardedCounters,
     /// The samples that the registry has been given already.
     given: Mutex<Vec<[Samples; BUCKETS_MAX]>>,
     taken: Taken,
@@ -85,7 +86,7 @@ impl Metrics {
         let handle = recorder.handle();
         with_local_recorder(&recorder, describe);
         let taken = with_local_recorder(&recorder, Taken::all);
-        let tallies = Tallies::new(place::ALL, &BOUNDS);
+        let tallies = ShardedCounters::new(place::ALL, &BOUNDS);
         let given = Mutex::new(vec![Default::default(); HISTOGRAMS.len()]);
         Self { recorder, handle, tallies, given, taken }
     }

@@ -2,15 +2,15 @@
 //! once, on every path; the metrics; the lines of the record.
 
 mod context;
+mod definitions;
 mod folded;
 mod labels;
 mod line;
 mod log;
 mod metrics;
 mod record;
-mod series;
-mod sources;
-mod tally;
+mod refused_names;
+mod sharded;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ pub use context::{DecisionContext, Facts};
 pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
 pub use metrics::Metrics;
 pub use record::Record;
-pub(crate) use sources::network;
+pub(crate) use refused_names::network;
 
 use crate::evidence::{self, Sink};
 use crate::identify::{Fault, HostName, NameSource, Protocol};
@@ -34,7 +34,7 @@ use crate::policy::Verdict;
 use folded::Folded;
 use line::{Line, key};
 use log::{Kind, Log};
-use sources::Sources;
+use refused_names::RefusedNames;
 
 /// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +170,7 @@ struct Inner {
     sink: OnceLock<Sink>,
     /// A [`View`].
     view: AtomicU8,
-    sources: Sources,
+    sources: RefusedNames,
     folded: Folded,
     /// Waivers by which something was judged, by the names of their rules.
     waivers: Mutex<HashSet<Box<str>>>,
@@ -198,7 +198,7 @@ impl Account {
             log,
             sink: OnceLock::new(),
             view: AtomicU8::new(View::All as u8),
-            sources: Sources::default(),
+            sources: RefusedNames::default(),
             folded: Folded::default(),
             waivers: Mutex::default(),
             run,

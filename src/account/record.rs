@@ -12,7 +12,9 @@ use tokio::time::timeout;
 
 use super::folded::Kind;
 use super::line::{Line, key};
-use super::{Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, network, sources};
+use super::{
+    Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, network, refused_names,
+};
 use crate::evidence::{self as sink, OnDisk, Unkept};
 use crate::identify::{Fault, HostName};
 use crate::policy::{Action, Reason, Transport};
@@ -156,7 +158,7 @@ impl Record {
         };
         if self.account.0.sources.refused(self.client.ip(), name.host(), self.opened) {
             self.metrics().many_names();
-            tracing::warn!(client = %self.client.ip(), names = sources::MANY,
+            tracing::warn!(client = %self.client.ip(), names = refused_names::MANY,
                 "one source was refused many different names");
         }
     }

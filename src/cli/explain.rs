@@ -19,8 +19,8 @@ use crate::control::data::{Facts, RegionPlace, Whereabouts, embedded_registrant}
 use crate::control::load::load;
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
-    Action, Atlas, Binding, Claim, Class, Country, CountrySet, Ech, Location, Mode, Operator, Path,
-    Policy, Question, Reason, RuleId, Standing, Step, Transport, Verdict,
+    Action, Atlas, Binding, Claim, Class, Country, CountrySet, Datapath, Ech, Location, Mode,
+    Operator, Policy, Question, Reason, RuleId, Standing, Step, Transport, Verdict,
 };
 
 /// Arguments of `explain`.
@@ -195,11 +195,13 @@ impl<'a> Answer<'a> {
         let (_, transport) = self.arguments.protocol.carried();
         let clients = self.policy.clients(candidates(config));
         match self.policy.path(self.arguments.to, transport, &clients) {
-            Path::Gateway(detour) => Err(detour.sentence()),
-            Path::Kernel(Action::Block, _) if config.capture.shortcut == Shortcut::Permitted => {
+            Datapath::Gateway(detour) => Err(detour.sentence()),
+            Datapath::Kernel(Action::Block, _)
+                if config.capture.shortcut == Shortcut::Permitted =>
+            {
                 Err("`capture.shortcut` is \"permitted\": refusals are recorded")
             }
-            Path::Kernel(_, _) => Ok(()),
+            Datapath::Kernel(_, _) => Ok(()),
         }
     }
 

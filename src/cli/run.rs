@@ -57,7 +57,7 @@ pub(super) fn run(arguments: Run) -> Exit {
     super::log(move || messages.messages());
     // Where nobody reads stderr, a thread that panics must not wait there with what it says.
     std::panic::set_hook(Box::new(|panic| error!(%panic, "a thread of the gateway panicked")));
-    sys::keep_large_blocks_apart();
+    sys::set_mmap_threshold();
     let started = Service::start(options(arguments), behind, account.clone());
     let ended = started.map(Service::supervise);
     let _written = account.flush(LAST_LINES);

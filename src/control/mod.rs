@@ -2,7 +2,6 @@
 
 pub mod addresses;
 pub mod admin;
-pub mod anchors;
 pub mod capture;
 pub mod compile;
 pub mod config;
@@ -14,5 +13,6 @@ pub mod notify;
 pub mod progress;
 pub mod reload;
 pub mod spelling;
+pub mod trust_roots;
 pub mod update;
 pub mod watch;

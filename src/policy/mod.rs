@@ -19,12 +19,12 @@ mod decide_name;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod host_list;
+mod huge_pages;
 mod ip_table;
 mod live;
 mod name_table;
 mod nest;
 mod outlook;
-mod pages;
 pub mod probe;
 mod rule_set;
 mod shortcut;
@@ -49,8 +49,8 @@ pub use name_table::NameTable;
 pub use nest::{AddressBits, nest};
 pub use outlook::Outlook;
 pub use shortcut::{
-    Clients, Detour, Fate, INTERVALS_MAX, Interval, PLANES_MAX, Path, Place, Plane, Shortcut,
-    TooMuch,
+    Clients, Datapath, INTERVALS_MAX, Interval, KernelVerdict, PORT_CLASSES_MAX, Place, PortClass,
+    Shortcut, SlowPathReason, TooMuch,
 };
 pub use verdict::{
     Action, Binding, Claim, Denial, Ech, GroupId, Mode, Permit, Question, Reason, RuleId,

@@ -20,7 +20,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::pages::zeroed;
+use super::huge_pages::zeroed;
 use crate::identify::{HostName, NAME_MAX};
 
 /// An immutable table of patterns. The most specific pattern of a name decides: the name itself,

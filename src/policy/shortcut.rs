@@ -21,20 +21,20 @@ use crate::identify::Protocol;
 pub const INTERVALS_MAX: usize = 500_000;
 
 /// Most groups of ports that are judged differently from each other.
-pub const PLANES_MAX: usize = 4;
+pub const PORT_CLASSES_MAX: usize = 4;
 
 /// Who carries the connections to a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Path {
+pub enum Datapath {
     /// The kernel: forwarded (`Allow`) or refused (`Block`), and counted.
     Kernel(Action, Reason),
     /// The gateway, and why not the kernel.
-    Gateway(Detour),
+    Gateway(SlowPathReason),
 }
 
 /// Why the kernel may not judge a destination by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Detour {
+pub enum SlowPathReason {
     /// The destination is the gateway itself.
     Own,
     /// The address carries another one, which is judged.
@@ -53,7 +53,7 @@ pub enum Detour {
     Waiver,
 }
 
-impl Detour {
+impl SlowPathReason {
     /// One sentence for the person who asks.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
@@ -109,7 +109,7 @@ impl Place {
 
 /// What the kernel does with the packets to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fate {
+pub struct KernelVerdict {
     /// `Allow` or `Block`.
     pub action: Action,
     /// Why.
@@ -126,12 +126,12 @@ pub struct Interval<A> {
     /// Last address.
     pub last: A,
     /// What becomes of them.
-    pub fate: Fate,
+    pub fate: KernelVerdict,
 }
 
 /// The ports that are judged alike, and how.
 #[derive(Debug, Default)]
-pub struct Plane {
+pub struct PortClass {
     /// Transport and ports.
     pub ports: Vec<(Transport, RangeInclusive<u16>)>,
     /// Ascending, disjoint; no two neighbours could be one.
@@ -147,8 +147,8 @@ pub struct Shortcut {
     pub version: String,
     /// First instant, ms since 1970 UTC, at which the policy may say something else.
     pub valid_until_ms: i64,
-    /// At most [`PLANES_MAX`].
-    pub planes: Vec<Plane>,
+    /// At most [`PORT_CLASSES_MAX`].
+    pub planes: Vec<PortClass>,
 }
 
 impl Shortcut {
@@ -171,7 +171,7 @@ pub enum TooMuch {
     /// More ways to judge a port than are told apart.
     #[error(
         "the rules judge ports in {0} different ways, and the kernel short cut tells at most \
-         {PLANES_MAX} apart; use fewer `port` conditions, or switch `capture.shortcut` off"
+         {PORT_CLASSES_MAX} apart; use fewer `port` conditions, or switch `capture.shortcut` off"
     )]
     Planes(usize),
 }
@@ -203,32 +203,39 @@ impl Policy {
 
     /// Who carries the connections to a destination.
     #[must_use]
-    pub fn path(&self, destination: SocketAddr, transport: Transport, clients: &Clients) -> Path {
+    pub fn path(
+        &self,
+        destination: SocketAddr,
+        transport: Transport,
+        clients: &Clients,
+    ) -> Datapath {
         let ip = destination.ip();
         let seen = target(ip);
         if self.is_own(ip) || seen.standing == Standing::Loop {
-            return Path::Gateway(Detour::Own);
+            return Datapath::Gateway(SlowPathReason::Own);
         }
         if canonical(ip) != ip || seen.outer.is_some() {
-            return Path::Gateway(Detour::Embedded);
+            return Datapath::Gateway(SlowPathReason::Embedded);
         }
         if seen.standing == Standing::Guard {
-            return Path::Gateway(Detour::Guard);
+            return Datapath::Gateway(SlowPathReason::Guard);
         }
-        let Clients(Some(clients)) = clients else { return Path::Gateway(Detour::Clients) };
+        let Clients(Some(clients)) = clients else {
+            return Datapath::Gateway(SlowPathReason::Clients);
+        };
         let mut agreed = None;
         for &client in clients {
             let fate = match self.asked_by(client, destination, transport) {
                 Ok(fate) => fate,
-                Err(detour) => return Path::Gateway(detour),
+                Err(detour) => return Datapath::Gateway(detour),
             };
             if *agreed.get_or_insert(fate) != fate {
-                return Path::Gateway(Detour::Clients);
+                return Datapath::Gateway(SlowPathReason::Clients);
             }
         }
         match agreed {
-            Some((action, reason)) => Path::Kernel(action, reason),
-            None => Path::Gateway(Detour::Clients),
+            Some((action, reason)) => Datapath::Kernel(action, reason),
+            None => Datapath::Gateway(SlowPathReason::Clients),
         }
     }
 
@@ -239,7 +246,7 @@ impl Policy {
         client: Option<IpAddr>,
         destination: SocketAddr,
         transport: Transport,
-    ) -> Result<(Action, Reason), Detour> {
+    ) -> Result<(Action, Reason), SlowPathReason> {
         let question = Question {
             client,
             destination,
@@ -248,13 +255,13 @@ impl Policy {
             name: Claim::Unread,
             ech: false,
         };
-        let verdict = self.decide_unread(&question).ok_or(Detour::FirstBytes)?;
+        let verdict = self.decide_unread(&question).ok_or(SlowPathReason::FirstBytes)?;
         match (verdict.mode(), verdict.action(), verdict.reason()) {
-            (Mode::Observe, _, _) => Err(Detour::Observed),
-            (Mode::Enforce, Action::Log, _) => Err(Detour::Recorded),
-            (Mode::Enforce, _, Reason::Waiver) => Err(Detour::Waiver),
-            (Mode::Enforce, _, Reason::Loop) => Err(Detour::Own),
-            (Mode::Enforce, _, Reason::Guard) => Err(Detour::Guard),
+            (Mode::Observe, _, _) => Err(SlowPathReason::Observed),
+            (Mode::Enforce, Action::Log, _) => Err(SlowPathReason::Recorded),
+            (Mode::Enforce, _, Reason::Waiver) => Err(SlowPathReason::Waiver),
+            (Mode::Enforce, _, Reason::Loop) => Err(SlowPathReason::Own),
+            (Mode::Enforce, _, Reason::Guard) => Err(SlowPathReason::Guard),
             (Mode::Enforce, action @ (Action::Allow | Action::Block), reason) => {
                 Ok((action, reason))
             }
@@ -268,8 +275,8 @@ impl Policy {
     /// [`TooMuch`] where the kernel would have to hold more than it should.
     pub fn shortcut(&self, clients: &Clients, refuses: bool) -> Result<Shortcut, TooMuch> {
         let samples = self.samples();
-        let mut planes: Vec<(Vec<Option<Fate>>, Plane)> = Vec::new();
-        let mut known: HashMap<Vec<Option<Fate>>, usize> = HashMap::new();
+        let mut planes: Vec<(Vec<Option<KernelVerdict>>, PortClass)> = Vec::new();
+        let mut known: HashMap<Vec<Option<KernelVerdict>>, usize> = HashMap::new();
         // Without an enforced client nothing is the kernel's, whatever the address.
         let transports = if self.groups.iter().all(|group| group.mode == Mode::Enforce) {
             [Transport::Tcp, Transport::Udp].as_slice()
@@ -279,7 +286,7 @@ impl Policy {
         for &transport in transports {
             for ports in self.port_ranges() {
                 let mut fates = self.fates(&samples, *ports.start(), transport, clients);
-                let is_wanted = |fate: &Fate| refuses || fate.action == Action::Allow;
+                let is_wanted = |fate: &KernelVerdict| refuses || fate.action == Action::Allow;
                 fates.iter_mut().for_each(|fate| *fate = fate.filter(is_wanted));
                 if fates.iter().all(Option::is_none) {
                     continue;
@@ -287,18 +294,18 @@ impl Policy {
                 let next = planes.len();
                 let at = *known.entry(fates.clone()).or_insert(next);
                 if at == next {
-                    planes.push((fates, Plane::default()));
+                    planes.push((fates, PortClass::default()));
                 }
                 if let Some((_, plane)) = planes.get_mut(at) {
                     plane.ports.push((transport, ports));
                 }
             }
         }
-        if planes.len() > PLANES_MAX {
+        if planes.len() > PORT_CLASSES_MAX {
             return Err(TooMuch::Planes(planes.len()));
         }
         let (kept_v4, kept_v6) = self.kept_out();
-        let cut = |(fates, plane): (Vec<Option<Fate>>, Plane)| Plane {
+        let cut = |(fates, plane): (Vec<Option<KernelVerdict>>, PortClass)| PortClass {
             v4: intervals(self.atlas.v4_ranges(), &fates, &kept_v4),
             v6: intervals(self.atlas.v6_ranges(), &fates, &kept_v6),
             ..plane
@@ -321,15 +328,15 @@ impl Policy {
         port: u16,
         transport: Transport,
         clients: &Clients,
-    ) -> Vec<Option<Fate>> {
+    ) -> Vec<Option<KernelVerdict>> {
         let fate = |(sample, class): (&Option<IpAddr>, &super::Class)| {
             let at = SocketAddr::new((*sample)?, port);
-            let Path::Kernel(action, reason) = self.path(at, transport, clients) else {
+            let Datapath::Kernel(action, reason) = self.path(at, transport, clients) else {
                 return None;
             };
             let location = self.atlas.locations().get(class.location as usize);
             let place = (action == Action::Allow).then(|| Place::of(location));
-            Some(Fate { action, reason, place })
+            Some(KernelVerdict { action, reason, place })
         };
         samples.iter().zip(self.atlas.classes()).map(fate).collect()
     }
@@ -428,11 +435,11 @@ impl Before for u128 {
 /// The intervals of all pieces that have a fate, merged, without what is kept out (ascending).
 fn intervals<A: AddressBits + Before>(
     starts: &[(A, u32)],
-    fates: &[Option<Fate>],
+    fates: &[Option<KernelVerdict>],
     kept_out: &[(A, A)],
 ) -> Vec<Interval<A>> {
     let mut found: Vec<Interval<A>> = Vec::new();
-    let mut add = |first: A, last: A, fate: Fate| match found.last_mut() {
+    let mut add = |first: A, last: A, fate: KernelVerdict| match found.last_mut() {
         Some(before) if before.fate == fate && before.last.next() == Some(first) => {
             before.last = last;
         }

@@ -1,15 +1,15 @@
 //! From the policy file, and the sockets that were passed, to what the data plane is told.
 
-use crate::control::anchors;
 use crate::control::config::{Config, Listen};
 use crate::control::notify::Inherited;
+use crate::control::trust_roots;
 use crate::flow::{Listener, NameService};
 
-pub(super) fn name_service(config: &Config) -> Result<NameService, anchors::Fault> {
+pub(super) fn name_service(config: &Config) -> Result<NameService, trust_roots::Fault> {
     let names = &config.names;
     Ok(NameService {
         resolvers: names.resolvers.clone(),
-        tls: anchors::of_resolvers(names)?,
+        tls: trust_roots::of_resolvers(names)?,
         remember: names.remember,
         limit: names.limit,
     })

@@ -19,11 +19,11 @@ use super::supervise::{NEEDS, Service, Signals};
 use crate::account::Account;
 use crate::control::addresses::Addresses;
 use crate::control::admin::{self, Health};
-use crate::control::anchors;
-use crate::control::capture::{CaptureFault, Fence, State, StateListener, Wanted};
+use crate::control::capture::{CaptureFault, CaptureMonitor, DesiredState, State, StateListener};
 use crate::control::load::LoadFault;
 use crate::control::notify::Inherited;
 use crate::control::reload::PolicyManager;
+use crate::control::trust_roots;
 use crate::control::watch::Watch;
 use crate::evidence::SinkFault;
 use crate::flow::{DataPlane, Settings};
@@ -43,7 +43,7 @@ pub enum StartFault {
     Record(#[from] SinkFault),
     /// Nobody can vouch for the resolvers.
     #[error(transparent)]
-    Anchors(#[from] anchors::Fault),
+    Anchors(#[from] trust_roots::Fault),
     /// A kernel that judges by the sets of an earlier run is worse than no gateway.
     #[error("the kernel short cut: {0}; it needs nft and CAP_NET_ADMIN")]
     Shortcut(CaptureFault),
@@ -100,10 +100,10 @@ impl Service {
             info!(mode = ingress.label(), %address, "listening");
         }
         watch.follow(policies.config(), Instant::now());
-        let fence = Fence::start(policies.config(), account.clone())?;
-        if let Some(fence) = &fence {
-            let wanted = Wanted::new(policies.config(), Arc::clone(policies.current()));
-            let state = fence.keeper().take_up(wanted).map_err(StartFault::Shortcut)?;
+        let monitor = CaptureMonitor::start(policies.config(), account.clone())?;
+        if let Some(monitor) = &monitor {
+            let desired = DesiredState::new(policies.config(), Arc::clone(policies.current()));
+            let state = monitor.set_sync().install(desired).map_err(StartFault::Shortcut)?;
             if let State::Without(why) = state {
                 error!(%why, "the kernel judges nothing: every connection passes the gateway");
             }
@@ -116,7 +116,7 @@ impl Service {
             signals,
             watch,
             addresses,
-            fence,
+            monitor,
             behind,
             keeper: StateListener::default(),
             building: None,

@@ -19,7 +19,9 @@ use super::{LAST_LINES, Options};
 use crate::account::Account;
 use crate::control::addresses::Addresses;
 use crate::control::admin::Health;
-use crate::control::capture::{Check, Fence, Keeper, StateListener, Wanted, Word};
+use crate::control::capture::{
+    CaptureMonitor, Check, DesiredState, KernelSetSync, StateListener, Word,
+};
 use crate::control::data::SourceInfo;
 use crate::control::load::LoadFault;
 use crate::control::notify;
@@ -56,7 +58,7 @@ pub struct Service {
     /// This host's addresses as they change.
     pub(super) addresses: Addresses,
     /// What stands in the kernel, where a listener is captured for.
-    pub(super) fence: Option<Fence>,
+    pub(super) monitor: Option<CaptureMonitor>,
     /// Where another process is watched in this one's place.
     pub(super) behind: Option<Behind>,
     /// Hears what the keeper of the capture says.
@@ -222,11 +224,11 @@ impl Service {
     }
 
     fn hear_keeper(&mut self) {
-        if self.fence.is_none() {
+        if self.monitor.is_none() {
             return;
         }
         let word = self.keeper.hear(&self.options.keeper, Instant::now());
-        let word = match (word, self.fence.as_ref().and_then(Fence::hindered)) {
+        let word = match (word, self.monitor.as_ref().and_then(CaptureMonitor::hindered)) {
             (Word::Nobody, Some(how)) => Word::Hindered(how),
             // Whoever keeps the capture sees more.
             (word, _) => word,
@@ -253,8 +255,8 @@ impl Service {
             Asked::Signal => job,
             Asked::Watch => job.guarded(&self.policies),
         };
-        let keeper = self.fence.as_ref().map(|fence| Arc::clone(fence.keeper()));
-        let begun = self.begin(move || Event::Built(built(job, asked, &read, keeper.as_deref())));
+        let set_sync = self.monitor.as_ref().map(|monitor| Arc::clone(monitor.set_sync()));
+        let begun = self.begin(move || Event::Built(built(job, asked, &read, set_sync.as_deref())));
         begun.err().map(|fault| Event::NotBegun(Work::Policy, fault.to_string()))
     }
 
@@ -372,9 +374,9 @@ impl Service {
 
     /// Hands the policy in force to the one who fills the kernel's sets.
     fn tell_kernel(&self) {
-        if let Some(fence) = &self.fence {
+        if let Some(monitor) = &self.monitor {
             let (config, policy) = (self.policies.config(), self.policies.current());
-            fence.follow(Wanted::new(config, Arc::clone(policy)));
+            monitor.follow(DesiredState::new(config, Arc::clone(policy)));
         }
     }
 
@@ -390,7 +392,7 @@ impl Service {
     }
 
     fn end(self) {
-        let Self { policies, plane, behind, fence, health, account, options, .. } = self;
+        let Self { policies, plane, behind, monitor, health, account, options, .. } = self;
         let mut plane = Some(plane);
         for ending in endings(behind.is_some()) {
             match ending {
@@ -401,7 +403,9 @@ impl Service {
                 Ending::TellStopping => notify::stopping(),
                 Ending::LetGo => plane.iter().for_each(|plane| plane.let_go(options.drain)),
                 Ending::StopShortcut => {
-                    if let Some(Err(fault)) = fence.as_ref().map(|fence| fence.keeper().stop()) {
+                    if let Some(Err(fault)) =
+                        monitor.as_ref().map(|monitor| monitor.set_sync().stop())
+                    {
                         error!(%fault, "the kernel goes on to judge by its last sets");
                     }
                 }
@@ -436,7 +440,7 @@ fn built(
     job: ReloadJob,
     asked: Asked,
     read: &AsRead,
-    keeper: Option<&Keeper>,
+    set_sync: Option<&KernelSetSync>,
 ) -> Result<Candidate<Box<BuiltPolicy>>, NotBuilt> {
     let built = job.build(Timestamp::now());
     // What was read in the middle of a write is of no state of the files.
@@ -452,9 +456,9 @@ fn built(
         },
     })?;
     // The kernel first: where its sets cannot be changed, the policy is not either.
-    if let Some(keeper) = keeper {
-        let wanted = Wanted::new(built.config(), Arc::clone(built.policy()));
-        keeper.take_up(wanted).map_err(|fault| NotBuilt {
+    if let Some(set_sync) = set_sync {
+        let desired = DesiredState::new(built.config(), Arc::clone(built.policy()));
+        set_sync.install(desired).map_err(|fault| NotBuilt {
             said: format!("the kernel short cut: {fault}"),
             cause: Cause::Policy,
         })?;

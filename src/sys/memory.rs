@@ -23,7 +23,7 @@ pub fn prefer_huge_pages<T>(memory: &[T]) {
 /// To be called before there are threads. By itself glibc takes the first large block that is freed
 /// for a sign to put the next into the heap, and what a reload built and dropped stays there, between
 /// small blocks that live.
-pub fn keep_large_blocks_apart() {
+pub fn set_mmap_threshold() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) takes no pointer.
     unsafe {

@@ -26,7 +26,7 @@ use std::{io, ptr};
 pub use descriptors::{connections_max, is_reserved, raise_descriptor_limit, unreserved};
 pub use links::{Link, links, local_addresses};
 pub use mapping::SharedWords;
-pub use memory::{keep_large_blocks_apart, prefer_huge_pages};
+pub use memory::{prefer_huge_pages, set_mmap_threshold};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use news::{News, messages};
 pub use options::choose_port_at_connect;

@@ -12,7 +12,8 @@ use schengate::control::config::{self, LintKind};
 use schengate::control::data::{self, Sources};
 use schengate::identify::{HostName, Protocol};
 use schengate::policy::{
-    Action, Claim, Fate, Interval, Path, Policy, Question, Shortcut, TooMuch, Transport,
+    Action, Claim, Datapath, Interval, KernelVerdict, Policy, Question, Shortcut, TooMuch,
+    Transport,
 };
 use schengate::sys::{Counted, add_intervals};
 use serde_json::{Value, json};
@@ -88,14 +89,14 @@ fn config_of_countries(config: &config::Config) -> config::Data {
     config::Data { asn: Vec::new(), providers: Vec::new(), ..config.data.clone() }
 }
 
-fn find<A: PartialOrd + Copy>(intervals: &[Interval<A>], at: A) -> Option<Fate> {
+fn find<A: PartialOrd + Copy>(intervals: &[Interval<A>], at: A) -> Option<KernelVerdict> {
     let after = intervals.partition_point(|interval| interval.first <= at);
     let interval = intervals.get(after.checked_sub(1)?)?;
     (at <= interval.last).then_some(interval.fate)
 }
 
 /// What the kernel does with a packet, by the sets.
-fn kernel(shortcut: &Shortcut, to: SocketAddr, transport: Transport) -> Option<Fate> {
+fn kernel(shortcut: &Shortcut, to: SocketAddr, transport: Transport) -> Option<KernelVerdict> {
     let mut planes = shortcut.planes.iter().filter(|plane| {
         plane.ports.iter().any(|(of, ports)| *of == transport && ports.contains(&to.port()))
     });
@@ -183,13 +184,13 @@ fn agree(policy: &Policy, shortcut: &Shortcut, ports: &[u16]) -> Result<(), Test
             let path = policy.path(to, transport, &clients);
             match fate {
                 Some(fate) => {
-                    prop_assert_eq!(path, Path::Kernel(fate.action, fate.reason), "{}", to);
+                    prop_assert_eq!(path, Datapath::Kernel(fate.action, fate.reason), "{}", to);
                     prop_assert_ne!(fate.action, Action::Log);
                     for answer in answers(policy, to, transport) {
                         prop_assert_eq!(answer, (fate.action, fate.reason.label()), "{}", to);
                     }
                 }
-                None => prop_assert!(matches!(path, Path::Gateway(_)), "{to}: {path:?}"),
+                None => prop_assert!(matches!(path, Datapath::Gateway(_)), "{to}: {path:?}"),
             }
         }
     }

@@ -22,7 +22,9 @@ use super::family::Family;
 use super::matches::{HERE, HTTPS, ICMP, TCP, UDP};
 use super::model::Capture;
 use crate::control::config::Shortcut as Setting;
-use crate::policy::{Action, Fate, Interval, PLANES_MAX, Plane, Reason, Shortcut, Transport};
+use crate::policy::{
+    Action, Interval, KernelVerdict, PORT_CLASSES_MAX, PortClass, Reason, Shortcut, Transport,
+};
 use crate::sys;
 
 /// The table of the short cut, of family `inet`.
@@ -212,7 +214,7 @@ fn no_rules(standing: &Standing) -> String {
     for name in ["judge", "answer"] {
         text += &format!("flush chain inet {TABLE} {name}\n");
     }
-    for at in 0..PLANES_MAX {
+    for at in 0..PORT_CLASSES_MAX {
         for name in ["plane", "answer"] {
             text += &format!("add chain inet {TABLE} {name}_{at}\n");
             text += &format!("flush chain inet {TABLE} {name}_{at}\n");
@@ -227,7 +229,7 @@ fn no_rules(standing: &Standing) -> String {
 /// The maps of a half, with the type of their keys.
 fn maps(half: Half) -> impl Iterator<Item = (String, &'static str)> {
     let kinds = [("v4", "ipv4_addr"), ("v6", "ipv6_addr")];
-    (0..PLANES_MAX).flat_map(move |at| {
+    (0..PORT_CLASSES_MAX).flat_map(move |at| {
         kinds.into_iter().flat_map(move |(word, kind)| {
             ["permit", "refuse"].into_iter().map(move |name| (map(name, at, word, half), kind))
         })
@@ -268,7 +270,7 @@ fn add<A: Copy>(
     half: Half,
     address: &dyn Fn(A) -> IpAddr,
 ) -> io::Result<()> {
-    let mut names: HashMap<Fate, String> = HashMap::new();
+    let mut names: HashMap<KernelVerdict, String> = HashMap::new();
     for interval in intervals {
         names.entry(interval.fate).or_insert_with_key(counter);
     }
@@ -283,7 +285,7 @@ fn add<A: Copy>(
 }
 
 /// Matches the packets of a plane; `None` where it has no ports of the transport.
-fn ports(plane: &Plane, transport: Transport) -> Option<String> {
+fn ports(plane: &PortClass, transport: Transport) -> Option<String> {
     let (word, all_of) = match transport {
         Transport::Tcp => ("tcp", TCP),
         Transport::Udp => ("udp", UDP),
@@ -331,7 +333,7 @@ fn verdicts(at: usize, half: Half, refuses: bool, carried: &str) -> String {
 }
 
 /// The name of the counter of a fate: `allow_permitted_FR`, `block_outside`.
-fn counter(fate: &Fate) -> String {
+fn counter(fate: &KernelVerdict) -> String {
     let place = fate.place.map_or_else(String::new, |place| format!("_{}", place.label()));
     format!("{}_{}{place}", fate.action.label(), fate.reason.label())
 }

@@ -25,9 +25,9 @@ use url::Url;
 use super::credential::Credential;
 use super::fault::Fault;
 use super::take::Validators;
-use crate::control::anchors;
 use crate::control::config::{Names, Update, unfit};
 use crate::control::progress::Progress;
+use crate::control::trust_roots;
 use crate::egress::{Resolver, dial};
 use crate::identify::{HostName, Protocol};
 use crate::policy::{Claim, Permit, Policy, Question, Transport, Verdict};
@@ -85,8 +85,8 @@ pub(super) struct Client<'a> {
 impl<'a> Client<'a> {
     /// To be made within the runtime that will ask. Asks the resolvers of `names`, else those of the host.
     pub(super) fn new(policy: &'a Policy, names: &Names, update: &Update) -> Result<Self, String> {
-        let tls = anchors::client(update.ca.as_deref()).map_err(|fault| fault.to_string())?;
-        let of_resolvers = anchors::of_resolvers(names).map_err(|fault| fault.to_string())?;
+        let tls = trust_roots::client(update.ca.as_deref()).map_err(|fault| fault.to_string())?;
+        let of_resolvers = trust_roots::of_resolvers(names).map_err(|fault| fault.to_string())?;
         Ok(Self { policy, resolver: Resolver::new(&names.resolvers, of_resolvers), tls })
     }
 

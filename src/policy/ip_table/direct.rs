@@ -6,7 +6,7 @@
 //! in far memory is paid for many at once.
 
 use super::leaf::{Leaf, Walk};
-use crate::policy::pages::zeroed;
+use crate::policy::huge_pages::zeroed;
 
 /// /24s in the address space.
 const ENTRIES: u32 = 1 << 24;

@@ -6,7 +6,7 @@
 //! (the clients of a policy) has an index of /12s instead, 10 KiB.
 
 use super::leaf::{Leaf, Walk};
-use crate::policy::pages::zeroed;
+use crate::policy::huge_pages::zeroed;
 
 /// Ranges from which on the index is of /20s; below, of /12s.
 const LARGE: usize = 1 << 14;

@@ -13,15 +13,15 @@ use std::time::Duration;
 pub(super) const BUCKETS_MAX: usize = 11;
 
 thread_local! {
-    /// The thread's own numbers, by the [`Tallies`] that they are of; there is one in a process.
-    static OWN: RefCell<Vec<(u64, Arc<Tally>)>> = const { RefCell::new(Vec::new()) };
+    /// The thread's own numbers, by the [`ShardedCounters`] that they are of; there is one in a process.
+    static OWN: RefCell<Vec<(u64, Arc<Shard>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Upper bounds of a histogram's buckets, nanoseconds, ascending.
 pub(super) type Bounds = &'static [u64];
 
 /// The numbers of all threads.
-pub(super) struct Tallies {
+pub(super) struct ShardedCounters {
     key: u64,
     counters: usize,
     histograms: &'static [Bounds],
@@ -30,12 +30,12 @@ pub(super) struct Tallies {
 
 struct All {
     /// Of threads that have ended.
-    gone: Tally,
-    live: Vec<Arc<Tally>>,
+    gone: Shard,
+    live: Vec<Arc<Shard>>,
 }
 
 /// One thread's numbers, which it alone writes.
-struct Tally {
+struct Shard {
     counts: Box<[AtomicU64]>,
     times: Box<[Times]>,
 }
@@ -62,11 +62,11 @@ pub(super) struct Sums {
     pub(super) times: Vec<[Samples; BUCKETS_MAX]>,
 }
 
-impl Tallies {
+impl ShardedCounters {
     /// Numbers for so many counters and for histograms of these bounds.
     pub(super) fn new(counters: usize, histograms: &'static [Bounds]) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let gone = Tally::new(counters, histograms.len());
+        let gone = Shard::new(counters, histograms.len());
         Self {
             key: NEXT.fetch_add(1, Ordering::Relaxed),
             counters,
@@ -77,8 +77,8 @@ impl Tallies {
 
     /// Adds to a counter; one that there is not counts nothing.
     pub(super) fn count(&self, counter: usize, more: u64) {
-        self.own(|tally| {
-            if let Some(cell) = tally.counts.get(counter) {
+        self.own(|shard| {
+            if let Some(cell) = shard.counts.get(counter) {
                 add(cell, more);
             }
         });
@@ -89,8 +89,8 @@ impl Tallies {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bounds = self.histograms.get(histogram).copied().unwrap_or_default();
         let bucket = bounds.iter().take_while(|&&bound| nanos > bound).count();
-        self.own(|tally| {
-            let times = tally.times.get(histogram);
+        self.own(|shard| {
+            let times = shard.times.get(histogram);
             let cells = times.and_then(|of| of.counts.get(bucket).zip(of.nanos.get(bucket)));
             if let Some((count, sum)) = cells {
                 add(count, 1);
@@ -106,38 +106,38 @@ impl Tallies {
             counts: vec![0; self.counters],
             times: vec![Default::default(); self.histograms.len()],
         };
-        let live = all.live.iter().map(|tally| &**tally);
-        live.chain([&all.gone]).for_each(|tally| tally.add_to(&mut sums));
+        let live = all.live.iter().map(|shard| &**shard);
+        live.chain([&all.gone]).for_each(|shard| shard.add_to(&mut sums));
         sums
     }
 
-    fn own(&self, see: impl FnOnce(&Tally)) {
+    fn own(&self, see: impl FnOnce(&Shard)) {
         OWN.with_borrow_mut(|own| {
             let known = own.iter().position(|(key, _)| *key == self.key);
             let at = known.unwrap_or_else(|| {
                 own.push((self.key, self.enter()));
                 own.len() - 1
             });
-            if let Some((_, tally)) = own.get(at) {
-                see(tally);
+            if let Some((_, shard)) = own.get(at) {
+                see(shard);
             }
         });
     }
 
     /// A thread's first number. Those of threads that have ended are added up and given back.
-    fn enter(&self) -> Arc<Tally> {
+    fn enter(&self) -> Arc<Shard> {
         let mut all = self.lock();
         let All { gone, live } = &mut *all;
-        live.retain(|tally| {
-            let is_used = Arc::strong_count(tally) > 1;
+        live.retain(|shard| {
+            let is_used = Arc::strong_count(shard) > 1;
             if !is_used {
-                gone.take_over(tally);
+                gone.take_over(shard);
             }
             is_used
         });
-        let tally = Arc::new(Tally::new(self.counters, self.histograms.len()));
-        live.push(Arc::clone(&tally));
-        tally
+        let shard = Arc::new(Shard::new(self.counters, self.histograms.len()));
+        live.push(Arc::clone(&shard));
+        shard
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -145,7 +145,7 @@ impl Tallies {
     }
 }
 
-impl Tally {
+impl Shard {
     fn new(counters: usize, histograms: usize) -> Self {
         Self {
             counts: (0..counters).map(|_| AtomicU64::default()).collect(),
@@ -155,9 +155,9 @@ impl Tally {
 
     /// Adds the numbers of a thread that writes no more.
     fn take_over(&self, other: &Self) {
-        let cells = |tally: &Self, to: &mut dyn FnMut(usize, &AtomicU64)| {
-            let times = tally.times.iter().flat_map(|of| of.counts.iter().chain(&of.nanos));
-            tally.counts.iter().chain(times).enumerate().for_each(|(at, cell)| to(at, cell));
+        let cells = |shard: &Self, to: &mut dyn FnMut(usize, &AtomicU64)| {
+            let times = shard.times.iter().flat_map(|of| of.counts.iter().chain(&of.nanos));
+            shard.counts.iter().chain(times).enumerate().for_each(|(at, cell)| to(at, cell));
         };
         let mut values = Vec::new();
         cells(other, &mut |_, cell| values.push(cell.load(Ordering::Relaxed)));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_between_threads_nor_when_they_end() {
-        let tallies = Tallies::new(2, HISTOGRAMS);
+        let tallies = ShardedCounters::new(2, HISTOGRAMS);
         for round in 1..=3_u64 {
             thread::scope(|scope| {
                 for _ in 0..4 {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_sample_falls_below_the_first_bound_that_it_does_not_exceed() {
-        let tallies = Tallies::new(0, HISTOGRAMS);
+        let tallies = ShardedCounters::new(0, HISTOGRAMS);
         for nanos in [0, 10, 11, 20, 21, 1000] {
             tallies.time(0, Duration::from_nanos(nanos));
         }
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn two_of_them_on_one_thread_are_kept_apart() {
-        let (first, second) = (Tallies::new(1, &[]), Tallies::new(1, &[]));
+        let (first, second) = (ShardedCounters::new(1, &[]), ShardedCounters::new(1, &[]));
         first.count(0, 3);
         second.count(0, 5);
         first.count(0, 1);

@@ -1,4 +1,5 @@
-//! Sources that ask for many names which are refused: what names can carry out, byte by byte.
+//! Detects clients that are refused many distinct names: a sign of data leaking through names, as in
+//! DNS tunnels.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -12,7 +13,7 @@ pub(super) const MANY: usize = 50;
 /// How long names are remembered.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// Sources that are watched at once; an IPv6 source is its /64. About 4 MB if all are full.
+/// Clients that are watched at once; an IPv6 source is its /64. About 4 MB if all are full.
 const SOURCES_MAX: usize = 4096;
 
 /// Time between two looks through all sources.
@@ -20,7 +21,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// The sources of refused names.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(super) struct RefusedNames {
     hasher: RandomState,
     seen: Mutex<Seen>,
 }
@@ -38,7 +39,7 @@ struct Source {
     names: HashSet<u64>,
 }
 
-impl Sources {
+impl RefusedNames {
     /// Notes a refused name; true once in a window, where the source has asked for [`MANY`].
     pub(super) fn refused(&self, client: IpAddr, name: &str, now: Instant) -> bool {
         let name = self.hasher.hash_one(name);
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_source_of_many_refused_names_is_told_once_in_ten_minutes() {
-        let sources = Sources::default();
+        let sources = RefusedNames::default();
         let (one, begun) = ("192.0.2.1".parse().unwrap(), Instant::now());
         let told = |at: Instant| (0..200).filter(|&n| sources.refused(one, &name(n), at)).count();
         assert_eq!(told(begun), 1);
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_sources_that_are_watched_are_bounded() {
-        let sources = Sources::default();
+        let sources = RefusedNames::default();
         let now = Instant::now();
         for n in 0..2 * SOURCES_MAX as u32 {
             sources.refused(n.to_be_bytes().into(), &name(1), now);

@@ -6,7 +6,7 @@ use metrics::{
 };
 
 use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
-use super::tally::Bounds;
+use super::sharded::Bounds;
 use crate::policy::Action;
 
 /// The histograms: name, and upper bounds of the buckets in nanoseconds.

@@ -1,4 +1,5 @@
-//! The watch over what stands in the kernel: on a thread of its own, every few seconds.
+//! Watches whether the capture rules still stand in the kernel, on a thread of its own, and has the
+//! sets of the short cut kept in sync.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,24 +12,24 @@ use tracing::{error, info, warn};
 
 use super::check::Fences;
 use super::finding::{Check, Finding};
-use super::keeper::{Keeper, State, Wanted};
+use super::set_sync::{DesiredState, KernelSetSync, State};
 use super::shortcut::{TABLE as SHORTCUT_TABLE, counted};
 use crate::account::Account;
 use crate::control::config::{Config, Listen, ListenMode, Shortcut};
 use crate::sys;
 
-/// Time between two looks: what is torn down is told of in less than ten seconds.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Time between two polls: what is torn down is told of in less than ten seconds.
+pub const POLL_EVERY: Duration = Duration::from_secs(5);
 
 /// The thread that watches.
 #[derive(Debug)]
-pub struct Fence {
-    keeper: Arc<Keeper>,
-    orders: Sender<Wanted>,
+pub struct CaptureMonitor {
+    set_sync: Arc<KernelSetSync>,
+    states: Sender<DesiredState>,
     hindered: Arc<Mutex<Option<String>>>,
 }
 
-impl Fence {
+impl CaptureMonitor {
     /// Begins to watch; `None` where no listener is captured for.
     ///
     /// # Errors
@@ -37,11 +38,11 @@ impl Fence {
         if config.listen.iter().all(|listen| listen.mode == ListenMode::Proxy) {
             return Ok(None);
         }
-        let keeper = Arc::new(Keeper::default());
-        let (orders, heard) = channel();
+        let set_sync = Arc::new(KernelSetSync::default());
+        let (states, heard) = channel();
         let hindered = Arc::default();
         let watch = Watch {
-            keeper: Arc::clone(&keeper),
+            set_sync: Arc::clone(&set_sync),
             hindered: Arc::clone(&hindered),
             account,
             listen: config.listen.clone(),
@@ -52,7 +53,7 @@ impl Fence {
         };
         let work = move || watch.run(&heard);
         thread::Builder::new().name("fence".into()).spawn(work)?;
-        Ok(Some(Self { keeper, orders, hindered }))
+        Ok(Some(Self { set_sync, states, hindered }))
     }
 
     /// What keeps packets from the listeners by the last look, with what mends it; `None` where nothing
@@ -62,24 +63,24 @@ impl Fence {
         self.hindered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The one who fills the kernel's sets.
+    /// Keeps the sets of the short cut in the kernel as the policy says.
     #[must_use]
-    pub const fn keeper(&self) -> &Arc<Keeper> {
-        &self.keeper
+    pub const fn set_sync(&self) -> &Arc<KernelSetSync> {
+        &self.set_sync
     }
 
     /// The policy that is in force from now on; its sets are handed over soon, unless
-    /// [`Keeper::take_up`] already did.
-    pub fn follow(&self, wanted: Wanted) {
+    /// [`KernelSetSync::install`] already did.
+    pub fn follow(&self, desired: DesiredState) {
         // The thread lasts as long as the process.
-        if self.orders.send(wanted).is_err() {
+        if self.states.send(desired).is_err() {
             error!("the watch over the capture has ended");
         }
     }
 }
 
 struct Watch {
-    keeper: Arc<Keeper>,
+    set_sync: Arc<KernelSetSync>,
     hindered: Arc<Mutex<Option<String>>>,
     account: Account,
     listen: Vec<Listen>,
@@ -92,14 +93,14 @@ struct Watch {
 }
 
 impl Watch {
-    fn run(mut self, orders: &Receiver<Wanted>) {
+    fn run(mut self, states: &Receiver<DesiredState>) {
         loop {
-            let state = match orders.recv_timeout(LOOK_EVERY) {
-                Ok(wanted) => {
-                    self.setting = wanted.setting();
-                    self.keeper.follow(wanted)
+            let state = match states.recv_timeout(POLL_EVERY) {
+                Ok(desired) => {
+                    self.setting = desired.setting();
+                    self.set_sync.follow(desired)
                 }
-                Err(RecvTimeoutError::Timeout) => self.keeper.look(),
+                Err(RecvTimeoutError::Timeout) => self.set_sync.poll(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             match state {
@@ -109,7 +110,7 @@ impl Watch {
             if self.setting != Shortcut::Off {
                 self.count();
             }
-            self.look();
+            self.poll();
         }
     }
 
@@ -152,7 +153,7 @@ impl Watch {
         }
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         let Some(fences) = Fences::new(&self.listen, self.setting) else { return };
         let mut hindered = None;
         for (check, finding) in fences.look() {

@@ -1,4 +1,4 @@
-//! Keeps the kernel's sets what the policy in force says.
+//! Keeps the nftables sets of the short cut in sync with the policy in force.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,14 +13,14 @@ use crate::policy::{Policy, TooMuch};
 
 /// The policy whose sets the kernel is to have.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct DesiredState {
     setting: Setting,
     policy: Arc<Policy>,
     /// A client of every class among them.
     candidates: Vec<IpAddr>,
 }
 
-impl Wanted {
+impl DesiredState {
     /// What a policy and its configuration ask for.
     #[must_use]
     pub fn new(config: &Config, policy: Arc<Policy>) -> Self {
@@ -86,77 +86,77 @@ pub enum State {
     Without(String),
 }
 
-/// The one who fills the kernel's sets. May be shared; one changes them at a time.
+/// Fills the kernel's sets. May be shared; one thread changes them at a time.
 #[derive(Debug, Default)]
-pub struct Keeper(Mutex<Kept>);
+pub struct KernelSetSync(Mutex<Inner>);
 
 #[derive(Debug, Default)]
-struct Kept {
-    wanted: Option<Wanted>,
+struct Inner {
+    desired: Option<DesiredState>,
     /// Intervals of the sets that were loaded, and their edition.
     loaded: Option<(String, usize)>,
 }
 
-impl Keeper {
+impl KernelSetSync {
     /// Hands the kernel the sets of a policy, or takes the last ones away where it may have none.
     /// On return the kernel has no sets but these.
     ///
     /// # Errors
     /// The sets of an earlier policy stand and cannot be taken away: whoever publishes the new one
     /// would have the kernel judge by the old.
-    pub fn take_up(&self, wanted: Wanted) -> Result<State, CaptureFault> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = match (&kept.wanted, wanted.setting) {
+    pub fn install(&self, desired: DesiredState) -> Result<State, CaptureFault> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing = match (&inner.desired, desired.setting) {
             // An earlier run may have left sets. Who may not look has left none.
             (None, Setting::Off) => standing().unwrap_or(None),
-            (Some(Wanted { setting: Setting::Off, .. }), Setting::Off) => {
+            (Some(DesiredState { setting: Setting::Off, .. }), Setting::Off) => {
                 // Nothing changes but the policy, and the tables of the last one go with it.
-                kept.wanted = Some(wanted);
+                inner.desired = Some(desired);
                 return Ok(State::Off);
             }
             _ => standing()?,
         };
-        let state = kept.load(&wanted, standing.as_ref())?;
-        kept.wanted = Some(wanted);
+        let state = inner.load(&desired, standing.as_ref())?;
+        inner.desired = Some(desired);
         Ok(state)
     }
 
-    /// As [`Keeper::take_up`], where the kernel has not got these very sets already.
+    /// As [`KernelSetSync::install`], where the kernel has not got these very sets already.
     ///
     /// # Errors
-    /// As [`Keeper::take_up`].
-    pub fn follow(&self, wanted: Wanted) -> Result<State, CaptureFault> {
+    /// As [`KernelSetSync::install`].
+    pub fn follow(&self, desired: DesiredState) -> Result<State, CaptureFault> {
         {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let loaded = kept.loaded.as_ref();
-            if loaded.is_none_or(|(edition, _)| *edition != wanted.edition()) {
-                drop(kept);
-                return self.take_up(wanted);
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let loaded = inner.loaded.as_ref();
+            if loaded.is_none_or(|(edition, _)| *edition != desired.edition()) {
+                drop(inner);
+                return self.install(desired);
             }
             // The same sets, of a policy whose tables may be others.
-            kept.wanted = Some(wanted);
+            inner.desired = Some(desired);
         }
-        self.look()
+        self.poll()
     }
 
     /// Looks whether the kernel has the sets that it should have, and hands them over where it has
     /// not: a frame was set since, or set anew.
     ///
     /// # Errors
-    /// As [`Keeper::take_up`].
-    pub fn look(&self) -> Result<State, CaptureFault> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(wanted) = kept.wanted.clone().filter(|wanted| wanted.setting != Setting::Off)
+    /// As [`KernelSetSync::install`].
+    pub fn poll(&self) -> Result<State, CaptureFault> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(desired) = inner.desired.clone().filter(|desired| desired.setting != Setting::Off)
         else {
             return Ok(State::Off);
         };
         let Some(standing) = standing()? else { return Ok(State::NoFrame) };
-        if let Some((edition, intervals)) = &kept.loaded
+        if let Some((edition, intervals)) = &inner.loaded
             && standing.edition.as_ref() == Some(edition)
         {
             return Ok(State::Standing(*intervals));
         }
-        kept.load(&wanted, Some(&standing))
+        inner.load(&desired, Some(&standing))
     }
 
     /// Has the kernel judge nothing any more: the gateway stops, and nobody would tell it of a
@@ -165,10 +165,10 @@ impl Keeper {
     /// # Errors
     /// The sets stand and cannot be taken away.
     pub fn stop(&self) -> Result<(), CaptureFault> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = kept.wanted.take();
-        kept.loaded = None;
-        if wanted.is_none_or(|wanted| wanted.setting == Setting::Off) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let desired = inner.desired.take();
+        inner.loaded = None;
+        if desired.is_none_or(|desired| desired.setting == Setting::Off) {
             return Ok(());
         }
         match standing()? {
@@ -178,31 +178,31 @@ impl Keeper {
     }
 }
 
-impl Kept {
+impl Inner {
     fn load(
         &mut self,
-        wanted: &Wanted,
+        desired: &DesiredState,
         standing: Option<&Standing>,
     ) -> Result<State, CaptureFault> {
         let Some(standing) = standing else {
             self.loaded = None;
-            return Ok(if wanted.setting == Setting::Off { State::Off } else { State::NoFrame });
+            return Ok(if desired.setting == Setting::Off { State::Off } else { State::NoFrame });
         };
         let clear = || nft(&shortcut::nothing(standing, false));
         self.loaded = None;
-        if wanted.setting == Setting::Off {
+        if desired.setting == Setting::Off {
             clear()?;
             return Ok(State::Off);
         }
-        let shortcut = match wanted.shortcut() {
+        let shortcut = match desired.shortcut() {
             Ok(shortcut) => shortcut,
             Err(too_much) => {
                 clear()?;
                 return Ok(State::Without(too_much.to_string()));
             }
         };
-        let next = wanted.edition();
-        let program = shortcut::program(&shortcut, wanted.setting, standing, &next);
+        let next = desired.edition();
+        let program = shortcut::program(&shortcut, desired.setting, standing, &next);
         let fill = || shortcut::fill(&shortcut, program.half).map_err(CaptureFault::Intervals);
         let done = nft(&program.before).and_then(|()| fill()).and_then(|()| nft(&program.swap));
         match done {
@@ -234,13 +234,13 @@ mod tests {
     fn without_a_short_cut_the_last_policy_is_let_go() {
         let loaded = load(None, Timestamp::now()).unwrap();
         let compiler = loaded.compiler;
-        let wanted =
-            || Wanted::new(compiler.config(), Arc::new(compiler.policy_at(Timestamp::now())));
-        let keeper = Keeper::default();
-        let first = wanted();
+        let desired =
+            || DesiredState::new(compiler.config(), Arc::new(compiler.policy_at(Timestamp::now())));
+        let set_sync = KernelSetSync::default();
+        let first = desired();
         let seen = Arc::downgrade(&first.policy);
-        for wanted in [first, wanted()] {
-            assert_eq!(keeper.take_up(wanted).unwrap(), State::Off);
+        for desired in [first, desired()] {
+            assert_eq!(set_sync.install(desired).unwrap(), State::Off);
         }
         assert!(seen.upgrade().is_none(), "its tables are held for nothing");
     }
