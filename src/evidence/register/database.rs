@@ -11,6 +11,14 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::{FILE, Flow, HOURS_MAX, Label, Names, Place, Progress, REST, Register, RegisterFault};
 use crate::evidence::writer::aside;
 
+/// Adds a row to the sums of its hour, label and name.
+const ADD_UP: &str = "ON CONFLICT DO UPDATE SET opened = opened + excluded.opened,
+    connections = connections + excluded.connections,
+    bytes_up = bytes_up + excluded.bytes_up,
+    bytes_down = bytes_down + excluded.bytes_down,
+    first_seen = min(first_seen, excluded.first_seen),
+    last_seen = max(last_seen, excluded.last_seen)";
+
 /// The form of the database that this program writes.
 const VERSION: i64 = 1;
 
@@ -246,19 +254,13 @@ impl Register {
             }
         }
         self.database
-            .prepare(
+            .prepare(&format!(
                 "INSERT INTO hourly
                  SELECT hour, label, '*', sum(opened), sum(connections), sum(bytes_up),
                         sum(bytes_down), min(first_seen), max(last_seen), 0
                  FROM hourly WHERE hour = ?1 AND (label, name) IN (SELECT label, name FROM temp.folded)
-                 GROUP BY label
-                 ON CONFLICT DO UPDATE SET opened = opened + excluded.opened,
-                     connections = connections + excluded.connections,
-                     bytes_up = bytes_up + excluded.bytes_up,
-                     bytes_down = bytes_down + excluded.bytes_down,
-                     first_seen = min(first_seen, excluded.first_seen),
-                     last_seen = max(last_seen, excluded.last_seen)",
-            )?
+                 GROUP BY label {ADD_UP}"
+            ))?
             .execute([hour])?;
         self.database
             .prepare(
@@ -275,15 +277,9 @@ impl Register {
             return Ok(());
         }
         self.begin()?;
-        let mut add = self.database.prepare(
-            "INSERT INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT DO UPDATE SET opened = opened + excluded.opened,
-                 connections = connections + excluded.connections,
-                 bytes_up = bytes_up + excluded.bytes_up,
-                 bytes_down = bytes_down + excluded.bytes_down,
-                 first_seen = min(first_seen, excluded.first_seen),
-                 last_seen = max(last_seen, excluded.last_seen)",
-        )?;
+        let mut add = self.database.prepare(&format!(
+            "INSERT INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {ADD_UP}"
+        ))?;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         for ((hour, label, name), sums) in self.pending.drain() {
             let place: Place = (hour, label, name);

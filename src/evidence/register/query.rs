@@ -61,16 +61,16 @@ impl Column {
             Self::Hour => "strftime('%Y-%m-%dT%H:00Z', hour, 'unixepoch')",
             Self::Day => "strftime('%Y-%m-%d', hour, 'unixepoch')",
             Self::Group => "group_name",
-            Self::Name => "name",
-            Self::Location => "location",
-            Self::Operator => "operator",
-            Self::Law => "law",
-            Self::Basis => "basis",
-            Self::Rule => "rule",
-            Self::Verdict => "verdict",
-            Self::Reason => "reason",
-            Self::Listener => "listener",
-            Self::Transport => "transport",
+            Self::Name
+            | Self::Location
+            | Self::Operator
+            | Self::Law
+            | Self::Basis
+            | Self::Rule
+            | Self::Verdict
+            | Self::Reason
+            | Self::Listener
+            | Self::Transport => self.label(),
         }
     }
 }
