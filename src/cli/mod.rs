@@ -8,6 +8,7 @@ mod data;
 mod explain;
 mod inspect;
 mod journal;
+mod man;
 mod progress;
 mod run;
 mod zones;
@@ -54,8 +55,8 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page (roff)
-    Man,
+    /// Print the manual page of a command (roff), or write those of all
+    Man(man::Manual),
 }
 
 /// Where the policy of the installed service is.
@@ -152,10 +153,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
             clap_complete::generate(shell, &mut Arguments::command(), "schengate", out);
             Ok(Exit::Yes)
         }
-        Command::Man => {
-            clap_mangen::Man::new(Arguments::command()).render(out)?;
-            Ok(Exit::Yes)
-        }
+        Command::Man(manual) => man::man(&manual, Arguments::command(), out),
     }
 }
 
