@@ -23,6 +23,7 @@ pub mod identify;
 pub mod inspect;
 mod net;
 pub mod policy;
+pub mod report;
 pub mod service;
 pub mod settings;
 pub mod sys;

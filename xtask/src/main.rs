@@ -4,6 +4,7 @@
 
 mod embed;
 mod truth;
+mod world;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -24,12 +25,15 @@ enum Command {
     Embed(embed::Embed),
     /// Hold what the embedded tables say against what providers publish
     Truth(truth::Truth),
+    /// Make the map and the names of countries of reports from the packages that config/README.md names
+    World(world::World),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Truth(arguments) => truth::run(&arguments),
+        Command::World(arguments) => world::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,3 @@
+//! What people read of the record. Pure: rows and records in, texts out.
+
+pub mod world;
