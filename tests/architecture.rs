@@ -256,6 +256,7 @@ const CONTROL_ROOMS: &[&str] = &[
     "load",
     "reload",
     "update",
+    "explain",
     "admin",
 ];
 
