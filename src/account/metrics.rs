@@ -60,6 +60,27 @@ mod place {
 
 const INGRESSES: usize = Ingress::ALL.len();
 
+/// Counters of the process at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections and requests that live.
+    pub live: u64,
+    /// Bytes to destinations.
+    pub bytes_up: u64,
+    /// Bytes to clients.
+    pub bytes_down: u64,
+    /// Those that ended before a verdict.
+    pub unjudged: u64,
+    /// Verdicts that are not zero, by action and reason.
+    pub verdicts: Vec<(Action, Reason, u64)>,
+    /// Judged destinations by country, where they are in one; none is zero.
+    pub countries: Vec<(Country, u64)>,
+    /// Those that nobody can place.
+    pub no_country: u64,
+    /// Those that may be in several, or answer from many places.
+    pub several_countries: u64,
+}
+
 /// Every metric of the process.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -141,6 +162,39 @@ impl Metrics {
         let active = sum(place::OPENED).saturating_sub(sum(place::CLOSED));
         self.taken.active.set(active as f64);
         with_local_recorder(&self.recorder, || collect_series(sum));
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let sums = self.tallies.sums();
+        let sum = |at: usize| sums.counts.get(at).copied().unwrap_or(0);
+        let of_ingresses =
+            |at: &dyn Fn(Ingress) -> usize| Ingress::ALL.iter().map(|of| sum(at(*of))).sum();
+        let mut verdicts = Vec::new();
+        for action in Action::ALL {
+            for reason in Reason::ALL {
+                let at = |of| place::judged(of, action as usize, reason.index());
+                let count: u64 = of_ingresses(&at);
+                if count > 0 {
+                    verdicts.push((action, reason, count));
+                }
+            }
+        }
+        let countries = Country::all()
+            .map(|country| (country, sum(place::COUNTRIES + country.index())))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Counts {
+            live: sum(place::OPENED).saturating_sub(sum(place::CLOSED)),
+            bytes_up: sum(place::BYTES_UP),
+            bytes_down: sum(place::BYTES_DOWN),
+            unjudged: of_ingresses(&|of| place::UNJUDGED + of as usize),
+            verdicts,
+            countries,
+            no_country: sum(place::NO_COUNTRY),
+            several_countries: sum(place::SEVERAL_COUNTRIES),
+        }
     }
 
     /// A verdict on a connection that came in by `ingress`.

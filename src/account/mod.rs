@@ -6,8 +6,11 @@ mod definitions;
 mod folded;
 mod labels;
 mod line;
+pub mod live;
 mod log;
 mod metrics;
+pub mod notice;
+mod recent;
 mod record;
 mod refused_names;
 mod sharded;
@@ -24,7 +27,9 @@ use jiff::Timestamp;
 
 pub use context::{DecisionContext, Facts};
 pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
-pub use metrics::Metrics;
+pub use metrics::{Counts, Metrics};
+pub use notice::Notice;
+pub use recent::Happened;
 pub use record::Record;
 pub(crate) use refused_names::network;
 
@@ -34,6 +39,7 @@ use crate::policy::Verdict;
 use folded::Folded;
 use line::{Line, key};
 use log::{Kind, Log};
+use recent::Recent;
 use refused_names::RefusedNames;
 
 /// How a connection came in. The label `mode` of the metrics, the field `listener` of the record.
@@ -101,6 +107,8 @@ pub enum End {
     NoOrigin,
     /// A later policy no longer permits it.
     PolicyChange,
+    /// Somebody who may do so ended it, by the API of the admin listener.
+    Killed,
     /// The gateway is stopping.
     Drained,
     /// A UDP flow that gave way to a newer one, when there were too many of unproven source.
@@ -136,6 +144,7 @@ impl End {
             Self::BadRequest => "bad-request",
             Self::NoOrigin => "no-origin",
             Self::PolicyChange => "policy-change",
+            Self::Killed => "killed",
             Self::Drained => "drained",
             Self::Displaced => "displaced",
             Self::Restarted => "restarted",
@@ -174,6 +183,7 @@ struct Inner {
     folded: Folded,
     /// Waivers by which something was judged, by the names of their rules.
     waivers: Mutex<HashSet<Box<str>>>,
+    recent: Recent,
     /// The first part of each id, by which those of different runs differ: the milliseconds since
     /// 1970 at which the process began to keep a record.
     run: String,
@@ -201,6 +211,7 @@ impl Account {
             sources: RefusedNames::default(),
             folded: Folded::default(),
             waivers: Mutex::default(),
+            recent: Recent::default(),
             run,
             sequence: AtomicU64::new(1),
         })))
@@ -290,6 +301,37 @@ impl Account {
     /// A waiver holds no longer: another of that name is used for the first time again.
     pub fn waiver_ended(&self, rule: &str) {
         self.0.waivers.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
+    }
+
+    /// Whether a waiver of this name has decided about a connection since the gateway began.
+    #[must_use]
+    pub fn waiver_is_used(&self, rule: &str) -> bool {
+        self.0.waivers.lock().unwrap_or_else(PoisonError::into_inner).contains(rule)
+    }
+
+    /// The event id of a record of this run.
+    #[must_use]
+    pub fn id(&self, sequence: u64) -> String {
+        format!("{}{sequence}", self.0.run)
+    }
+
+    /// The number of the record that an event id of this run names; `None` where it is of another one,
+    /// or no event id.
+    #[must_use]
+    pub fn sequence(&self, id: &str) -> Option<u64> {
+        id.strip_prefix(&self.0.run)?.parse().ok()
+    }
+
+    /// Takes what was decided since the last call, the oldest first, and how much of it was written
+    /// over before. Refusals alone, unless somebody [watches](Account::watch). One reader at a time.
+    #[must_use]
+    pub fn take_recent(&self) -> (Vec<Happened>, u64) {
+        self.0.recent.take()
+    }
+
+    /// Whether somebody wants to see what was let go as well.
+    pub fn watch(&self, watched: bool) {
+        self.0.recent.watch(watched);
     }
 
     /// Counts what a live connection has forwarded, and records it where `[audit] interval` has passed
@@ -400,6 +442,13 @@ impl Bytes {
     /// They are those of an open record.
     fn opened(&self, sequence: u64, since: Instant) {
         self.record.get_or_init(|| (sequence, since));
+    }
+
+    /// The number of the record that they are of, and how long ago it began; `None` before it is
+    /// forwarded.
+    #[must_use]
+    pub fn record(&self) -> Option<(u64, Duration)> {
+        self.record.get().map(|(sequence, since)| (*sequence, since.elapsed()))
     }
 
     /// `count` bytes more went to the destination.

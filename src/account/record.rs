@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::folded::Kind;
 use super::line::{Line, key};
 use super::{
-    Account, Bytes, Decision, End, Facts, Ingress, Metrics, Named, network, refused_names,
+    Account, Bytes, Decision, End, Facts, Happened, Ingress, Metrics, Named, network, refused_names,
 };
 use crate::evidence::{self as sink, OnDisk, Unkept};
 use crate::identify::{Fault, HostName};
@@ -87,6 +87,12 @@ impl Record {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         self.account.metrics()
+    }
+
+    /// How the connection came in.
+    #[must_use]
+    pub const fn ingress(&self) -> Ingress {
+        self.ingress
     }
 
     /// Time since the record was opened.
@@ -196,6 +202,7 @@ impl Record {
             return Err(End::Refused);
         }
         self.show("open", None, now);
+        self.tell("open", None, now);
         self.bytes.opened(self.sequence, self.opened);
         Ok(())
     }
@@ -225,6 +232,33 @@ impl Record {
         // Only an `open` line is one without which nothing goes on.
         let _kept = self.keep(event, Some(end), now);
         self.show(event, Some(end), now);
+        self.tell(event, Some(end), now);
+    }
+
+    /// Tells those who look on: of a refusal always, of anything else where somebody wants it.
+    fn tell(&self, event: &'static str, end: Option<End>, now: Timestamp) {
+        let is_refused = self.judged.as_deref().is_some_and(|judged| {
+            let verdict = &judged.verdict;
+            // What `observe` lets go and `enforce` would not is told of when it is let go.
+            let would = event == "open" && verdict.would() == Some(Action::Block);
+            would || verdict.action() == Action::Block
+        });
+        let recent = &self.account.0.recent;
+        if is_refused || recent.is_watched() {
+            recent.put(Happened {
+                event,
+                sequence: self.sequence,
+                at_ms: now.as_millisecond(),
+                client: self.client,
+                ingress: self.ingress,
+                transport: self.transport,
+                destination: self.destination,
+                judged: self.judged.as_deref().cloned(),
+                end,
+                bytes: self.bytes.totals(),
+                duration_ms: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
+            });
+        }
     }
 
     /// Puts a line into the record.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Exit, PolicyFile};
+use crate::control::admin::{Access, AccessFault};
 use crate::control::compile::Compiler;
 use crate::control::config::{self, Data, Fault, Source};
 use crate::control::data::DataFault;
@@ -33,6 +34,12 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
     let now = Timestamp::now();
     let against = Against::Remembered { allow_older: arguments.allow_older };
     let loaded = load_against(path, now, against);
+    // What only the start reads, and would stop at.
+    let admin = loaded.as_ref().ok().map(|loaded| Access::load(&loaded.compiler.config().admin));
+    let admin = admin.and_then(Result::err);
+    if let Some(fault) = admin {
+        return not_served(&fault, arguments.json, out);
+    }
     let exit = match &loaded {
         Ok(_) => Exit::Yes,
         Err(LoadFault::Policy(faults)) if faults.is_unreadable() => Exit::NoAnswer,
@@ -98,6 +105,17 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
         }
     }
     Ok(exit)
+}
+
+/// The policy is sound, and the gateway would not start with its admin listener.
+fn not_served(fault: &AccessFault, as_json: bool, out: &mut impl Write) -> io::Result<Exit> {
+    if as_json {
+        let faults = [json!({ "key": "admin", "what": fault.to_string() })];
+        writeln!(out, "{}", json!({ "ok": false, "faults": faults, "lints": [] }))?;
+    } else {
+        eprintln!("{fault}");
+    }
+    Ok(Exit::No)
 }
 
 /// What is to be said of each table that is older than 90 days.

@@ -202,6 +202,12 @@ impl PolicyManager {
         &self.compiler
     }
 
+    /// The loaded file and tables, for those who keep them as long as they are in force.
+    #[must_use]
+    pub fn shared_compiler(&self) -> Arc<Compiler> {
+        Arc::clone(&self.compiler)
+    }
+
     /// The configuration of the loaded file.
     #[must_use]
     pub fn config(&self) -> &Config {

@@ -5,7 +5,7 @@ use super::evaluate::{
     Answer, First, NameEvidence, Subject, evaluate_cached, evaluate_early, evaluate_unasked,
     evaluate_with_dns, now_ms,
 };
-use super::refuse::{Notice, Rejection};
+use super::refuse::{self, Rejection};
 use super::session::Session;
 use super::worker::Worker;
 use crate::account::Decision;
@@ -122,7 +122,7 @@ impl Session {
                 Ok(permit)
             }
             Err(denial) => {
-                let notice = Notice::of(denial, &self.record, policy.contact());
+                let notice = refuse::notice(denial, &self.record, Some(policy));
                 Err(Rejection::refused(protocol, notice))
             }
         }
@@ -153,7 +153,7 @@ impl Session {
     /// The refusal of a connection that no policy was asked about.
     pub(super) fn refused(&mut self, denial: Denial) -> Rejection {
         self.record.judged(Decision::without_policy(*denial.verdict()));
-        let notice = Notice::of(denial, &self.record, None);
+        let notice = refuse::notice(denial, &self.record, None);
         Rejection::refused(Protocol::Other, notice)
     }
 }

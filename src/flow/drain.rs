@@ -1,5 +1,6 @@
 //! Starts the workers, has them judge their live connections again, and stops them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
@@ -25,6 +28,7 @@ use super::settings::{self, NameService, Settings};
 use super::slots::{Clients, Shares};
 use super::udp;
 use super::worker::Worker;
+use crate::account::live::{By, Listed, Selection, Total};
 use crate::account::{Account, End, Ingress};
 use crate::egress::name_binding::{BindingCache, Memory};
 use crate::egress::{Allowance, Resolver};
@@ -52,6 +56,9 @@ struct WorkerThread {
 enum Command {
     Rejudge,
     Ping(mpsc::Sender<()>),
+    List(Arc<Selection>, oneshot::Sender<Listed>),
+    Totals(By, oneshot::Sender<HashMap<String, Total>>),
+    Kill(u64, oneshot::Sender<bool>),
     /// How long connections have, and who waits until the listeners are free.
     Drain(Duration, Option<mpsc::Sender<()>>),
 }
@@ -203,6 +210,12 @@ impl DataPlane {
         }
     }
 
+    /// The way for others to ask about the live connections, as long as there are workers.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        Connections(self.workers.iter().map(|worker| worker.commands.downgrade()).collect())
+    }
+
     /// Whether every worker answers within `limit`, and none lost a listener. Where this is false
     /// the process should end, so that its supervisor starts it anew.
     #[must_use]
@@ -239,6 +252,47 @@ impl DataPlane {
                 tracing::error!("a worker ended in a panic");
             }
         }
+    }
+}
+
+/// Asks the workers about their live connections. It keeps none of them running, and each answers
+/// between two of its other tasks: no connection waits for who looks on.
+#[derive(Clone)]
+pub struct Connections(Vec<WeakUnboundedSender<Command>>);
+
+impl Connections {
+    /// What is wanted, of each worker that still takes connections.
+    #[must_use]
+    pub fn list(&self, wanted: &Arc<Selection>) -> Vec<oneshot::Receiver<Listed>> {
+        self.ask(|answer| Command::List(Arc::clone(wanted), answer))
+    }
+
+    /// Bytes of live connections, added up by each worker.
+    #[must_use]
+    pub fn totals(&self, by: By) -> Vec<oneshot::Receiver<HashMap<String, Total>>> {
+        self.ask(|answer| Command::Totals(by, answer))
+    }
+
+    /// Ends the connection of this record, where a worker has it: that one answers `true`.
+    #[must_use]
+    pub fn kill(&self, sequence: u64) -> Vec<oneshot::Receiver<bool>> {
+        self.ask(|answer| Command::Kill(sequence, answer))
+    }
+
+    fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<oneshot::Receiver<T>> {
+        let ask = |worker: &WeakUnboundedSender<Command>| {
+            let (answer, answered) = oneshot::channel();
+            // A worker that is gone has no connections.
+            worker.upgrade()?.send(command(answer)).ok()?;
+            Some(answered)
+        };
+        self.0.iter().filter_map(ask).collect()
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("workers", &self.0.len()).finish()
     }
 }
 
@@ -370,6 +424,22 @@ async fn run_commands(
                 Some(Command::Rejudge) => {
                     let worker = Rc::clone(worker);
                     spawn_local(async move { worker.rejudge().await });
+                }
+                // Who asked may have given up waiting.
+                Some(Command::List(wanted, answer)) => {
+                    let worker = Rc::clone(worker);
+                    spawn_local(async move {
+                        answer.send(worker.registry.list(&wanted).await).ok();
+                    });
+                }
+                Some(Command::Totals(by, answer)) => {
+                    let worker = Rc::clone(worker);
+                    spawn_local(async move {
+                        answer.send(worker.registry.totals(by).await).ok();
+                    });
+                }
+                Some(Command::Kill(sequence, answer)) => {
+                    answer.send(worker.registry.kill(sequence)).ok();
                 }
                 Some(Command::Ping(_)) if broken => {}
                 Some(Command::Ping(answer)) => {

@@ -64,5 +64,5 @@ mod tests;
 mod udp;
 mod worker;
 
-pub use drain::DataPlane;
+pub use drain::{Connections, DataPlane};
 pub use settings::{Listener, NameService, Settings};

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::http::{Client, Held};
-use crate::account::{End, Record};
+use crate::account::notice::{NOTICE_POLICY, sf_string};
+use crate::account::{End, Facts, Named, Notice, Record};
 use crate::identify::Protocol;
 use crate::net::close::{self, Bounds};
 use crate::net::socket::TcpSocket;
-use crate::policy::{Denial, Reason};
+use crate::policy::{Denial, Policy};
 
 /// A fatal `access_denied` alert (49) in a plaintext record of version 3.3 (RFC 8446 §5.1, §6.2).
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
@@ -47,116 +48,61 @@ impl Rejection {
     }
 }
 
-/// What the refused are told.
-#[derive(Debug)]
-pub(super) struct Notice {
-    reason: &'static str,
-    sentence: &'static str,
-    place: String,
-    rule: Option<String>,
-    event: String,
-    contact: Option<String>,
+/// What the record and the policy say of a denial; `policy` is the one that gave it, where one did.
+pub(super) fn notice(denial: Denial, record: &Record, policy: Option<&Policy>) -> Notice {
+    let verdict = *denial.verdict();
+    let judged = record.judgement();
+    let facts = judged.map(|judged| judged.context.facts());
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let place = |facts: &Facts<'_>| match (facts.place.anycast, facts.place.codes.is_empty()) {
+        (true, _) => "anycast".to_owned(),
+        (false, true) => "unknown".to_owned(),
+        (false, false) => facts.place.codes.to_string(),
+    };
+    Notice {
+        reason: verdict.reason(),
+        place: facts.as_ref().map_or_else(|| "unknown".to_owned(), place),
+        host: owned(judged.and_then(|judged| judged.name.as_ref()).map(Named::host)),
+        destination: Some(verdict.destination().to_string()),
+        rule: owned(facts.as_ref().and_then(|facts| facts.rule)),
+        group: owned(facts.as_ref().and_then(|facts| facts.group)),
+        policy: owned(facts.as_ref().and_then(|facts| facts.policy)),
+        event: record.id(),
+        contact: owned(policy.and_then(Policy::contact)),
+        ask_url: owned(policy.and_then(Policy::ask_url)),
+    }
 }
 
-impl Notice {
-    /// What the record and the policy say of a denial.
-    pub(super) fn of(denial: Denial, record: &Record, contact: Option<&str>) -> Self {
-        let reason = denial.verdict().reason();
-        let facts = record.judgement().map(|judged| judged.context.facts());
-        Self {
-            reason: reason.label(),
-            sentence: reason.sentence(),
-            place: facts.map_or_else(
-                || "unknown".to_owned(),
-                |facts| match (facts.place.anycast, facts.place.codes.is_empty()) {
-                    (true, _) => "anycast".to_owned(),
-                    (false, true) => "unknown".to_owned(),
-                    (false, false) => facts.place.codes.to_string(),
-                },
-            ),
-            rule: facts.and_then(|facts| facts.rule).map(str::to_owned),
-            event: record.id(),
-            contact: contact.map(str::to_owned),
-        }
+/// A whole HTTP/1.1 answer to the request whose head is `request`. HTML for those who ask for it, text
+/// for those who ask for that alone, else problem+json (RFC 9457).
+pub(super) fn response(notice: &Notice, request: &[u8]) -> Vec<u8> {
+    let accept = header(request, b"accept").unwrap_or_default();
+    let asks_for = |media_type: &[u8]| {
+        accept.windows(media_type.len()).any(|word| word.eq_ignore_ascii_case(media_type))
+    };
+    let mut more = String::new();
+    let mut field = |name: &str, value: &str| {
+        // Into a string nothing fails.
+        write!(more, "{name}: {value}\r\n").ok();
+    };
+    let (media_type, body) = if asks_for(b"text/html") {
+        field("Content-Security-Policy", &NOTICE_POLICY);
+        field("Referrer-Policy", "no-referrer");
+        ("text/html; charset=utf-8", notice.html())
+    } else if asks_for(b"text/plain") && !asks_for(b"json") {
+        ("text/plain; charset=utf-8", notice.text())
+    } else {
+        ("application/problem+json", format!("{}\n", notice.json()))
+    };
+    field("X-Content-Type-Options", "nosniff");
+    if notice.is_passing() {
+        field("Retry-After", "5");
     }
-
-    /// Whether it is for want of room, and another try may fare better.
-    fn is_overload(&self) -> bool {
-        [Reason::Overload, Reason::Record].iter().any(|reason| self.reason == reason.label())
+    if let Some(link) = notice.blocked_by() {
+        field("Link", &link);
     }
-
-    /// Status and title: of an overload one that clients try again after (RFC 9110 §15.6.4).
-    fn status(&self) -> Status {
-        if self.is_overload() { UNAVAILABLE } else { LEGAL }
-    }
-
-    /// The value of the `Proxy-Status` field (RFC 9209).
-    fn proxy_status(&self) -> String {
-        let rule = self.rule.as_ref().map_or_else(String::new, |rule| format!("; rule={rule}"));
-        let details =
-            format!("reason={}; place={}{rule}; event={}", self.reason, self.place, self.event);
-        let error =
-            if self.is_overload() { "connection_limit_reached" } else { "http_request_denied" };
-        format!("schengate; error={error}; details={}", sf_string(&details))
-    }
-
-    /// Body and media type: HTML for those who ask for it, else problem+json (RFC 9457).
-    fn body(&self, accept: &[u8]) -> (&'static str, String) {
-        if accept.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html")) {
-            ("text/html; charset=utf-8", self.html())
-        } else {
-            ("application/problem+json", self.json())
-        }
-    }
-
-    fn json(&self) -> String {
-        let Status(status, title) = self.status();
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": title,
-            "status": status,
-            "detail": self.sentence,
-            "reason": self.reason,
-            "place": self.place,
-            "rule": self.rule,
-            "event": self.event,
-            "contact": self.contact,
-        });
-        format!("{problem}\n")
-    }
-
-    fn html(&self) -> String {
-        let mut rows = String::new();
-        let mut row = |term: &str, text: &str| {
-            // Writing to a string cannot fail.
-            writeln!(rows, "<dt>{term}</dt><dd>{}</dd>", escaped(text)).ok();
-        };
-        row("Reason", self.reason);
-        row("Place", &self.place);
-        if let Some(rule) = &self.rule {
-            row("Rule", rule);
-        }
-        row("Event", &self.event);
-        if let Some(contact) = &self.contact {
-            row("Contact", contact);
-        }
-        format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width\">\
-             <title>Refused by policy</title></head>\n\
-             <body><h1>This connection was refused</h1>\n<p>{}</p>\n<dl>\n{rows}</dl>\n\
-             </body></html>\n",
-            escaped(self.sentence)
-        )
-    }
-
-    /// A whole HTTP/1.1 answer to the request whose head is `request`.
-    pub(super) fn response(&self, request: &[u8]) -> Vec<u8> {
-        let (media_type, body) = self.body(header(request, b"accept").unwrap_or_default());
-        let more = if self.is_overload() { "Retry-After: 5\r\n" } else { "" };
-        let status = self.status();
-        answer(status, &self.proxy_status(), media_type, more, &body, request)
-    }
+    let (status, title) = notice.status();
+    answer(Status(status, title), &notice.proxy_status(), media_type, &more, &body, request)
 }
 
 /// A status and its title.
@@ -166,7 +112,6 @@ pub(super) struct Status(pub(super) u16, pub(super) &'static str);
 pub(super) const BAD_REQUEST: Status = Status(400, "Bad Request");
 pub(super) const BAD_GATEWAY: Status = Status(502, "Bad Gateway");
 pub(super) const TIMEOUT: Status = Status(504, "Gateway Timeout");
-const LEGAL: Status = Status(451, "Unavailable For Legal Reasons");
 pub(super) const UNAVAILABLE: Status = Status(503, "Service Unavailable");
 
 /// A whole answer of the gateway's own to a request that it could not serve: an error type of RFC
@@ -216,7 +161,7 @@ pub(super) async fn run(client: TcpSocket, seen: &[u8], refusal: Refusal, silent
         // HTTP/2 with prior knowledge: an HTTP/1 answer would be noise to it.
         Protocol::Http if !seen.starts_with(b"PRI ") => {
             let client = Client::new(client, Held::default());
-            client.last(&notice.response(seen)).await;
+            client.last(&response(&notice, seen)).await;
         }
         Protocol::Http | Protocol::Quic | Protocol::Dtls | Protocol::Other => drop(client),
     }
@@ -252,33 +197,6 @@ fn header<'a>(request: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         })
 }
 
-/// A structured-field string (RFC 8941 §3.3.3): printable ASCII, with `"` and `\` escaped.
-pub(super) fn sf_string(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            ' '..='~' => quoted.push(c),
-            _ => quoted.push('?'),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-fn escaped(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            _ => out.push(c),
-        }
-        out
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -286,12 +204,17 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::policy::Reason;
 
     fn notice() -> Notice {
         Notice {
-            reason: "outside",
-            sentence: Reason::Outside.sentence(),
+            reason: Reason::Outside,
             place: "US".to_owned(),
+            host: None,
+            destination: Some("198.51.100.7:80".to_owned()),
+            group: None,
+            policy: None,
+            ask_url: None,
             rule: Some("no <\"clouds\">\r\n".to_owned()),
             event: "1a-7".to_owned(),
             contact: Some("it@hospital.example".to_owned()),
@@ -353,27 +276,35 @@ mod tests {
         assert_eq!(problem["reason"], "outside");
         assert_eq!(problem["event"], "1a-7");
         assert_eq!(problem["contact"], "it@hospital.example");
+        assert_eq!(problem["retry"], false);
+        assert!(head.contains("Link: <mailto:it@hospital.example>; rel=\"blocked-by\""), "{head}");
+        assert!(!head.contains("Retry-After"), "{head}");
     }
 
     #[test]
     fn a_browser_gets_a_page_without_markup_of_others() {
         let request = b"GET / HTTP/1.1\r\nACCEPT:  text/HTML,*/*\r\n\r\naccept: none";
-        let answer = String::from_utf8(notice().response(request)).unwrap();
+        let answer = String::from_utf8(response(&notice(), request)).unwrap();
         assert!(answer.contains("Content-Type: text/html"), "{answer}");
         assert!(answer.contains("no &lt;&quot;clouds&quot;&gt;"), "{answer}");
         assert!(!answer.contains("<script"), "{answer}");
+        assert!(answer.contains("Content-Security-Policy: default-src 'none'; style-src 'sha256-"));
+        let text = b"GET / HTTP/1.1\r\nAccept: text/plain\r\n\r\n";
+        let answer = String::from_utf8(response(&notice(), text)).unwrap();
+        assert!(answer.contains("Content-Type: text/plain"), "{answer}");
+        assert!(answer.contains("Trying again does not help"), "{answer}");
     }
 
     #[test]
     fn head_gets_the_length_and_no_body() {
-        let answer = notice().response(b"HEAD / HTTP/1.1\r\n\r\n");
+        let answer = response(&notice(), b"HEAD / HTTP/1.1\r\n\r\n");
         assert!(answer.ends_with(b"\r\n\r\n"), "{}", answer.escape_ascii());
     }
 
     #[test]
     fn an_overload_is_503_and_says_when_to_try_again() {
-        let notice = Notice { reason: Reason::Overload.label(), ..notice() };
-        let answer = String::from_utf8(notice.response(b"GET / HTTP/1.1\r\n\r\n")).unwrap();
+        let notice = Notice { reason: Reason::Overload, ..notice() };
+        let answer = String::from_utf8(response(&notice, b"GET / HTTP/1.1\r\n\r\n")).unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
         assert!(answer.contains("\r\nRetry-After: "), "{answer}");
         assert!(answer.contains("error=connection_limit_reached"), "{answer}");

@@ -2,8 +2,10 @@
 //! for another host, can judge it again and close it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,11 +13,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::evaluate::Subject;
-use crate::account::{Bytes, Decision, End, Named, Record};
+use crate::account::live::{By, Listed, LiveConnection, Selection, Total};
+use crate::account::{Bytes, Decision, DecisionContext, End, Ingress, Named, Record};
 use crate::identify::{BadName, HostName};
+use crate::policy::{Action, Reason};
+
+/// Live connections that are looked at before others have their turn.
+const LOOK_SHARE: usize = 256;
 
 /// Time between two looks at the bytes of live connections: how far the counters are behind.
 const COUNT_EVERY: Duration = Duration::from_secs(20);
@@ -93,14 +101,40 @@ const ENDLESS: u32 = u32::MAX;
 
 /// What a connection asked, its names in as many bytes as they have: it is kept as long as the
 /// connection lives, and a [`HostName`] has room for the longest one.
-type ConnFacts = Subject<Named, Box<str>>;
+struct ConnFacts {
+    subject: Subject<Named, Box<str>>,
+    shown: Option<Shown>,
+}
+
+/// What is shown of a connection beside what it asked, once it has a verdict in its record.
+struct Shown {
+    context: Arc<DecisionContext>,
+    /// The client's port.
+    port: u16,
+    ingress: Ingress,
+    action: Action,
+    reason: Reason,
+}
+
+impl Shown {
+    fn of(record: &Record) -> Option<Self> {
+        let judged = record.judgement()?;
+        Some(Self {
+            context: Arc::clone(&judged.context),
+            port: record.client().port(),
+            ingress: record.ingress(),
+            action: judged.verdict.action(),
+            reason: judged.verdict.reason(),
+        })
+    }
+}
 
 /// `name` is that of `subject`, as its record holds it.
-fn facts_of(subject: &Subject, name: Option<Named>) -> ConnFacts {
+fn facts_of(subject: &Subject, name: Option<Named>) -> Subject<Named, Box<str>> {
     subject.with_names(name, subject.inside.as_ref().map(|host| host.as_str().into()))
 }
 
-fn subject_of(note: &ConnFacts) -> Result<Subject, BadName> {
+fn subject_of(note: &Subject<Named, Box<str>>) -> Result<Subject, BadName> {
     let name = match &note.name {
         Some(name) => Some((HostName::parse(name.host().as_bytes())?, name.source())),
         None => None,
@@ -154,6 +188,52 @@ impl Registry {
         }
     }
 
+    /// What is wanted of the live connections.
+    pub(super) async fn list(&self, wanted: &Selection) -> Listed {
+        let mut listed = Listed::default();
+        self.look(|connection| listed.add(connection, wanted)).await;
+        listed.cut(wanted);
+        listed
+    }
+
+    /// The bytes of the live connections, added up.
+    pub(super) async fn totals(&self, by: By) -> HashMap<String, Total> {
+        let mut totals: HashMap<String, Total> = HashMap::new();
+        self.look(|connection| {
+            totals.entry(by.key(&connection)).or_default().add(&Total::of(&connection));
+        })
+        .await;
+        totals
+    }
+
+    /// Has `see` look at every connection that is forwarded, some at a time: others go on meanwhile,
+    /// and one that ends or begins there may be seen or not.
+    async fn look(&self, mut see: impl FnMut(LiveConnection)) {
+        let mut at = 0;
+        loop {
+            let share: Vec<_> = {
+                let flows = self.flows.borrow();
+                let Some(rest) = flows.places.get(at..).filter(|rest| !rest.is_empty()) else {
+                    return;
+                };
+                rest.iter().take(LOOK_SHARE).flatten().map(Rc::clone).collect()
+            };
+            share.iter().filter_map(|handle| handle.shown()).for_each(&mut see);
+            at += LOOK_SHARE;
+            yield_now().await;
+        }
+    }
+
+    /// Tells the connection of this record to end, and whether there is one.
+    pub(super) fn kill(&self, sequence: u64) -> bool {
+        let of = |handle: &&Rc<ConnHandle>| {
+            handle.bytes.get().and_then(|bytes| bytes.record()).is_some_and(|it| it.0 == sequence)
+        };
+        let flows = self.flows.borrow();
+        let found = flows.all().find(of);
+        found.inspect(|handle| handle.cut(End::Killed, None)).is_some()
+    }
+
     /// Tells every connection to end.
     pub(super) fn cut_all(&self, end: End) {
         for handle in self.flows.borrow().all() {
@@ -180,7 +260,7 @@ impl Registration {
     /// The connection has a verdict, in its record, and this is what it asked.
     pub(super) fn judged(&self, subject: &Subject, record: &Record) {
         let name = record.judgement().and_then(|judged| judged.name.clone());
-        self.handle.note(subject, name);
+        self.handle.put(facts_of(subject, name), Shown::of(record));
         self.handle.forwards(record.bytes());
     }
 
@@ -241,12 +321,42 @@ impl ConnHandle {
     /// A name that was read once cannot be read again, which never happens, and is no leave to go
     /// on without it.
     pub(super) fn subject(&self) -> Option<Result<Subject, BadName>> {
-        self.with_facts(|facts| subject_of(facts))
+        self.with_facts(|facts| subject_of(&facts.subject))
     }
 
     /// The connection has a verdict, and this is what it asked.
     pub(super) fn note(&self, subject: &Subject, name: Option<Named>) {
-        self.subject.set(Some(Box::new(facts_of(subject, name))));
+        let known = self.subject.take();
+        self.put(facts_of(subject, name), known.and_then(|facts| facts.shown));
+    }
+
+    fn put(&self, subject: Subject<Named, Box<str>>, shown: Option<Shown>) {
+        self.subject.set(Some(Box::new(ConnFacts { subject, shown })));
+    }
+
+    /// What others see of the connection, where it is forwarded.
+    fn shown(&self) -> Option<LiveConnection> {
+        let bytes = self.bytes.get()?;
+        let (sequence, age) = bytes.record()?;
+        let (bytes_up, bytes_down) = bytes.totals();
+        self.with_facts(|facts| {
+            let (subject, shown) = (&facts.subject, facts.shown.as_ref()?);
+            Some(LiveConnection {
+                sequence,
+                client: SocketAddr::new(subject.client, shown.port),
+                ingress: shown.ingress,
+                transport: subject.transport,
+                protocol: subject.protocol,
+                destination: subject.destination,
+                host: subject.name.as_ref().map(|name| Arc::clone(name.shared())),
+                action: shown.action,
+                reason: shown.reason,
+                context: Arc::clone(&shown.context),
+                bytes_up,
+                bytes_down,
+                age,
+            })
+        })?
     }
 
     /// What the connection forwards is counted here.
@@ -258,8 +368,8 @@ impl ConnHandle {
     /// Notes that the connection is [`Subject::mismatched`], and gives what it asks now.
     pub(super) fn mismatched(&self) -> Option<Result<Subject, BadName>> {
         self.with_facts(|facts| {
-            facts.mismatched = true;
-            subject_of(facts)
+            facts.subject.mismatched = true;
+            subject_of(&facts.subject)
         })
     }
 

@@ -39,6 +39,8 @@ pub struct Blueprint {
     pub ech: Ech,
     /// Whom a refused person may ask.
     pub contact: Option<String>,
+    /// Where a refused person can ask for the destination.
+    pub ask_url: Option<String>,
     /// How long a live connection that is no longer permitted may go on.
     pub grace: Duration,
 }

@@ -129,6 +129,7 @@ impl Policy {
             binding: blueprint.binding,
             ech: blueprint.ech,
             contact: blueprint.contact,
+            ask_url: blueprint.ask_url,
             grace: blueprint.grace,
             #[cfg(test)]
             opens_loopback: false,

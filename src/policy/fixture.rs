@@ -201,6 +201,7 @@ impl Fixture {
             binding: self.binding,
             ech: Ech::Claim,
             contact: Some("it@hospital.example".to_owned()),
+            ask_url: Some("https://ask.hospital.example/".to_owned()),
             grace: self.grace,
         });
         policy.opens_loopback = true;

@@ -68,6 +68,7 @@ pub struct Policy {
     version: String,
     valid_until_ms: i64,
     contact: Option<String>,
+    ask_url: Option<String>,
     grace: Duration,
     binding: Binding,
     ech: Ech,
@@ -290,6 +291,12 @@ impl Policy {
     #[must_use]
     pub fn contact(&self) -> Option<&str> {
         self.contact.as_deref()
+    }
+
+    /// Where those who are refused can ask for the destination.
+    #[must_use]
+    pub fn ask_url(&self) -> Option<&str> {
+        self.ask_url.as_deref()
     }
 
     /// How long a live connection that is no longer permitted may go on.

@@ -5,6 +5,7 @@
 //! does what was decided; `front` is the process that a service manager may watch in its place.
 
 mod events;
+mod flows;
 mod front;
 mod record;
 mod settings;

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Options;
 use super::events;
+use super::flows::OfPlane;
 use super::front::Behind;
 use super::record;
 use super::settings::{listeners, name_service};
@@ -18,7 +19,7 @@ use super::step;
 use super::supervise::{NEEDS, Service, Signals};
 use crate::account::Account;
 use crate::control::addresses::Addresses;
-use crate::control::admin::{self, Health};
+use crate::control::admin::{self, AdminFault, Health};
 use crate::control::capture::{CaptureFault, CaptureMonitor, DesiredState, State, StateListener};
 use crate::control::load::LoadFault;
 use crate::control::notify::Inherited;
@@ -41,6 +42,9 @@ pub enum StartFault {
     /// The record cannot be kept, and nothing may go unrecorded.
     #[error(transparent)]
     Record(#[from] SinkFault),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] AdminFault),
     /// Nobody can vouch for the resolvers.
     #[error(transparent)]
     Anchors(#[from] trust_roots::Fault),
@@ -81,8 +85,11 @@ impl Service {
         let health = Arc::new(Health::new(account.clone(), &NEEDS));
         let config = policies.config();
         let recorded = record::keep(config, &account, behind.is_some())?;
-        let admin = admin::start(config.admin.address, account.clone(), Arc::clone(&health))?;
+        let (admin, console) = admin::start(&config.admin, account.clone(), Arc::clone(&health))?;
         info!(address = %admin, "admin pages");
+        if let Some(audit) = &config.audit {
+            console.records(audit.directory.clone());
+        }
         let workers = options.workers.or_else(|| std::thread::available_parallelism().ok());
         let settings = Settings {
             workers: workers.unwrap_or(NonZeroUsize::MIN),
@@ -96,6 +103,7 @@ impl Service {
         }
         let addresses = Addresses::follow()?;
         let plane = DataPlane::start(settings, policies.live(), account.clone())?;
+        console.serves(Arc::new(OfPlane(plane.connections())));
         for (ingress, address) in plane.listeners() {
             info!(mode = ingress.label(), %address, "listening");
         }
@@ -112,6 +120,7 @@ impl Service {
             policies,
             account,
             health,
+            console,
             plane,
             signals,
             watch,

@@ -18,7 +18,7 @@ use super::step::{
 use super::{LAST_LINES, Options};
 use crate::account::Account;
 use crate::control::addresses::Addresses;
-use crate::control::admin::Health;
+use crate::control::admin::{Console, Health};
 use crate::control::capture::{
     CaptureMonitor, Check, DesiredState, KernelSetSync, StateListener, Word,
 };
@@ -52,6 +52,8 @@ pub struct Service {
     pub(super) policies: PolicyManager,
     pub(super) account: Account,
     pub(super) health: Arc<Health>,
+    /// What the API and the page answer from.
+    pub(super) console: Arc<Console>,
     pub(super) plane: DataPlane,
     pub(super) signals: Signals,
     pub(super) watch: Watch,
@@ -138,7 +140,7 @@ impl Service {
             Action::Install(built) => self.install(*built),
             Action::InstallPromoted(tables) => {
                 self.policies.install_promoted(*tables, Timestamp::now());
-                self.tell_kernel();
+                self.hand_over();
                 info!("the new tables are in their own form");
             }
             Action::Refuse(why) => self.refuse(&why),
@@ -148,7 +150,7 @@ impl Service {
             Action::Readdress(local) => {
                 if self.policies.readdress(&local, Timestamp::now()) {
                     info!(addresses = local.len(), "this host's addresses changed: judged anew");
-                    self.tell_kernel();
+                    self.hand_over();
                     self.plane.rejudge();
                 }
             }
@@ -367,13 +369,15 @@ impl Service {
         let lapses = self.policies.lapses();
         self.health
             .fact("Next change by date", lapses.map_or_else(|| "none".into(), |at| at.to_string()));
-        self.tell_kernel();
+        self.hand_over();
         self.look_at_ages();
         self.health.met(POLICY);
     }
 
-    /// Hands the policy in force to the one who fills the kernel's sets.
-    fn tell_kernel(&self) {
+    /// Hands the policy in force to those who answer about it, and to the one who fills the kernel's
+    /// sets.
+    fn hand_over(&self) {
+        self.console.in_force(self.policies.shared_compiler(), self.policies.live());
         if let Some(monitor) = &self.monitor {
             let (config, policy) = (self.policies.config(), self.policies.current());
             monitor.follow(DesiredState::new(config, Arc::clone(policy)));

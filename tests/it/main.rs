@@ -11,9 +11,12 @@ mod flights;
 mod gateway;
 #[path = "../support/mmdb.rs"]
 mod mmdb;
+#[path = "../support/schema.rs"]
+mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api;
 mod bad_data;
 mod config;
 mod config_names;

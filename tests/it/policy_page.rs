@@ -74,9 +74,13 @@ fn file(key: &keys::Key, value: Option<&str>) -> String {
     let (before, required) = beside(key.table);
     let with = match key.name {
         "pack_key" => Some(("pack", "\"site.sgp\"")),
+        "certificate" => Some(("key", "\"admin.key\"")),
+        "key" if key.table == "admin" => Some(("certificate", "\"admin.pem\"")),
         "user" | "auth" | "header" => Some(("credential", "\"c\"")),
         _ => None,
     };
+    let tls = "certificate = \"admin.pem\"\nkey = \"admin.key\"\n";
+    let more = if key.name == "client_ca" { tls } else { "" };
     let own = value.map(|value| (key.name, value)).into_iter().chain(with);
     let others = required.iter().filter(|(name, _)| {
         // One of the two says where a place is; a service stands in place of addresses.
@@ -103,7 +107,7 @@ fn file(key: &keys::Key, value: Option<&str>) -> String {
         table if lists.contains(&table) => {
             format!("schema = 1\n{policy}{before}[[{table}]]\n{lines}")
         }
-        table => format!("schema = 1\n{policy}{before}[{table}]\n{lines}"),
+        table => format!("schema = 1\n{policy}{before}[{table}]\n{lines}{more}"),
     }
 }
 

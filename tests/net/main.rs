@@ -10,6 +10,8 @@ mod flights;
 mod lab;
 #[path = "../support/mmdb.rs"]
 mod mmdb;
+#[path = "../support/schema.rs"]
+mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -19,6 +21,7 @@ mod requests;
 mod site;
 
 mod abrupt;
+mod api;
 mod associate;
 mod audit;
 mod audit_gateway;

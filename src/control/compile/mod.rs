@@ -163,6 +163,7 @@ impl Compiler {
             binding: names.binding,
             ech: names.ech,
             contact: policy.contact.clone(),
+            ask_url: policy.ask_url.clone(),
             grace: policy.grace,
             atlas,
         }

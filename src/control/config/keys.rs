@@ -106,7 +106,7 @@ pub const KEYS: &[Key] = &[
     key("", "names", Form::Table, "as below", "{ binding = \"verify\" }", "How names are believed and asked for."),
     key("", "dns", Form::Table, "not a name server", "{ listen = \"192.0.2.1:53\" }", "The gateway as a name server that judges names."),
     key("", "listen", Form::Tables, "an explicit proxy on 127.0.0.1:3128", "[{ mode = \"proxy\", address = \"127.0.0.1:3128\" }]", "Where clients come in."),
-    key("", "admin", Form::Table, "as below", "{ address = \"127.0.0.1:9643\" }", "Where the metrics and the status page are."),
+    key("", "admin", Form::Table, "as below", "{ address = \"127.0.0.1:9643\" }", "Where the metrics, the API and the page are."),
     key("", "capture", Form::Table, "as below", "{ shortcut = \"off\" }", "What the rules of `schengate capture` leave to the kernel."),
     key("", "data", Form::Table, "as below", "{ country = [\"embedded\"] }", "Where the tables come from."),
     key("", "audit", Form::Table, "the lines on the log are the record", "{ durability = \"disk\" }", "Keeps the record as evidence ([record.md](record.md))."),
@@ -119,6 +119,7 @@ pub const KEYS: &[Key] = &[
     key("policy", "grace", Form::Duration, "\"0s\"", "\"30s\"", "How long a live connection that is no longer permitted may go on."),
     key("policy", "watch", Form::Flag, "true", "false", "Whether a changed file is taken up once it is whole; else only SIGHUP does it."),
     key("policy", "contact", Form::Text, NONE, "\"it@hospital.example\"", "Whom a refused client is told to ask."),
+    key("policy", "ask_url", Form::Url, NONE, "\"https://helpdesk.hospital.example/egress\"", "The page on which a refused person can ask for the destination."),
     key("policy", "registrant", Form::Word, "\"show\"", "\"judge\"", "What the country of an address's registrant is where no operator is known: `show`: told by `explain`, and no more; `judge`: it counts as home."),
 
     key("policy.on", "outside", Form::Word, "\"block\"", "\"log\"", "Located outside `permit`."),
@@ -207,7 +208,13 @@ pub const KEYS: &[Key] = &[
     key("listen", "starttls", Form::Flag, "false", "true", "Whether STARTTLS is followed to the name in the hello; captured clients."),
     key("listen", "udp", Form::FlagOrAddress, "true for `tproxy`, else false", "\"[::]:443\"", "Whether UDP is taken as well, and where."),
 
-    key("admin", "address", Form::Address, "\"127.0.0.1:9643\"", "\"127.0.0.1:9000\"", "Where `/metrics`, `/healthz`, `/readyz` and the status page are."),
+    key("admin", "address", Form::Address, "\"127.0.0.1:9643\"", "\"127.0.0.1:9000\"", "Where `/metrics`, `/healthz`, `/readyz`, the API and the page are ([api.md](api.md))."),
+    key("admin", "socket", Form::Path, NONE, "\"/run/schengate/admin.sock\"", "A Unix socket that answers the same, for its owner and group."),
+    key("admin", "token_file", Form::Path, NONE, "\"/etc/schengate/admin.token\"", "The file of one line that whoever asks the API or the page has to know, 32 characters or more."),
+    key("admin", "certificate", Form::Path, NONE, "\"admin.pem\"", "The certificates with which `address` is served over TLS, the server's own first."),
+    key("admin", "key", Form::Path, NONE, "\"admin.key\"", "The private key of `certificate`."),
+    key("admin", "client_ca", Form::Path, NONE, "\"admin-ca.pem\"", "Who vouches for those who ask: nobody is answered without a certificate of theirs."),
+    key("admin", "names", Form::Texts, NONE, "[\"gateway.hospital.example\"]", "Names by which a browser may ask, beside IP addresses and `localhost`."),
 
     key("capture", "shortcut", Form::Word, "\"off\"", "\"permitted\"", "What the kernel may judge by itself, unrecorded: `off`, `permitted`, `address`."),
     key("capture", "ntp", Form::Addresses, NONE, "[\"192.0.2.123\"]", "Time servers that this host's own programs may ask (`capture --host`)."),

@@ -36,9 +36,10 @@ use toml::de::DeTable;
 use self::error::Wrong;
 pub use self::error::{Fault, Faults, Lint, LintKind, Position, UnknownRegion};
 pub use self::model::{
-    Admin, Capture, Config, Credential, CredentialAt, CredentialSent, DNS_TYPES, DatedMember,
-    Defaults, Digest, From, Group, Members, Names, OperatorEntry, Place, PlaceLocation, Rule,
-    Shortcut, Signature, Term, Until, Update, UpdateSource, Zone, ZoneList, Zones,
+    Admin, AdminTls, Capture, Config, Credential, CredentialAt, CredentialSent, DNS_TYPES,
+    DatedMember, Defaults, Digest, From, Group, Members, Names, OperatorEntry, Place,
+    PlaceLocation, Rule, Shortcut, Signature, Term, Until, Update, UpdateSource, Zone, ZoneList,
+    Zones,
 };
 use self::reader::{Reader, Table};
 pub use self::source_url::SourceUrl;

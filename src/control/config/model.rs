@@ -77,6 +77,8 @@ pub struct Defaults {
     pub watch: bool,
     /// A line for the person who was refused: whom to ask.
     pub contact: Option<String>,
+    /// Where the person who was refused can ask for the destination.
+    pub ask_url: Option<String>,
     /// Whether the country of an address's registrant counts as home where no operator is known
     /// (`registrant = "judge"`). By default it is shown only.
     pub registrant: bool,
@@ -281,8 +283,35 @@ pub const DNS_TYPES: [&str; 10] =
 /// `[admin]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where `/metrics`, `/healthz`, `/readyz` and the status page are. Default 127.0.0.1:9643.
+    /// Where `/metrics`, `/healthz`, `/readyz`, the API and the page are. Default 127.0.0.1:9643.
     pub address: SocketAddr,
+    /// A Unix socket that answers the same.
+    pub socket: Option<PathBuf>,
+    /// The file of one line that whoever asks the API has to know.
+    pub token_file: Option<PathBuf>,
+    /// The chain that the address is served with over TLS, and its key, both as PEM.
+    pub tls: Option<AdminTls>,
+    /// Names by which a browser may ask, beside IP addresses and `localhost`; lower case.
+    pub names: Vec<String>,
+}
+
+/// How the admin address is served over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminTls {
+    /// The certificates, the server's own first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// Who vouches for those who ask; without it, nobody has to show a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Admin {
+    /// On an address alone.
+    #[must_use]
+    pub const fn at(address: SocketAddr) -> Self {
+        Self { address, socket: None, token_file: None, tls: None, names: Vec::new() }
+    }
 }
 
 /// `[capture]`: what the rules of `schengate capture` leave to the kernel, and whom they let this

@@ -12,11 +12,13 @@ use ipnet::IpNet;
 use super::error::{UnknownRegion, Wrong};
 use super::fields::{ACTIONS, Mark, Marks, only_owner, optional, or, unique_name};
 use super::model::{
-    Admin, Capture, Config, DNS_TYPES, Defaults, Group, Names, Shortcut, Until, Update, ZoneList,
+    Admin, AdminTls, Capture, Config, DNS_TYPES, Defaults, Group, Names, Shortcut, Until, Update,
+    ZoneList,
 };
 use super::reader::{Item, Reader, Table};
 use super::{audit, listen, net, rules, services, share, time, update, zones};
 use crate::control::data::{BadPackKey, CountryField, Data, Source};
+use crate::control::host_pattern::host_name;
 use crate::egress::NamesLimit;
 use crate::policy::{Action, Binding, Causes, Ech, Memory, Mode};
 use crate::settings::{Dns, Listen, ListenMode};
@@ -70,6 +72,7 @@ pub(super) fn config(
         grace: Duration::ZERO,
         watch: true,
         contact: None,
+        ask_url: None,
         registrant: false,
     });
     let group_tables = reader.tables(root, "group");
@@ -159,6 +162,16 @@ fn policy(
     });
     let watch = or(table, "watch", true, |item| reader.boolean(item));
     let contact = optional(table, "contact", |item| reader.line(item));
+    let ask_url = optional(table, "ask_url", |item| {
+        let help = "write a whole URL: \"https://helpdesk.hospital.example/egress\"";
+        let text = reader.line(item)?;
+        let url = url::Url::parse(&text).ok();
+        let fits = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if fits.is_none() {
+            reader.fault(item, format!("{text:?} is not the URL of a page"), help);
+        }
+        fits.map(|url| url.to_string())
+    });
     let registrant = or(table, "registrant", false, |item| reader.word(item, &REGISTRANT));
     Some(Defaults {
         mode: mode?,
@@ -168,6 +181,7 @@ fn policy(
         grace: grace?,
         watch: watch?,
         contact: contact?,
+        ask_url: ask_url?,
         registrant: registrant?,
     })
 }
@@ -393,14 +407,70 @@ fn record_type(text: &str) -> Result<u16, Wrong> {
 }
 
 fn admin(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Admin> {
-    let default = Admin { address: SocketAddr::from(([127, 0, 0, 1], 9643)) };
+    let default = Admin::at(SocketAddr::from(([127, 0, 0, 1], 9643)));
     if !root.has("admin") {
         return Some(default);
     }
     let table = reader.table(root, "admin")?;
     reader.only(&table);
     let address = or(&table, "address", default.address, |item| net::socket(reader, item));
-    Some(Admin { address: address? })
+    let mut path =
+        |key| optional(&table, key, |item| reader.line(item).map(|path| reader.base.join(path)));
+    let socket = path("socket");
+    let token_file = path("token_file");
+    let (certificate, key, client_ca) = (path("certificate")?, path("key")?, path("client_ca")?);
+    let names = or(&table, "names", Vec::new(), |item| {
+        reader.parsed_list(item, "write names = [\"gateway.hospital.example\"]", |text| {
+            let name =
+                host_name(text).map_err(|fault| Wrong::new(fault.to_string(), fault.help()))?;
+            Ok(name.as_str().to_owned())
+        })
+    });
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(AdminTls { certificate, key, client_ca }),
+        (None, None) => {
+            if let Some(item) = table.item("client_ca") {
+                let help = "write `certificate` and `key` as well, or take `client_ca` out";
+                reader.fault(&item, "certificates are asked for over TLS alone", help);
+                return None;
+            }
+            None
+        }
+        (has, _) => {
+            let (there, lacks) =
+                if has.is_some() { ("certificate", "key") } else { ("key", "certificate") };
+            if let Some(item) = table.item(there) {
+                let what = format!("`{there}` without `{lacks}`");
+                reader.fault(&item, what, format!("write `{lacks}` as well"));
+            }
+            return None;
+        }
+    };
+    let (address, token_file) = (address?, token_file?);
+    if !address.ip().to_canonical().is_loopback() {
+        let asks = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) || token_file.is_some();
+        let (at, what, help) = match (&tls, asks) {
+            // The metrics alone are served there, as ever.
+            (None, false) | (Some(_), true) => {
+                return Some(Admin { address, socket: socket?, token_file, tls, names: names? });
+            }
+            (None, true) => (
+                "token_file",
+                "the token would go over the network in the clear",
+                "write `certificate` and `key`, or listen on 127.0.0.1",
+            ),
+            (Some(_), false) => (
+                "certificate",
+                "nobody who asks on this address would have to say who they are",
+                "write `token_file` or `client_ca`",
+            ),
+        };
+        if let Some(item) = table.item(at) {
+            reader.fault(&item, what, help);
+        }
+        return None;
+    }
+    Some(Admin { address, socket: socket?, token_file, tls, names: names? })
 }
 
 /// `[capture]`. The short cut is beside a transparent listener: what it does not take goes there.

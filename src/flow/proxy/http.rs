@@ -14,7 +14,7 @@ use crate::flow::authority::Target;
 use crate::flow::first_flight::{FirstFlight, read_until};
 use crate::flow::http::{self, Client, Done, Held, Next, Order, SCHEME, Upstream};
 use crate::flow::refuse::{
-    BAD_GATEWAY, BAD_REQUEST, Rejection, Status, TIMEOUT, UNAVAILABLE, problem,
+    self, BAD_GATEWAY, BAD_REQUEST, Rejection, Status, TIMEOUT, UNAVAILABLE, problem,
 };
 use crate::flow::registry::Registration;
 use crate::flow::resolve::{self, ConnectError, Connected, resolve_and_dial};
@@ -235,7 +235,7 @@ fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Sta
 fn missed_answer(missed: &ConnectError, request: &[u8]) -> Vec<u8> {
     let (status, error, what) = match missed {
         ConnectError::Stopped(Rejection::Refused(refusal)) => {
-            return refusal.notice.response(request);
+            return refuse::response(&refusal.notice, request);
         }
         ConnectError::Stopped(Rejection::Ended(_)) => {
             (BAD_GATEWAY, "proxy_internal_error", "the request was given up")

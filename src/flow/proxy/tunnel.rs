@@ -364,7 +364,7 @@ async fn refused(client: Client, refusal: Refusal, silent: bool) {
     }
     let Refusal { protocol, notice } = refusal;
     if protocol == Protocol::Http && !client.held.bytes().starts_with(b"PRI ") {
-        let answer = notice.response(client.held.bytes());
+        let answer = refuse::response(&notice, client.held.bytes());
         client.last(&answer).await;
     }
 }

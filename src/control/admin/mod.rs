@@ -1,0 +1,525 @@
+//! What operators and their monitoring see: `/metrics`, `/healthz`, `/readyz`, the API and the page.
+//! On a thread and a runtime of its own, so that a slow reader costs the data plane nothing.
+
+mod access;
+mod api;
+mod console;
+mod events;
+mod health;
+mod live;
+mod parameters;
+mod pulse;
+mod words;
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+pub use self::access::{Access, AccessFault, REQUEST};
+use self::access::{Denied, Peer, Who, digest};
+pub use self::console::{Console, Flows};
+pub use self::health::Health;
+use self::parameters::Wrong;
+use crate::account::{Account, Limit};
+use crate::control::config::Admin;
+
+/// Connections at once; more are closed at once.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Time for a request's head, and for a whole connection that is no stream.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+const WHOLE_TIME: Duration = Duration::from_secs(30);
+
+/// How long a stream lasts; who looks on comes back by itself.
+const STREAM_TIME: Duration = Duration::from_secs(3600);
+
+/// Bytes that the kernel holds for somebody who does not read.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How often histogram samples are moved into their buckets.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// Why the admin listener does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminFault {
+    /// A socket or a thread.
+    #[error("{0}")]
+    System(#[from] io::Error),
+    /// Who may ask.
+    #[error(transparent)]
+    Access(#[from] AccessFault),
+}
+
+/// Starts the server and returns the address that it is bound to, and what it answers from. It lasts as
+/// long as the process.
+///
+/// # Errors
+/// Where a socket cannot be bound, a file of the settings cannot be used, or the thread cannot be
+/// started.
+pub fn start(
+    settings: &Admin,
+    account: Account,
+    health: Arc<Health>,
+) -> Result<(SocketAddr, Arc<Console>), AdminFault> {
+    let access = Access::load(settings)?;
+    let address = settings.address;
+    let socket = std::net::TcpListener::bind(address)
+        .map_err(|e| io::Error::new(e.kind(), format!("admin listener {address}: {e}")))?;
+    socket.set_nonblocking(true)?;
+    let bound = socket.local_addr()?;
+    let local = settings.socket.as_deref().map(bind_local).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listeners = {
+        let _inside = runtime.enter();
+        let local = local.map(UnixListener::from_std).transpose()?;
+        Listeners { tcp: TcpListener::from_std(socket)?, local }
+    };
+    let console = Arc::new(Console::new(account, Arc::clone(&health), access));
+    let served = Arc::clone(&console);
+    let serve = move || {
+        runtime.block_on(serve(listeners, served));
+        // Readers that are slow are not waited for.
+        runtime.shutdown_background();
+    };
+    let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
+    *health.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    Ok((bound, console))
+}
+
+/// Where requests come in.
+struct Listeners {
+    tcp: TcpListener,
+    local: Option<UnixListener>,
+}
+
+/// A Unix socket at a path, for its owner and group. It takes the place of what an earlier process left
+/// there, in one step: whoever asks meanwhile is answered by one of the two.
+fn bind_local(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let fault =
+        |e: io::Error| io::Error::new(e.kind(), format!("[admin] socket {}: {e}", path.display()));
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let aside = PathBuf::from(aside);
+    let bind = || {
+        let listener = std::os::unix::net::UnixListener::bind(&aside)?;
+        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o660))?;
+        std::fs::rename(&aside, path)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|e| {
+        std::fs::remove_file(&aside).ok();
+        fault(e)
+    })
+}
+
+/// One who came in.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Local(UnixStream),
+}
+
+impl Listeners {
+    async fn accept(&self) -> io::Result<Accepted> {
+        let local = async {
+            match &self.local {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = self.tcp.accept() => accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+            accepted = local => accepted.map(|(stream, _)| Accepted::Local(stream)),
+        }
+    }
+}
+
+async fn serve(listeners: Listeners, console: Arc<Console>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (mut upkeep, mut turns) = (interval(UPKEEP), interval(pulse::TURN));
+    // What was missed is not made up for: a turn takes all there is.
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut closing = console.health.closing.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listeners.accept() => accepted,
+            // Whoever could close them is there as long as this is.
+            _ = closing.wait_for(|closing| *closing) => return,
+            _ = upkeep.tick() => {
+                console.account.metrics().upkeep();
+                continue;
+            }
+            _ = turns.tick() => {
+                console.pulse.turn(Instant::now());
+                continue;
+            }
+        };
+        match (accepted, Arc::clone(&places).try_acquire_owned()) {
+            (Ok(accepted), Ok(place)) => {
+                tokio::spawn(admit(accepted, Arc::clone(&console), place));
+            }
+            (Ok(_), Err(_)) => console.account.metrics().limit_hit(Limit::Admin),
+            (Err(fault), _) => {
+                tracing::warn!(%fault, "admin: accept");
+                sleep(UPKEEP).await;
+            }
+        }
+    }
+}
+
+/// Serves one who came in, over TLS where the address is; `place` is theirs until they are gone.
+async fn admit(accepted: Accepted, console: Arc<Console>, place: OwnedSemaphorePermit) {
+    match accepted {
+        Accepted::Local(stream) => {
+            bound_buffer(&stream);
+            let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+            serve_one(stream, Peer::Local(uid), console).await;
+        }
+        Accepted::Tcp(stream, address) => {
+            bound_buffer(&stream);
+            match console.access.tls().map(Arc::clone) {
+                None => serve_one(stream, Peer::Address(address, None), console).await,
+                Some(tls) => {
+                    // Whoever does not finish the handshake is not waited for.
+                    let shaken = timeout(HEAD_TIME, TlsAcceptor::from(tls).accept(stream)).await;
+                    if let Ok(Ok(stream)) = shaken {
+                        let shown = stream.get_ref().1.peer_certificates();
+                        let shown = shown.and_then(<[_]>::first).map(|first| digest(first));
+                        serve_one(stream, Peer::Address(address, shown), console).await;
+                    }
+                }
+            }
+        }
+    }
+    drop(place);
+}
+
+/// Whoever does not read has the kernel hold little for them.
+fn bound_buffer(stream: &impl std::os::fd::AsFd) {
+    // Without the bound the kernel's own holds.
+    SockRef::from(stream).set_send_buffer_size(SEND_BUFFER).ok();
+}
+
+async fn serve_one<S>(stream: S, peer: Peer, console: Arc<Console>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream_begun = Arc::new(Notify::new());
+    let cut = Arc::new(Notify::new());
+    let service = {
+        let (begun, cut) = (Arc::clone(&stream_begun), Arc::clone(&cut));
+        service_fn(move |request: Request<Incoming>| {
+            let console = Arc::clone(&console);
+            let (peer, begun, cut) = (peer.clone(), Arc::clone(&begun), Arc::clone(&cut));
+            async move { Ok::<_, Infallible>(respond(&request, &peer, &console, &begun, cut).await) }
+        })
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .serve_connection(TokioIo::new(stream), service);
+    let limit = async {
+        tokio::select! {
+            () = sleep(WHOLE_TIME) => {}
+            () = stream_begun.notified() => sleep(STREAM_TIME).await,
+        }
+    };
+    // Whatever a reader of this port does wrong is its own affair.
+    tokio::select! {
+        _ = connection => {}
+        () = limit => {}
+        () = cut.notified() => {}
+    }
+}
+
+/// A body that is there, or one that comes as things happen.
+enum Reply {
+    Whole(Full<Bytes>),
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Stream(pieces) => {
+                pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+
+async fn respond(
+    request: &Request<Incoming>,
+    peer: &Peer,
+    console: &Console,
+    stream_begun: &Notify,
+    cut: Arc<Notify>,
+) -> Response<Reply> {
+    let (method, path) = (request.method(), request.uri().path());
+    let Some(below) = path.strip_prefix(api::ROOT) else {
+        return answer(method, path, &console.account, &console.health);
+    };
+    let who = match console.access.admit(method, request.headers(), peer) {
+        Ok(who) => who,
+        Err(denied) => return denial(denied),
+    };
+    let query = request.uri().query().unwrap_or_default();
+    if below == "stream" && *method == Method::GET {
+        return stream(console, query, stream_begun, cut);
+    }
+    api_answer(console, method, below, query, &who).await
+}
+
+async fn api_answer(
+    console: &Console,
+    method: &Method,
+    below: &str,
+    query: &str,
+    who: &Who,
+) -> Response<Reply> {
+    match api::answer(console, method, below, query, who).await {
+        Ok(answer) => page(StatusCode::OK, JSON, format!("{answer}\n")),
+        Err(wrong) => {
+            let mut response = page(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
+            let allowed = wrong.1.strip_prefix("allowed here: ");
+            if let Some(allowed) = allowed.and_then(|it| HeaderValue::from_str(it).ok()) {
+                response.headers_mut().insert(ALLOW, allowed);
+            }
+            response
+        }
+    }
+}
+
+/// A stream of what happens, for as long as it is read.
+fn stream(
+    console: &Console,
+    query: &str,
+    stream_begun: &Notify,
+    cut: Arc<Notify>,
+) -> Response<Reply> {
+    let wants_all = match query {
+        "" => false,
+        "all=true" | "all=1" => true,
+        _ => {
+            let wrong = Wrong(StatusCode::BAD_REQUEST, "write ?all=true, or nothing".to_owned());
+            return page(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
+        }
+    };
+    let Some(pieces) = console.pulse.join(wants_all, cut) else {
+        console.account.metrics().limit_hit(Limit::Admin);
+        let most = pulse::STREAMS_MAX;
+        let what = format!("{most} look on already, which is the most; ask /api/v1/verdicts.");
+        let wrong = Wrong(StatusCode::SERVICE_UNAVAILABLE, what);
+        return page(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
+    };
+    stream_begun.notify_one();
+    let mut response = page(StatusCode::OK, "text/event-stream", String::new());
+    *response.body_mut() = Reply::Stream(pieces);
+    response
+}
+
+/// Why somebody is not answered, and what to do.
+fn denial(denied: Denied) -> Response<Reply> {
+    let status = match denied {
+        Denied::Closed | Denied::Site | Denied::Header => StatusCode::FORBIDDEN,
+        Denied::Host => StatusCode::MISDIRECTED_REQUEST,
+        Denied::Token => StatusCode::UNAUTHORIZED,
+    };
+    let wrong = Wrong(status, denied.sentence().to_owned());
+    let mut response = page(status, PROBLEM, format!("{}\n", wrong.json()));
+    if denied == Denied::Token {
+        let asked = HeaderValue::from_static("Basic realm=\"schengate\", charset=\"UTF-8\"");
+        response.headers_mut().append(WWW_AUTHENTICATE, asked);
+        let asked = HeaderValue::from_static("Bearer realm=\"schengate\"");
+        response.headers_mut().append(WWW_AUTHENTICATE, asked);
+    }
+    response
+}
+
+fn answer(method: &Method, path: &str, account: &Account, health: &Health) -> Response<Reply> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/metrics" => {
+            let media_type = "text/plain; version=0.0.4; charset=utf-8";
+            page(StatusCode::OK, media_type, account.metrics().render())
+        }
+        "/healthz" => page(StatusCode::OK, TEXT, "alive\n".to_owned()),
+        "/readyz" => match health.missing().as_slice() {
+            [] => page(StatusCode::OK, TEXT, "ready\n".to_owned()),
+            missing => {
+                let text = format!("not ready; missing: {}\n", missing.join(", "));
+                page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+            }
+        },
+        "/" => page(StatusCode::OK, "text/html; charset=utf-8", status_page(health)),
+        _ => page(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "/metrics /healthz /readyz /api/v1/state\n".to_owned(),
+        ),
+    }
+}
+
+fn page(status: StatusCode, media_type: &'static str, body: String) -> Response<Reply> {
+    let mut response = Response::new(Reply::Whole(Full::from(body)));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    // A status page is to be read, not to be framed or to load anything.
+    let csp = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    fields.insert("content-security-policy", HeaderValue::from_static(csp));
+    response
+}
+
+fn status_page(health: &Health) -> String {
+    let missing = health.missing();
+    let state = if missing.is_empty() {
+        "Ready.".to_owned()
+    } else {
+        format!("Not ready; missing: {}.", missing.join(", "))
+    };
+    let mut rows = String::new();
+    let version = ("Version", env!("CARGO_PKG_VERSION").to_owned());
+    for (term, value) in [version].into_iter().chain(health.facts()) {
+        // Writing to a string cannot fail.
+        writeln!(rows, "<tr><th>{}</th><td>{}</td></tr>", escaped(term), escaped(&value)).ok();
+    }
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>schengate</title>\
+         <style>body{{font:1rem/1.5 sans-serif;margin:2rem auto;max-width:46rem;padding:0 1rem}}\
+         th{{text-align:left;padding-right:2rem;vertical-align:top}}</style></head>\n\
+         <body><h1>schengate</h1>\n<p>{}</p>\n<table>\n{rows}</table>\n\
+         <p><a href=\"/metrics\">Metrics</a> · <a href=\"/readyz\">Readiness</a> · \
+         <a href=\"/healthz\">Health</a></p>\n</body></html>\n",
+        escaped(&state)
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write as _};
+
+    use super::*;
+
+    fn health(missing: &[&'static str]) -> (Account, Arc<Health>) {
+        let account = Account::start(Box::new(io::sink())).unwrap();
+        let health = Arc::new(Health::new(account.clone(), missing));
+        (account, health)
+    }
+
+    fn started(account: Account, health: Arc<Health>) -> SocketAddr {
+        start(&Admin::at("127.0.0.1:0".parse().unwrap()), account, health).unwrap().0
+    }
+
+    /// Status line and body of one request.
+    fn get(at: SocketAddr, request: &str) -> (String, String) {
+        let mut stream = std::net::TcpStream::connect(at).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    #[test]
+    fn readiness_says_what_is_missing_until_nothing_is() {
+        let (account, health) = health(&["policy", "listeners"]);
+        let at = started(account.clone(), Arc::clone(&health));
+        health.met("policy");
+        let (status, body) = get(at, "GET /readyz");
+        assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(body, "not ready; missing: listeners\n");
+        assert_eq!(get(at, "GET /healthz").1, "alive\n");
+        health.met("listeners");
+        assert_eq!(get(at, "GET /readyz").0, "HTTP/1.1 200 OK");
+        assert!(get(at, "GET /metrics").1.contains("\nschengate_ready 1\n"));
+        health.misses("policy");
+        assert_eq!(get(at, "GET /readyz").0, "HTTP/1.1 503 Service Unavailable");
+        health.misses_since("policy", "old".to_owned());
+        health.misses_since("policy", "it lapsed".to_owned());
+        health.misses("policy");
+        assert_eq!(get(at, "GET /readyz").1, "not ready; missing: policy (it lapsed)\n");
+        assert!(account.metrics().render().contains("\nschengate_ready 0\n"));
+    }
+
+    #[test]
+    fn only_get_and_head_of_known_paths_are_answered() {
+        let (account, health) = health(&[]);
+        let at = started(account, health);
+        assert_eq!(get(at, "POST /metrics").0, "HTTP/1.1 405 Method Not Allowed");
+        assert_eq!(get(at, "GET /metrics/..").0, "HTTP/1.1 404 Not Found");
+        let (status, body) = get(at, "HEAD /");
+        assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", ""));
+    }
+
+    #[test]
+    fn the_status_page_shows_the_facts_as_text() {
+        let (_, health) = health(&["<policy>"]);
+        health.fact("Policy", "old".to_owned());
+        health.fact("Policy", "<script>\"x\"&".to_owned());
+        let page = status_page(&health);
+        assert!(page.contains("<td>&lt;script&gt;&quot;x&quot;&amp;</td>"), "{page}");
+        assert!(page.contains("missing: &lt;policy&gt;"), "{page}");
+        assert!(!page.contains("old"), "{page}");
+    }
+}
