@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 /// What a tree has besides the base system.
 const PACKAGES: &str =
@@ -81,6 +81,34 @@ fn tree(release: &str, has_others: bool) -> PathBuf {
     ready
 }
 
+/// Versions of the package, later ones after earlier ones.
+const VERSIONS: [&str; 2] = ["0.1.0-1", "99.0.0-1"];
+
+/// The packages of this program, built once: the same in each of [`VERSIONS`].
+static PACKAGES_BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
+    VERSIONS.iter().for_each(|version| package(version, &folder));
+    folder
+});
+
+/// Builds a package of the program that is tested.
+fn package(version: &str, folder: &Path) {
+    let output = Command::new(here().join("packaging/build"))
+        .args(["--binary", env!("CARGO_BIN_EXE_schengate"), "--version", version])
+        .args(["--only", "deb", "--fast", "--output"])
+        .arg(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "packaging/build {version}: {}", said(&output));
+}
+
+/// The one package of a version that is there.
+fn built(version: &str, folder: &Path) -> PathBuf {
+    let named = |path: &PathBuf| path.to_string_lossy().contains(&format!("_{version}_"));
+    let mut paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.find(named).unwrap()
+}
+
 /// Boots a release with a driver, and holds every line of its report.
 fn boot(release: &str, driver: &str, prepare: &str) {
     if left_out().is_some() {
@@ -88,6 +116,7 @@ fn boot(release: &str, driver: &str, prepare: &str) {
     }
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let tree = tree(release, driver == "others.sh");
+    let packages = (driver == "package.sh").then(|| PACKAGES_BUILT.as_path());
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report");
     let scripts = here().join("tests/host");
@@ -98,6 +127,7 @@ fn boot(release: &str, driver: &str, prepare: &str) {
         .arg(scripts.join(driver))
         .arg(&report)
         .env("PREPARE", prepare)
+        .env("PACKAGES", packages.unwrap_or_else(|| Path::new("")))
         .env("FORWARD", "1")
         // Without optimisation the policy alone takes longer to load.
         .env("LOAD", if cfg!(debug_assertions) { "100 15000" } else { "500 1000" })
@@ -136,4 +166,33 @@ fn h10_the_recipes_of_the_install_page_hold_on_debian_12() {
 #[test]
 fn h10_the_recipes_of_the_install_page_hold_on_debian_13() {
     boot("trixie", "recipes.sh", "");
+}
+
+#[test]
+fn p01_ten_commands_lead_from_the_package_to_enforcing_and_back_on_debian_12() {
+    boot("bookworm", "package.sh", "");
+}
+
+#[test]
+fn p01_ten_commands_lead_from_the_package_to_enforcing_and_back_on_debian_13() {
+    boot("trixie", "package.sh", "");
+}
+
+#[test]
+fn p02_lintian_finds_no_error_in_the_package_and_a_second_one_is_the_same_bytes() {
+    let is_there = Command::new("lintian").arg("--version").output().is_ok();
+    if !is_there {
+        assert!(std::env::var_os("SCHENGATE_CI").is_none(), "lintian is needed here");
+        println!("SKIPPED: lintian is not installed");
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let first = built(VERSIONS[0], &PACKAGES_BUILT);
+    let output = Command::new("lintian").args(["--fail-on", "error"]).arg(&first).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let folder = tempfile::tempdir().unwrap();
+    package(VERSIONS[0], folder.path());
+    let second = built(VERSIONS[0], folder.path());
+    let read = |path: &Path| fs::read(path).unwrap();
+    assert!(read(&first) == read(&second), "two packages of one program differ");
 }

@@ -21,6 +21,13 @@ root=/mnt/root
 mkdir -p $root/src/target/dist $root/trial
 cp -r "$sources"/{systemd,config,docs} $root/src/
 install -m 0755 /mnt/schengate $root/src/target/dist/schengate
+if [ -n "${PACKAGES:-}" ]; then
+    mkdir -p $root/trial/packages $root/src/target/package
+    cp "$PACKAGES"/*.deb $root/trial/packages/
+    # The first of them is the one that the build leaves.
+    first=$(find "$PACKAGES" -name '*.deb' | sort -V | head -n 1)
+    cp "$first" $root/src/target/package/
+fi
 cp "$(dirname "$0")"/*.{sh,py} $root/trial/
 install -m 0755 "$driver" $root/trial/drive
 printf '#!/bin/sh\nexec "$@"\n' > $root/usr/local/bin/sudo

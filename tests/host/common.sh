@@ -3,6 +3,8 @@ export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_PAGER=cat SYSTE
 says() {
     local what=$1
     shift
+    # What the last one said is there for this one to read.
+    cp -f /tmp/said /tmp/heard 2> /dev/null || true
     if "$@" > /tmp/said 2>&1; then echo "ok $what"; else
         echo "NOT $what: $*"
         cat /tmp/said
