@@ -14,6 +14,7 @@ mod recent;
 mod record;
 mod refused_names;
 mod sharded;
+mod update;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -32,6 +33,7 @@ pub use notice::Notice;
 pub use recent::Happened;
 pub use record::Record;
 pub(crate) use refused_names::network;
+pub use update::Rejudged;
 
 use crate::evidence::{self, Sink};
 use crate::identify::{Fault, HostName, NameSource, Protocol};
@@ -334,35 +336,6 @@ impl Account {
         self.0.recent.watch(watched);
     }
 
-    /// Counts what a live connection has forwarded, and records it where `[audit] interval` has passed
-    /// since it was last recorded.
-    pub fn live(&self, bytes: &Bytes) {
-        self.0.metrics.forwarded(bytes.uncounted());
-        let Some((sink, (sequence, opened))) = self.0.sink.get().zip(bytes.record.get()) else {
-            return;
-        };
-        let age = opened.elapsed();
-        let due = age.as_millis().checked_div(sink.interval().as_millis()).unwrap_or(0);
-        let due = u32::try_from(due).unwrap_or(u32::MAX);
-        if bytes.updates.fetch_max(due, Ordering::Relaxed) >= due {
-            return;
-        }
-        let (up, down) = bytes.totals();
-        let _kept = sink.line(evidence::Kind::Other, |buffer| {
-            let mut line = Line::begin(buffer);
-            line.label(key!("event"), Some("update"));
-            line.id(key!("id"), &self.0.run, *sequence);
-            line.time(key!("time"), Timestamp::now());
-            line.number(key!("bytes_up"), Some(up));
-            line.number(key!("bytes_down"), Some(down));
-            line.number(
-                key!("duration_ms"),
-                Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            );
-            line.end();
-        });
-    }
-
     /// Ends the record that is kept elsewhere than in the log: what there is is written and signed;
     /// `false` where that is not done within `limit`.
     #[must_use]
@@ -546,6 +519,16 @@ impl Decision {
         }
     }
 
+    /// Whether a connection is let go otherwise than by another one: elsewhere, or for another reason.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        let kind = |judged: &Self| {
+            let verdict = &judged.verdict;
+            (verdict.destination(), verdict.action(), verdict.reason(), verdict.would())
+        };
+        kind(self) != kind(other) || self.context.facts() != other.context.facts()
+    }
+
     /// The same under another verdict, which no rule gave.
     #[must_use]
     pub fn overruled(&self, verdict: Verdict) -> Self {
@@ -585,6 +568,25 @@ pub(crate) mod kept {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         }
+    }
+
+    /// Keeps the record of an account in a directory.
+    pub(crate) fn keep(account: &Account, directory: &std::path::Path) {
+        let settings = evidence::Settings::new(directory.to_owned());
+        assert!(account.keep(Sink::start(&settings, false).unwrap()));
+    }
+
+    /// Every record of an account in its directory; it is closed with that.
+    pub(crate) fn records(
+        account: &Account,
+        directory: &std::path::Path,
+    ) -> Vec<serde_json::Value> {
+        assert!(account.close(Duration::from_secs(60)));
+        let segments = evidence::Segment::all(directory).unwrap();
+        let records: Vec<u8> = segments.iter().flat_map(|one| one.records().unwrap()).collect();
+        let read = |line| serde_json::from_slice(line).unwrap();
+        let records = evidence::lines(&records).map(read);
+        records.filter(|record: &serde_json::Value| record["event"] != "segment").collect()
     }
 
     /// Keeps the record of an account on the disk, in a directory that another sink, which is given

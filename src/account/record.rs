@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use super::folded::Kind;
 use super::line::{Line, key};
 use super::{
-    Account, Bytes, Decision, End, Facts, Happened, Ingress, Metrics, Named, network, refused_names,
+    Account, Bytes, Decision, End, Facts, Happened, Ingress, Metrics, Named, Rejudged, network,
+    refused_names,
 };
 use crate::evidence::{self as sink, OnDisk, Unkept};
 use crate::identify::{Fault, HostName};
@@ -133,9 +134,24 @@ impl Record {
         self.judged.as_deref()
     }
 
-    /// Notes and counts a verdict. A later one replaces it in the record, and counts again only
-    /// where it differs.
+    /// Notes and counts a verdict. A later one replaces it in the record, counts again only where it
+    /// differs, and is recorded where the connection goes on by it for another reason or elsewhere.
     pub fn judged(&mut self, judged: Decision) {
+        if self.was_opened
+            && let Some(before) = self.judged.as_deref()
+            && judged.verdict.action() != Action::Block
+            && judged.differs(before)
+        {
+            let is_elsewhere = judged.verdict.destination() != before.verdict.destination();
+            let cause = if is_elsewhere { Rejudged::Dialled } else { Rejudged::Heard };
+            // Where there is no room for it, the `close` line says it.
+            let _told = self.account.judged_again(&self.bytes, &judged, cause);
+        }
+        self.ends_as(judged);
+    }
+
+    /// As [`Record::judged`], of what the record's last line says, or what it was told already.
+    pub fn ends_as(&mut self, judged: Decision) {
         let kind = |judged: &Decision| (judged.verdict.action(), judged.verdict.reason());
         if self.judged.as_deref().map(kind) != Some(kind(&judged)) {
             self.metrics().judged(self.ingress, &judged.verdict);

@@ -93,6 +93,35 @@ fn a_record_that_is_dropped_says_so() {
     assert_eq!(lines[0]["verdict"], serde_json::Value::Null);
 }
 
+#[tokio::test]
+async fn a_later_judgement_waits_for_room_and_displaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let account = CapturedLog::default().account();
+    let first = Sink::start(&evidence::Settings::new(dir.path().to_owned()), false).unwrap();
+    let sink = Sink::start(&evidence::Settings::new(dir.path().to_owned()), true).unwrap();
+    assert!(account.keep(sink.clone()));
+    let mut record = account.open(client(), Ingress::Tproxy);
+    let again = judged(Action::Allow);
+    record.judged(judged(Action::Allow));
+    let tell = |record: &Record| account.judged_again(record.bytes(), &again, Rejudged::Policy);
+    assert!(!tell(&record), "its open line is not there");
+    record.forwarding().await.unwrap();
+    let much = serde_json::Map::from_iter([("cause".to_owned(), "x".repeat(40_000).into())]);
+    while !sink.is_pressed() {
+        account.event("reload-failed", &much);
+    }
+    assert!(!tell(&record));
+    assert!(first.close(Duration::from_secs(60)));
+    assert!(sink.flush(Duration::from_secs(60)));
+    assert!(tell(&record));
+    record.finish(End::Done);
+    assert!(account.close(Duration::from_secs(60)));
+    let segments = evidence::Segment::all(dir.path()).unwrap();
+    let records: Vec<u8> = segments.iter().flat_map(|one| one.records().unwrap()).collect();
+    let is_update = |line: &&[u8]| line.windows(15).any(|part| part == b"\"cause\":\"policy");
+    assert_eq!(evidence::lines(&records).filter(is_update).count(), 1);
+}
+
 /// How a record is kept in a directory.
 fn settings(dir: &tempfile::TempDir) -> evidence::Settings {
     let directory = dir.path().to_owned();

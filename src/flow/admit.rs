@@ -135,7 +135,11 @@ impl Session {
         self.registration.note(subject, subject.name.map(Into::into));
         let Some(judged) = self.worker.judged_unasked(subject) else { return false };
         let goes_on = judged.verdict.action() != Action::Block;
-        if !goes_on {
+        let is_new = self.record.judgement().is_none_or(|before| judged.differs(before));
+        if goes_on && is_new {
+            self.tell_again(&judged);
+        }
+        if !goes_on || is_new {
             self.registration.judge(judged);
         }
         goes_on
@@ -143,6 +147,7 @@ impl Session {
 
     /// Adds what was read to the record of a verdict that it could not change.
     pub(super) fn label(&mut self, read: &Subject) {
+        self.take_last_verdict();
         let Some(judged) = self.record.judgement() else { return };
         let &Subject { protocol, name, ech, .. } = read;
         let (name, fault) = (name.map(Into::into), read.fault());

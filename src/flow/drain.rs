@@ -362,7 +362,7 @@ fn work(mut parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
         }
         let counting = Rc::clone(&worker);
         spawn_local(async move {
-            counting.registry.count_bytes(|bytes| counting.account.live(bytes)).await;
+            counting.registry.follow(&counting.account).await;
         });
         let registry = Rc::clone(&worker.registry);
         for (socket, listener) in parts.listeners {

@@ -147,7 +147,7 @@ impl HelloRetryGuard {
         // Where no policy was in force any more, by the verdict that had let it pass.
         let overruled = || judged.overruled(judged.verdict.mismatched(Action::Block));
         let judged = registration.last_judged().unwrap_or_else(overruled);
-        record.judged(judged);
+        record.ends_as(judged);
     }
 }
 
@@ -155,8 +155,15 @@ impl HelloRetryGuard {
 /// policy in force: `observe` only notes it. The same is asked again when the policy changes.
 fn mismatched(session: &Session) -> bool {
     let Some(Ok(subject)) = session.registration.mismatched() else { return false };
-    let Some(judged) = session.worker.judged_at_once(&subject) else { return false };
+    let Some(judged) = session.worker.judged_at_once(&subject) else {
+        // What a reload said of the first hello is no verdict on this one.
+        drop(session.registration.last_judged());
+        return false;
+    };
     let goes_on = judged.verdict.action() != Action::Block;
+    if goes_on {
+        session.tell_again(&judged);
+    }
     session.registration.judge(judged);
     goes_on
 }

@@ -18,7 +18,9 @@ use tokio::time::sleep;
 
 use super::evaluate::Subject;
 use crate::account::live::{By, Listed, LiveConnection, Selection, Total};
-use crate::account::{Bytes, Decision, DecisionContext, End, Ingress, Named, Record};
+use crate::account::{
+    Account, Bytes, Decision, DecisionContext, End, Ingress, Named, Record, Rejudged,
+};
 use crate::identify::{BadName, HostName};
 use crate::policy::{Action, Reason};
 
@@ -94,6 +96,8 @@ pub(super) struct ConnHandle {
     end: Cell<Option<End>>,
     /// An [`Reevaluation`] is held.
     again: Cell<bool>,
+    /// `judged` lets it go on by a later policy, and is not in the record yet.
+    untold: Cell<bool>,
 }
 
 /// No look: there is one a second.
@@ -178,13 +182,12 @@ impl Registry {
         }
     }
 
-    /// Has `look` see what live connections have forwarded, each time that [`COUNT_EVERY`] has passed;
-    /// the rest is counted when they end.
-    pub(super) async fn count_bytes(&self, look: impl Fn(&Bytes)) {
+    /// Counts what live connections have forwarded, and records what is to be said of them, each time
+    /// that [`COUNT_EVERY`] has passed; the rest is counted when they end.
+    pub(super) async fn follow(&self, account: &Account) {
         loop {
             sleep(COUNT_EVERY).await;
-            let flows = self.flows.borrow();
-            flows.all().filter_map(|handle| handle.bytes.get()).for_each(|bytes| look(bytes));
+            self.flows.borrow().all().for_each(|handle| handle.tell(account));
         }
     }
 
@@ -403,6 +406,35 @@ impl ConnHandle {
     /// Keeps a verdict that takes the place of the one in the record.
     pub(super) fn judge(&self, judged: Decision) {
         self.judged.set(Some(Box::new(judged)));
+        self.untold.set(false);
+    }
+
+    /// A later policy lets the connection go on: recorded now, and at a later look where there is no
+    /// room for it.
+    pub(super) fn goes_on(&self, judged: Decision, account: &Account) {
+        let before = self.last_judged();
+        if let Some(before) = before.filter(|before| !judged.differs(before)) {
+            // Two looks at one change of the policy find the same.
+            return self.judged.set(Some(Box::new(before)));
+        }
+        self.judge(judged);
+        self.untold.set(true);
+        self.tell_judged(account);
+    }
+
+    /// Counts what was forwarded, and records what is to be said.
+    fn tell(&self, account: &Account) {
+        if let Some(bytes) = self.bytes.get() {
+            account.live(bytes);
+        }
+        self.tell_judged(account);
+    }
+
+    fn tell_judged(&self, account: &Account) {
+        let Some(bytes) = self.bytes.get().filter(|_| self.untold.get()) else { return };
+        let Some(judged) = self.judged.take() else { return };
+        self.untold.set(!account.judged_again(bytes, &judged, Rejudged::Policy));
+        self.judged.set(Some(judged));
     }
 
     /// The verdict that takes the place of the one in the record.
@@ -430,7 +462,7 @@ impl fmt::Debug for ConnHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::Metrics;
+    use crate::account::kept::CapturedLog;
     use crate::flow::evaluate::NameEvidence;
     use crate::identify::{NameSource, Protocol};
 
@@ -452,24 +484,22 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn s04_bytes_of_a_live_connection_are_counted_while_it_lives_and_once() {
         let registry = Rc::new(Registry::default());
-        let metrics = Rc::new(Metrics::register());
-        let (looks, counted) = (Rc::clone(&registry), Rc::clone(&metrics));
-        let looking = tokio::task::spawn_local(async move {
-            looks.count_bytes(|bytes| counted.forwarded(bytes.uncounted())).await;
-        });
+        let account = CapturedLog::default().account();
+        let (looks, counted) = (Rc::clone(&registry), account.clone());
+        let looking = tokio::task::spawn_local(async move { looks.follow(&counted).await });
         let (handle, bytes) = (registry.register(None), Arc::new(Bytes::default()));
         handle.forwards(&bytes);
         let up = |count| format!("schengate_bytes_total{{direction=\"up\"}} {count}\n");
         for round in 1..=3 {
             bytes.up(1000);
             sleep(Duration::from_secs(60)).await;
-            let text = metrics.render();
+            let text = account.metrics().render();
             assert!(text.contains(&up(round * 1000)), "{text}");
         }
         bytes.up(7);
-        metrics.closed(Duration::ZERO, bytes.uncounted());
+        account.metrics().closed(Duration::ZERO, bytes.uncounted());
         sleep(Duration::from_secs(60)).await;
-        let text = metrics.render();
+        let text = account.metrics().render();
         assert!(text.contains(&up(3007)), "{text}");
         looking.abort();
     }

@@ -35,7 +35,9 @@ impl Worker {
                 continue;
             };
             match evaluate_cached(&policy, &subject, self.account.metrics()) {
-                Some(answer) if answer.verdict.action() != Action::Block => {}
+                Some(answer) if answer.verdict.action() != Action::Block => {
+                    handle.goes_on(answer.judged(&policy, &subject), &self.account);
+                }
                 Some(answer) if policy.grace().is_zero() => {
                     handle.cut(End::PolicyChange, Some(answer.judged(&policy, &subject)));
                 }
@@ -64,7 +66,7 @@ impl Worker {
                 continue;
             }
             if answer.verdict.action() != Action::Block {
-                return;
+                return handle.goes_on(answer.judged(&policy, &subject), &self.account);
             }
             // What was permitted again within the grace goes on.
             if waited || policy.grace().is_zero() {

@@ -9,7 +9,7 @@ use super::listener::Listener;
 use super::registry::Registration;
 use super::slots::Slot;
 use super::worker::Worker;
-use crate::account::{End, Record};
+use crate::account::{Decision, End, Record, Rejudged};
 
 /// One of them, from its begin to its end.
 pub(super) struct Session {
@@ -44,7 +44,13 @@ impl Session {
         self.record
     }
 
-    fn take_last_verdict(&mut self) {
+    /// Records that more was heard of a live connection, and that it goes on by this verdict. Where
+    /// there is no room for that, its last line says it.
+    pub(super) fn tell_again(&self, judged: &Decision) {
+        let _told = self.worker.account.judged_again(self.record.bytes(), judged, Rejudged::Heard);
+    }
+
+    pub(super) fn take_last_verdict(&mut self) {
         if let Some(judged) = self.registration.last_judged() {
             self.record.replace(judged);
         }

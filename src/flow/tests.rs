@@ -2,6 +2,7 @@
 //! few addresses, and a resolver of the tests'.
 
 mod explicit;
+mod judged_again;
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
-use schengate::evidence::register::{Column, Query, REST, Register, register_path};
+use schengate::evidence::register::{Column, Query, REST, Register, reconcile, register_path};
 use schengate::evidence::{Kind, Segment, Settings, Sink};
 use serde_json::{Value, json};
 
@@ -33,6 +33,9 @@ struct Event {
 
 const BASE: i64 = 1_795_996_800;
 
+/// An `update` of a connection that was judged again.
+const JUDGED: &str = "judged";
+
 impl Event {
     fn record(&self, number: usize) -> Value {
         let at = jiff::Timestamp::from_second(BASE + self.at).unwrap();
@@ -42,6 +45,13 @@ impl Event {
         if self.event == "update" {
             return json!({ "seq": number, "event": "update", "id": id, "time": time, "bytes_up": up,
                 "bytes_down": down, "duration_ms": 1 });
+        }
+        if self.event == JUDGED {
+            return json!({ "seq": number, "event": "update", "id": id, "time": time,
+                "cause": "policy", "destination": "203.0.113.1:443", "host": self.name,
+                "location": ["DE"], "anycast": false, "operator": "o", "law": ["DE", "US"],
+                "group": self.group, "rule": self.rule, "basis": null, "verdict": "allow",
+                "reason": "permitted", "bytes_up": up, "bytes_down": down, "duration_ms": 1 });
         }
         json!({ "seq": number, "event": self.event, "id": id, "time": time, "host": self.name,
             "location": ["DE"], "anycast": false, "operator": "o", "law": ["DE", "US"],
@@ -64,25 +74,27 @@ fn fold(events: &[Event]) -> BTreeMap<Key, Numbers> {
     let mut sums: BTreeMap<Key, Numbers> = BTreeMap::new();
     for event in events {
         let known = living.remove(&event.connection);
-        if event.event == "update" && known.is_none() {
+        if ["update", JUDGED].contains(&event.event) && known.is_none() {
             continue;
         }
         let (up, down) = known.as_ref().map_or((0, 0), |(_, up, down)| (*up, *down));
+        let (rule, name) = (event.rule.clone().unwrap_or_default(), event.name.clone());
+        let own = (event.hour(), event.group.clone(), rule, name.unwrap_or_default());
         let key = match (event.event, known) {
-            ("update", Some(((_, group, rule, name), ..))) => (event.hour(), group, rule, name),
-            _ => {
-                let rule = event.rule.clone().unwrap_or_default();
-                (event.hour(), event.group.clone(), rule, event.name.clone().unwrap_or_default())
+            ("update" | JUDGED, Some(((_, group, rule, name), ..))) => {
+                (event.hour(), group, rule, name)
             }
+            _ => own.clone(),
         };
         let (more_up, more_down) = ((event.bytes.0 - up).max(0), (event.bytes.1 - down).max(0));
         let is_open = i64::from(event.event == "open");
-        let is_final = i64::from(!matches!(event.event, "open" | "update"));
+        let is_final = i64::from(!matches!(event.event, "open" | "update" | JUDGED));
         let row = sums.entry(key.clone()).or_default();
         for (sum, more) in row.iter_mut().zip([is_open, is_final, more_up, more_down]) {
             *sum += more;
         }
         if is_final == 0 {
+            let key = if event.event == JUDGED { own } else { key };
             living.insert(event.connection, (key, up + more_up, down + more_down));
         }
     }
@@ -145,7 +157,7 @@ fn read_all(register: &mut Register, directory: &Path, limit: u64) {
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
-    let one = (0..8_u32, 0..6_u8, 0..7_u8, 0..3_u8, -2..3_i64, 0..4_i64, 0..900_i64, 0..900_i64);
+    let one = (0..8_u32, 0..7_u8, 0..7_u8, 0..3_u8, -2..3_i64, 0..4_i64, 0..900_i64, 0..900_i64);
     proptest::collection::vec(one, 0..120).prop_map(|all| {
         let mut hour = 0;
         all.into_iter()
@@ -153,7 +165,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
                 // Time goes on, and back a little where an hour turns.
                 hour += i64::from(hours == 3);
                 Event {
-                    event: ["open", "open", "update", "close", "refused", "unjudged"]
+                    event: ["open", "open", "update", "close", "refused", "unjudged", JUDGED]
                         [usize::from(event)],
                     connection,
                     at: hour * 3600 + minutes * 60,
@@ -196,6 +208,8 @@ proptest! {
         }
         read_all(&mut register, dir.path(), u64::MAX);
         prop_assert_eq!(register.progress().next, events.len() as u64);
+        let reconciled = reconcile(dir.path(), &register, None).unwrap();
+        prop_assert!(reconciled.agrees(), "{:?}", reconciled.differences);
         drop(register);
         agrees(dir.path(), &events)?;
     }

@@ -56,7 +56,18 @@ pub(crate) fn client() {
         BufReader::new(&stream).read_line(&mut answer)?;
         Ok(answer)
     };
+    let mut held = None;
     role::serve(|question| {
+        if question["do"] == "hold" {
+            let stream = TcpStream::connect(question["to"].as_str().unwrap()).unwrap();
+            (&stream).write_all(b"1").unwrap();
+            let port = stream.local_addr().unwrap().port();
+            held = Some(stream);
+            return json!(port);
+        }
+        if question == "let go" {
+            return json!(held.take().is_some());
+        }
         let Some(to) = question["to"].as_str() else {
             busy.store(false, Ordering::SeqCst);
             return json!("stopping");
@@ -330,6 +341,20 @@ fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
     let (_world, mut client) = (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
     let mut gateway = lab.start_gateway(&policy(dir.path(), ""));
     gateway.capture();
+    let held = client.ask(&json!({ "do": "hold", "to": at(PERMITTED[0], NOTED) }));
+    let ends = format!(":{held}");
+    let id = wait_until("a connection is open", || {
+        let is_held = |one: &&Value| one["client"].as_str().is_some_and(|at| at.ends_with(&ends));
+        let records = records(dir.path());
+        let open = records.iter().filter(|one| one["event"] == "open").find(is_held);
+        open.map(|open| open["id"].clone())
+    });
+    let judged_again = |times: usize| {
+        wait_until("it was judged again", || {
+            let is_update = |one: &&Value| one["event"] == "update" && one["id"] == id;
+            (records(dir.path()).iter().filter(is_update).count() == times).then_some(())
+        });
+    };
     let mut once = |to: &str| client.ask(&json!({ "do": "once", "to": at(to, NOTED) }));
     assert_eq!(once(PERMITTED[0]), "noted\n");
     assert_ne!(once(REFUSED[0]), "noted\n");
@@ -339,9 +364,12 @@ fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
         REFUSED[0]
     );
     gateway.reload(&policy(dir.path(), &waiver));
+    judged_again(1);
     assert_eq!(once(REFUSED[0]), "noted\n");
     assert_eq!(once(REFUSED[0]), "noted\n");
     gateway.reload(&policy(dir.path(), ""));
+    judged_again(2);
+    assert_eq!(client.ask(&json!("let go")), true);
     wait_until("the connections have ended", || {
         gateway.shows("schengate_connections_active 0").then_some(())
     });
@@ -362,6 +390,14 @@ fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
         assert_eq!(*row, told);
     }
     assert_eq!((&closed["widened"], &closed["before"]), (&json!([]), &opened["policy"]));
+    let updates = of("update");
+    assert_eq!(
+        updates.iter().map(|one| &one["policy"]).collect::<Vec<_>>(),
+        [&opened["policy"], &closed["policy"]]
+    );
+    assert!(updates.iter().all(|one| one["cause"] == "policy" && one["location"] == json!(["FR"])));
+    let mut closes = of("close").into_iter().filter(|close| close["id"] == id);
+    assert_eq!(closes.next().map(|close| &close["policy"]), Some(&closed["policy"]));
     let [used] = of("waiver-used")[..] else { panic!("{:?}", of("waiver-used")) };
     // Two workers hand their lines over in no order.
     let by_waiver = |open: &&Value| open["reason"] == "waiver" && open["id"] == used["connection"];

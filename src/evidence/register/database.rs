@@ -168,6 +168,10 @@ impl Register {
             path,
             most,
             progress,
+            by_number: labels
+                .iter()
+                .map(|(label, number)| (*number, Label::clone(label)))
+                .collect(),
             labels,
             flows,
             changed: HashMap::new(),
@@ -188,6 +192,7 @@ impl Register {
                       reason, listener, transport) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         self.database.prepare(insert)?.execute(texts)?;
         let id = self.database.last_insert_rowid();
+        self.by_number.insert(id, label.clone());
         self.labels.insert(label, id);
         Ok(id)
     }

@@ -2,7 +2,7 @@
 //!
 //! It is read off the segments, and made anew from them where it is lost, so that nothing but the
 //! record is evidence. What a connection moved is counted in the hour in which a record said so, under
-//! what it had been judged as by then; the connection itself in the hour in which it ended.
+//! what it had been judged as until then; the connection itself in the hour in which it ended.
 
 mod database;
 mod feed;
@@ -165,6 +165,7 @@ pub struct Register {
     most: usize,
     progress: Progress,
     labels: HashMap<Label, i64>,
+    by_number: HashMap<i64, Label>,
     flows: HashMap<String, Flow>,
     /// Flows of which the database knows something else.
     changed: HashMap<String, Option<Flow>>,
@@ -216,15 +217,29 @@ impl Register {
     }
 
     fn count(&mut self, transfer: &Transfer) -> Result<(), rusqlite::Error> {
-        let known = self.flows.get(&transfer.id);
-        let (label, name) = match (&transfer.label, known) {
-            (Some(label), _) => (label.clone(), transfer.name.clone()),
-            (None, Some(flow)) => return self.more(transfer, flow.label, flow.name.clone()),
+        let known = self.flows.get(&transfer.id).map(|flow| (flow.label, flow.name.clone()));
+        match (&transfer.label, known) {
             // Its beginning was lost: it is counted when it ends.
-            (None, None) => return Ok(()),
-        };
-        let label = self.label(label)?;
-        self.more(transfer, label, name)
+            (_, None) if transfer.stage == Stage::Update => Ok(()),
+            (Some(label), Some((before, name))) if transfer.stage == Stage::Update => {
+                // What it moved until now, it moved by the judgement before.
+                self.more(transfer, before, name)?;
+                let known = self.by_number.get(&before).unwrap_or(label);
+                let label = self.label(transfer.relabelled(known))?;
+                let name = transfer.name.clone();
+                if let Some(flow) = self.flows.get_mut(&transfer.id) {
+                    (flow.label, flow.name) = (label, name);
+                    self.changed.insert(transfer.id.clone(), Some(flow.clone()));
+                }
+                Ok(())
+            }
+            (Some(label), _) => {
+                let label = self.label(label.clone())?;
+                self.more(transfer, label, transfer.name.clone())
+            }
+            (None, Some((label, name))) => self.more(transfer, label, name),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Adds what a record says to the sums of a label and a name.

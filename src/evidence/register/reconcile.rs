@@ -258,11 +258,18 @@ impl Plain {
         if known.is_none() && transfer.stage == Stage::Final && moved > 0 {
             self.unclear.insert(hour);
         }
-        let (label, name) = match (&transfer.label, known) {
-            (Some(label), _) => (label.clone(), transfer.name.clone()),
-            (None, Some((label, name, ..))) => (label, name),
+        let told = |label: Label| (label, transfer.name.clone());
+        let (counted, goes_on) = match (&transfer.label, known) {
+            // A judgement of what lives is of what it moves from there on.
+            (Some(_), Some((label, name, ..))) if transfer.stage == Stage::Update => {
+                let goes_on = told(transfer.relabelled(&label));
+                ((label, name), goes_on)
+            }
+            (Some(label), _) => (told(label.clone()), told(label.clone())),
+            (None, Some((label, name, ..))) => ((label.clone(), name.clone()), (label, name)),
             (None, None) => return,
         };
+        let (label, name) = counted;
         let run = self.runs.entry(transfer.run().to_owned()).or_default();
         run.1 += transfer.bytes.0.saturating_sub(up);
         run.2 += transfer.bytes.1.saturating_sub(down);
@@ -292,6 +299,7 @@ impl Plain {
         }
         if transfer.stage != Stage::Final {
             let bytes = (transfer.bytes.0.max(up), transfer.bytes.1.max(down));
+            let (label, name) = goes_on;
             self.living.insert(transfer.id.clone(), (label, name, bytes.0, bytes.1));
         }
     }

@@ -53,7 +53,8 @@ pub(super) struct Transfer {
     pub(super) id: String,
     /// Milliseconds since 1970.
     pub(super) at: i64,
-    /// What it is summed up by; an update says nothing of it.
+    /// What it is summed up by; an update says it where the connection was judged again, and then of
+    /// what moves from there on.
     pub(super) label: Option<Label>,
     /// The name; empty where there is none.
     pub(super) name: Box<str>,
@@ -68,6 +69,18 @@ impl Transfer {
     /// The hour that it is counted in, as the second in which it begins.
     pub(super) const fn hour(&self) -> i64 {
         self.at.div_euclid(1000).div_euclid(HOUR) * HOUR
+    }
+
+    /// What a connection of this label is summed up by from here on: an update says nothing of the way
+    /// in, which stays.
+    pub(super) fn relabelled(&self, before: &Label) -> Label {
+        let mut label = self.label.clone().unwrap_or_else(|| before.clone());
+        for ((part, name), was) in label.iter_mut().zip(LABELS).zip(before) {
+            if self.stage == Stage::Update && matches!(name, "listener" | "transport") {
+                part.clone_from(was);
+            }
+        }
+        label
     }
 
     /// The run of the gateway that it is of.
@@ -123,7 +136,8 @@ pub(super) fn told(line: &[u8]) -> Option<Told> {
     if fields.anycast == Some(true) {
         location.push("anycast");
     }
-    let label = (stage != Stage::Update).then(|| {
+    let is_judged = stage != Stage::Update || fields.verdict.is_some();
+    let label = is_judged.then(|| {
         let text = |text: Option<String>| text.unwrap_or_default().into_boxed_str();
         let word = |word: Option<&str>| Box::from(word.unwrap_or_default());
         [
