@@ -65,3 +65,79 @@ pub(super) fn weigh(
     }
     strictest
 }
+
+/// Whether one more law could turn what [`weigh`] came to. Only one cause knows of laws: what was
+/// found before it stands against an action that is no stricter, and what was found behind it yields
+/// to one that is as strict.
+#[inline(always)]
+pub(super) fn law_may_turn(profile: &Profile, (action, reason): (Action, Reason)) -> bool {
+    let on_law = profile.on.law;
+    let behind = matches!(reason, Reason::Operator | Reason::Stale) && on_law == action;
+    profile.permit_law.is_some() && reason != Reason::Private && (on_law > action || behind)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Country;
+    use super::*;
+
+    fn set(codes: &[&str]) -> CountrySet {
+        let mut set = CountrySet::EMPTY;
+        codes.iter().filter_map(|code| Country::from_code(code)).for_each(|code| set.insert(code));
+        set
+    }
+
+    proptest! {
+        /// Over every action of every cause and every fact: what no law turns stays whatever law a
+        /// name adds, and what one may turn is turned by some law.
+        #[test]
+        fn a_law_turns_what_may_be_turned_and_nothing_else(
+            on in prop::collection::vec(prop::sample::select(Action::ALL.to_vec()), 7),
+            facts in any::<[bool; 7]>(),
+            judges_law in any::<bool>(),
+            home in prop::sample::select(vec!["FR", "US"]),
+            code in prop::sample::select(vec!["", "FR", "US"]),
+        ) {
+            let [unknown, anycast, placed, private, operator_known, stale, dissents] = facts;
+            let &[outside, law, operator, unknown_place, disputed, edge, rest] = &*on else {
+                return Err(TestCaseError::fail("seven actions"));
+            };
+            let profile = Profile {
+                permit: set(&["FR"]),
+                permit_law: judges_law.then(|| set(&["FR"])),
+                on: Causes {
+                    outside,
+                    law,
+                    operator,
+                    unknown: unknown_place,
+                    disputed,
+                    anycast: edge,
+                    mismatch: rest,
+                    unread: rest,
+                    malformed: rest,
+                    stale: rest,
+                    private: rest,
+                },
+            };
+            let location = Location {
+                codes: set(&[code]),
+                unknown,
+                anycast,
+                dissent: if dissents { set(&["US"]) } else { CountrySet::EMPTY },
+                placed,
+                ..Location::default()
+            };
+            let standing = if private { Standing::Private } else { Standing::Ordinary };
+            let facts =
+                Facts { standing, location: &location, homes: set(&[home]), operator_known, stale };
+            let alone = weigh(&profile, &facts, |_, _| ());
+            let with = |code| {
+                weigh(&profile, &Facts { homes: facts.homes | set(&[code]), ..facts }, |_, _| ())
+            };
+            prop_assert_eq!(with("FR"), alone);
+            prop_assert_eq!(law_may_turn(&profile, alone), with("RU") != alone);
+        }
+    }
+}

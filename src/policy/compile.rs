@@ -13,7 +13,7 @@ use super::name_table::NameTable;
 use super::nest::{AddressBits, nest};
 use super::rule_set::{Bits, RuleSetsBuilder, SetId};
 use super::{
-    Action, ClassRules, ClientClass, CountrySet, GroupState, NameEntry, NameLaw, OperatorRules,
+    Action, ClassRules, ClientClass, CountrySet, GroupState, NameLaw, NameRules, OperatorRules,
     Policy, Reason, RuleState, Standing, Transport,
 };
 use crate::identify::{HostName, Protocol};
@@ -51,8 +51,8 @@ impl Policy {
         let mut build = Build { rules, sets: RuleSetsBuilder::new(rules.len()) };
         let (clients, client_classes) = build.clients(groups);
         let Ports { classes: port_classes, sets: ports, samples: port_samples } = build.ports();
-        let (names, name_entries, name_laws) =
-            build.names(&blueprint.host_operators, &blueprint.host_laws);
+        let (names, name_rules) = build.names(&blueprint.host_operators);
+        let (law_names, name_laws) = build.name_laws(&blueprint.host_laws);
         let mut host_operators: Vec<u32> =
             blueprint.host_operators.iter().map(|&(_, _, operator)| operator).collect();
         host_operators.sort_unstable();
@@ -95,7 +95,7 @@ impl Policy {
             ports,
             port_samples,
             names,
-            name_entries,
+            name_rules,
             hostless,
             with_host,
             hosted,
@@ -119,6 +119,7 @@ impl Policy {
             host_operators: host_operators.into(),
             asking: rules.iter().position(asks_operator).unwrap_or(usize::MAX),
             asks_law: rules.iter().any(|rule| rule.law.is_some()),
+            law_names,
             name_laws,
             own_ends: LastBytes::collect(own.iter().chain(own_ports.iter().map(|(ip, _)| ip))),
             own,
@@ -292,13 +293,25 @@ impl Build<'_> {
         Ports { classes: classes.into(), sets: sets.into(), samples: samples.into() }
     }
 
-    /// Names -> entries. Entry 0 is a name that no pattern knows.
-    fn names(
-        &mut self,
-        operators: &[(HostName, bool, u32)],
-        laws: &[(HostName, CountrySet)],
-    ) -> (NameTable, Box<[NameEntry]>, Box<[NameLaw]>) {
+    /// Names, and those below them, -> one more than the index of the law that they add.
+    fn name_laws(&mut self, laws: &[(HostName, CountrySet)]) -> (NameTable, Box<[NameLaw]>) {
         let mut name_laws: Vec<NameLaw> = Vec::new();
+        let mut values: HashMap<&str, u32> = HashMap::with_capacity(laws.len());
+        for (suffix, homes) in laws {
+            let law = name_laws.iter().position(|law| law.homes == *homes).unwrap_or_else(|| {
+                let bits = self.law_bits(true, *homes);
+                name_laws.push(NameLaw { homes: *homes, rules: self.sets.intern(&bits) });
+                name_laws.len() - 1
+            });
+            values.insert(suffix.as_str(), index_of(law + 1));
+        }
+        let both = |(&name, &value)| [(name, false, value), (name, true, value)];
+        let patterns: Vec<_> = values.iter().flat_map(both).collect();
+        (NameTable::build(patterns.into_iter()), name_laws.into())
+    }
+
+    /// Names -> what the policy file says of them. Entry 0 is a name that no pattern knows.
+    fn names(&mut self, operators: &[(HostName, bool, u32)]) -> (NameTable, Box<[NameRules]>) {
         let mut lists = RuleLists::new();
         let patterns = || self.rules.iter().map(|rule| rule.host.iter().flat_map(HostList::iter));
         let count = patterns().flatten().filter(|host| !host.below).count();
@@ -316,17 +329,7 @@ impl Build<'_> {
             let own = if *is_below { &mut below } else { &mut exact };
             own.entry(name.as_str()).or_default().operator = Some(*operator);
         }
-        for (suffix, homes) in laws {
-            let law = name_laws.iter().position(|law| law.homes == *homes).unwrap_or_else(|| {
-                let bits = self.law_bits(true, *homes);
-                name_laws.push(NameLaw { homes: *homes, rules: self.sets.intern(&bits) });
-                name_laws.len() - 1
-            });
-            for own in [&mut exact, &mut below] {
-                own.entry(suffix.as_str()).or_default().law = Some(index_of(law));
-            }
-        }
-        let mut entries = vec![NameEntry { rules: self.set(|_| false), operator: None, law: None }];
+        let mut entries = vec![NameRules { rules: self.set(|_| false), operator: None }];
         let mut known: HashMap<Own, u32> = HashMap::new();
         let depths = below.keys().fold(0, |depths, name| depths | depth_bit(name));
         let mut value = |name: &str, own: Own| {
@@ -335,21 +338,20 @@ impl Build<'_> {
                 if let Some(wider) = below.get(suffix) {
                     own.rules = lists.union(own.rules, wider.rules);
                     own.operator = own.operator.or(wider.operator);
-                    own.law = own.law.or(wider.law);
                 }
             }
             *known.entry(own).or_insert_with(|| {
                 let rules = lists.rules(own.rules).iter().map(|&rule| rule as usize);
                 let bits = Bits::collect(self.rules.len(), rules);
                 let rules = self.sets.intern(&bits);
-                entries.push(NameEntry { rules, operator: own.operator, law: own.law });
+                entries.push(NameRules { rules, operator: own.operator });
                 index_of(entries.len() - 1)
             })
         };
         let mut patterns = Vec::with_capacity(exact.len() + below.len());
         patterns.extend(exact.iter().map(|(&name, &own)| (name, false, value(name, own))));
         patterns.extend(below.iter().map(|(&name, &own)| (name, true, value(name, own))));
-        (NameTable::build(patterns.into_iter()), entries.into(), name_laws.into())
+        (NameTable::build(patterns.into_iter()), entries.into())
     }
 
     /// Class of addresses -> sets.
@@ -496,12 +498,11 @@ const fn asks_operator(rule: &RuleSpec) -> bool {
     rule.operator.is_some() || rule.law.is_some()
 }
 
-/// The rules (an index into [`RuleLists`]), the operator and the law of a pattern.
+/// The rules (an index into [`RuleLists`]) and the operator of a pattern.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Own {
     rules: u32,
     operator: Option<u32>,
-    law: Option<u32>,
 }
 
 /// Lists of rules, each once, so that a million patterns of one rule share one.

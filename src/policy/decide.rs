@@ -4,12 +4,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::address::{Target, canonical, target};
-use super::axes::weigh;
+use super::axes::{law_may_turn, weigh};
 use super::compile::{carrier, carriers_of, class_facts};
 use super::rule_set::{self, Named, SetId, Term};
 use super::{
     Action, Binding, Claim, ClientClass, CountrySet, Ech, GroupId, GroupState, Mode, NameEntry,
-    NameLaw, Policy, Question, Reason, RuleId, Standing, Verdict,
+    NameLaw, NameRules, NameTable, Policy, Question, Reason, RuleId, Standing, Verdict,
 };
 use crate::identify::{HostName, Protocol};
 
@@ -126,7 +126,7 @@ impl Policy {
             }
             (true, Ech::Claim) | (false, _) => question.name,
         };
-        let subject = self.named(subject, name);
+        let subject = self.named(subject, name, trace.listens());
         if let Some(operator) = subject.name.operator {
             trace.step(Step::HostOperator(operator, subject.bound));
         }
@@ -224,7 +224,7 @@ impl Policy {
         if ech_matters || (name_open && !self.host_operators.is_empty()) {
             return None;
         }
-        let subject = self.named(subject, question.name);
+        let subject = self.named(subject, question.name, false);
         let transport = question.transport as usize;
         let (any, every) = (*self.any_carrier.get(transport)?, *self.every_carrier.get(transport)?);
         let profile = self.profiles.get(self.group(subject.client).profile as usize)?;
@@ -293,8 +293,10 @@ impl Policy {
         self.name_laws.get(index as usize)
     }
 
+    /// With what is known of the name. Its law is looked up where it could turn the answer, or where
+    /// it is `told`: it is one look-up more for each label.
     #[inline(always)]
-    fn named(&self, subject: Subject, name: Claim<'_>) -> Subject {
+    fn named(&self, subject: Subject, name: Claim<'_>, told: bool) -> Subject {
         let Some(host) = name.host() else {
             return Subject {
                 name: NameEntry { rules: self.with_host, ..self.unknown_name() },
@@ -302,19 +304,52 @@ impl Policy {
             };
         };
         let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
-        let mut name = self.entry(host);
+        let (NameRules { rules, operator }, law) = if told || self.is_turned_by_law(&subject) {
+            let [known, law] = NameTable::values([&self.names, &self.law_names], host);
+            (self.name_rules(known), law.checked_sub(1))
+        } else {
+            let known = self.rules_of(host);
+            // With an operator of its own the axes are weighed anew.
+            (known, known.operator.and_then(|_| self.law_of(host)))
+        };
         // An `[[operator]]` of the policy that is bound says all there is to say of the law.
-        if bound && name.operator.is_some() {
-            name.law = None;
-        }
-        Subject { name, bound, ..subject }
+        let law = law.filter(|_| !bound || operator.is_none());
+        Subject { name: NameEntry { rules, operator, law }, bound, ..subject }
+    }
+
+    /// Whether a law that a name adds could turn what rules and axes come to for an address.
+    #[inline(always)]
+    fn is_turned_by_law(&self, subject: &Subject) -> bool {
+        let group = self.group(subject.client);
+        self.asks_law
+            || self.profiles.get(group.profile as usize).is_none_or(|profile| {
+                law_may_turn(profile, self.class_axes(group.profile, subject.class))
+            })
+    }
+
+    /// What the policy file says of a name.
+    #[inline]
+    fn rules_of(&self, host: &HostName) -> NameRules {
+        self.name_rules(self.names.value(host))
+    }
+
+    /// What stands for a value of the names.
+    #[inline]
+    fn name_rules(&self, value: u32) -> NameRules {
+        let known = self.name_rules.get(value as usize).copied();
+        known.unwrap_or(NameRules { rules: self.nothing, operator: None })
+    }
+
+    /// The law that a name adds, as an index into `name_laws`.
+    #[inline]
+    pub(super) fn law_of(&self, host: &HostName) -> Option<u32> {
+        self.law_names.value(host).checked_sub(1)
     }
 
     /// What is known of a name.
-    #[inline]
     pub(super) fn entry(&self, host: &HostName) -> NameEntry {
-        let entry = self.name_entries.get(self.names.value(host) as usize).copied();
-        entry.unwrap_or_else(|| self.unknown_name())
+        let NameRules { rules, operator } = self.rules_of(host);
+        NameEntry { rules, operator, law: self.law_of(host) }
     }
 
     #[inline]
@@ -419,7 +454,7 @@ impl Policy {
 
     /// Whether the `host` of a rule holds for one of the names.
     fn hosts(&self, rule: usize, names: &[HostName]) -> bool {
-        names.iter().any(|name| self.sets.contains(self.entry(name).rules, rule))
+        names.iter().any(|name| self.sets.contains(self.rules_of(name).rules, rule))
     }
 
     /// The lowest rule from `from` on whose conditions all hold; those with a `host` are the ones of
@@ -446,7 +481,8 @@ impl Policy {
         let client = Named { own: subject.client.from, unasked: self.fromless };
         let to = Named { own: class.to, unasked: self.toless };
         let NameEntry { operator, law, .. } = subject.name;
-        if subject.target.outer.is_none() && operator.is_none() && law.is_none() {
+        let law_counts = law.is_some() && self.asks_law;
+        if subject.target.outer.is_none() && operator.is_none() && !law_counts {
             let others = [carrier, port, class.all];
             let question = rule_set::Question { name, client, to, others, loose: self.loose };
             return self.sets.first(&question, from);
@@ -496,11 +532,16 @@ impl Policy {
     #[inline(always)]
     pub(super) fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
         if subject.name.operator.is_none() && subject.name.law.is_none() && !trace.listens() {
-            let profile = self.group(subject.client).profile as usize;
-            let at = profile * self.atlas.classes().len() + subject.class;
-            return self.axes.get(at).copied().unwrap_or(UNKNOWN);
+            return self.class_axes(self.group(subject.client).profile, subject.class);
         }
         self.axes_weighed(subject, trace)
+    }
+
+    /// What the axes come to for a class of addresses by itself.
+    #[inline(always)]
+    fn class_axes(&self, profile: u32, class: usize) -> (Action, Reason) {
+        let at = profile as usize * self.atlas.classes().len() + class;
+        self.axes.get(at).copied().unwrap_or(UNKNOWN)
     }
 
     /// As [`Policy::axes`], where they are not known ahead, or each cause is told.

@@ -34,9 +34,7 @@ impl Policy {
         if group.mode == Mode::Observe {
             return None;
         }
-        let entry = self.name_entries.get(self.names.value(name) as usize);
-        let NameEntry { rules, operator, law } =
-            entry.copied().unwrap_or_else(|| self.unknown_name());
+        let NameEntry { rules, operator, law } = self.entry(name);
         let settled = match self.refused_by_rule(question, client, rules, operator) {
             Walk::Refused(rule) => Settled { reason: Reason::Rule, rule: Some(rule) },
             Walk::Possible => return None,

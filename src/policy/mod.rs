@@ -98,13 +98,16 @@ pub struct Policy {
     /// One port of each class.
     port_samples: Box<[u16]>,
     names: NameTable,
-    name_entries: Box<[NameEntry]>,
+    name_rules: Box<[NameRules]>,
     /// The operators that have hosts, each once.
     host_operators: Box<[u32]>,
     /// The first rule with a condition about the operator or the law; else [`usize::MAX`].
     asking: usize,
     /// Some rule has a condition about the law.
     asks_law: bool,
+    /// The names that add a law, apart from those above: they are asked only where a law could turn
+    /// the answer. One more than the index into `name_laws`.
+    law_names: NameTable,
     /// What names may add to the law, each set of homes once.
     name_laws: Box<[NameLaw]>,
     /// Rules in force by transport and protocol.
@@ -185,7 +188,17 @@ impl RuleState {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What the policy file says of a name.
+#[derive(Debug, Clone, Copy)]
+struct NameRules {
+    /// Rules whose `host` holds for the name.
+    rules: SetId,
+    /// The `[[operator]]` that the name belongs to, as an index into the atlas.
+    operator: Option<u32>,
+}
+
+/// What is known of a name.
+#[derive(Debug, Clone, Copy)]
 struct NameEntry {
     /// Rules whose `host` holds for the name.
     rules: SetId,
@@ -254,7 +267,7 @@ impl Policy {
     /// The law that a name adds, whatever address it has.
     #[must_use]
     pub fn name_law(&self, name: &HostName) -> CountrySet {
-        self.entry(name).law.and_then(|law| self.law(law)).map(|law| law.homes).unwrap_or_default()
+        self.law_of(name).and_then(|law| self.law(law)).map(|law| law.homes).unwrap_or_default()
     }
 
     /// The facts by address.
@@ -325,6 +338,7 @@ impl Policy {
             + self.sets.bytes()
             + self.clients.bytes()
             + self.names.bytes()
+            + self.law_names.bytes()
             + size_of_val(&*self.classes)
             + size_of_val(&*self.axes)
             + size_of_val(&*self.port_classes)

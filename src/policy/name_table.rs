@@ -33,6 +33,10 @@ pub struct NameTable {
     /// For each pattern a word of value (31 bits), [`BELOW`] and length (the upper 32), and its text
     /// in words, padded with zeros; the patterns of a group side by side.
     records: Box<[u64]>,
+    /// A bit for each pattern of a small table, by its length and its first eight bytes. Most names
+    /// that are not in it are told by that, for a fifth of what their hash takes. A large table has
+    /// none: it would be one more line of memory to wait for.
+    screen: Box<[u64]>,
     /// Bit n: some name of n labels is in the table.
     exact_depths: u128,
     /// Bit n: some `*.` pattern has n labels behind the star.
@@ -180,6 +184,7 @@ impl NameTable {
             hash: Hash::drawn(),
             groups: zeroed(groups + 1),
             records: Box::default(),
+            screen: screen(patterns.len()),
             exact_depths: 0,
             below_depths: 0,
         };
@@ -191,6 +196,10 @@ impl NameTable {
             let depths = if below { &mut table.below_depths } else { &mut table.exact_depths };
             let depth = 1 + name.bytes().filter(|&byte| byte == b'.').count();
             *depths |= 1_u128.checked_shl(depth as u32).unwrap_or(0);
+            let (word, bit) = table.screened(text, below);
+            if let Some(word) = table.screen.get_mut(word) {
+                *word |= 1 << bit;
+            }
             let hash = table.hash.of(text, below);
             let size = 1 + text.words();
             let group = table.group(hash);
@@ -243,6 +252,19 @@ impl NameTable {
         }
     }
 
+    /// The values of a name in two tables, its labels told apart once.
+    #[must_use]
+    pub fn values([first, second]: [&Self; 2], name: &HostName) -> [u32; 2] {
+        let text = Text::of(name);
+        if text.length <= SHORT * 8 {
+            let dots = text.dots(SHORT);
+            [first, second].map(|table| table.most_specific::<1>(text, dots))
+        } else {
+            let dots = text.dots(text.words());
+            [first, second].map(|table| table.most_specific::<4>(text, dots))
+        }
+    }
+
     #[inline(always)]
     fn most_specific<const CHUNKS: usize>(&self, text: Text<'_>, dots: [u64; CHUNKS]) -> u32 {
         let depth = 1 + dots.iter().map(|chunk| chunk.count_ones()).sum::<u32>();
@@ -274,6 +296,9 @@ impl NameTable {
 
     #[inline(always)]
     fn find(&self, text: Text<'_>, below: bool) -> u32 {
+        if !self.may_hold(text, below) {
+            return 0;
+        }
         let hash = self.hash.of(text, below);
         let at = self.group(hash);
         let Some(group) = self.groups.get(at) else { return 0 };
@@ -284,6 +309,25 @@ impl NameTable {
             return if group.is_crowded() { self.look_through(at, text, below) } else { 0 };
         }
         self.compare(group, agree, text, below)
+    }
+
+    /// False where the screen tells that no pattern is this one.
+    #[inline(always)]
+    fn may_hold(&self, text: Text<'_>, below: bool) -> bool {
+        if self.screen.is_empty() {
+            return true;
+        }
+        let (word, bit) = self.screened(text, below);
+        self.screen.get(word).is_none_or(|word| word >> bit & 1 == 1)
+    }
+
+    /// The word of the screen, and the bit in it, that stand for a pattern.
+    #[inline(always)]
+    fn screened(&self, text: Text<'_>, below: bool) -> (usize, u32) {
+        let length = (text.length as u64) << 1 | u64::from(below);
+        let [key, ..] = self.hash.keys;
+        let hash = (text.word(0) ^ length).wrapping_mul(key | 1);
+        ((hash >> 38) as usize & self.screen.len().wrapping_sub(1), (hash >> 58) as u32)
     }
 
     /// Compares the patterns of a group whose tags agree.
@@ -346,8 +390,14 @@ impl NameTable {
     /// Bytes held, the texts included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.groups) + size_of_val(&*self.records)
+        size_of_val(&*self.groups) + size_of_val(&*self.records) + size_of_val(&*self.screen)
     }
+}
+
+/// The screen of so many patterns: sixteen bits for each and more, a power of two.
+fn screen(patterns: usize) -> Box<[u64]> {
+    let words = if patterns <= SMALL { (patterns / 4 + 1).next_power_of_two() } else { 0 };
+    vec![0; words].into()
 }
 
 /// Takes the last dot out; where a label begins behind it.
