@@ -1,9 +1,12 @@
 //! The only place in which `unsafe` or a raw descriptor may appear.
 #![allow(unsafe_code, reason = "what libc offers and no safe crate of the tree does")]
 
+mod channel;
+mod confine;
 mod descriptors;
 pub mod epoll;
 mod links;
+mod local;
 mod mapping;
 mod memory;
 mod message;
@@ -16,15 +19,21 @@ mod passed;
 mod pipe;
 mod receive;
 mod route;
+mod ruleset;
+mod signals;
 mod socket;
+mod spawn;
 mod tun;
 pub mod udp;
 mod writers;
 
 use std::{io, ptr};
 
+pub use channel::{Channel, Packet};
+pub use confine::{close_at_exec, drop_capabilities, forbid_ways_out, hide_from_others};
 pub use descriptors::{connections_max, is_reserved, raise_descriptor_limit, unreserved};
 pub use links::{Link, links, local_addresses};
+pub use local::{add_own_address, deliver_all_here, start_loopback};
 pub use mapping::SharedWords;
 pub use memory::{prefer_huge_pages, set_mmap_threshold};
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
@@ -41,7 +50,10 @@ pub use route::{
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-pub use socket::accept;
+pub use ruleset::{Diverted, divert};
+pub use signals::{Signals, Woken};
+pub use socket::{accept, is_of_this_network};
+pub use spawn::{Forked, Gone, foreground, fork, leave, reap, take_terminal, unshare, wait};
 pub use tun::Tun;
 pub use writers::Writers;
 

@@ -31,13 +31,13 @@ const NEW: u16 = 0x0a12;
 /// `NFT_MSG_NEWSETELEM`.
 const ADD: u16 = 0x0a0c;
 /// What stands around a transaction, and the subsystem that it is for (`res_id` of its header).
-const BEGIN: u16 = 0x10;
-const END: u16 = 0x11;
-const NFTABLES: [u8; 2] = [0, 10];
+pub(super) const BEGIN: u16 = 0x10;
+pub(super) const END: u16 = 0x11;
+pub(super) const NFTABLES: [u8; 2] = [0, 10];
 /// `NLM_F_REQUEST`, with `NLM_F_ACK` and `NLM_F_CREATE`.
-const CREATE: u16 = 0x0405;
+pub(super) const CREATE: u16 = 0x0405;
 /// `NFPROTO_INET`.
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 /// Attributes of an object: table, name, type, data; and of a counter: bytes, packets.
 const TABLE: u16 = 1;
 const NAME: u16 = 2;
@@ -48,7 +48,7 @@ const PACKETS: u16 = 2;
 /// `NFT_OBJECT_COUNTER`.
 const COUNTER: [u8; 4] = [0, 0, 0, 1];
 /// The bit of an attribute's type that says that there are attributes in it.
-const NEST: u16 = 0x8000;
+pub(super) const NEST: u16 = 0x8000;
 /// Attributes of a list of elements: table, set, elements; of the list, one element; of an element:
 /// key, flags, object; of a key, its bytes.
 const SET: u16 = 2;
@@ -144,7 +144,7 @@ pub fn add_intervals<'a>(
     Ok(())
 }
 
-fn open() -> io::Result<Socket> {
+pub(super) fn open() -> io::Result<Socket> {
     netlink::open(libc::NETLINK_NETFILTER)
 }
 
@@ -156,7 +156,7 @@ fn request(table: &str) -> Vec<u8> {
 }
 
 /// A message with the header of its subsystem: family and version, and what it is for.
-fn message(
+pub(super) fn message(
     kind: u16,
     flags: u16,
     family: [u8; 2],
@@ -198,7 +198,7 @@ fn key(address: IpAddr) -> Vec<u8> {
 ///
 /// # Errors
 /// One was not.
-fn answers(mut rest: &[u8]) -> io::Result<usize> {
+pub(super) fn answers(mut rest: &[u8]) -> io::Result<usize> {
     let mut taken = 0;
     while let Some((length, kind)) = head(rest) {
         let message = rest.get(HEADER..length).ok_or(io::ErrorKind::InvalidData)?;

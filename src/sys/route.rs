@@ -15,7 +15,7 @@ use super::netlink::{self, DONE, DUMP, ERROR, HEADER, READ_MAX, REQUEST, attribu
 use super::options;
 
 /// `RTM_NEWROUTE` and `RTM_DELROUTE`, `RTM_GETROUTE`.
-const NEW_ROUTE: u16 = 24;
+pub(super) const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
 /// `RTM_NEWRULE`, `RTM_DELRULE`, `RTM_GETRULE`.
@@ -27,8 +27,8 @@ const NEW_SWITCHES: u16 = 80;
 const GET_SWITCHES: u16 = 82;
 /// `NLM_F_ACK`, `NLM_F_CREATE`, `NLM_F_REPLACE`.
 const ACK: u16 = 0x0004;
-const CREATE: u16 = 0x0400;
-const REPLACE: u16 = 0x0100;
+pub(super) const CREATE: u16 = 0x0400;
+pub(super) const REPLACE: u16 = 0x0100;
 
 /// Attributes of a rule: destination, source, interface it came in by, where to go on, preference,
 /// mark, table, mask of the mark, interface it leaves by, who set it.
@@ -288,7 +288,7 @@ pub fn deliver_no_longer(is_v6: bool, table: u32) -> io::Result<()> {
     change(DELETE_ROUTE, 0, &route_message(is_v6, table)?)
 }
 
-fn route_message(is_v6: bool, table: u32) -> io::Result<(Vec<u8>, Vec<u8>)> {
+pub(super) fn route_message(is_v6: bool, table: u32) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let mut header = route_header(is_v6);
     header[4] = TABLE_COMPAT;
     header[5] = BY_KERNEL;
@@ -330,7 +330,7 @@ pub fn delivers_locally(is_v6: bool, table: u32) -> io::Result<bool> {
     }
 }
 
-fn loopback() -> io::Result<u32> {
+pub(super) fn loopback() -> io::Result<u32> {
     Ok(netdevice::name_to_index(UnixDatagram::unbound()?, "lo")?)
 }
 
@@ -455,7 +455,11 @@ pub(super) fn dump(
     Err(io::Error::other("the kernel's list has no end"))
 }
 
-fn change(kind: u16, flags: u16, (header, attributes): &(Vec<u8>, Vec<u8>)) -> io::Result<()> {
+pub(super) fn change(
+    kind: u16,
+    flags: u16,
+    (header, attributes): &(Vec<u8>, Vec<u8>),
+) -> io::Result<()> {
     let mut socket = netlink::open(libc::NETLINK_ROUTE)?;
     socket.send(&netlink::message(kind, REQUEST | ACK | flags, header, attributes))?;
     let mut buffer = vec![0; READ_MAX];

@@ -3,7 +3,8 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 
 /// Takes one connection from a listener of TCP, without waiting: a socket that never waits, and its
 /// peer.
@@ -37,6 +38,33 @@ fn peer_of(bytes: &[u8; size_of::<libc::sockaddr_in6>()]) -> Option<SocketAddr> 
         _ => return None,
     };
     Some(SocketAddr::new(ip, port))
+}
+
+/// Whether a socket is of the network namespace in which this process makes its sockets; one that was
+/// passed on may be of another. A kernel that cannot say (before 5.14) has it of this one.
+///
+/// # Errors
+/// Whatever socket(2) says.
+pub fn is_of_this_network(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let own = UnixDatagram::unbound()?;
+    Ok(network(socket) == network(own.as_fd()))
+}
+
+/// The number of a socket's network namespace.
+fn network(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut number = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&number)).ok()?;
+    // SAFETY: `number` and `length` describe the room for a number of eight bytes.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    };
+    (done == 0).then_some(number)
 }
 
 #[cfg(test)]
