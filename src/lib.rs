@@ -17,6 +17,7 @@ pub mod account;
 pub mod cli;
 pub mod control;
 pub mod egress;
+pub mod enclosure;
 pub mod evidence;
 pub mod flow;
 pub mod identify;

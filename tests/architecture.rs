@@ -10,6 +10,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of `sys` only how memory is backed, and only in `huge_pages.rs`: see below.
     ("policy", &["identify", "sys"]),
     ("sys", &[]),
+    // A command in namespaces of its own, and the sockets that lead out of them: knows of no policy.
+    ("enclosure", &["sys"]),
     // Plain data that the policy file is read into and both planes work by.
     ("settings", &["identify"]),
     // The record as evidence: of the world it knows files, and of the system a shared mapping.
@@ -31,15 +33,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "service",
         &[
-            "identify", "policy", "account", "settings", "sys", "egress", "evidence", "flow",
+            "identify",
+            "policy",
+            "account",
+            "settings",
+            "sys",
+            "egress",
+            "evidence",
+            "flow",
             "control",
+            "enclosure",
         ],
     ),
     (
         "cli",
         &[
             "identify", "policy", "account", "settings", "sys", "evidence", "inspect", "report",
-            "control", "service",
+            "control", "service", "enclosure",
         ],
     ),
 ];

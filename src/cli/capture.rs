@@ -120,7 +120,7 @@ fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
         exit = match (exit, &finding) {
             (_, Finding::Broken(_)) | (Exit::No, _) => Exit::No,
             (_, Finding::Unseen(_)) | (Exit::NoAnswer, _) => Exit::NoAnswer,
-            (Exit::Yes, Finding::Intact) => Exit::Yes,
+            (Exit::Yes | Exit::Of(_), Finding::Intact) => exit,
         };
     }
     Ok(exit)

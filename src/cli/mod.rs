@@ -5,6 +5,7 @@ mod audit;
 mod capture;
 mod check;
 mod data;
+mod exec;
 mod explain;
 mod inspect;
 mod journal;
@@ -36,6 +37,8 @@ struct Arguments {
 enum Command {
     /// Run the gateway
     Run(run::Run),
+    /// Run one command whose only way out is the gateway, and say where its bytes went
+    Exec(Box<exec::Exec>),
     /// Load the policy as `run` would, print every fault and lint, and stop
     Check(check::Check),
     /// Judge one destination and show each step
@@ -110,6 +113,8 @@ enum Exit {
     Yes,
     No,
     NoAnswer,
+    /// That of a command that was run.
+    Of(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -118,6 +123,7 @@ impl From<Exit> for ExitCode {
             Exit::Yes => Self::SUCCESS,
             Exit::No => Self::from(1),
             Exit::NoAnswer => Self::from(2),
+            Exit::Of(status) => Self::from(status),
         }
     }
 }
@@ -142,6 +148,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     match command {
         Command::Run(run) => Ok(run::run(run)),
+        Command::Exec(exec) => Ok(exec::exec(&exec)),
         Command::Check(check) => check::check(check, out),
         Command::Explain(explain) => explain::explain(&explain, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),

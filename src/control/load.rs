@@ -133,6 +133,16 @@ pub fn load_against(
     Ok(LoadedPolicy { compiler: compiler(loaded, sources, at, beside)?, lints, last_good })
 }
 
+/// As [`load`], of a policy that was read already.
+///
+/// # Errors
+/// As [`load_against`], but for the faults of the file.
+pub fn complete(loaded: Loaded, at: Timestamp) -> Result<LoadedPolicy, LoadFault> {
+    let sources = sources(&loaded)?;
+    let (lints, last_good) = (loaded.lints.clone(), LastGood::default());
+    Ok(LoadedPolicy { compiler: compiler(loaded, sources, at, Beside::Nothing)?, lints, last_good })
+}
+
 /// A policy that judges where its own tables are fetched from.
 #[derive(Debug)]
 pub struct Fetching {

@@ -174,14 +174,19 @@ impl PolicyManager {
         now: Timestamp,
     ) -> Result<(Self, Vec<Lint>), LoadFault> {
         let loaded = load_against(path, now, Against::Remembered { allow_older })?;
+        let lints = loaded.lints.clone();
+        Ok((Self { path: path.map(Path::to_owned), ..Self::over(loaded, now) }, lints))
+    }
+
+    /// Publishes a policy that was loaded, as of `now`.
+    #[must_use]
+    pub fn over(loaded: LoadedPolicy, now: Timestamp) -> Self {
         let compiler = Arc::new(loaded.compiler);
         let current = Arc::new(compiler.policy_at(now));
         let next = compiler.successor(now).map(Arc::new);
         let live = Arc::new(Live::new(Arc::clone(&current), next));
-        let last_good = loaded.last_good;
-        let manager = Self { path: path.map(Path::to_owned), compiler, current, live, last_good };
         sys::trim_heap();
-        Ok((manager, loaded.lints))
+        Self { path: None, compiler, current, live, last_good: loaded.last_good }
     }
 
     /// The published policy, for those who judge.

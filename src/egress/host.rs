@@ -123,6 +123,13 @@ fn read_again(path: &Path, stamp: &mut Option<Stamp>, is_first: bool) -> Option<
     }
 }
 
+/// The addresses of the name servers that this host has now.
+#[must_use]
+pub fn host_name_servers() -> Vec<IpAddr> {
+    let text = fs::read("/etc/resolv.conf").unwrap_or_default();
+    name_servers(&String::from_utf8_lossy(&text)).iter().map(|server| server.at.ip()).collect()
+}
+
 /// The `nameserver` lines (resolv.conf(5)).
 fn name_servers(text: &str) -> Vec<Server> {
     let mut servers = Vec::new();

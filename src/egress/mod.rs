@@ -16,6 +16,7 @@ mod tls;
 pub(crate) use allowance::parent;
 pub use allowance::{Allowance, NamesLimit, OverLimit};
 pub(crate) use exchange::framed;
+pub use host::host_name_servers;
 pub(crate) use question::{Question, UDP_MAX};
 pub use resolver::Resolver;
 pub(crate) use resolver::{Addresses, Family, NoAddresses, localhost};

@@ -157,7 +157,7 @@ impl DataPlane {
         }
         let mut name_server = None;
         if let Some(dns) = settings.dns {
-            let opened = dns::open(dns.listen).map_err(|e| {
+            let opened = dns::open(dns.listen, settings.dns_sockets).map_err(|e| {
                 io::Error::new(e.kind(), format!("name server {}: {e}", dns.listen))
             })?;
             listeners.push((Ingress::Dns, opened.address));

@@ -24,6 +24,8 @@ pub struct Settings {
     pub names: NameService,
     /// The gateway's own name server, where it is one.
     pub dns: Option<Dns>,
+    /// Its sockets, UDP and TCP, where somebody else opened them.
+    pub dns_sockets: Option<(UdpSocket, TcpListener)>,
 }
 
 /// How names are resolved, and for how long an answer ties a name to its addresses.

@@ -537,8 +537,14 @@ fn plane(policy: Fixture, resolver: &FakeResolver, kept: &CapturedLog) -> (DataP
         limit: Default::default(),
     };
     let workers = NonZeroUsize::new(2).unwrap();
-    let settings =
-        Settings { listeners: vec![listener], workers, affinity: true, names, dns: None };
+    let settings = Settings {
+        listeners: vec![listener],
+        workers,
+        affinity: true,
+        names,
+        dns: None,
+        dns_sockets: None,
+    };
     let names =
         std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| resolver.names());
     let plane = DataPlane::launch(settings, published(policy), account.clone(), names).unwrap();

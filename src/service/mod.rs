@@ -4,6 +4,7 @@
 //! `step` decides what follows from what is heard, without input or output; `supervise` hears it and
 //! does what was decided; `front` is the process that a service manager may watch in its place.
 
+mod enclosed;
 mod events;
 mod flows;
 mod front;
@@ -17,9 +18,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use enclosed::EnclosedGateway;
 pub use front::{Behind, FrontEnd, front};
 pub use start::StartFault;
 pub use supervise::Service;
+
+pub use crate::egress::host_name_servers;
 
 /// How long the last lines are waited for, where stderr takes them slowly.
 pub const LAST_LINES: Duration = Duration::from_secs(2);

@@ -96,6 +96,7 @@ impl Service {
             affinity: options.affinity,
             names: name_service(config)?,
             dns: config.dns.clone(),
+            dns_sockets: None,
             listeners: listeners(config, &mut inherited),
         };
         for socket in inherited.left_over() {

@@ -9,7 +9,7 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 use seccompiler::{
@@ -24,8 +24,10 @@ use seccompiler::{
 /// Whatever prctl(2) and capset(2) say.
 pub fn drop_capabilities(keep_rules: bool) -> io::Result<()> {
     for number in 0..64 {
-        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
-            Ok(()) => {}
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match capability_is_in_bounding_set(one) {
+            Ok(true) => remove_capability_from_bounding_set(one)?,
+            Ok(false) => {}
             // The kernel knows no more of them.
             Err(Errno::INVAL) if number > 0 => break,
             Err(fault) => return Err(fault.into()),
@@ -72,8 +74,7 @@ pub fn close_at_exec() -> io::Result<()> {
 
 /// The families of sockets that stay within a network namespace. AF_VSOCK, which leads to the
 /// hypervisor, does not, and is not the only one.
-const FAMILIES: [libc::c_int; 4] =
-    [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// Requests of ioctl(2) that put words into the terminal, for the shell outside to read.
 const TO_THE_TERMINAL: [libc::c_ulong; 2] = [libc::TIOCSTI, libc::TIOCLINUX];

@@ -47,10 +47,10 @@ pub use route::{
     Act, AddressWatch, RoutingRule, Switches, add_routing_rule, delete_routing_rule,
     deliver_locally, deliver_no_longer, delivers_locally, routing_rules, switches,
 };
+pub use ruleset::{Diverted, divert};
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-pub use ruleset::{Diverted, divert};
 pub use signals::{Signals, Woken};
 pub use socket::{accept, is_of_this_network};
 pub use spawn::{Forked, Gone, foreground, fork, leave, reap, take_terminal, unshare, wait};

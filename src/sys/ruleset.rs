@@ -163,9 +163,7 @@ impl<'a> Batch<'a> {
 /// Whether a packet goes to an address.
 fn is_to(address: &IpAddr) -> [Vec<u8>; 4] {
     match address {
-        IpAddr::V4(ip) => {
-            [meta(FAMILY), equal(&[2]), payload(NETWORK, 16, 4), equal(&ip.octets())]
-        }
+        IpAddr::V4(ip) => [meta(FAMILY), equal(&[2]), payload(NETWORK, 16, 4), equal(&ip.octets())],
         IpAddr::V6(ip) => {
             [meta(FAMILY), equal(&[10]), payload(NETWORK, 24, 16), equal(&ip.octets())]
         }

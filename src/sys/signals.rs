@@ -53,8 +53,7 @@ impl Signals {
             for signal in signals {
                 libc::sigaddset(wanted.as_mut_ptr(), *signal);
             }
-            let code =
-                libc::pthread_sigmask(libc::SIG_BLOCK, wanted.as_ptr(), before.as_mut_ptr());
+            let code = libc::pthread_sigmask(libc::SIG_BLOCK, wanted.as_ptr(), before.as_mut_ptr());
             if code != 0 {
                 return Err(io::Error::from_raw_os_error(code));
             }

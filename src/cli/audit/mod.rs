@@ -14,7 +14,8 @@ use crate::evidence::checkpoint::{Checkpoint, Proof};
 use crate::evidence::note::{PrivateKey, PublicKey};
 use crate::evidence::tree::{Frontier, Hash, Window};
 use crate::evidence::{self, Entry, Finding, Segment};
-use show::{Format, Selected, is_of, printable};
+pub(super) use show::printable;
+use show::{Format, Selected, is_of};
 
 /// Where the installed service keeps its record.
 const INSTALLED: &str = "/var/lib/schengate/audit";

@@ -94,7 +94,7 @@ fn contains(line: &[u8], wanted: &[u8]) -> bool {
 
 /// A line of JSON with every control character in it escaped, those above ASCII and the marks that
 /// turn the direction of text as well; bytes that are no UTF-8 are replaced.
-pub(super) fn printable(line: &[u8]) -> String {
+pub(in crate::cli) fn printable(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {

@@ -42,16 +42,18 @@ pub use self::model::{
     Zones,
 };
 use self::reader::{Reader, Table};
+pub use self::resolve::dns_defaults;
 pub use self::source_url::SourceUrl;
 pub(super) use self::source_url::{percent_encoded, unfit};
 pub use self::zones::{built_in, is_built_in};
 pub use super::data::{CountryField, Data, PackKey, Source};
 pub use super::host_pattern::{HostPattern, host_name};
 pub use super::spelling::nearest;
+use crate::policy::Mode;
 pub use crate::settings::{Dns, Listen, ListenMode, Resolver};
 
 /// What holds where no file is given, written out.
-const DEFAULT: &str = include_str!("../../../config/default.toml");
+pub const DEFAULT: &str = include_str!("../../../config/default.toml");
 
 /// The longest policy file; lists that need more go into a `host_file`.
 const FILE_MAX_BYTES: u64 = 4 << 20;
@@ -68,6 +70,14 @@ pub struct Loaded {
     /// Regions that only a loaded provider table can still know. Where none does, the fault of each
     /// is a fault of the policy.
     pub unknown_regions: Vec<UnknownRegion>,
+}
+
+impl Loaded {
+    /// Has it judge and record, and refuse nothing but guards, whatever its modes say.
+    pub fn only_observe(&mut self) {
+        self.config.policy.mode = Mode::Observe;
+        self.config.groups.iter_mut().for_each(|group| group.mode = Mode::Observe);
+    }
 }
 
 /// Reads a policy file, or what holds without one (`config/default.toml`).

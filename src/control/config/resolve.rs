@@ -339,6 +339,19 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
     })
 }
 
+/// What `[dns]` says where it has nothing but an address.
+#[must_use]
+pub fn dns_defaults(listen: SocketAddr) -> Dns {
+    Dns { listen, nxdomain: false, filter: true, strip_ech: false, rate: 100, types: dns_types() }
+}
+
+/// Types of records that may be asked for where none are named, in ascending order.
+fn dns_types() -> Vec<u16> {
+    let mut types: Vec<_> = DNS_TYPES.iter().filter_map(|name| record_type(name).ok()).collect();
+    types.sort_unstable();
+    types
+}
+
 /// `[dns]`; `Some(None)` where it is not written.
 fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Option<Option<Dns>> {
     if !root.has("dns") {
@@ -372,8 +385,7 @@ fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Opti
     let filter = or(&table, "filter", true, |item| reader.boolean(item));
     let strip_ech = or(&table, "strip_ech", false, |item| reader.boolean(item));
     let rate = or(&table, "rate", 100, |item| u32::try_from(reader.number(item, 1..100_001)?).ok());
-    let defaults = DNS_TYPES.iter().filter_map(|name| record_type(name).ok()).collect();
-    let types = or(&table, "types", defaults, |item| {
+    let types = or(&table, "types", dns_types(), |item| {
         let help = "write types = [\"A\", \"AAAA\", \"HTTPS\"]";
         reader.parsed_list(item, help, record_type)
     });

@@ -58,14 +58,27 @@ pub(super) struct Opened {
     pub(super) address: SocketAddr,
 }
 
-/// Opens the name server's sockets, of one address and port.
-pub(super) fn open(at: SocketAddr) -> io::Result<Opened> {
-    let udp: StdSocket = bind(at, Ip::UDP, Sharing::Alone, false)?.into();
+/// Opens the name server's sockets, of one address and port, or takes those that were opened for it.
+pub(super) fn open(
+    at: SocketAddr,
+    sockets: Option<(StdSocket, StdListener)>,
+) -> io::Result<Opened> {
+    let (udp, tcp) = match sockets {
+        Some((udp, tcp)) => {
+            udp.set_nonblocking(true)?;
+            tcp.set_nonblocking(true)?;
+            (udp, tcp)
+        }
+        None => {
+            let udp: StdSocket = bind(at, Ip::UDP, Sharing::Alone, false)?.into();
+            let tcp = bind(udp.local_addr()?, Ip::TCP, Sharing::AfterOthers, false)?;
+            tcp.listen(i32::try_from(STREAMS_MAX).unwrap_or(i32::MAX))?;
+            (udp, tcp.into())
+        }
+    };
     let address = udp.local_addr()?;
     udp::want_origin(&udp, address.is_ipv6())?;
-    let tcp = bind(address, Ip::TCP, Sharing::AfterOthers, false)?;
-    tcp.listen(i32::try_from(STREAMS_MAX).unwrap_or(i32::MAX))?;
-    Ok(Opened { udp, tcp: tcp.into(), address })
+    Ok(Opened { udp, tcp, address })
 }
 
 /// A question that was passed on, where some name server may have it.

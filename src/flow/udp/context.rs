@@ -23,8 +23,9 @@ pub(super) struct UdpContext {
 
 /// Where datagrams come in, and how their clients are answered.
 pub(super) enum UdpIngress {
-    /// A transparent listener.
-    Listener { socket: Rc<UdpSocket>, icmp: IcmpSockets },
+    /// A transparent listener. One of another network namespace answers by itself alone: what is opened
+    /// here would answer from here.
+    Listener { socket: Rc<UdpSocket>, icmp: IcmpSockets, is_foreign: bool },
     /// The relay socket of one SOCKS5 client.
     Association(Rc<Association>),
 }

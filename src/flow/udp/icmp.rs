@@ -120,14 +120,23 @@ impl IcmpSockets {
             socket.set_recv_buffer_size(1).ok();
             Some(socket)
         };
+        Self::with([raw(Domain::IPV4, Protocol::ICMPV4), raw(Domain::IPV6, Protocol::ICMPV6)])
+    }
+
+    fn with([v4, v6]: [Option<Socket>; 2]) -> Self {
         Self {
-            v4: raw(Domain::IPV4, Protocol::ICMPV4),
-            v6: raw(Domain::IPV6, Protocol::ICMPV6),
+            v4,
+            v6,
             begun: Instant::now(),
             icmp: Limit::default(),
             networks: std::iter::repeat_with(Limit::default).take(NETWORKS).collect(),
             hasher: RandomState::new(),
         }
+    }
+
+    /// Those of a listener whose clients cannot be told: they are of another network namespace.
+    pub(super) fn none() -> Self {
+        Self::with([None, None])
     }
 
     /// Whether clients of a family can be told.

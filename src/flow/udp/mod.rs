@@ -19,6 +19,7 @@ mod walk;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use super::worker::Worker;
 use crate::account::{Accept, Dropped, Probed};
 use crate::net::bind::{Sharing, bind};
 use crate::policy::probe;
+use crate::sys;
 use crate::sys::udp::{self, RecvBatch};
 use context::{UdpContext, UdpIngress};
 use icmp::IcmpSockets;
@@ -128,7 +130,12 @@ pub(super) async fn run(
     let socket = Rc::new(socket);
     let clients = listener.slots.clients();
     let limits = Limits::of(flows).with_ports(worker.ports.count() / workers.max(1));
-    let ingress = UdpIngress::Listener { socket: Rc::clone(&socket), icmp: IcmpSockets::open() };
+    let is_foreign = match sys::is_of_this_network(socket.as_fd()) {
+        Ok(is_ours) => !is_ours,
+        Err(fault) => return fault,
+    };
+    let icmp = if is_foreign { IcmpSockets::none() } else { IcmpSockets::open() };
+    let ingress = UdpIngress::Listener { socket: Rc::clone(&socket), icmp, is_foreign };
     let context = Rc::new(UdpContext {
         worker,
         listener,

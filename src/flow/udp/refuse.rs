@@ -57,13 +57,13 @@ pub(super) fn answer(context: &UdpContext, key: Key, refused: Option<Initial>, l
     let metrics = context.worker.account.metrics();
     let closed = refused.and_then(|initial| initial.refusal());
     match &context.ingress {
-        UdpIngress::Listener { socket, icmp } => {
+        UdpIngress::Listener { socket, icmp, is_foreign } => {
             let second = icmp.second();
             if !icmp.network_allows(key.client.ip(), second) {
                 return metrics.dropped(Dropped::NetworkLimit);
             }
             if let Some(close) = closed
-                && say(socket, key, &close).is_ok()
+                && say(socket, *is_foreign, key, &close).is_ok()
             {
                 return;
             }
@@ -79,9 +79,9 @@ pub(super) fn answer(context: &UdpContext, key: Key, refused: Option<Initial>, l
 }
 
 /// Sends a datagram to the client, from where it sent its own.
-fn say(listener: &UdpSocket, key: Key, datagram: &[u8]) -> io::Result<()> {
+fn say(listener: &UdpSocket, is_foreign: bool, key: Key, datagram: &[u8]) -> io::Result<()> {
     if listener.local_addr()?.port() == key.to.port() {
         return send_from(listener, datagram, datagram.len(), key.client, key.to);
     }
-    udp::send(&answer_from(key)?, datagram, datagram.len(), None, None)
+    udp::send(&answer_from(key, is_foreign)?, datagram, datagram.len(), None, None)
 }

@@ -100,13 +100,15 @@ impl Pipe {
         let (far, port) = dialled.map_err(Fault::Far)?;
         let far = finish(far).map_err(|fault| Fault::Far(Unopened::Failed(fault)))?;
         let near = match &context.ingress {
-            UdpIngress::Listener { socket, .. } => match answer_from(key) {
-                Ok(own) => Near::Own(own),
-                Err(fault) => match socket.local_addr() {
-                    Ok(at) if at.port() == key.to.port() => Near::Listener(Rc::clone(socket)),
-                    Ok(_) | Err(_) => return Err(Fault::Near(fault)),
-                },
-            },
+            UdpIngress::Listener { socket, is_foreign, .. } => {
+                match answer_from(key, *is_foreign) {
+                    Ok(own) => Near::Own(own),
+                    Err(fault) => match socket.local_addr() {
+                        Ok(at) if at.port() == key.to.port() => Near::Listener(Rc::clone(socket)),
+                        Ok(_) | Err(_) => return Err(Fault::Near(fault)),
+                    },
+                }
+            }
             // A client that gave an address is answered from that one; one that gave a name learns
             // which address it was.
             UdpIngress::Association(association) => {

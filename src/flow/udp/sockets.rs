@@ -27,8 +27,12 @@ pub(in crate::flow) fn send_from(
     udp::send(listener, run, segment, Some(to), Some(from.ip()))
 }
 
-/// A transparent socket with the destination's address and port, connected to the client.
-pub(super) fn answer_from(key: Key) -> io::Result<UdpSocket> {
+/// A transparent socket with the destination's address and port, connected to the client; none for a
+/// client of another network namespace (`is_foreign`), whom it would not reach.
+pub(super) fn answer_from(key: Key, is_foreign: bool) -> io::Result<UdpSocket> {
+    if is_foreign {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
     let socket = datagrams(key.to)?;
     socket.set_reuse_address(true)?;
     // One flag in the kernel, whichever of the two options sets it; each asks its own family.

@@ -1,0 +1,247 @@
+//! The processes inside: one that enters the namespaces, and process 1 in them, which makes the way out,
+//! starts the command, and tells how it ended.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::message::{self, FromInside, ToInside};
+use super::{CLIENT, NOT_FOUND, NOT_RUNNABLE, NOT_STARTED, Plan, mounts};
+use crate::sys::{self, Channel, Diverted, Forked, Gone, Signals, Woken};
+
+/// The table of packet rules, and its counters.
+const TABLE: &str = "schengate-exec";
+const UDP: &str = "udp";
+const OTHERS: &str = "others";
+
+/// Ports on which sockets wait for whatever is sent there.
+const NAMES: u16 = 53;
+const QUIC: u16 = 443;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// A step that failed.
+pub(super) struct Failed {
+    pub(super) step: String,
+    pub(super) fault: io::Error,
+}
+
+/// Names the step that an error is of.
+pub(super) trait Step<T> {
+    fn step(self, step: &str) -> Result<T, Failed>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, step: &str) -> Result<T, Failed> {
+        self.map_err(|fault| Failed { step: step.to_owned(), fault: fault.into() })
+    }
+}
+
+/// Everything that is passed out.
+struct WayOut {
+    tcp: TcpListener,
+    names: (UdpSocket, TcpListener),
+    quic: Option<UdpSocket>,
+}
+
+/// Runs the processes inside; ends with them.
+pub(super) fn run(channel: Channel, plan: &Plan, hidden: &[PathBuf], signals: &Signals) -> ! {
+    if let Err((step, fault)) = sys::unshare() {
+        tell(&channel, &Failed { step: step.to_owned(), fault }, true);
+        sys::leave(NOT_STARTED);
+    }
+    match sys::fork() {
+        Ok(Forked::Child) => first(&channel, plan, hidden, signals),
+        Ok(Forked::Parent(first)) => {
+            // The end of the channel is to tell that process 1 is gone.
+            drop(channel);
+            drop(sys::wait(first));
+            sys::leave(0)
+        }
+        Err(fault) => {
+            tell(&channel, &Failed { step: "a process of its own".to_owned(), fault }, true);
+            sys::leave(NOT_STARTED)
+        }
+    }
+}
+
+fn tell(channel: &Channel, failed: &Failed, is_first: bool) {
+    let code = failed.fault.raw_os_error().unwrap_or(libc::EIO);
+    let fault = FromInside::Fault { step: failed.step.clone(), code, is_first };
+    // Where nobody hears it, the status says that it failed.
+    drop(channel.send(&message::written(&fault), &[]));
+}
+
+/// Process 1.
+fn first(channel: &Channel, plan: &Plan, hidden: &[PathBuf], signals: &Signals) -> ! {
+    let status =
+        match prepared(channel, plan, hidden).and_then(|()| command(channel, plan, signals)) {
+            Ok(()) => 0,
+            Err(failed) => {
+                tell(channel, &failed, false);
+                NOT_STARTED
+            }
+        };
+    // With process 1 everything in its namespace ends.
+    sys::leave(status)
+}
+
+/// Makes the way out and passes it on; what is left of rights are those to read the counters.
+fn prepared(channel: &Channel, plan: &Plan, hidden: &[PathBuf]) -> Result<(), Failed> {
+    let way = network(plan)?;
+    mounts::hide(plan, hidden)?;
+    sys::drop_capabilities(true).step("the capabilities")?;
+    sys::hide_from_others().step("the process inside")?;
+    let mut all: Vec<BorrowedFd<'_>> =
+        vec![way.tcp.as_fd(), way.names.0.as_fd(), way.names.1.as_fd()];
+    all.extend(way.quic.as_ref().map(AsFd::as_fd));
+    let ready = FromInside::Ready { has_quic: way.quic.is_some() };
+    channel.send(&message::written(&ready), &all).step("the way out")
+}
+
+fn network(plan: &Plan) -> Result<WayOut, Failed> {
+    sys::start_loopback().step("the loopback")?;
+    // Which a kernel may lack, or have switched off: then there is no address of it to reach.
+    let has_v6 = Socket::new(Domain::IPV6, Type::STREAM, None).is_ok();
+    for client in CLIENT {
+        match sys::add_own_address(client).and_then(|()| sys::deliver_all_here(client)) {
+            Ok(()) => {}
+            Err(_) if client.is_ipv6() => {}
+            Err(fault) => return Err(fault).step("the addresses"),
+        }
+    }
+    let any: IpAddr =
+        if has_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let stream = |port, is_transparent| listen(SocketAddr::new(any, port), is_transparent);
+    let tcp = stream(0, true).step("the listener")?;
+    let port = tcp.local_addr().step("the listener")?.port();
+    let names = (
+        datagrams(SocketAddr::new(any, NAMES)).step("the name server")?,
+        stream(NAMES, false).step("the name server")?,
+    );
+    let quic = plan.quic.then(|| datagrams(SocketAddr::new(any, QUIC)));
+    let quic = quic.transpose().step("the listener of QUIC")?;
+    let waiting_udp: &[u16] = if quic.is_some() { &[NAMES, QUIC] } else { &[NAMES] };
+    let diverted = Diverted {
+        table: TABLE,
+        own: &CLIENT,
+        port,
+        waiting_tcp: &[NAMES],
+        waiting_udp,
+        counted_udp: UDP,
+        counted_others: OTHERS,
+    };
+    sys::divert(&diverted).step("the packet rules (nf_tables with TPROXY, nft_tproxy)")?;
+    Ok(WayOut { tcp, names, quic })
+}
+
+/// A socket that takes both families where the address is of IPv6.
+fn socket(at: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
+fn listen(at: SocketAddr, is_transparent: bool) -> io::Result<TcpListener> {
+    let socket = socket(at, Type::STREAM, Protocol::TCP)?;
+    match at {
+        _ if !is_transparent => {}
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn datagrams(at: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket(at, Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&at.into())?;
+    Ok(socket.into())
+}
+
+/// Waits for the word, runs the command, and tells how it ended.
+fn command(channel: &Channel, plan: &Plan, signals: &Signals) -> Result<(), Failed> {
+    let word = channel.receive().step("the word to start")?;
+    let Some(word) = word else { return Ok(()) };
+    let ToInside::Go = message::read(&word.bytes).step("the word to start")? else {
+        // A signal before the start: there is nothing to start any more.
+        return Ok(());
+    };
+    // Of signals in the copy that process 1 has: those of its parent are read there.
+    let own = Signals::hold(&[libc::SIGCHLD]).step("the signals")?;
+    let command = match sys::fork().step("the command")? {
+        Forked::Child => become_command(plan, signals),
+        Forked::Parent(command) => command,
+    };
+    loop {
+        match own.wait(channel, None).step("the command")? {
+            Woken::Signal(..) => {
+                let mut ended = None;
+                while let Some((child, gone)) = sys::reap().step("the command")? {
+                    if child == command {
+                        ended = Some(gone);
+                    }
+                }
+                if let Some(gone) = ended {
+                    return channel.send(&message::written(&end(gone)), &[]).step("the end");
+                }
+            }
+            Woken::Other => match channel.receive().step("the command")? {
+                Some(packet) => {
+                    if let Ok(ToInside::Signal(signal)) = message::read(&packet.bytes) {
+                        // It may have ended, and is then reaped.
+                        drop(sys::signal(command.unsigned_abs(), signal));
+                    }
+                }
+                // Nobody is left outside: the end of this process is the end of all.
+                None => return Ok(()),
+            },
+            Woken::Neither => {}
+        }
+    }
+}
+
+fn end(gone: Gone) -> FromInside {
+    let counters = sys::counters(TABLE).unwrap_or_default();
+    let count = |name: &str| {
+        counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.packets)
+    };
+    let (exited, number) = match gone {
+        Gone::Exited(status) => (true, status),
+        Gone::Killed(signal) => (false, signal),
+    };
+    FromInside::Ended { exited, number, udp: count(UDP), others: count(OTHERS) }
+}
+
+/// Gives up every right, and becomes the command.
+fn become_command(plan: &Plan, signals: &Signals) -> ! {
+    let given_up = sys::drop_capabilities(false)
+        .and_then(|()| sys::close_at_exec())
+        .and_then(|()| signals.release())
+        .and_then(|()| sys::forbid_ways_out());
+    if let Err(fault) = given_up {
+        eprintln!("schengate: exec: the rights of the command cannot be taken: {fault}");
+        sys::leave(NOT_STARTED);
+    }
+    let Some((program, arguments)) = plan.command.split_first() else { sys::leave(NOT_FOUND) };
+    let fault = Command::new(program).args(arguments).exec();
+    let shown = program.to_string_lossy();
+    let shown = shown.escape_debug();
+    eprintln!("schengate: exec: {shown}: {fault}");
+    sys::leave(if fault.kind() == ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE })
+}
+
+/// Whether there is a file of this kind; what cannot be looked at is none.
+pub(super) fn exists(path: &std::path::Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
