@@ -153,20 +153,28 @@ fn socket(at: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> 
 
 fn listen(at: SocketAddr, is_transparent: bool) -> io::Result<TcpListener> {
     let socket = socket(at, Type::STREAM, Protocol::TCP)?;
-    match at {
-        _ if !is_transparent => {}
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    if is_transparent {
+        set_transparent(&socket, at)?;
     }
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
+/// One that answers from whichever address was sent to: IPv6 asks for the right to (`transparent`), though
+/// every address is delivered here.
 fn datagrams(at: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket(at, Type::DGRAM, Protocol::UDP)?;
+    set_transparent(&socket, at)?;
     socket.bind(&at.into())?;
     Ok(socket.into())
+}
+
+fn set_transparent(socket: &Socket, at: SocketAddr) -> io::Result<()> {
+    match at {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
 }
 
 /// Waits for the word, runs the command, and tells how it ended.

@@ -37,6 +37,7 @@ mod catalogue_tls;
 mod clients;
 mod crowd;
 mod dns;
+mod exec;
 mod netns;
 mod netns_udp;
 mod relay;

@@ -150,7 +150,10 @@ mod tests {
         let origin = Origin::Words { words, text };
         let proposed = proposal(&origin, &summary).unwrap();
         let loaded = config::parse(&proposed, None).unwrap_or_else(|e| panic!("{e}\n{proposed}"));
-        assert!(loaded.lints.is_empty(), "{:?}", loaded.lints);
+        // That they have no ground yet is what is left to be done.
+        for lint in &loaded.lints {
+            assert!(lint.to_string().contains("has no end and no basis"), "{lint}");
+        }
         let names: Vec<_> = loaded.config.rules.iter().map(|rule| rule.name.as_str()).collect();
         assert_eq!(names, ["exec-refused-example", "exec-would-example", "exec-203-0-113-7"]);
         assert!(
