@@ -48,8 +48,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "identify", "policy", "account", "settings", "sys", "evidence", "inspect", "report",
-            "control", "service", "enclosure",
+            "identify",
+            "policy",
+            "account",
+            "settings",
+            "sys",
+            "evidence",
+            "inspect",
+            "report",
+            "control",
+            "service",
+            "enclosure",
         ],
     ),
 ];

@@ -33,6 +33,15 @@ fn the_policy_of_the_first_command_loads_and_enforces() {
 }
 
 #[test]
+fn the_line_to_try_it_by_is_a_policy_and_a_command() {
+    let line = block("exec");
+    let (options, command) = line.trim().split_once(" -- ").expect("a command behind two dashes");
+    let words = options.strip_prefix("schengate exec --policy permit=").expect("a policy in words");
+    assert!(config::is_built_in(words), "{words}");
+    assert!(command.starts_with("curl "));
+}
+
+#[test]
 fn the_test_command_is_one_line_of_cargo() {
     assert_eq!(block("test").trim().lines().count(), 1);
     assert!(block("test").starts_with("cargo test"));

@@ -7,6 +7,7 @@ mod check;
 mod data;
 mod exec;
 mod explain;
+mod init;
 mod inspect;
 mod journal;
 mod man;
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Run),
     /// Run one command whose only way out is the gateway, and say where its bytes went
     Exec(Box<exec::Exec>),
+    /// Write a policy to begin with, from a preset
+    Init(init::Init),
     /// Load the policy as `run` would, print every fault and lint, and stop
     Check(check::Check),
     /// Judge one destination and show each step
@@ -149,6 +152,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
     match command {
         Command::Run(run) => Ok(run::run(run)),
         Command::Exec(exec) => Ok(exec::exec(&exec)),
+        Command::Init(init) => init::init(&init, out),
         Command::Check(check) => check::check(check, out),
         Command::Explain(explain) => explain::explain(&explain, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),

@@ -20,7 +20,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -168,7 +167,7 @@ impl Enclosure {
                 let mut next = || passed.next().ok_or(Fault::Gone);
                 let tcp = next()?.into();
                 let names = (UdpSocket::from(next()?), TcpListener::from(next()?));
-                let quic = if has_quic { Some(next()?).map(OwnedFd::into) } else { None };
+                let quic = if has_quic { Some(next()?.into()) } else { None };
                 Ok(Sockets { tcp, quic, names })
             }
             FromInside::Fault { step, code, is_first } => {

@@ -64,9 +64,9 @@ pub fn close_at_exec() -> io::Result<()> {
         // now, and the kernel says so.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let Ok(about) = fstat(descriptor) else { continue };
-        match FileType::from_raw_mode(about.st_mode) {
-            FileType::Fifo | FileType::RegularFile => {}
-            _ => fcntl_setfd(descriptor, FdFlags::CLOEXEC)?,
+        let kind = FileType::from_raw_mode(about.st_mode);
+        if !matches!(kind, FileType::Fifo | FileType::RegularFile) {
+            fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
         }
     }
     Ok(())
@@ -135,7 +135,7 @@ mod tests {
         });
         let [inet, unix, vsock, packet] = confined.join().unwrap();
         assert!(inet.is_ok() && unix.is_ok(), "{inet:?} {unix:?}");
-        let forbidden = |made: std::io::Result<()>| made.unwrap_err().raw_os_error();
+        let forbidden = |made: io::Result<()>| made.unwrap_err().raw_os_error();
         assert_eq!([forbidden(vsock), forbidden(packet)], [Some(libc::EPERM); 2]);
     }
 }

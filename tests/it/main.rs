@@ -30,6 +30,7 @@ mod inspect;
 mod malformed;
 mod operations;
 mod policy_page;
+mod presets;
 mod register;
 mod reload;
 mod scenarios;

@@ -257,12 +257,15 @@ except Exception as e: print(type(e).__name__)";
             shared.display()
         );
         scene.lab.world.shell(&make).unwrap();
+        // The program itself, which `git daemon` would leave behind.
+        let folder = Command::new("git").arg("--exec-path").output().unwrap();
         let mut daemon = scene
             .lab
             .world
-            .command("git")
-            .args(["daemon", "--export-all", "--reuseaddr"])
+            .command(Path::new(stdout(&folder).trim()).join("git-daemon"))
+            .args(["--export-all", "--reuseaddr"])
             .arg(format!("--base-path={}", shared.display()))
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

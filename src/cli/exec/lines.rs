@@ -42,10 +42,9 @@ impl Write for Sink {
         let mut summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
         let whole: Vec<u8> = self.rest.drain(..=end).collect();
         for line in whole.split(|&byte| byte == b'\n').filter(|line| line.starts_with(BEGINS)) {
-            match serde_json::from_slice::<Final>(line) {
-                Ok(last) => summary.add(last),
-                // Of the gateway itself, or one that is yet to end.
-                Err(_) => {}
+            // Others are of the gateway itself, or of what is yet to end.
+            if let Ok(last) = serde_json::from_slice::<Final>(line) {
+                summary.add(last);
             }
         }
         drop(summary);

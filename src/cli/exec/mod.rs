@@ -10,7 +10,7 @@ mod summary;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -86,10 +86,10 @@ type Fault = Box<dyn std::error::Error>;
 fn run(arguments: &Exec) -> Result<u8, Fault> {
     let origin = Origin::of(arguments.policy.as_deref(), &arguments.file)?;
     // Before anything is begun: what cannot be written is said before the command has run.
-    let report = arguments.report.as_ref().map(|path| create(path)).transpose()?;
-    let proposal = arguments.propose.as_ref().filter(|path| path.as_os_str() != "-");
-    let proposal = proposal.map(|path| create(path)).transpose()?;
-    let record = arguments.record.as_ref().map(|path| create(path)).transpose()?;
+    let report = arguments.report.as_deref().map(create).transpose()?;
+    let proposal = arguments.propose.as_deref().filter(|path| path.as_os_str() != "-");
+    let proposal = proposal.map(create).transpose()?;
+    let record = arguments.record.as_deref().map(create).transpose()?;
     let keep = arguments.keep.iter().map(|path| path.canonicalize().map_err(|e| at(path, &e)));
     let plan = Plan {
         command: arguments.command.clone(),
@@ -158,11 +158,11 @@ fn status(gone: Gone) -> u8 {
     u8::try_from(number).unwrap_or(u8::MAX)
 }
 
-fn create(path: &PathBuf) -> Result<File, Fault> {
+fn create(path: &Path) -> Result<File, Fault> {
     File::create(path).map_err(|fault| at(path, &fault).into())
 }
 
-fn at(path: &std::path::Path, fault: &io::Error) -> String {
+fn at(path: &Path, fault: &io::Error) -> String {
     format!("{}: {fault}", path.display())
 }
 

@@ -93,7 +93,7 @@ impl Destination {
     fn rule(&self, wanted: &Wanted, names: &mut BTreeSet<String>, text: &mut String) {
         let (word, key, value) = match self {
             Self::Name(host) => (host.clone(), "host", host.clone()),
-            Self::Address(ip) => (ip.to_string(), "to", ip.to_string()),
+            Self::Address(ip) => (ip.to_string(), "to", ipnet::IpNet::from(*ip).to_string()),
         };
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         let plain: String = word.chars().map(plain).take(60).collect();

@@ -373,7 +373,7 @@ mod tests {
         let shown = text(&summary, false);
         let bad = |c: char| c != '\n' && c.is_control() || c == '\u{202e}' || c == '\u{2066}';
         assert!(!shown.contains(bad), "{shown:?}");
-        let whole = super::json(&summary);
+        let whole = json(&summary);
         assert_eq!(whole["went"].as_array().unwrap().len(), summary.rows.len());
     }
 

@@ -85,6 +85,40 @@ pub(super) const PAGES: &[Page] = &[
         ],
     },
     Page {
+        command: "exec",
+        exit: [
+            "The command's own: what it ended with, 128 and the signal's number where one ended it, 125 \
+             where it was never started, 126 where it cannot be run, 127 where it is not there. 0: the \
+             command said so.",
+            "The command said so.",
+            "The command said so, or the arguments are wrong.",
+        ],
+        files: TABLES,
+        examples: &[
+            (
+                "Where does it send data",
+                "schengate exec --observe -- curl -s https://www.example.eu/",
+            ),
+            (
+                "With what leaves for elsewhere than the EEA refused",
+                "schengate exec --policy permit=eea -- npm ci",
+            ),
+            (
+                "The rules that a build would need",
+                "schengate exec --config policy.toml --propose=proposed.toml -- make",
+            ),
+        ],
+    },
+    Page {
+        command: "init",
+        exit: ["Written.", "There is such a file already.", "It cannot be written."],
+        files: NONE,
+        examples: &[
+            ("What there is", "schengate init"),
+            ("A policy that only looks yet", "schengate init eea --output policy.toml"),
+        ],
+    },
+    Page {
         command: "check",
         exit: [
             "The policy loads.",
