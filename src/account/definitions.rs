@@ -46,6 +46,8 @@ pub(super) const BOUNDS: [Bounds; 4] =
 pub(super) struct Taken {
     pub(super) several_countries: Counter,
     pub(super) no_country: Counter,
+    pub(super) up_several_countries: Counter,
+    pub(super) up_no_country: Counter,
     pub(super) active: Gauge,
     pub(super) bytes_up: Counter,
     pub(super) bytes_down: Counter,
@@ -74,12 +76,15 @@ impl Taken {
     #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub(super) fn all() -> Self {
         let country = |label| counter!("schengate_decisions_by_country_total", "country" => label);
+        let up = |label| counter!("schengate_bytes_up_by_country_total", "country" => label);
         let bytes = |label| counter!("schengate_bytes_total", "direction" => label);
         let reload = |label| counter!("schengate_policy_reload_total", "result" => label);
         gauge!("schengate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Self {
             several_countries: country("other"),
             no_country: country("unknown"),
+            up_several_countries: up("other"),
+            up_no_country: up("unknown"),
             active: gauge!("schengate_connections_active"),
             bytes_up: bytes("up"),
             bytes_down: bytes("down"),
@@ -128,6 +133,19 @@ pub(super) fn describe() {
     describe_counter!(
         "schengate_decisions_by_country_total",
         "Decision destinations by country; other: several or anycast."
+    );
+    describe_counter!(
+        "schengate_bytes_up_by_country_total",
+        "Bytes from clients by the destination's country, counted when a connection ends; other: \
+         several or anycast."
+    );
+    describe_counter!(
+        "schengate_would_block_total",
+        "Verdicts that let go what would be refused, were the policy enforced, by reason."
+    );
+    describe_gauge!(
+        "schengate_waiver_expires_timestamp_seconds",
+        "When a waiver that holds ends, by its rule; 0: it holds no longer."
     );
     describe_gauge!("schengate_connections_active", "Connections and requests at once.");
     describe_counter!(

@@ -45,7 +45,13 @@ mod place {
     const JUDGED: usize = COUNTRIES + Country::COUNT;
     pub(super) const UNJUDGED_FINAL: usize = JUDGED + INGRESSES * Action::ALL.len() * Reason::COUNT;
     const FINAL: usize = UNJUDGED_FINAL + 1;
-    pub(super) const ALL: usize = FINAL + Action::ALL.len() * Reason::COUNT;
+    /// By reason: what is let go and would not be, were the policy enforced.
+    pub(super) const WOULD_BLOCK: usize = FINAL + Action::ALL.len() * Reason::COUNT;
+    /// Bytes up, by country.
+    pub(super) const UP_COUNTRIES: usize = WOULD_BLOCK + Reason::COUNT;
+    pub(super) const UP_NO_COUNTRY: usize = UP_COUNTRIES + Country::COUNT;
+    pub(super) const UP_SEVERAL_COUNTRIES: usize = UP_NO_COUNTRY + 1;
+    pub(super) const ALL: usize = UP_SEVERAL_COUNTRIES + 1;
 
     /// Final verdicts by action and reason.
     pub(super) const fn finished(action: usize, reason: usize) -> usize {
@@ -145,11 +151,14 @@ impl Metrics {
         let sum = |at: usize| sums.counts.get(at).copied().unwrap_or(0);
         let Taken { bytes_up, bytes_down, no_country, several_countries, hello, connect, .. } =
             &self.taken;
+        let Taken { up_no_country, up_several_countries, .. } = &self.taken;
         for (counter, at) in [
             (bytes_up, place::BYTES_UP),
             (bytes_down, place::BYTES_DOWN),
             (no_country, place::NO_COUNTRY),
             (several_countries, place::SEVERAL_COUNTRIES),
+            (up_no_country, place::UP_NO_COUNTRY),
+            (up_several_countries, place::UP_SEVERAL_COUNTRIES),
         ] {
             counter.absolute(sum(at));
         }
@@ -201,6 +210,9 @@ impl Metrics {
     pub fn judged(&self, ingress: Ingress, verdict: &Verdict) {
         let [action, reason] = [verdict.action() as usize, verdict.reason().index()];
         self.tallies.count(place::judged(ingress, action, reason), 1);
+        if verdict.would() == Some(Action::Block) {
+            self.tallies.count(place::WOULD_BLOCK + reason, 1);
+        }
     }
 
     /// A connection that ended before a verdict.
@@ -210,13 +222,22 @@ impl Metrics {
 
     /// Where a judged destination is: its country, `other` for several (or anycast), `unknown`.
     pub fn located(&self, codes: CountrySet, anycast: bool) {
-        let mut codes = codes.iter();
-        let at = match (codes.next(), codes.next()) {
-            (Some(country), None) if !anycast => place::COUNTRIES + country.index(),
-            (None, _) if !anycast => place::NO_COUNTRY,
-            _ => place::SEVERAL_COUNTRIES,
+        let at = match in_one_country(codes, anycast) {
+            Ok(country) => place::COUNTRIES + country.index(),
+            Err(Elsewhere::Nowhere) => place::NO_COUNTRY,
+            Err(Elsewhere::Several) => place::SEVERAL_COUNTRIES,
         };
         self.tallies.count(at, 1);
+    }
+
+    /// A connection to a destination there ended, and its client had sent so many bytes.
+    pub fn sent_up(&self, codes: CountrySet, anycast: bool, up: u64) {
+        let at = match in_one_country(codes, anycast) {
+            Ok(country) => place::UP_COUNTRIES + country.index(),
+            Err(Elsewhere::Nowhere) => place::UP_NO_COUNTRY,
+            Err(Elsewhere::Several) => place::UP_SEVERAL_COUNTRIES,
+        };
+        self.tallies.count(at, up);
     }
 
     /// One connection more at once.
@@ -372,6 +393,16 @@ impl Metrics {
         });
     }
 
+    /// When the waiver of a rule ends, seconds after 1970; 0 where it holds no longer. `rule` is its name
+    /// in the policy.
+    #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
+    pub fn waiver_expires(&self, rule: &str, seconds: f64) {
+        with_local_recorder(&self.recorder, || {
+            let rule = rule.to_owned();
+            gauge!("schengate_waiver_expires_timestamp_seconds", "rule" => rule).set(seconds);
+        });
+    }
+
     /// What the kernel carried or refused by itself since the last time; `verdict` is the labels of
     /// action and reason, `place` a country's code, `several`, `anycast` or `none`.
     #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
@@ -437,6 +468,23 @@ impl Metrics {
     }
 }
 
+/// Why a destination counts for no country.
+enum Elsewhere {
+    /// Nobody knows where it is.
+    Nowhere,
+    /// It may be in several, or answers from many places.
+    Several,
+}
+
+fn in_one_country(codes: CountrySet, anycast: bool) -> Result<Country, Elsewhere> {
+    let mut codes = codes.iter();
+    match (codes.next(), codes.next()) {
+        (Some(country), None) if !anycast => Ok(country),
+        (None, _) if !anycast => Err(Elsewhere::Nowhere),
+        _ => Err(Elsewhere::Several),
+    }
+}
+
 /// Hands over the counters by verdict and country. Each is there from the start, at 0: what a series
 /// begins with is no increase to Prometheus, and a first burst would be missed.
 #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
@@ -470,6 +518,12 @@ fn collect_series(sum: impl Fn(usize) -> u64) {
         let count = sum(place::COUNTRIES + country.index());
         counter!("schengate_decisions_by_country_total", "country" => country.code())
             .absolute(count);
+        let up = sum(place::UP_COUNTRIES + country.index());
+        counter!("schengate_bytes_up_by_country_total", "country" => country.code()).absolute(up);
+    }
+    for reason in Reason::ALL {
+        let count = sum(place::WOULD_BLOCK + reason.index());
+        counter!("schengate_would_block_total", "reason" => reason.label()).absolute(count);
     }
 }
 
@@ -517,10 +571,17 @@ mod tests {
         metrics.located(set(&["FR"]), true);
         metrics.located(CountrySet::EMPTY, true);
         metrics.located(CountrySet::EMPTY, false);
+        metrics.sent_up(set(&["FR"]), false, 1);
+        metrics.sent_up(set(&["FR", "DE"]), false, 2);
+        metrics.sent_up(CountrySet::EMPTY, true, 1);
+        metrics.sent_up(CountrySet::EMPTY, false, 1);
         let text = metrics.render();
         for (label, count) in [("FR", 1), ("other", 3), ("unknown", 1)] {
             let line =
                 format!("schengate_decisions_by_country_total{{country=\"{label}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+            let line =
+                format!("schengate_bytes_up_by_country_total{{country=\"{label}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");
         }
     }

@@ -233,6 +233,10 @@ impl Record {
             return;
         }
         self.metrics().closed(self.age(), self.bytes.uncounted());
+        if let Some(judged) = self.judged.as_deref() {
+            let place = judged.context.facts().place;
+            self.metrics().sent_up(place.codes, place.anycast, self.bytes.totals().0);
+        }
         self.metrics().finished(self.judged.as_deref().map(|judged| &judged.verdict));
         if self.judged.is_none() {
             self.metrics().unjudged(self.ingress);

@@ -179,7 +179,13 @@ impl Told {
                 "cause": if is_over { "until" } else { "removed" },
             });
             account.waiver_ended(rule);
+            account.metrics().waiver_expires(rule, 0.0);
             event(account, "waiver-ended", fields);
+        }
+        for (rule, waiver) in &held {
+            if let Some(until) = waiver.until.filter(|_| self.waivers.get(rule) != Some(waiver)) {
+                account.metrics().waiver_expires(rule, until.as_second() as f64);
+            }
         }
         self.waivers = held;
     }

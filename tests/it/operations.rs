@@ -225,7 +225,7 @@ fn h10_a_line_to_the_journal_has_its_level_in_front_and_no_other_line_has() {
 }
 
 fn alerts() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts.yml")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/alerts.yml")
 }
 
 #[test]
@@ -261,6 +261,21 @@ fn h10_prometheus_takes_the_alerts_and_a_first_burst_raises_one() {
     assert!(version.status.success());
     let checked = Command::new("promtool").args(["check", "rules"]).arg(alerts()).output().unwrap();
     assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+    // What raises each alert, and what keeps it silent.
+    let cases = alerts().with_file_name("alerts_test.yml");
+    let tested = Command::new("promtool").args(["test", "rules"]).arg(&cases).output().unwrap();
+    assert!(tested.status.success(), "{}{}", text(&tested.stdout), text(&tested.stderr));
+    let cases = fs::read_to_string(cases).unwrap();
+    let rules = fs::read_to_string(alerts()).unwrap();
+    let names = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let mut count = 0;
+    for name in names {
+        for case in ["fires", "silent"] {
+            assert!(cases.contains(&format!("- name: {name} {case}\n")), "{name} {case}: no case");
+        }
+        count += 1;
+    }
+    assert!(count > 15, "{count}");
     let dir = tempfile::tempdir().unwrap();
     let series = "schengate_connections_total{instance=\"gw\",mode=\"tproxy\",verdict=\"block\",\
                   reason=\"overload\"}";

@@ -237,7 +237,7 @@ fn every_alert_asks_for_a_metric_that_the_gateway_has() {
         .unwrap()
         .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();
-    let alerts = fs::read_to_string(root.join("docs/alerts.yml")).unwrap();
+    let alerts = fs::read_to_string(root.join("config/prometheus/alerts.yml")).unwrap();
     let word = |c: char| !(c.is_ascii_lowercase() || c == '_');
     let asked: Vec<&str> =
         alerts.split(word).filter(|word| word.starts_with("schengate_")).collect();

@@ -18,7 +18,7 @@ use crate::audit::{checked, records};
 use crate::lab::{self, PERMITTED, REFUSED, at, lab, role, wait_until};
 
 /// Where the world notes which client's bytes reached it.
-const NOTED: u16 = 9010;
+pub(crate) const NOTED: u16 = 9010;
 
 /// Notes what comes on each connection to [`NOTED`]: the port that its client has, which the client
 /// sends.

@@ -36,6 +36,7 @@ mod catalogue_requests;
 mod catalogue_tls;
 mod clients;
 mod crowd;
+mod dashboard;
 mod dns;
 mod exec;
 mod netns;
