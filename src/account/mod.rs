@@ -18,7 +18,7 @@ mod update;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -35,7 +35,7 @@ pub use record::Record;
 pub(crate) use refused_names::network;
 pub use update::Rejudged;
 
-use crate::evidence::{self, Sink};
+use crate::evidence::{self, Shown, Sink, SinkFault};
 use crate::identify::{Fault, HostName, NameSource, Protocol};
 use crate::policy::Verdict;
 use folded::Folded;
@@ -179,6 +179,8 @@ struct Inner {
     log: Log,
     /// Where the record is kept, if it is kept anywhere but in the log.
     sink: OnceLock<Sink>,
+    /// How clients stand in the record and on the log; as they are where nobody said.
+    clients: OnceLock<Shown>,
     /// A [`View`].
     view: AtomicU8,
     sources: RefusedNames,
@@ -209,6 +211,7 @@ impl Account {
             metrics,
             log,
             sink: OnceLock::new(),
+            clients: OnceLock::new(),
             view: AtomicU8::new(View::All as u8),
             sources: RefusedNames::default(),
             folded: Folded::default(),
@@ -237,6 +240,32 @@ impl Account {
         self.0.sink.set(sink).is_ok()
     }
 
+    /// Has clients stand in the record and on the log like this; `false` where that was said already.
+    #[must_use]
+    pub fn show_clients(&self, shown: Shown) -> bool {
+        self.0.clients.set(shown).is_ok()
+    }
+
+    /// Has the keys of pseudonyms ready that are needed now and next, and records what became of them.
+    ///
+    /// # Errors
+    /// A key cannot be made, read or destroyed.
+    pub fn prepare_clients(&self) -> Result<(), SinkFault> {
+        let Some(shown) = self.0.clients.get() else { return Ok(()) };
+        for change in shown.prepare(Timestamp::now())? {
+            let fields = serde_json::json!({
+                "key": change.id,
+                "from": format!("{:.3}", change.from),
+                "until": format!("{:.3}", change.until),
+                "made": change.is_made,
+            });
+            if let serde_json::Value::Object(fields) = fields {
+                self.event("client-key", &fields);
+            }
+        }
+        Ok(())
+    }
+
     /// Shows these lines of connections in the log from now on.
     pub fn show(&self, view: View) {
         self.0.view.store(view as u8, Ordering::Relaxed);
@@ -251,11 +280,13 @@ impl Account {
     /// How the record fares, where it is kept anywhere but in the log.
     #[must_use]
     pub fn fares(&self) -> Option<evidence::Status> {
+        let keyless = self.prepare_clients().err().map(|fault| fault.to_string());
         let sink = self.0.sink.get()?;
         if !sink.is_pressed_anywhere() {
             self.unfold(sink);
         }
-        let status = sink.status();
+        let mut status = sink.status();
+        status.fault = status.fault.or(keyless);
         self.0.metrics.audit(&status);
         Some(status)
     }
@@ -361,6 +392,12 @@ impl Account {
 }
 
 impl Inner {
+    /// What is written of a client, where that is not its address.
+    fn hidden(&self, client: IpAddr) -> Option<evidence::Client> {
+        let shown = self.clients.get().filter(|shown| !shown.is_plain())?;
+        Some(shown.of(client))
+    }
+
     /// Whether the line of a connection goes to the log.
     fn shows(&self, was_opened: bool) -> bool {
         let view = self.view.load(Ordering::Relaxed);

@@ -180,7 +180,10 @@ impl Record {
         };
         if self.account.0.sources.refused(self.client.ip(), name.host(), self.opened) {
             self.metrics().many_names();
-            tracing::warn!(client = %self.client.ip(), names = refused_names::MANY,
+            let client = self.client.ip();
+            let hidden = self.account.0.hidden(client).map(|hidden| hidden.text);
+            let client = hidden.unwrap_or_else(|| client.to_string());
+            tracing::warn!(%client, names = refused_names::MANY,
                 "one source was refused many different names");
         }
     }
@@ -350,7 +353,15 @@ impl Record {
         line.label(key!("event"), Some(event));
         line.id(key!("id"), &self.account.0.run, self.sequence);
         line.time(key!("time"), now);
-        line.address(key!("client"), Some(self.client));
+        match self.account.0.hidden(self.client.ip()) {
+            None => line.address(key!("client"), Some(self.client)),
+            Some(hidden) => {
+                line.text(key!("client"), Some(&hidden.text));
+                if let Some(sealed) = &hidden.sealed {
+                    line.text(key!("client_sealed"), Some(sealed));
+                }
+            }
+        }
         line.label(key!("listener"), Some(self.ingress.label()));
         line.label(key!("transport"), self.transport.map(Transport::label));
         line.address(key!("destination"), self.destination);

@@ -18,6 +18,8 @@
 //! ```
 
 pub mod checkpoint;
+mod clients;
+mod leave;
 pub mod note;
 mod recover;
 pub mod register;
@@ -29,7 +31,9 @@ pub mod tree;
 mod verify;
 mod writer;
 
+pub use clients::{Client, KeyChange, Shown, Unrevealed, reveal};
+pub use leave::{Unrecorded, record_beside};
 pub use segment::{Entry, Segment, lines};
-pub use settings::{Durability, OnFailure, Settings};
+pub use settings::{Clients, Durability, OnFailure, Pseudonyms, Settings};
 pub use sink::{Kind, OnDisk, Sink, SinkFault, Status, Unkept, public_path, write_key};
 pub use verify::{Finding, Kind as FindingKind, Report, verify};

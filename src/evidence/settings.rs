@@ -34,6 +34,35 @@ pub struct Settings {
     pub register: bool,
     /// Rows with a name that it keeps of an hour. Default 1000.
     pub register_names: u64,
+    /// How clients stand in the record. Default: as they are.
+    pub clients: Clients,
+}
+
+/// `clients`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clients {
+    /// Address and port.
+    Plain,
+    /// The network alone, of so many bits.
+    Prefix {
+        /// Of an IPv4 address.
+        v4: u8,
+        /// Of an IPv6 address.
+        v6: u8,
+    },
+    /// A pseudonym, and beside it the address, sealed.
+    Pseudonym(Pseudonyms),
+}
+
+/// The keys of pseudonyms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pseudonyms {
+    /// How long a key is good for.
+    pub period: Duration,
+    /// Where the keys are, a file each.
+    pub keys: PathBuf,
+    /// How long a key is kept once its period is over; `None`: until somebody destroys it.
+    pub retain: Option<Duration>,
 }
 
 /// `durability`.
@@ -77,6 +106,7 @@ impl Settings {
             retain_bytes: None,
             register: true,
             register_names: 1000,
+            clients: Clients::Plain,
         }
     }
 }

@@ -566,7 +566,7 @@ fn begin(
 }
 
 /// A ring in a file of its own, which this process holds locked.
-fn own_ring(directory: &Path) -> Result<(Ring, File, PathBuf), SinkFault> {
+pub(super) fn own_ring(directory: &Path) -> Result<(Ring, File, PathBuf), SinkFault> {
     let now = jiff::Timestamp::now().as_nanosecond();
     let path = directory.join(format!("{RING}{}-{now:x}", std::process::id()));
     let mut options = OpenOptions::new();
@@ -589,7 +589,7 @@ pub(super) struct Left {
     pub(super) path: PathBuf,
 }
 
-fn left_rings(directory: &Path) -> Result<Vec<Left>, SinkFault> {
+pub(super) fn left_rings(directory: &Path) -> Result<Vec<Left>, SinkFault> {
     let mut left = Vec::new();
     let entries = fs::read_dir(directory).map_err(SinkFault::file(directory, "cannot be read"))?;
     for entry in entries {

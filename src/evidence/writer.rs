@@ -19,7 +19,7 @@ use super::recover::{Recovered, recover};
 use super::ring::{Commit, Found};
 use super::segment::{Entry, HEAD, LEAVES, NOTES, PLAIN, SEALED, Segment};
 use super::settings::Durability;
-use super::sink::{Left, Shared, SinkFault};
+use super::sink::{Left, Shared, SinkFault, left_rings};
 use super::tree::{Frontier, HASH_LEN, leaf_hash};
 
 /// Bytes that are written at once.
@@ -29,7 +29,7 @@ const BATCH_MAX: usize = 4 << 20;
 const LEVEL: i32 = 3;
 
 /// While this file is in the directory, nothing is removed.
-const HOLD: &str = "hold";
+pub(super) const HOLD: &str = "hold";
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -46,6 +46,7 @@ pub(super) struct Writer {
     batch: Batch,
     sealing: Option<JoinHandle<()>>,
     measured: Option<Instant>,
+    looked: Instant,
 }
 
 /// The open segment.
@@ -133,6 +134,7 @@ impl Writer {
             batch,
             sealing: None,
             measured: None,
+            looked: Instant::now(),
         };
         writer.seal_and_retire();
         Ok(writer)
@@ -140,6 +142,7 @@ impl Writer {
 
     /// One round: writes what there is, and does what is due.
     pub(super) fn work(&mut self, closing: bool) -> io::Result<()> {
+        self.take_up();
         while self.write()? {}
         let settings = &self.shared.settings;
         let is_due = self.signed_at.elapsed() >= settings.checkpoint || closing;
@@ -157,6 +160,20 @@ impl Writer {
             drop(sealing.join());
         }
         Ok(())
+    }
+
+    /// Takes up what others have left since: a process that has ended, or the command that tells who a
+    /// client was.
+    fn take_up(&mut self) {
+        const EVERY: Duration = Duration::from_secs(2);
+        if !self.left.is_empty() || self.looked.elapsed() < EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        // What cannot be read now is looked for again, and at the next start.
+        let left = left_rings(&self.shared.settings.directory).unwrap_or_default();
+        let has_lines = |left: &Left| left.ring.tails() != left.ring.committed().heads;
+        self.left.extend(left.into_iter().filter(|one| one.found == Found::Left && has_lines(one)));
     }
 
     /// Writes one batch; `false` where there was nothing.

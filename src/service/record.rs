@@ -10,7 +10,7 @@ use super::events;
 use crate::account::Account;
 use crate::control::admin::Health;
 use crate::control::config::Config;
-use crate::evidence::{OnFailure, Sink, SinkFault};
+use crate::evidence::{OnFailure, Settings, Shown, Sink, SinkFault};
 use crate::policy::{Policy, Widening};
 
 /// What the gateway misses where the record is not written.
@@ -35,6 +35,24 @@ pub(super) struct Heard {
 pub(super) fn keep(config: &Config, account: &Account, waits: bool) -> Result<Heard, SinkFault> {
     account.show(config.log);
     let Some(settings) = &config.audit else { return Ok(Heard::default()) };
+    let is_passed = settings.on_failure == OnFailure::Pass;
+    let _is_first = match Shown::open(settings) {
+        Ok(shown) => account.show_clients(shown),
+        Err(fault) if is_passed => {
+            error!(%fault, "clients are withheld from the record: there is no key for pseudonyms");
+            account.show_clients(Shown::withheld())
+        }
+        Err(fault) => return Err(fault),
+    };
+    let heard = begin(settings, account, waits)?;
+    match account.prepare_clients() {
+        Err(fault) if !is_passed => Err(fault),
+        // They are withheld meanwhile, and the supervisor says why.
+        Err(_) | Ok(()) => Ok(heard),
+    }
+}
+
+fn begin(settings: &Settings, account: &Account, waits: bool) -> Result<Heard, SinkFault> {
     let directory = settings.directory.display();
     match Sink::start(settings, waits) {
         Ok(sink) => {

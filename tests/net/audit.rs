@@ -553,7 +553,7 @@ fn another_program_verifies_a_checkpoint_and_the_tree_under_it() {
     assert!(!run().unwrap().status.success(), "the other program sees a record more");
 }
 
-fn schengate(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn schengate(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_schengate")).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

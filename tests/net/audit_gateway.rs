@@ -89,7 +89,7 @@ pub(crate) fn client() {
 }
 
 /// [`PERMITTED`] is permitted, [`REFUSED`] is not; the record is in a directory.
-fn policy(directory: &Path, more: &str) -> String {
+pub(crate) fn policy(directory: &Path, more: &str) -> String {
     let (places, admin) = (lab::places(), lab::ADMIN);
     format!(
         "schema = 1
@@ -117,7 +117,7 @@ peek_timeout = '100ms'
 
 /// Whether a value is as a part of docs/record.schema.json says: the words of JSON Schema that it
 /// uses, and no others.
-fn fits(schema: &Value, value: &Value) -> Result<(), String> {
+pub(crate) fn fits(schema: &Value, value: &Value) -> Result<(), String> {
     let words = schema.as_object().unwrap();
     let kind = match value {
         Value::Null => "null",
@@ -181,7 +181,7 @@ fn fits(schema: &Value, value: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/record.schema.json");
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }

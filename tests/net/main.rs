@@ -25,6 +25,7 @@ mod api;
 mod associate;
 mod audit;
 mod audit_gateway;
+mod audit_privacy;
 mod capture;
 mod catalogue_answers;
 mod catalogue_connections;

@@ -1,6 +1,7 @@
 //! `schengate audit`: the record read, verified and proven, offline.
 
 mod register;
+mod reveal;
 mod show;
 
 use std::fs;
@@ -112,6 +113,8 @@ enum Command {
     Register(register::Ask),
     /// Compare the register with the segments, and these with the counters of the gateway
     Reconcile(register::Compare),
+    /// Tell who a pseudonym is, by the key of its period; that it was asked is recorded first
+    Reveal(reveal::Reveal),
     /// Make a key that signs checkpoints, readable by its owner alone, and print the public one
     Keygen {
         /// The file of the private key; the public one is beside it, with the ending .pub
@@ -145,6 +148,7 @@ pub(super) fn audit(audit: Audit, out: &mut impl Write) -> io::Result<Exit> {
         }
         Command::Register(ask) => register::ask(ask, out),
         Command::Reconcile(compare) => register::compare(&compare, out),
+        Command::Reveal(asked) => reveal::run(&asked, out),
         Command::Keygen { file, name } => keygen(&file, &name, out),
     }
 }

@@ -161,7 +161,7 @@ pub(super) fn tail(directory: &Path, count: usize, out: &mut impl Write) -> io::
 
 /// Hands over every record with its number. The outer error is of what is printed, the inner one of
 /// what is read.
-fn walk(
+pub(super) fn walk(
     directory: &Path,
     mut see: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<Result<(), String>> {

@@ -291,6 +291,19 @@ pub(super) const PAGES: &[Page] = &[
         examples: &[("The register with the segments", "schengate audit reconcile")],
     },
     Page {
+        command: "audit reveal",
+        exit: [
+            "Told.",
+            "Nothing was found, or its key was destroyed.",
+            "It cannot be read, or not be recorded that it was asked.",
+        ],
+        files: RECORD,
+        examples: &[(
+            "Who had a connection",
+            "schengate audit reveal /var/lib/schengate/audit 19ae2c1f7d3-4711 --purpose incident-7",
+        )],
+    },
+    Page {
         command: "audit keygen",
         exit: ["Written.", "Not used.", "It could not be written."],
         files: NONE,

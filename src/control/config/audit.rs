@@ -1,6 +1,6 @@
 //! `[audit]` and `[log]`: where the record is kept, and how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Wrong;
@@ -8,7 +8,7 @@ use super::fields::{optional, or};
 use super::reader::{Reader, Table};
 use super::time;
 use crate::account::View;
-use crate::evidence::{Durability, OnFailure, Settings};
+use crate::evidence::{Clients, Durability, OnFailure, Pseudonyms, Settings};
 
 /// Where the installed service may write.
 const DIRECTORY: &str = "/var/lib/schengate/audit";
@@ -18,6 +18,21 @@ const SEGMENT: std::ops::Range<u64> = 64 * 1024..(1 << 30) + 1;
 
 /// The least and the most rows with a name that the register keeps of an hour.
 const NAMES: std::ops::Range<u64> = 0..100_001;
+
+/// The least and the most bits of a client's network: one that has them all is a client.
+const PREFIX_IPV4: std::ops::Range<u64> = 1..29;
+const PREFIX_IPV6: std::ops::Range<u64> = 1..65;
+
+/// How long the key of pseudonyms is good for.
+const PERIOD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// `clients`.
+#[derive(Clone, Copy)]
+enum Word {
+    Plain,
+    Prefix,
+    Pseudonym,
+}
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -65,6 +80,7 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
     let register = or(&table, "register", default.register, |item| reader.boolean(item));
     let register_names =
         or(&table, "register_names", default.register_names, |item| reader.number(item, NAMES));
+    let clients = clients(reader, &table, directory.as_deref());
     Some(Some(Settings {
         directory: directory?,
         key: key?,
@@ -80,7 +96,37 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
         retain_bytes: retain_bytes?,
         register: register?,
         register_names: register_names?,
+        clients: clients?,
     }))
+}
+
+/// How clients stand in the record.
+fn clients(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    directory: Option<&Path>,
+) -> Option<Clients> {
+    let words = [("plain", Word::Plain), ("prefix", Word::Prefix), ("pseudonym", Word::Pseudonym)];
+    let word = or(table, "clients", Word::Plain, |item| reader.word(item, &words));
+    let v4 = or(table, "clients_ipv4", 24, |item| reader.number(item, PREFIX_IPV4));
+    let v6 = or(table, "clients_ipv6", 48, |item| reader.number(item, PREFIX_IPV6));
+    let period = or(table, "pseudonym_period", PERIOD, |item| {
+        time::duration(reader, item, 60 * 60 * SECOND, Some(366 * DAY))
+    });
+    let keys = directory.map(|directory| directory.join("pseudonym-keys")).unwrap_or_default();
+    let keys = or(table, "pseudonym_keys", keys, |item| {
+        reader.line(item).map(|path| reader.base.join(path))
+    });
+    let retain =
+        optional(table, "pseudonym_retain", |item| time::duration(reader, item, SECOND, None));
+    let bits = |number: u64| u8::try_from(number).unwrap_or(0);
+    Some(match word? {
+        Word::Plain => Clients::Plain,
+        Word::Prefix => Clients::Prefix { v4: bits(v4?), v6: bits(v6?) },
+        Word::Pseudonym => {
+            Clients::Pseudonym(Pseudonyms { period: period?, keys: keys?, retain: retain? })
+        }
+    })
 }
 
 /// `[log] connections`. Where the record is kept elsewhere, the log shows what was refused.

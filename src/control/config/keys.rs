@@ -264,6 +264,12 @@ pub const KEYS: &[Key] = &[
     key("audit", "retain", Form::Duration, "for ever", "\"365d\"", "Age at which sealed segments are removed, 1d or more."),
     key("audit", "register", Form::Flag, "true", "false", "Keeps the transfer register, hourly sums in SQLite."),
     key("audit", "register_names", Form::Number, "1000", "5000", "Rows with a name that the register keeps of an hour, the largest by bytes, 0 to 100000; the rest is one exact row."),
+    key("audit", "clients", Form::Word, "\"plain\"", "\"pseudonym\"", "How clients stand in the record: `plain`, as they are; `pseudonym`, under a key that rotates; `prefix`, their network alone."),
+    key("audit", "clients_ipv4", Form::Number, "24", "16", "Bits of an IPv4 network, with `clients = \"prefix\"`, 1 to 28."),
+    key("audit", "clients_ipv6", Form::Number, "48", "56", "Bits of an IPv6 network, with `clients = \"prefix\"`, 1 to 64."),
+    key("audit", "pseudonym_period", Form::Duration, "\"7d\"", "\"1d\"", "How long the key of pseudonyms is good for, 1h to 366d."),
+    key("audit", "pseudonym_keys", Form::Path, "`pseudonym-keys` in the directory", "\"/srv/pseudonym-keys\"", "Where the keys of pseudonyms are, a file for each period."),
+    key("audit", "pseudonym_retain", Form::Duration, "for ever", "\"90d\"", "How long such a key is kept after its period; then nobody can tell any more who it was."),
     key("audit", "retain_bytes", Form::Number, "no limit", "100000000000", "Size of the record above which the oldest segments are removed."),
 
     key("log", "connections", Form::Word, "`\"refused\"` with `[audit]`, else `\"all\"`", "\"all\"", "Lines of connections on the log: `all`, `refused`, `none`; without `[audit]` nothing but `all`."),
