@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::policy::Reason;
+use crate::report::world;
 
 /// What is told of one refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Notice {
                 | Reason::Anycast,
             )
             | ("unknown" | "anycast", _) => String::new(),
-            (place, _) => format!(" It lies in: {place}."),
+            (place, _) => format!(" It may lie in {}.", places(place)),
         };
         format!("{}{place}", self.reason.sentence())
     }
@@ -259,6 +260,15 @@ impl Notice {
     }
 }
 
+/// Codes by their names.
+fn places(codes: &str) -> String {
+    let name = |code: &str| match world::name(code, world::Language::En) {
+        Some(name) => format!("{name} ({code})"),
+        None => code.to_owned(),
+    };
+    codes.split([' ', ',']).filter(|code| !code.is_empty()).map(name).collect::<Vec<_>>().join(", ")
+}
+
 /// The style of [`Notice::html`].
 const STYLE: &str = include_str!("notice.css");
 
@@ -345,7 +355,7 @@ mod tests {
         let words = [
             "You asked for ",
             Reason::Outside.sentence(),
-            "It lies in: US.",
+            "It may lie in United States (US).",
             "by its rule",
             "Trying again does not help",
             "ask it@hospital.example",

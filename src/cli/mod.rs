@@ -10,6 +10,7 @@ mod explain;
 mod init;
 mod inspect;
 mod journal;
+mod live;
 mod man;
 mod progress;
 mod run;
@@ -46,6 +47,14 @@ enum Command {
     Check(check::Check),
     /// Judge one destination and show each step
     Explain(Box<explain::Explain>),
+    /// What goes on now, drawn anew each time
+    Top(live::Top),
+    /// Live connections, and the end of one
+    Connections(live::Connections),
+    /// What is refused, as it happens
+    Tail(live::Tail),
+    /// One event: what the refused was told, and what would be decided today
+    Why(live::Why),
     /// Read captures or raw first flights and say what the gateway would read and decide
     Inspect(inspect::Inspect),
     /// The nftables and policy-routing rules that bring traffic to the gateway
@@ -155,6 +164,10 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
         Command::Init(init) => init::init(&init, out),
         Command::Check(check) => check::check(check, out),
         Command::Explain(explain) => explain::explain(&explain, out),
+        Command::Top(top) => live::top(&top, out),
+        Command::Connections(connections) => live::connections(&connections, out),
+        Command::Tail(tail) => live::tail(&tail, out),
+        Command::Why(why) => live::why(&why, out),
         Command::Inspect(inspect) => inspect::inspect(inspect, out),
         Command::Capture(capture) => capture::capture(capture, out),
         Command::Audit(audit) => audit::audit(audit, out),

@@ -63,7 +63,10 @@ pub(super) fn notice(denial: Denial, record: &Record, policy: Option<&Policy>) -
         reason: verdict.reason(),
         place: facts.as_ref().map_or_else(|| "unknown".to_owned(), place),
         host: owned(judged.and_then(|judged| judged.name.as_ref()).map(Named::host)),
-        destination: Some(verdict.destination().to_string()),
+        // What is refused by its name alone has none.
+        destination: Some(verdict.destination())
+            .filter(|at| !at.ip().is_unspecified())
+            .map(|at| at.to_string()),
         rule: owned(facts.as_ref().and_then(|facts| facts.rule)),
         group: owned(facts.as_ref().and_then(|facts| facts.group)),
         policy: owned(facts.as_ref().and_then(|facts| facts.policy)),

@@ -57,6 +57,13 @@ pub use spawn::{Forked, Gone, foreground, fork, leave, reap, take_terminal, unsh
 pub use tun::Tun;
 pub use writers::Writers;
 
+/// Columns and rows of the terminal that stdout is; `None` where it is none, or tells nothing.
+#[must_use]
+pub fn terminal_size() -> Option<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
 /// The number of the user that this process acts as.
 #[must_use]
 pub fn user() -> u32 {

@@ -310,3 +310,63 @@ fn who_looks_on_is_told_of_refusals_and_more_than_the_bound_are_not_taken_in() {
     });
     until("there is a place again", || open().0.contains(" 200 ").then_some(()));
 }
+
+/// How a command that asks the API ends, and what it says on stdout.
+fn command(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
+    let url = format!("http://{}", gateway.admin);
+    let binary = env!("CARGO_BIN_EXE_schengate");
+    let ran = Command::new(binary).args(arguments).args(["--admin", &url]).output().unwrap();
+    (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+}
+
+#[test]
+fn at_a_terminal_the_same_is_told_in_plain_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(dir.path(), "");
+    let event = refused(&gateway, "a.refused.example", "*/*");
+    until("the refusal is listed", || {
+        (get(&gateway, "refusals")["seen"].as_u64().unwrap() > 0).then_some(())
+    });
+    let (status, top) = command(&gateway, &["top"]);
+    assert_eq!(status, Some(0));
+    let words = ["mode enforce", "live ", "record written", "a.refused.example", &event];
+    for word in words {
+        assert!(top.contains(word), "{word} in {top}");
+    }
+    assert!(!top.contains('\u{1b}'), "no terminal, no command to one: {top}");
+    let (status, listed) = command(&gateway, &["connections"]);
+    assert_eq!((status, listed.lines().next()), (Some(0), Some("0 shown, 0 match, 0 live")));
+    assert_eq!(command(&gateway, &["connections", "--kill", "1-1/../x"]).0, Some(1));
+    let (status, told) = command(&gateway, &["tail", "--reason", "rule", "--count", "1"]);
+    assert_eq!(status, Some(0));
+    assert!(told.contains("block rule ? 127.0.0.1:") && told.contains(&event), "{told}");
+    let (status, told) = command(&gateway, &["tail", "--json", "--count", "1"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((status, &told["id"]), (Some(0), &event.as_str().into()));
+    let (status, why) = command(&gateway, &["why", &event]);
+    assert_eq!(status, Some(1), "{why}");
+    assert!(why.contains("today        block: rule. No address can"), "{why}");
+    assert_eq!(command(&gateway, &["why", "1-1"]).0, Some(2));
+    // The same text as the refused is told, word for word.
+    let headers = "Host: a.refused.example\r\nAccept: text/plain\r\n";
+    let (_, _, page) = ask(&gateway.proxy, "GET http://a.refused.example/", headers);
+    let of_page = page.split_once("\nEvent: ").unwrap();
+    let (told, id) = (of_page.0, of_page.1.lines().next().unwrap());
+    until("it is known", || {
+        let (status, why) = command(&gateway, &["why", id]);
+        (status == Some(1)).then(|| assert!(why.starts_with(told), "{why}\n{told}"))
+    });
+}
+
+#[test]
+fn where_nobody_answers_the_commands_say_so() {
+    let binary = env!("CARGO_BIN_EXE_schengate");
+    for command in [&["top"][..], &["connections"], &["tail"], &["why", "1-1"]] {
+        for admin in ["http://127.0.0.1:1", "unix:/nowhere/admin.sock", "ftp://x", "http://"] {
+            let ran = Command::new(binary).args(command).args(["--admin", admin]).output().unwrap();
+            let said = String::from_utf8(ran.stderr).unwrap();
+            assert_eq!(ran.status.code(), Some(2), "{command:?} {admin}: {said}");
+            assert!(said.starts_with("schengate: ") && said.lines().count() == 1, "{said}");
+        }
+    }
+}

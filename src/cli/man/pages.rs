@@ -148,6 +148,57 @@ pub(super) const PAGES: &[Page] = &[
         ],
     },
     Page {
+        command: "top",
+        exit: ["Printed.", "Not used.", "The gateway does not answer; stderr says why."],
+        files: NONE,
+        examples: &[
+            ("Where most bytes go now, by country", "schengate top --by country"),
+            ("One look, for a file", "schengate top --once"),
+        ],
+    },
+    Page {
+        command: "connections",
+        exit: [
+            "Printed, or the connection is ended.",
+            "There is no live connection of this id.",
+            "The gateway does not answer; stderr says why.",
+        ],
+        files: NONE,
+        examples: &[
+            (
+                "The largest uploads of one client",
+                "schengate connections --order up --client 10.0.0.7",
+            ),
+            ("End one", "schengate connections --kill 1964a2f1c3b-77"),
+        ],
+    },
+    Page {
+        command: "tail",
+        exit: [
+            "As many as were asked for.",
+            "Not used.",
+            "The gateway does not answer; stderr says why.",
+        ],
+        files: NONE,
+        examples: &[
+            ("What is refused because of its place", "schengate tail --reason outside"),
+            ("Everything of one client, as JSON", "schengate tail --all --client 10.0.0.7 --json"),
+        ],
+    },
+    Page {
+        command: "why",
+        exit: [
+            "It is known, and would be let go today.",
+            "It is known, and would be refused today.",
+            "It is not known, or the gateway does not answer.",
+        ],
+        files: NONE,
+        examples: &[(
+            "By the event id that a refused person gives",
+            "schengate why 1964a2f1c3b-77",
+        )],
+    },
+    Page {
         command: "inspect",
         exit: [
             "Every flow would be forwarded.",

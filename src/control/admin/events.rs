@@ -104,7 +104,7 @@ fn notice(id: &str, fields: &Map<String, Value>, policy: Option<&Policy>) -> Opt
         reason: Reason::ALL.into_iter().find(|reason| reason.label() == label)?,
         place,
         host: owned("host"),
-        destination: owned("destination"),
+        destination: owned("destination").filter(|at| is_somewhere(at)),
         rule: owned("rule"),
         group: owned("group"),
         policy: owned("policy"),
@@ -114,6 +114,11 @@ fn notice(id: &str, fields: &Map<String, Value>, policy: Option<&Policy>) -> Opt
     })
 }
 
+/// Whether an address and port are a place: what is refused by its name alone has none.
+fn is_somewhere(at: &str) -> bool {
+    at.parse::<SocketAddr>().is_ok_and(|at| !at.ip().is_unspecified())
+}
+
 /// What the policy in force decides about what a record tells.
 fn today(
     fields: &Map<String, Value>,
@@ -121,11 +126,22 @@ fn today(
     policy: &Policy,
     now: Timestamp,
 ) -> Option<Value> {
-    let client = text(fields, "client")?.parse::<SocketAddr>().ok();
+    let client = text(fields, "client")?.parse::<SocketAddr>().ok().map(|client| client.ip());
+    let host = text(fields, "host").and_then(|host| config::host_name(host).ok());
+    let to: SocketAddr = text(fields, "destination")?.parse().ok()?;
+    // Refused by its name, before it had an address.
+    if let Some(host) = host.as_ref().filter(|_| to.ip().is_unspecified()) {
+        return Some(json!({
+            "host": host.as_str(),
+            "client": client.map(|client| client.to_string()),
+            "by_name": refused_by_name(policy, host, client),
+            "addresses": [],
+        }));
+    }
     let asked = Asked {
-        to: text(fields, "destination")?.parse().ok()?,
-        host: text(fields, "host").and_then(|host| config::host_name(host).ok()),
-        client: client.map(|client| client.ip()),
+        to,
+        host,
+        client,
         protocol: Spoken::of(text(fields, "protocol").unwrap_or_default()),
         ech: fields.get("ech") == Some(&Value::Bool(true)),
         malformed: text(fields, "fault").is_some(),
@@ -165,6 +181,29 @@ pub(super) async fn explain(console: &Console, query: &str) -> Result<Value, Wro
     Ok(Answer::new(&asked(to)?, &in_force.compiler, &policy, now).json())
 }
 
+/// The refusal of a name that no address can turn; `None` where it depends on the address.
+fn refused_by_name(policy: &Policy, host: &HostName, client: Option<IpAddr>) -> Option<Value> {
+    let verdict = policy.decide_name(&Question {
+        client,
+        destination: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 443)),
+        transport: Transport::Tcp,
+        protocol: Protocol::Tls,
+        name: Claim::Bound(host),
+        ech: false,
+    })?;
+    let would = verdict.would().unwrap_or_else(|| verdict.action());
+    (would == Action::Block).then(|| {
+        json!({
+            "verdict": verdict.action().label(),
+            "reason": verdict.reason().label(),
+            "would": verdict.would().map(Action::label),
+            "rule": verdict.rule().map(|rule| policy.rule_name(rule)),
+            "mode": verdict.mode().label(),
+            "sentence": "No address can make the policy let this name go.",
+        })
+    })
+}
+
 /// What is known of a name without an address: whether the name alone is refused, and how those of its
 /// addresses are judged to which connections went lately. Nothing is looked up: a query would carry the
 /// name out.
@@ -176,17 +215,7 @@ async fn by_name(
     client: Option<IpAddr>,
     now: Timestamp,
 ) -> Result<Value, Wrong> {
-    let anywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 443));
-    let refused = policy.decide_name(&Question {
-        client,
-        destination: anywhere,
-        transport: Transport::Tcp,
-        protocol: Protocol::Tls,
-        name: Claim::Bound(host),
-        ech: false,
-    });
-    let refused = refused
-        .filter(|verdict| verdict.would().unwrap_or_else(|| verdict.action()) == Action::Block);
+    let refused = refused_by_name(policy, host, client);
     let mut seen: Vec<SocketAddr> = Vec::new();
     if refused.is_none() {
         let wanted =
@@ -212,14 +241,7 @@ async fn by_name(
     Ok(json!({
         "host": host.as_str(),
         "client": client.map(|client| client.to_string()),
-        "by_name": refused.map(|verdict| json!({
-            "verdict": verdict.action().label(),
-            "reason": verdict.reason().label(),
-            "would": verdict.would().map(Action::label),
-            "rule": verdict.rule().map(|rule| policy.rule_name(rule)),
-            "mode": verdict.mode().label(),
-            "sentence": "No address can make the policy let this name go.",
-        })),
+        "by_name": refused,
         "addresses": seen.into_iter().map(judged).collect::<Vec<_>>(),
     }))
 }

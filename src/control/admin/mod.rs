@@ -7,8 +7,12 @@ mod console;
 mod events;
 mod health;
 mod live;
+mod markup;
+mod page;
 mod parameters;
 mod pulse;
+mod shown;
+pub mod units;
 mod words;
 
 use std::convert::Infallible;
@@ -26,7 +30,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -293,6 +300,10 @@ impl Body for Reply {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// What the path of the page of one event begins with.
+const EVENT: &str = "/event/";
 const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
@@ -304,18 +315,56 @@ async fn respond(
     cut: Arc<Notify>,
 ) -> Response<Reply> {
     let (method, path) = (request.method(), request.uri().path());
-    let Some(below) = path.strip_prefix(api::ROOT) else {
+    let below = path.strip_prefix(api::ROOT);
+    let is_page = path == "/" || path.starts_with(EVENT);
+    if below.is_none() && !is_page {
         return answer(method, path, &console.account, &console.health);
-    };
+    }
     let who = match console.access.admit(method, request.headers(), peer) {
         Ok(who) => who,
+        // What the address always had: the lines that it says of itself.
+        Err(Denied::Closed) if path == "/" => {
+            return reply(StatusCode::OK, HTML, status_page(&console.health));
+        }
         Err(denied) => return denial(denied),
     };
     let query = request.uri().query().unwrap_or_default();
+    let Some(below) = below else {
+        return html_answer(console, method, path, query).await;
+    };
     if below == "stream" && *method == Method::GET {
         return stream(console, query, stream_begun, cut);
     }
     api_answer(console, method, below, query, &who).await
+}
+
+/// The page, or that of one event.
+async fn html_answer(
+    console: &Console,
+    method: &Method,
+    path: &str,
+    query: &str,
+) -> Response<Reply> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return answer(method, path, &console.account, &console.health);
+    }
+    let (status, text) = match path.strip_prefix(EVENT) {
+        Some(id) => {
+            let answer = events::event(console, id).await;
+            let status = answer.as_ref().err().map_or(StatusCode::OK, |wrong| wrong.0);
+            (status, markup::event(id, &answer.map_err(|wrong| wrong.1)))
+        }
+        None => {
+            let wishes = shown::Wishes::read(query);
+            let shown = shown::shown(console, &wishes).await;
+            (StatusCode::OK, page::page(&shown, wishes.parts))
+        }
+    };
+    let mut response = reply(status, HTML, text);
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+    fields.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
 }
 
 async fn api_answer(
@@ -326,9 +375,9 @@ async fn api_answer(
     who: &Who,
 ) -> Response<Reply> {
     match api::answer(console, method, below, query, who).await {
-        Ok(answer) => page(StatusCode::OK, JSON, format!("{answer}\n")),
+        Ok(answer) => reply(StatusCode::OK, JSON, format!("{answer}\n")),
         Err(wrong) => {
-            let mut response = page(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
+            let mut response = reply(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
             let allowed = wrong.1.strip_prefix("allowed here: ");
             if let Some(allowed) = allowed.and_then(|it| HeaderValue::from_str(it).ok()) {
                 response.headers_mut().insert(ALLOW, allowed);
@@ -350,7 +399,7 @@ fn stream(
         "all=true" | "all=1" => true,
         _ => {
             let wrong = Wrong(StatusCode::BAD_REQUEST, "write ?all=true, or nothing".to_owned());
-            return page(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
+            return reply(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
         }
     };
     let Some(pieces) = console.pulse.join(wants_all, cut) else {
@@ -358,10 +407,10 @@ fn stream(
         let most = pulse::STREAMS_MAX;
         let what = format!("{most} look on already, which is the most; ask /api/v1/verdicts.");
         let wrong = Wrong(StatusCode::SERVICE_UNAVAILABLE, what);
-        return page(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
+        return reply(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
     };
     stream_begun.notify_one();
-    let mut response = page(StatusCode::OK, "text/event-stream", String::new());
+    let mut response = reply(StatusCode::OK, "text/event-stream", String::new());
     *response.body_mut() = Reply::Stream(pieces);
     response
 }
@@ -374,7 +423,7 @@ fn denial(denied: Denied) -> Response<Reply> {
         Denied::Token => StatusCode::UNAUTHORIZED,
     };
     let wrong = Wrong(status, denied.sentence().to_owned());
-    let mut response = page(status, PROBLEM, format!("{}\n", wrong.json()));
+    let mut response = reply(status, PROBLEM, format!("{}\n", wrong.json()));
     if denied == Denied::Token {
         let asked = HeaderValue::from_static("Basic realm=\"schengate\", charset=\"UTF-8\"");
         response.headers_mut().append(WWW_AUTHENTICATE, asked);
@@ -386,25 +435,26 @@ fn denial(denied: Denied) -> Response<Reply> {
 
 fn answer(method: &Method, path: &str, account: &Account, health: &Health) -> Response<Reply> {
     if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".to_owned());
+        let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match path {
         "/metrics" => {
             let media_type = "text/plain; version=0.0.4; charset=utf-8";
-            page(StatusCode::OK, media_type, account.metrics().render())
+            reply(StatusCode::OK, media_type, account.metrics().render())
         }
-        "/healthz" => page(StatusCode::OK, TEXT, "alive\n".to_owned()),
+        "/healthz" => reply(StatusCode::OK, TEXT, "alive\n".to_owned()),
         "/readyz" => match health.missing().as_slice() {
-            [] => page(StatusCode::OK, TEXT, "ready\n".to_owned()),
+            [] => reply(StatusCode::OK, TEXT, "ready\n".to_owned()),
             missing => {
                 let text = format!("not ready; missing: {}\n", missing.join(", "));
-                page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+                reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
             }
         },
-        "/" => page(StatusCode::OK, "text/html; charset=utf-8", status_page(health)),
-        _ => page(
+        "/page.js" => reply(StatusCode::OK, "text/javascript; charset=utf-8", page::SCRIPT.into()),
+        "/page.css" => reply(StatusCode::OK, "text/css; charset=utf-8", page::STYLE.into()),
+        _ => reply(
             StatusCode::NOT_FOUND,
             TEXT,
             "/metrics /healthz /readyz /api/v1/state\n".to_owned(),
@@ -412,7 +462,7 @@ fn answer(method: &Method, path: &str, account: &Account, health: &Health) -> Re
     }
 }
 
-fn page(status: StatusCode, media_type: &'static str, body: String) -> Response<Reply> {
+fn reply(status: StatusCode, media_type: &'static str, body: String) -> Response<Reply> {
     let mut response = Response::new(Reply::Whole(Full::from(body)));
     *response.status_mut() = status;
     let fields = response.headers_mut();
@@ -422,7 +472,7 @@ fn page(status: StatusCode, media_type: &'static str, body: String) -> Response<
     fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     // A status page is to be read, not to be framed or to load anything.
     let csp = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    fields.insert("content-security-policy", HeaderValue::from_static(csp));
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(csp));
     response
 }
 
@@ -474,7 +524,8 @@ mod tests {
     /// Status line and body of one request.
     fn get(at: SocketAddr, request: &str) -> (String, String) {
         let mut stream = std::net::TcpStream::connect(at).unwrap();
-        write!(stream, "{request} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::control::config::{Config, From, Group, Rule, Term, ZoneList};
 use crate::policy::{Action, Causes, Country, CountrySet, HostRef, Mode};
+use crate::report::world;
 
 /// Rules that are told; of more, how many they are.
 const RULES_MAX: usize = 300;
@@ -119,15 +120,21 @@ fn written(config: &Config, list: &ZoneList) -> Vec<String> {
     list.plus.iter().map(name).chain(minus).collect()
 }
 
-/// Countries in a sentence.
+/// Countries in a sentence, by name.
 fn countries(set: CountrySet) -> String {
-    let codes = codes(set);
-    match codes.len() {
+    let mut names: Vec<_> = set.iter().map(|country| name(country).to_owned()).collect();
+    names.sort();
+    match names.len() {
         0 => "no country at all".to_owned(),
         Country::COUNT => "every country".to_owned(),
-        1 => format!("1 country ({})", codes.join(", ")),
-        count => format!("{count} countries ({})", codes.join(", ")),
+        1 => names.concat(),
+        count => format!("{count} countries: {}", listed(names.into_iter())),
     }
+}
+
+/// What a country is called.
+pub(super) fn name(country: Country) -> &'static str {
+    world::name(country.code(), world::Language::En).unwrap_or_else(|| country.code())
 }
 
 fn is_in_force(rule: &Rule, now: Timestamp) -> bool {
@@ -268,7 +275,7 @@ mod tests {
              [[rule]]\nname = \"no\"\naction = \"block\"\nlocation = [\"US\"]\n",
         );
         assert_eq!(words["permit"]["countries"], json!(["DE", "FR"]));
-        assert_eq!(words["sentences"][1], "Data may go to 2 countries (DE, FR).");
+        assert_eq!(words["sentences"][1], "Data may go to 2 countries: France, Germany.");
         assert_eq!(
             words["sentences"][3],
             "2 rules decide before that, 1 of them waivers that hold now."
