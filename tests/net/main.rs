@@ -42,6 +42,7 @@ mod dns;
 mod exec;
 mod netns;
 mod netns_udp;
+mod oci;
 mod relay;
 mod request_streams;
 mod shortcut;
