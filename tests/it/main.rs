@@ -29,6 +29,7 @@ mod identify;
 mod inspect;
 mod malformed;
 mod operations;
+mod page;
 mod policy_page;
 mod presets;
 mod register;

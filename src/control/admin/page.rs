@@ -87,10 +87,13 @@ pub(super) fn page(shown: &Shown, parts: bool) -> String {
                 (ask(shown))
                 (refusals(&shown.refusals))
                 (connections(&shown.connections))
-                (policy(&shown.policy))
-                div.wide {
-                    (waivers(&shown.waivers))
-                    (tables(&shown.tables))
+                // What only another policy changes the script does not ask for again.
+                @if !parts {
+                    (policy(&shown.policy))
+                    div.wide {
+                        (waivers(&shown.waivers))
+                        (tables(&shown.tables))
+                    }
                 }
                 (health(shown))
             }

@@ -53,7 +53,8 @@ pub(super) fn policy(config: &Config, version: &str, now: Timestamp) -> Value {
                 .to_owned()
         }
     }];
-    sentences.push(format!("Data may go to {}.", countries(permit)));
+    let as_written = written(config, &defaults.permit).join(", ");
+    sentences.push(format!("Data may go to {} (in the file: {as_written}).", countries(permit)));
     sentences.push(match law {
         None => "Whose law reaches an operator is shown, and not judged.".to_owned(),
         Some(law) => format!("No law but that of {} may reach who holds them.", countries(law)),
@@ -275,7 +276,10 @@ mod tests {
              [[rule]]\nname = \"no\"\naction = \"block\"\nlocation = [\"US\"]\n",
         );
         assert_eq!(words["permit"]["countries"], json!(["DE", "FR"]));
-        assert_eq!(words["sentences"][1], "Data may go to 2 countries: France, Germany.");
+        assert_eq!(
+            words["sentences"][1],
+            "Data may go to 2 countries: France, Germany (in the file: FR, DE)."
+        );
         assert_eq!(
             words["sentences"][3],
             "2 rules decide before that, 1 of them waivers that hold now."
