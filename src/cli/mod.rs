@@ -13,6 +13,7 @@ mod journal;
 mod live;
 mod man;
 mod progress;
+mod report;
 mod run;
 mod zones;
 
@@ -61,6 +62,8 @@ enum Command {
     Capture(capture::Capture),
     /// The record as evidence: verify, prove, read and export it
     Audit(audit::Audit),
+    /// What left, where to, under whose law and on what ground: a report for people
+    Report(Box<report::Make>),
     /// The tables behind the verdicts
     Data(data::Data),
     /// The zones that a policy may name, and who was in them when
@@ -171,6 +174,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
         Command::Inspect(inspect) => inspect::inspect(inspect, out),
         Command::Capture(capture) => capture::capture(capture, out),
         Command::Audit(audit) => audit::audit(audit, out),
+        Command::Report(report) => report::make(&report, out),
         Command::Data(data) => data::data(data, out),
         Command::Zones(zones) => zones::zones(&zones, out),
         Command::Completions { shell } => {

@@ -19,6 +19,7 @@
 
 pub mod checkpoint;
 mod clients;
+mod happened;
 mod leave;
 pub mod note;
 mod recover;
@@ -32,6 +33,7 @@ mod verify;
 mod writer;
 
 pub use clients::{Client, KeyChange, Shown, Unrevealed, reveal};
+pub use happened::{Happened, happened};
 pub use leave::{Unrecorded, record_beside};
 pub use segment::{Entry, Segment, lines};
 pub use settings::{Clients, Durability, OnFailure, Pseudonyms, Settings};

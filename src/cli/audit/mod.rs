@@ -15,11 +15,13 @@ use crate::evidence::checkpoint::{Checkpoint, Proof};
 use crate::evidence::note::{PrivateKey, PublicKey};
 use crate::evidence::tree::{Frontier, Hash, Window};
 use crate::evidence::{self, Entry, Finding, Segment};
-pub(super) use show::printable;
-use show::{Format, Selected, is_of};
+use crate::report::ocsf;
+pub(super) use crate::report::text::printable;
+pub(super) use register::{begins, register, second};
+use show::{Export, Format, Selected, is_of};
 
 /// Where the installed service keeps its record.
-const INSTALLED: &str = "/var/lib/schengate/audit";
+pub(super) const INSTALLED: &str = "/var/lib/schengate/audit";
 
 /// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
@@ -103,11 +105,23 @@ enum Command {
     },
     /// Print every record in another form
     Export {
+        /// The directory of the record, as --directory
+        #[arg(value_name = "DIR", conflicts_with = "directory")]
+        at: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
         /// The form
         #[arg(long, value_enum, default_value_t = Format::Json)]
         format: Format,
+        /// Records of this day or instant (UTC) or later: 2026-11-30, 2026-11-30T10:00Z
+        #[arg(long, value_name = "WHEN", value_parser = register::second)]
+        from: Option<i64>,
+        /// Records before this day or instant
+        #[arg(long, value_name = "WHEN", value_parser = register::second)]
+        to: Option<i64>,
+        /// The version of OCSF that the events are of, 1.1 to 1.9
+        #[arg(long, value_name = "1.x", default_value = "1.1", value_parser = ocsf_version)]
+        ocsf_version: u8,
     },
     /// What left, in hourly sums: where to, under whose law, on what ground
     Register(register::Ask),
@@ -115,6 +129,8 @@ enum Command {
     Reconcile(register::Compare),
     /// Tell who a pseudonym is, by the key of its period; that it was asked is recorded first
     Reveal(reveal::Reveal),
+    /// Check that a report is the one that was signed (`schengate report --sign`)
+    VerifyReport(super::report::Check),
     /// Make a key that signs checkpoints, readable by its owner alone, and print the public one
     Keygen {
         /// The file of the private key; the public one is beside it, with the ending .pub
@@ -137,18 +153,16 @@ pub(super) fn audit(audit: Audit, out: &mut impl Write) -> io::Result<Exit> {
         Command::VerifyProof { file, key } => verify_proof(&file, &key, out),
         Command::Head { place, json } => head(&place.directory, json, out),
         Command::Tail { place, lines } => show::tail(&place.directory, lines, out),
-        Command::Show { id, place } => {
-            show::print(&place.directory, &Selected::Id(id), Format::Json, out)
-        }
-        Command::Grep { text, place } => {
-            show::print(&place.directory, &Selected::Text(text), Format::Json, out)
-        }
-        Command::Export { place, format } => {
-            show::print(&place.directory, &Selected::All, format, out)
+        Command::Show { id, place } => show::print(&place.directory, &Selected::Id(id), out),
+        Command::Grep { text, place } => show::print(&place.directory, &Selected::Text(text), out),
+        Command::Export { at, place, format, from, to, ocsf_version } => {
+            let export = Export { format, between: (from, to), minor: ocsf_version };
+            show::export(&at.unwrap_or(place.directory), &export, out)
         }
         Command::Register(ask) => register::ask(ask, out),
         Command::Reconcile(compare) => register::compare(&compare, out),
         Command::Reveal(asked) => reveal::run(&asked, out),
+        Command::VerifyReport(check) => super::report::check(&check, out),
         Command::Keygen { file, name } => keygen(&file, &name, out),
     }
 }
@@ -224,8 +238,17 @@ fn verify(
     Ok(if report.holds() { Exit::Yes } else { Exit::No })
 }
 
+/// The number behind `1.` of a version of OCSF.
+fn ocsf_version(text: &str) -> Result<u8, String> {
+    let text = text.strip_suffix(".0").unwrap_or(text);
+    let minor = text.strip_prefix("1.").and_then(|minor| minor.parse().ok());
+    minor
+        .filter(|minor| ocsf::VERSIONS.contains(minor))
+        .ok_or_else(|| "write a version from 1.1 to 1.9".to_owned())
+}
+
 /// A public key as it is written, or from a file.
-fn public_key(given: &str) -> Result<PublicKey, String> {
+pub(super) fn public_key(given: &str) -> Result<PublicKey, String> {
     let text = match fs::read_to_string(given) {
         Ok(text) => text,
         Err(_) if given.contains('+') => given.to_owned(),
@@ -235,7 +258,7 @@ fn public_key(given: &str) -> Result<PublicKey, String> {
 }
 
 /// The last signed checkpoint of a log.
-fn last_entry(directory: &Path) -> io::Result<Option<Entry>> {
+pub(super) fn last_entry(directory: &Path) -> io::Result<Option<Entry>> {
     for segment in Segment::all(directory)?.iter().rev() {
         let entries = segment.entries()?;
         if let Some(entry) = entries.iter().rev().find_map(|line| Entry::parse(line)) {

@@ -10,11 +10,11 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
-use super::show::cell;
 use super::{Exit, Place, complain};
 use crate::evidence::register::{
     Column, Metrics, Query, REST, Reconciled, Register, RegisterFault, Row, reconcile,
 };
+use crate::report::text::{cell, printable};
 
 /// The names of the sums, as in the table.
 const SUMS: [&str; 7] =
@@ -80,7 +80,7 @@ pub(super) struct Compare {
 }
 
 /// The second in which a day or an instant begins.
-fn second(text: &str) -> Result<i64, String> {
+pub(in crate::cli) fn second(text: &str) -> Result<i64, String> {
     let day = text.parse::<Date>().ok().filter(|_| !text.contains('T'));
     let day = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok()).map(|day| day.timestamp());
     let at = day.or_else(|| text.parse::<Timestamp>().ok());
@@ -89,7 +89,7 @@ fn second(text: &str) -> Result<i64, String> {
 }
 
 /// The beginning of the hour in which it is.
-fn begins(text: &str) -> Result<i64, String> {
+pub(in crate::cli) fn begins(text: &str) -> Result<i64, String> {
     second(text).map(|second| second.div_euclid(3600) * 3600)
 }
 
@@ -99,7 +99,7 @@ fn ends(text: &str) -> Result<i64, String> {
 }
 
 /// The register of a directory, or one that is made of its segments where none is kept there.
-fn register(directory: &Path) -> Result<Register, RegisterFault> {
+pub(in crate::cli) fn register(directory: &Path) -> Result<Register, RegisterFault> {
     if let Some(register) = Register::read(directory)? {
         return Ok(register);
     }
@@ -140,7 +140,7 @@ pub(super) fn ask(ask: Ask, out: &mut impl Write) -> io::Result<Exit> {
                 "rows": rows, "began": progress.began, "next": progress.next,
                 "missing": progress.missing, "unread": progress.unread,
             });
-            writeln!(out, "{}", super::show::printable(told.to_string().as_bytes()))?;
+            writeln!(out, "{}", printable(told.to_string().as_bytes()))?;
         }
         Form::Csv => {
             writeln!(out, "{}\r", names.collect::<Vec<_>>().join(","))?;
@@ -188,7 +188,7 @@ fn table(names: &[&str], rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     let shown = names.len() - 1;
     let first_number = names.len() - SUMS.len();
     let text = |text: &String| {
-        let safe = super::show::printable(text.as_bytes());
+        let safe = printable(text.as_bytes());
         match safe.as_str() {
             "" => "-".to_owned(),
             REST => "(others)".to_owned(),
@@ -256,11 +256,11 @@ pub(super) fn compare(compare: &Compare, out: &mut impl Write) -> io::Result<Exi
             "lost": told.lost, "missing": progress.missing, "unread": progress.unread,
             "differences": differences,
         });
-        writeln!(out, "{}", super::show::printable(told.to_string().as_bytes()))?;
+        writeln!(out, "{}", printable(told.to_string().as_bytes()))?;
     } else {
         for difference in &told.differences {
             let line = difference.to_string();
-            writeln!(out, "{}", super::show::printable(line.as_bytes()))?;
+            writeln!(out, "{}", printable(line.as_bytes()))?;
         }
         summary(&told, out)?;
     }

@@ -2,14 +2,17 @@
 //! anything but text.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Exit, complain};
+use crate::evidence::tree::leaf_hash;
 use crate::evidence::{Segment, lines};
+use crate::report::ocsf;
+use crate::report::text::{cell, printable};
 
 /// The form of what is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,12 +21,23 @@ pub(super) enum Format {
     Json,
     /// Comma-separated values (RFC 4180), with a first line of names
     Csv,
+    /// OCSF Network Activity (class 4001), one JSON object a line: connections alone
+    Ocsf,
+}
+
+/// What is exported.
+#[derive(Debug)]
+pub(super) struct Export {
+    pub(super) format: Format,
+    /// Records of this second or later, and before that one.
+    pub(super) between: (Option<i64>, Option<i64>),
+    /// Version 1.x of OCSF.
+    pub(super) minor: u8,
 }
 
 /// Which records.
 #[derive(Debug)]
 pub(super) enum Selected {
-    All,
     /// Of this event id or number.
     Id(String),
     /// In which this text stands.
@@ -92,54 +106,88 @@ fn contains(line: &[u8], wanted: &[u8]) -> bool {
     wanted.is_empty() || line.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// A line of JSON with every control character in it escaped, those above ASCII and the marks that
-/// turn the direction of text as well; bytes that are no UTF-8 are replaced.
-pub(in crate::cli) fn printable(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
-            // Into a string nothing fails.
-            write!(safe, "\\u{:04x}", u32::from(c)).ok();
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
-}
-
 /// Exit status: 0 something was printed, 1 nothing, 2 it cannot be read.
 pub(super) fn print(
     directory: &Path,
     selected: &Selected,
-    format: Format,
     out: &mut impl Write,
 ) -> io::Result<Exit> {
     let mut has_any = false;
-    if format == Format::Csv {
-        writeln!(out, "{}\r", COLUMNS.join(","))?;
-    }
     let walked = walk(directory, |number, line| {
         let is_wanted = match selected {
-            Selected::All => true,
             Selected::Id(id) => is_of(line, number, id),
             Selected::Text(text) => contains(line, text.as_bytes()),
         };
         if is_wanted {
             has_any = true;
-            match format {
-                Format::Json => writeln!(out, "{}", printable(line))?,
-                Format::Csv => writeln!(out, "{}\r", row(line))?,
-            }
+            writeln!(out, "{}", printable(line))?;
         }
         Ok(())
     })?;
-    Ok(match walked {
+    Ok(ended(directory, walked, has_any))
+}
+
+fn ended(directory: &Path, walked: Result<(), String>, has_any: bool) -> Exit {
+    match walked {
         Ok(()) if has_any => Exit::Yes,
         Ok(()) => Exit::No,
         Err(fault) => complain(format!("{}: {fault}", directory.display())),
-    })
+    }
+}
+
+/// Exit status: 0 something was exported, 1 nothing, 2 it cannot be read.
+pub(super) fn export(directory: &Path, export: &Export, out: &mut impl Write) -> io::Result<Exit> {
+    let (mut has_any, mut left_out) = (false, 0_u64);
+    // The name of the log is known once a checkpoint is.
+    let log = super::last_entry(directory).ok().flatten();
+    let log = log.and_then(|entry| entry.note.lines().next().map(str::to_owned));
+    let form = ocsf::Form { minor: export.minor, log: log.unwrap_or_default() };
+    if export.format == Format::Csv {
+        writeln!(out, "{}\r", COLUMNS.join(","))?;
+    }
+    let walked = walk(directory, |_, line| {
+        if !is_between(line, export.between) {
+            return Ok(());
+        }
+        match export.format {
+            Format::Json => writeln!(out, "{}", printable(line))?,
+            Format::Csv => writeln!(out, "{}\r", row(line))?,
+            Format::Ocsf => {
+                let leaf: String =
+                    leaf_hash(line).iter().map(|byte| format!("{byte:02x}")).collect();
+                let record: Value = serde_json::from_slice(line).unwrap_or_default();
+                let Some(event) = ocsf::event(&record, &leaf, &form) else {
+                    left_out += 1;
+                    return Ok(());
+                };
+                writeln!(out, "{}", printable(event.to_string().as_bytes()))?;
+            }
+        }
+        has_any = true;
+        Ok(())
+    })?;
+    if left_out > 0 {
+        eprintln!(
+            "note: {left_out} records are of no connection, or only say how far one is; they are not \
+             network activity: --format json has them"
+        );
+    }
+    Ok(ended(directory, walked, has_any))
+}
+
+/// Whether a record is of this time; one that says no time is of none.
+fn is_between(line: &[u8], (from, to): (Option<i64>, Option<i64>)) -> bool {
+    if from.is_none() && to.is_none() {
+        return true;
+    }
+    #[derive(serde::Deserialize)]
+    struct Timed<'t> {
+        time: &'t str,
+    }
+    let timed = serde_json::from_slice(line).ok().and_then(|Timed { time }| time.parse().ok());
+    let Some(time): Option<Timestamp> = timed else { return false };
+    let is_after = from.is_none_or(|from| time.as_millisecond() >= from.saturating_mul(1000));
+    is_after && to.is_none_or(|to| time.as_millisecond() < to.saturating_mul(1000))
 }
 
 /// The last records.
@@ -196,19 +244,6 @@ fn row(line: &[u8]) -> String {
     cells.join(",")
 }
 
-/// A cell that is text and nothing else: control characters are escaped, and what a spreadsheet would
-/// take for a formula begins with an apostrophe.
-pub(super) fn cell(text: &str) -> String {
-    let mut safe = printable(text.as_bytes());
-    if safe.starts_with(['=', '+', '-', '@', '\\']) {
-        safe.insert(0, '\'');
-    }
-    if safe.contains(['"', ',', '\'', ' ']) {
-        safe = format!("\"{}\"", safe.replace('"', "\"\""));
-    }
-    safe
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,21 +259,10 @@ mod tests {
             assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), line, "{c:?}");
             let row = row(line.to_string().as_bytes());
             assert!(!row.contains(|c: char| c.is_control()), "{row:?}");
+            let is_hostile = row.contains('\u{202e}') || row.contains('\u{2066}');
+            assert!(!is_hostile, "{row:?}");
         }
         assert_eq!(printable(b"\xff\x1b[2J"), "\u{fffd}\\u001b[2J");
-    }
-
-    #[test]
-    fn a08_what_would_be_a_formula_is_text() {
-        for text in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|'/c calc'!A0"] {
-            let cell = cell(text);
-            assert!(cell.trim_start_matches('"').starts_with('\''), "{text:?}: {cell}");
-        }
-        assert_eq!(cell("a\"b,c"), "\"a\"\"b,c\"");
-        assert_eq!(
-            (cell("198.51.100.7:443"), cell("")),
-            ("198.51.100.7:443".to_owned(), String::new())
-        );
     }
 
     #[test]

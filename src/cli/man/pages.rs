@@ -324,7 +324,10 @@ pub(super) const PAGES: &[Page] = &[
         command: "audit export",
         exit: FOUND,
         files: RECORD,
-        examples: &[("For a spreadsheet", "schengate audit export --format csv > record.csv")],
+        examples: &[
+            ("For a spreadsheet", "schengate audit export --format csv > record.csv"),
+            ("For a SIEM", "schengate audit export --format ocsf --ocsf-version 1.8 > events.json"),
+        ],
     },
     Page {
         command: "audit register",
@@ -355,6 +358,15 @@ pub(super) const PAGES: &[Page] = &[
         )],
     },
     Page {
+        command: "audit verify-report",
+        exit: ["The report is what was signed.", "It is not.", "It cannot be read."],
+        files: NONE,
+        examples: &[(
+            "With the note beside it",
+            "schengate audit verify-report --key record.pub november.html",
+        )],
+    },
+    Page {
         command: "audit keygen",
         exit: ["Written.", "Not used.", "It could not be written."],
         files: NONE,
@@ -362,6 +374,25 @@ pub(super) const PAGES: &[Page] = &[
             "Before [audit] signs",
             "schengate audit keygen --name post.example.eu /etc/schengate/record.key",
         )],
+    },
+    Page {
+        command: "report",
+        exit: [
+            "Written, and nothing speaks against the record.",
+            "Written, and it says what does.",
+            "It could not be made.",
+        ],
+        files: RECORD,
+        examples: &[
+            (
+                "November, as a page that prints",
+                "schengate report --from 2026-11-01 --to 2026-12-01 --output november.html",
+            ),
+            (
+                "The countries that data went to, to be published",
+                "schengate report --preset transfers --output countries.html",
+            ),
+        ],
     },
     Page {
         command: "data",

@@ -6,6 +6,7 @@
 
 mod database;
 mod feed;
+mod hours;
 pub(super) mod keep;
 mod query;
 mod reconcile;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+pub use hours::Hourly;
 pub use query::{Column, Query, Row};
 pub use reconcile::{Difference, Metrics, Reconciled, reconcile};
 pub use told::{LABELS, Label};
