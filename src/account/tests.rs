@@ -1,6 +1,6 @@
 //! What an account keeps, writes and counts.
 
-use super::kept::CapturedLog;
+use super::kept::{self, CapturedLog};
 use super::*;
 use crate::policy::{Action, Reason};
 
@@ -280,4 +280,94 @@ fn ids_are_never_given_twice() {
     let account = CapturedLog::default().account();
     let ids: HashSet<_> = (0..100).map(|_| account.open(client(), Ingress::Proxy).id()).collect();
     assert_eq!(ids.len(), 100);
+}
+
+/// The series of the metrics, without their values.
+fn series(account: &Account) -> std::collections::BTreeSet<String> {
+    let text = account.metrics().render();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+#[test]
+fn a09_neither_names_nor_clients_make_series() {
+    let account = CapturedLog::default().account();
+    let connect = |number: u32| {
+        let octets = number.to_be_bytes();
+        let client = SocketAddr::from(([10, octets[1], octets[2], octets[3]], 40_000));
+        let mut record = account.open(client, Ingress::Tproxy);
+        let name = format!("n{number}.example");
+        let name = HostName::parse(name.as_bytes()).unwrap();
+        let action = if number.is_multiple_of(2) { Action::Allow } else { Action::Block };
+        record.judged(Decision { name: Some((name, NameSource::Sni).into()), ..judged(action) });
+        record.finish(if number.is_multiple_of(2) { End::Done } else { End::Refused });
+    };
+    (0..2).for_each(connect);
+    let before = series(&account);
+    (2..50_000).for_each(connect);
+    assert_eq!(series(&account), before);
+    assert!(before.len() < 3000, "{}", before.len());
+}
+
+#[test]
+fn a01_what_is_recorded_while_nobody_writes_is_there_in_order_once_somebody_does() {
+    const LINES: usize = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let account = CapturedLog::default().account();
+    let first = kept::hold(&account, dir.path());
+    for number in 0..LINES {
+        let fields = serde_json::Map::from_iter([("number".to_owned(), number.into())]);
+        account.event("stop", &fields);
+    }
+    assert!(first.close(Duration::from_secs(60)));
+    let fields = serde_json::Map::from_iter([("number".to_owned(), LINES.into())]);
+    account.event("stop", &fields);
+    let records = kept::records(&account, dir.path());
+    let numbers = records.iter().filter_map(|record| record["number"].as_u64());
+    assert!(numbers.eq(0..=LINES as u64), "{} records", records.len());
+    assert!(records.iter().all(|record| record["event"] != "gap"));
+}
+
+#[tokio::test]
+async fn one_client_s_flood_displaces_nobody_s_line_and_is_counted_whole() {
+    const FLOOD: u64 = 12_000;
+    let dir = tempfile::tempdir().unwrap();
+    let account = CapturedLog::default().account();
+    account.show(View::Nothing);
+    let settings = evidence::Settings::new(dir.path().to_owned());
+    // Nobody writes meanwhile: a disk that is slower than any flood.
+    let first = Sink::start(&settings, false).unwrap();
+    assert!(account.keep(Sink::start(&settings, true).unwrap()));
+    let ask = async |client: SocketAddr| {
+        let mut record = account.open(client, Ingress::Tproxy);
+        record.judged(judged(Action::Allow));
+        let kept = record.forwarding().await;
+        let id = record.id();
+        record.finish(if kept.is_ok() { End::Done } else { End::Refused });
+        (id, kept.is_ok())
+    };
+    let mut let_go = 0;
+    for _ in 0..FLOOD {
+        let_go += u64::from(ask(client()).await.1);
+    }
+    assert!(let_go < FLOOD / 2, "there is more than is taken: {let_go}");
+    let mut others = Vec::new();
+    for number in 0..200 {
+        let (id, is_kept) = ask(SocketAddr::from(([10, 1, 0, number], 40_000))).await;
+        assert!(is_kept, "{number}");
+        others.push(id);
+    }
+    assert!(first.close(Duration::from_secs(60)));
+    let records = kept::records(&account, dir.path());
+    let opened: Vec<&str> = records
+        .iter()
+        .filter(|record| record["event"] == "open")
+        .map(|record| record["id"].as_str().unwrap())
+        .collect();
+    assert!(others.iter().all(|id| opened.contains(&&**id)));
+    assert!(records.iter().all(|record| record["event"] != "gap"));
+    let refused = records.iter().filter(|record| record["event"] == "refused");
+    let refused: u64 = refused.map(|record| record["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(let_go + refused, FLOOD);
+    assert_eq!(opened.len() as u64, let_go + others.len() as u64);
 }

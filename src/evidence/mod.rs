@@ -17,6 +17,7 @@
 //!                      register: what left, in sums, read off the segments  (register)
 //! ```
 
+mod added;
 pub mod checkpoint;
 mod clients;
 mod happened;

@@ -28,7 +28,12 @@ pub(super) fn recover(
     left: &[Left],
 ) -> Result<Recovered, SinkFault> {
     let list = |source| SinkFault::file(directory, "cannot be read")(source);
-    let segments = Segment::all(directory).map_err(list)?;
+    let mut segments = Segment::all(directory).map_err(list)?;
+    while let Some(last) = segments.last().filter(|last| is_unbegun(last)) {
+        let path = last.path(PLAIN);
+        remove(last).map_err(SinkFault::file(&path, "cannot be moved aside"))?;
+        segments.pop();
+    }
     let commits = left.iter().filter(|left| left.found == Found::Left);
     let commits = commits.map(|left| left.ring.committed());
     let commit = commits.filter(Commit::is_made).max_by_key(|commit| commit.segment);
@@ -136,6 +141,17 @@ fn own_leaves(
         events.push(json!({ "event": "gap", "lost": Value::Null, "cause": "the segment was cut" }));
     }
     Ok(lines(kept).map(leaf_hash).collect())
+}
+
+/// Whether the machine stopped while the segment was made: its first checkpoint, which is on the disk before
+/// a record is, is not there, and no record is.
+fn is_unbegun(segment: &Segment) -> bool {
+    let entries = segment.entries().unwrap_or_default();
+    let is_empty = |bytes: io::Result<Vec<u8>>| bytes.is_ok_and(|bytes| bytes.is_empty());
+    segment.first > 0
+        && !segment.is_sealed
+        && entries.iter().all(|line| Entry::parse(line).is_none())
+        && is_empty(segment.records())
 }
 
 /// Moves a segment without records aside.

@@ -34,6 +34,8 @@ pub struct Settings {
     pub register: bool,
     /// Rows with a name that it keeps of an hour. Default 1000.
     pub register_names: u64,
+    /// How long hours stay in the register; `None`: until somebody removes them.
+    pub register_retain: Option<Duration>,
     /// How clients stand in the record. Default: as they are.
     pub clients: Clients,
 }
@@ -106,6 +108,7 @@ impl Settings {
             retain_bytes: None,
             register: true,
             register_names: 1000,
+            register_retain: None,
             clients: Clients::Plain,
         }
     }

@@ -2,7 +2,7 @@
 //! signs what there is, and seals what is full.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::added::Added;
 use super::checkpoint::Checkpoint;
 use super::note::PrivateKey;
 use super::recover::{Recovered, recover};
@@ -53,9 +54,9 @@ pub(super) struct Writer {
 struct Files {
     segment: Segment,
     begun: Instant,
-    records: File,
-    leaves: File,
-    notes: File,
+    records: Added,
+    leaves: Added,
+    notes: Added,
     /// It took something that may be half on the disk: the next attempt is another's.
     is_broken: bool,
 }
@@ -362,7 +363,7 @@ impl Files {
     fn create(directory: &Path, frontier: &Frontier, key: &PrivateKey) -> io::Result<Self> {
         let segment = Segment::new(directory, frontier.size(), false);
         let [records, leaves, notes] =
-            [PLAIN, LEAVES, NOTES].map(|ending| create(&segment.path(ending)));
+            [PLAIN, LEAVES, NOTES].map(|ending| Added::create(&segment.path(ending)));
         let mut files = Self {
             segment,
             begun: Instant::now(),
@@ -386,11 +387,11 @@ impl Files {
         on_disk: bool,
     ) -> io::Result<()> {
         let hashes = (before.size() - self.segment.first) * HASH_LEN as u64;
-        let written = self.records.write_all(&batch.records);
-        let written = written.and_then(|()| self.leaves.write_all(&batch.leaves));
+        let written = self.records.add(&batch.records);
+        let written = written.and_then(|()| self.leaves.add(&batch.leaves));
         let synced = match written {
             Ok(()) if on_disk => {
-                let synced = self.records.sync_data().and_then(|()| self.leaves.sync_data());
+                let synced = self.records.sync().and_then(|()| self.leaves.sync());
                 // What the kernel did not get to the disk it may hold for clean: nothing more is
                 // written behind it (<https://lwn.net/Articles/752063/>).
                 self.is_broken |= synced.is_err();
@@ -399,33 +400,20 @@ impl Files {
             other => other,
         };
         if synced.is_err() {
-            let cut = self.records.set_len(length).and_then(|()| self.leaves.set_len(hashes));
+            let cut = self.records.cut(length).and_then(|()| self.leaves.cut(hashes));
             self.is_broken |= cut.is_err();
         }
         synced
     }
 
     fn note(&mut self, entry: &Entry, on_disk: bool) -> io::Result<()> {
-        let length = self.notes.metadata()?.len();
-        let written = self.notes.write_all(entry.line().as_bytes());
-        let written = written.and_then(|()| if on_disk { self.notes.sync_data() } else { Ok(()) });
+        let length = self.notes.length()?;
+        let written = self.notes.add(entry.line().as_bytes());
+        let written = written.and_then(|()| if on_disk { self.notes.sync() } else { Ok(()) });
         if written.is_err() {
-            self.is_broken |= self.notes.set_len(length).is_err();
+            self.is_broken |= self.notes.cut(length).is_err();
         }
         written
-    }
-}
-
-/// A new file; one of that name that is there is moved aside, since nothing accounts for it.
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create_new(true).append(true).read(true).mode(0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            aside(path)?;
-            options.open(path)
-        }
-        opened => opened,
     }
 }
 

@@ -636,3 +636,57 @@ fn all_that_was_put_in_is_sealed_verified_and_in_the_register() {
         asked.as_secs_f64() * 1e3,
     );
 }
+
+/// The hours of the register, in days before now.
+fn days(directory: &Path) -> Vec<i64> {
+    let now = jiff::Timestamp::now().as_second();
+    let hours = rows(directory).into_keys().map(|(hour, ..)| (now - hour) / 86_400);
+    let mut days: Vec<i64> = hours.collect();
+    days.dedup();
+    days.sort_unstable();
+    days
+}
+
+#[test]
+fn hours_are_removed_by_age_and_not_while_there_is_a_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = jiff::Timestamp::now().as_second();
+    let event = |connection: u32, days: i64| Event {
+        event: "refused",
+        connection,
+        at: now - days * 86_400 - BASE,
+        group: "g".to_owned(),
+        rule: None,
+        name: Some("erased.example".to_owned()).filter(|_| days == 9),
+        bytes: (0, 0),
+    };
+    kept(dir.path(), |sink| {
+        for (connection, days) in [(1, 9), (2, 5), (3, 0)] {
+            put(sink, &event(connection, days));
+        }
+    });
+    assert_eq!(days(dir.path()), [0, 5, 9]);
+    let again = || {
+        let retain = Some(Duration::from_secs(6 * 86_400));
+        let settings = Settings::new(dir.path().to_owned());
+        let sink = Sink::start(&Settings { register_retain: retain, ..settings }, false).unwrap();
+        assert!(sink.close(LIMIT));
+    };
+    fs::write(dir.path().join("hold"), "").unwrap();
+    again();
+    assert_eq!(days(dir.path()), [0, 5, 9]);
+    fs::remove_file(dir.path().join("hold")).unwrap();
+    again();
+    assert_eq!(days(dir.path()), [0, 5]);
+    // What was removed is left out of what is compared, and said to be.
+    let register = Register::read(dir.path()).unwrap().unwrap();
+    let reconciled = reconcile(dir.path(), &register, None).unwrap();
+    assert!(reconciled.agrees() && reconciled.left_out == 1, "{reconciled:?}");
+    drop(register);
+    let database = Connection::open(register_path(dir.path())).unwrap();
+    database.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(database);
+    let bytes = fs::read(register_path(dir.path())).unwrap();
+    let name = b"erased.example";
+    assert!(!bytes.windows(name.len()).any(|part| part == name), "nothing of it is left");
+}

@@ -75,8 +75,8 @@ fn asks(lab: &Lab, directory: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a09_no_address_of_a_client_is_anywhere_and_the_key_tells_whose_it_was_until_it_is_gone() {
-    let Some(lab) = lab("a09-pseudonym") else { return };
+fn no_address_of_a_client_is_anywhere_and_the_key_tells_whose_it_was_until_it_is_gone() {
+    let Some(lab) = lab("pseudonym") else { return };
     let dir = tempfile::tempdir().unwrap();
     let more = "clients = 'pseudonym'\nregister = true\n[log]\nconnections = 'all'";
     let mut gateway = lab.start_gateway(&policy(dir.path(), more));
@@ -141,8 +141,8 @@ fn a09_no_address_of_a_client_is_anywhere_and_the_key_tells_whose_it_was_until_i
 }
 
 #[test]
-fn a09_a_prefix_is_all_that_stands_of_a_client() {
-    let Some(lab) = lab("a09-prefix") else { return };
+fn a_prefix_is_all_that_stands_of_a_client() {
+    let Some(lab) = lab("prefix") else { return };
     let dir = tempfile::tempdir().unwrap();
     let more = "clients = 'prefix'\n[log]\nconnections = 'all'";
     let mut gateway = lab.start_gateway(&policy(dir.path(), more));

@@ -80,6 +80,8 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
     let register = or(&table, "register", default.register, |item| reader.boolean(item));
     let register_names =
         or(&table, "register_names", default.register_names, |item| reader.number(item, NAMES));
+    let register_retain =
+        optional(&table, "register_retain", |item| time::duration(reader, item, DAY, None));
     let clients = clients(reader, &table, directory.as_deref());
     Some(Some(Settings {
         directory: directory?,
@@ -96,6 +98,7 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
         retain_bytes: retain_bytes?,
         register: register?,
         register_names: register_names?,
+        register_retain: register_retain?,
         clients: clients?,
     }))
 }

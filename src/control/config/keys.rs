@@ -264,6 +264,7 @@ pub const KEYS: &[Key] = &[
     key("audit", "retain", Form::Duration, "for ever", "\"365d\"", "Age at which sealed segments are removed, 1d or more."),
     key("audit", "register", Form::Flag, "true", "false", "Keeps the transfer register, hourly sums in SQLite."),
     key("audit", "register_names", Form::Number, "1000", "5000", "Rows with a name that the register keeps of an hour, the largest by bytes, 0 to 100000; the rest is one exact row."),
+    key("audit", "register_retain", Form::Duration, "for ever", "\"1095d\"", "Age at which hours are removed from the register, 1d or more."),
     key("audit", "clients", Form::Word, "\"plain\"", "\"pseudonym\"", "How clients stand in the record: `plain`, as they are; `pseudonym`, under a key that rotates; `prefix`, their network alone."),
     key("audit", "clients_ipv4", Form::Number, "24", "16", "Bits of an IPv4 network, with `clients = \"prefix\"`, 1 to 28."),
     key("audit", "clients_ipv6", Form::Number, "48", "56", "Bits of an IPv6 network, with `clients = \"prefix\"`, 1 to 64."),

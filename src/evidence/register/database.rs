@@ -109,7 +109,7 @@ impl Register {
         let _mode: String =
             database.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         // The record is what has to be on the disk; the register is made from it.
-        database.execute_batch("PRAGMA synchronous = NORMAL")?;
+        database.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON")?;
         let version: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             database.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
@@ -274,6 +274,41 @@ impl Register {
             )?
             .execute([hour])?;
         Ok(())
+    }
+
+    /// Removes the hours that begin before this second; how many rows they were.
+    ///
+    /// # Errors
+    /// The database does not take it.
+    pub fn expire(&mut self, before: i64) -> Result<usize, RegisterFault> {
+        let mut remove = || {
+            self.write_sums()?;
+            self.begin()?;
+            self.database.execute_batch(
+                "CREATE TABLE IF NOT EXISTS expired (
+                     one INTEGER PRIMARY KEY CHECK (one = 1), before INTEGER NOT NULL) STRICT",
+            )?;
+            self.database.execute(
+                "INSERT INTO expired VALUES (1, ?)
+                 ON CONFLICT DO UPDATE SET before = max(before, excluded.before)",
+                [before],
+            )?;
+            let gone = self.database.execute("DELETE FROM hourly WHERE hour < ?", [before])?;
+            self.names.retain(|hour, _| *hour >= before);
+            self.commit()?;
+            Ok(gone)
+        };
+        remove().map_err(|source| RegisterFault::Database { path: self.path.clone(), source })
+    }
+
+    /// Before which second hours were removed.
+    pub(super) fn expired(&self) -> Result<Option<i64>, rusqlite::Error> {
+        let is_there = "SELECT count(*) FROM sqlite_schema WHERE name = 'expired'";
+        let is_there: i64 = self.database.query_row(is_there, [], |row| row.get(0))?;
+        if is_there == 0 {
+            return Ok(None);
+        }
+        self.database.query_row("SELECT max(before) FROM expired", [], |row| row.get(0))
     }
 
     /// Puts the sums that wait into the transaction.

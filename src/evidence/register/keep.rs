@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Register;
 use crate::evidence::sink::Shared;
+use crate::evidence::writer::HOLD;
 use crate::sys::yield_to_others;
 
 /// Time between two looks at what was written.
@@ -54,11 +55,13 @@ fn run(shared: &Shared, stop: &Stop) {
     let mut register = None;
     let mut missing = 0;
     let mut said = None;
+    let mut expired = None;
     loop {
         let asked = stop.is_asked.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = stop.bell.wait_timeout_while(asked, EVERY, |is_asked| !*is_asked);
         let is_last = *waited.unwrap_or_else(PoisonError::into_inner).0;
-        let fault = round(shared, &mut register, &mut missing, is_last).err();
+        let round = round(shared, &mut register, &mut missing, is_last);
+        let fault = round.and_then(|()| expire(shared, register.as_mut(), &mut expired)).err();
         if fault.is_some() {
             // What it holds in memory is not what the database has.
             register = None;
@@ -115,6 +118,30 @@ fn round(
         }
     }
     shared.numbers.registered.store(register.progress().next, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Removes what is kept no longer, once an hour.
+fn expire(
+    shared: &Shared,
+    register: Option<&mut Register>,
+    done: &mut Option<Instant>,
+) -> Result<(), String> {
+    const HOURLY: Duration = Duration::from_secs(60 * 60);
+    let Some((retain, register)) = shared.settings.register_retain.zip(register) else {
+        return Ok(());
+    };
+    let is_held = shared.settings.directory.join(HOLD).exists();
+    if is_held || done.is_some_and(|at| at.elapsed() < HOURLY) {
+        return Ok(());
+    }
+    let retain = i64::try_from(retain.as_secs()).unwrap_or(i64::MAX);
+    let before = Timestamp::now().as_second().saturating_sub(retain);
+    let gone = register.expire(before).map_err(|fault| fault.to_string())?;
+    if gone > 0 {
+        tracing::info!(rows = gone, "hours are removed from the transfer register by their age");
+    }
+    *done = Some(Instant::now());
     Ok(())
 }
 

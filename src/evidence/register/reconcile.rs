@@ -168,6 +168,11 @@ pub fn reconcile(
         left_out.extend(rows.keys().map(|(hour, _)| *hour).filter(|hour| *hour <= oldest));
         left_out.append(&mut plain.unclear);
     }
+    let expired = register.expired().map_err(|source| register.fault(source))?;
+    if let Some(before) = expired {
+        let hours = rows.keys().chain(plain.rows.keys()).map(|(hour, _)| *hour);
+        left_out.extend(hours.filter(|hour| *hour < before));
+    }
     told_of.left_out = left_out.len() as u64;
     let labels: BTreeSet<&(i64, Label)> = rows.keys().chain(plain.rows.keys()).collect();
     for key in labels.into_iter().filter(|(hour, _)| !left_out.contains(hour)) {
