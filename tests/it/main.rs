@@ -30,6 +30,7 @@ mod identify;
 mod inspect;
 mod malformed;
 mod operations;
+mod packaging;
 mod page;
 mod policy_page;
 mod presets;
