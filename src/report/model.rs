@@ -235,7 +235,9 @@ pub struct FirstSeen {
     pub operators: Vec<(String, i64)>,
     /// Names that were let go to.
     pub names: Vec<Name>,
-    /// Hours before the span that the register knows.
+    /// How many there are beside those.
+    pub more_names: usize,
+    /// Whether the register knows hours before the span.
     pub hours_before: bool,
 }
 
@@ -260,6 +262,8 @@ pub struct Model {
 
 /// Names of a list at the most.
 const NAMES_MAX: usize = 100;
+/// Names that are new, at the most.
+const NEW_MAX: usize = 1000;
 /// Refused names of one reason at the most.
 const REFUSED_MAX: usize = 10;
 
@@ -373,7 +377,7 @@ impl Builder {
         row.totals.add(&totals);
         row.seen = (row.seen.0.min(sums.first_seen), row.seen.1.max(sums.last_seen));
         self.model.total.add(&totals);
-        let (fate, reason) = (row.fate, row.reason.clone());
+        let fate = row.fate;
         let day = self.model.days.entry(hourly.hour.div_euclid(DAY) * DAY).or_default();
         if fate.is_outside() {
             day.outside += totals.up;
@@ -388,7 +392,7 @@ impl Builder {
             return;
         }
         if fate == Fate::Refused {
-            let key = (Box::from(reason), Box::from(hourly.name));
+            let key = (Box::from(row.reason.as_str()), Box::from(hourly.name));
             *self.refused.entry(key).or_default() += totals.connections;
         }
         if !fate.is_let_go() {
@@ -438,25 +442,8 @@ impl Builder {
             };
             order(one).cmp(&order(other)).then_with(|| texts(one).cmp(&texts(other)))
         });
-        let mut names: Vec<Name> = self
-            .names
-            .into_iter()
-            .map(|(name, sums)| Name {
-                name: name.into(),
-                totals: sums.totals,
-                first_seen: sums.first_seen,
-                partial: sums.partial,
-            })
-            .collect();
-        names.sort_by(|one, other| {
-            (other.totals.up, other.totals.connections, &one.name).cmp(&(
-                one.totals.up,
-                one.totals.connections,
-                &other.name,
-            ))
-        });
-        model.more_names = names.len().saturating_sub(NAMES_MAX);
-        names.truncate(NAMES_MAX);
+        model.more_names = self.names.len().saturating_sub(NAMES_MAX);
+        let names = largest(self.names.iter(), NAMES_MAX);
         model.names = names;
         for ((reason, name), count) in self.refused {
             model.refused.entry(reason.into()).or_default().push((name.into(), count));
@@ -511,18 +498,37 @@ impl Builder {
         };
         self.model.first_seen.countries = sorted(&mut self.new_countries);
         self.model.first_seen.operators = sorted(&mut self.new_operators);
-        let new = self.names.iter().filter(|(_, sums)| sums.is_new);
-        let mut names: Vec<Name> = new
-            .map(|(name, sums)| Name {
-                name: name.to_string(),
-                totals: sums.totals,
-                first_seen: sums.first_seen,
-                partial: sums.partial,
-            })
-            .collect();
-        names.sort_by(|one, other| (other.totals.up, &one.name).cmp(&(one.totals.up, &other.name)));
+        let new = || self.names.iter().filter(|(_, sums)| sums.is_new);
+        self.model.first_seen.more_names = new().count().saturating_sub(NEW_MAX);
+        let names = largest(new(), NEW_MAX);
         self.model.first_seen.names = names;
     }
+}
+
+/// The names with the most bytes up, so many at the most; the largest first.
+fn largest<'n>(
+    names: impl Iterator<Item = (&'n Box<str>, &'n NameSums)>,
+    most: usize,
+) -> Vec<Name> {
+    let mut all: Vec<(u64, u64, &str, &NameSums)> = names
+        .map(|(name, sums)| (sums.totals.up, sums.totals.connections, &**name, sums))
+        .collect();
+    let order = |one: &(u64, u64, &str, &NameSums), other: &(u64, u64, &str, &NameSums)| {
+        (other.0, other.1, one.2).cmp(&(one.0, one.1, other.2))
+    };
+    // Of a million names nobody wants the order of all.
+    if all.len() > most {
+        all.select_nth_unstable_by(most, order);
+        all.truncate(most);
+    }
+    all.sort_unstable_by(order);
+    let each = all.into_iter().map(|(_, _, name, sums)| Name {
+        name: name.to_owned(),
+        totals: sums.totals,
+        first_seen: sums.first_seen,
+        partial: sums.partial,
+    });
+    each.collect()
 }
 
 impl Model {

@@ -175,6 +175,7 @@ pub fn json(report: &Report) -> String {
             "countries": seen(&model.first_seen.countries, "country"),
             "operators": seen(&model.first_seen.operators, "operator"),
             "names": model.first_seen.names.iter().map(name).collect::<Vec<_>>(),
+            "more_names": model.first_seen.more_names,
         },
         "in_force": history.in_force.iter().filter(|_| report.preset != Preset::Transfers).map(|one| json!({
             "record": one.number, "time": instant(one.at), "event": one.event, "policy": one.policy,

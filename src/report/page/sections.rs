@@ -212,7 +212,7 @@ impl Words<'_> {
                 div { (list(texts.operators, &first.operators, &|id| printable(id.as_bytes()))) }
             }
             h3 { (texts.names) }
-            (self.name_table(&first.names, 0))
+            (self.name_table(&first.names, first.more_names))
         }
     }
 
