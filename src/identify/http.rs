@@ -326,7 +326,7 @@ impl<'a> Head<'a> {
         self.blame_if(line.bare, Fault::BareLf);
         self.blame_if(!matches!(version, Version::One0 | Version::One1), Fault::HttpVersion);
         self.blame_if(!strict || !is_method || words.next().is_some(), Fault::RequestLine);
-        self.blame_if(line.text.iter().any(|&byte| is_control(byte)), Fault::ControlByte);
+        self.blame_if(has_control(line.text), Fault::ControlByte);
         self.form = match self.target {
             _ if self.method == b"CONNECT" => Form::Authority,
             [b'/', ..] => Form::Origin,
@@ -341,11 +341,11 @@ impl<'a> Head<'a> {
 
     fn read_field(&mut self, line: Line<'a>, fields: &mut Fields) {
         self.blame_if(line.bare, Fault::BareLf);
-        self.blame_if(line.text.iter().any(|&byte| is_control(byte)), Fault::ControlByte);
+        self.blame_if(has_control(line.text), Fault::ControlByte);
         if matches!(line.text, [b' ' | b'\t', ..]) {
             return self.blame(Fault::Folded);
         }
-        let Some(colon) = line.text.iter().position(|&byte| byte == b':') else {
+        let Some(colon) = memchr::memchr(b':', line.text) else {
             return self.blame(Fault::FieldLine);
         };
         let (name, value) = line.text.split_at_checked(colon).unwrap_or_default();
@@ -442,8 +442,30 @@ fn absolute_authority(target: &[u8]) -> Option<&[u8]> {
 }
 
 /// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+const fn is_token(byte: u8) -> bool {
+    byte < 128 && TOKENS >> byte & 1 == 1
+}
+
+/// A bit for each ASCII byte that a token may hold.
+const TOKENS: u128 = {
+    let (mut tokens, mut byte) = (0, 0_u8);
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric() {
+            tokens |= 1 << byte;
+        }
+        byte += 1;
+    }
+    let mut rest: &[u8] = b"!#$%&'*+-.^_`|~";
+    while let [byte, others @ ..] = rest {
+        tokens |= 1 << *byte;
+        rest = others;
+    }
+    tokens
+};
+
+/// Whether a line holds a control byte. All of it is looked at, many bytes at a time.
+fn has_control(line: &[u8]) -> bool {
+    line.iter().fold(false, |found, &byte| found | is_control(byte))
 }
 
 /// Control bytes that no line of a head holds (RFC 9110 §5.5), a CR inside a line among them.
@@ -466,7 +488,7 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// The next line; `None` where its end has not arrived.
     fn next(&mut self) -> Option<Line<'a>> {
-        let end = self.rest.iter().position(|&byte| byte == b'\n')?;
+        let end = memchr::memchr(b'\n', self.rest)?;
         let (line, rest) = self.rest.split_at_checked(end)?;
         self.rest = rest.get(1..)?;
         Some(match line.strip_suffix(b"\r") {
