@@ -273,6 +273,7 @@ const CONTROL_ROOMS: &[&str] = &[
     "loss",
     "compile",
     "capture",
+    "doctor",
     "load",
     "reload",
     "update",

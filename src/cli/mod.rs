@@ -5,6 +5,7 @@ mod audit;
 mod capture;
 mod check;
 mod data;
+mod doctor;
 mod exec;
 mod explain;
 mod init;
@@ -46,6 +47,8 @@ enum Command {
     Init(init::Init),
     /// Load the policy as `run` would, print every fault and lint, and stop
     Check(check::Check),
+    /// Say what on this host breaks the way of packets or of the service, and what mends it
+    Doctor(doctor::Doctor),
     /// Judge one destination and show each step
     Explain(Box<explain::Explain>),
     /// What goes on now, drawn anew each time
@@ -166,6 +169,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> io::Result<Exit> {
         Command::Exec(exec) => Ok(exec::exec(&exec)),
         Command::Init(init) => init::init(&init, out),
         Command::Check(check) => check::check(check, out),
+        Command::Doctor(doctor) => doctor::doctor(&doctor, out),
         Command::Explain(explain) => explain::explain(&explain, out),
         Command::Top(top) => live::top(&top, out),
         Command::Connections(connections) => live::connections(&connections, out),

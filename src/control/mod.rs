@@ -6,6 +6,7 @@ pub mod capture;
 pub mod compile;
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod explain;
 pub mod host_pattern;
 pub mod load;

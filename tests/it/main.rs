@@ -24,6 +24,7 @@ mod corpus;
 mod data;
 mod data_page;
 mod decide_name;
+mod doctor;
 mod export;
 mod fuzz_corpus;
 mod identify;

@@ -377,7 +377,8 @@ def run_socket():
     if not found: raise OSError(errno.ENOENT, 'no socket')
     print('SOCKETS', found)
 def inherited_socket(): os.write(int(inherited), b'past the gateway by what was open')
-def kernel_switch(): open('/proc/sys/kernel/core_pattern', 'w').write('|/bin/false')
+# Opened and not written to: where it is open, this host's own would be changed.
+def kernel_switch(): os.open('/proc/sys/kernel/core_pattern', os.O_WRONLY)
 def terminal():
     import fcntl, termios; fcntl.ioctl(0, termios.TIOCSTI, b'x')
 def mount(): call(165, b'none', b'/run', b'tmpfs', 0, 0)
@@ -404,12 +405,15 @@ impl Host {
     /// Listens on an abstract name, on one in a directory, and says whether anybody came.
     fn listen(scene: &Scene, abstract_name: &str) -> Self {
         let named = scene.path("host.sock");
-        let script = "import socket, sys, select
+        // A /run of this host's own.
+        scene.lab.gateway.shell("mount -t tmpfs -o mode=0755 tmpfs /run").unwrap();
+        let script = "import os, socket, sys, select
 one = socket.socket(socket.AF_UNIX); one.bind('\\0' + sys.argv[1]); one.listen()
 two = socket.socket(socket.AF_UNIX); two.bind(sys.argv[2]); two.listen()
+three = socket.socket(socket.AF_UNIX); three.bind('/run/host.sock'); three.listen(); os.chmod('/run/host.sock', 0o777)
 print('ready', flush=True)
 while True:
-    for s in select.select([one, two], [], [])[0]: s.accept(); print('came', flush=True)";
+    for s in select.select([one, two, three], [], [])[0]: s.accept(); print('came', flush=True)";
         let mut listener = scene
             .lab
             .gateway

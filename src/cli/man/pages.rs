@@ -132,6 +132,19 @@ pub(super) const PAGES: &[Page] = &[
         ],
     },
     Page {
+        command: "doctor",
+        exit: [
+            "Nothing was found.",
+            "Something was; each finding says what mends it.",
+            "Something could not be looked at, and nothing else was found.",
+        ],
+        files: SHARED,
+        examples: &[
+            ("What is wrong with this host", "schengate doctor"),
+            ("For a script", "schengate doctor --json --config /etc/schengate/policy.toml"),
+        ],
+    },
+    Page {
         command: "explain",
         exit: [
             "It would be forwarded.",
