@@ -24,6 +24,12 @@ pub(super) fn plain(text: &str) -> String {
     printable(text.as_bytes())
 }
 
+/// The first cells of a row: whom it is about, and how often.
+fn holder(key: &Key, row: &Row) -> [String; 5] {
+    let operator = key.operator.as_deref().map_or_else(|| "-".to_owned(), plain);
+    [whom(key), place(key), codes(&key.law), operator, row.connections.to_string()]
+}
+
 /// For people.
 pub(super) fn text(summary: &Summary, is_colored: bool) -> String {
     let paint = Paint(is_colored);
@@ -59,16 +65,8 @@ pub(super) fn text(summary: &Summary, is_colored: bool) -> String {
         &paint.bold("went to"),
         &["DESTINATION", "PLACE", "LAW", "OPERATOR", "CONNECTIONS", "UP", "DOWN", "WHY"],
         went.iter().map(|(key, row)| {
-            let cells = vec![
-                whom(key),
-                place(key),
-                codes(&key.law),
-                key.operator.as_deref().map_or_else(|| "-".to_owned(), plain),
-                row.connections.to_string(),
-                bytes(row.up),
-                bytes(row.down),
-                why(key, row),
-            ];
+            let sent = [bytes(row.up), bytes(row.down)];
+            let cells = holder(key, row).into_iter().chain(sent).chain([why(key, row)]).collect();
             (cells, key.would.as_deref() == Some("block"))
         }),
         paint,
@@ -79,15 +77,7 @@ pub(super) fn text(summary: &Summary, is_colored: bool) -> String {
         &paint.red("refused"),
         &["DESTINATION", "PLACE", "LAW", "OPERATOR", "TIMES", "WHY"],
         refused.iter().map(|(key, row)| {
-            let cells = vec![
-                whom(key),
-                place(key),
-                codes(&key.law),
-                key.operator.as_deref().map_or_else(|| "-".to_owned(), plain),
-                row.connections.to_string(),
-                why(key, row),
-            ];
-            (cells, false)
+            (holder(key, row).into_iter().chain([why(key, row)]).collect(), false)
         }),
         paint,
     );

@@ -3,11 +3,13 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::Value;
 use tokio::time::sleep;
 
 use super::api::{Api, Fault, Reach, block_on, parameters};
 use super::{Exit, bytes, first, fit, line, place, span, text, unanswered};
+use crate::account::live::By;
 use crate::sys;
 
 /// Columns and rows where the terminal tells none.
@@ -25,7 +27,7 @@ pub(in crate::cli) struct Top {
     #[command(flatten)]
     reach: Reach,
     /// What bytes are added up by
-    #[arg(long, value_enum, default_value = "destination")]
+    #[arg(long, default_value = By::Destination.label(), value_parser = by())]
     by: By,
     /// Where most bytes come from, instead of where they go
     #[arg(long)]
@@ -38,25 +40,9 @@ pub(in crate::cli) struct Top {
     once: bool,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum By {
-    Destination,
-    Country,
-    Operator,
-    Client,
-    Group,
-}
-
-impl By {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Destination => "destination",
-            Self::Country => "country",
-            Self::Operator => "operator",
-            Self::Client => "client",
-            Self::Group => "group",
-        }
-    }
+fn by() -> impl TypedValueParser<Value = By> {
+    PossibleValuesParser::new(By::ALL.map(By::label))
+        .map(|label| By::ALL.into_iter().find(|by| by.label() == label).unwrap_or(By::Destination))
 }
 
 pub(super) fn run(arguments: &Top, out: &mut impl Write) -> io::Result<Exit> {
