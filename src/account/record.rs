@@ -17,7 +17,7 @@ use super::{
     refused_names,
 };
 use crate::evidence::{self as sink, OnDisk, Unkept};
-use crate::identify::{Fault, HostName};
+use crate::identify::{Fault, HostName, NameSource};
 use crate::policy::{Action, Reason, Transport};
 
 /// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
@@ -35,12 +35,21 @@ pub struct Record {
     transport: Option<Transport>,
     destination: Option<SocketAddr>,
     judged: Option<Box<Decision>>,
-    sni_inside: Option<Box<HostName>>,
+    beside: Option<Box<BesideNames>>,
     bytes: Arc<Bytes>,
     was_opened: bool,
     finished: bool,
     /// Questions that this one record stands for; 0 where it is of a connection.
     queries: u32,
+}
+
+/// Names that few connections have, beside the one that is judged.
+#[derive(Debug, Default)]
+struct BesideNames {
+    /// That of the hello inside an explicit tunnel, where it is another than the tunnel's.
+    inside: Option<HostName>,
+    /// That which a name server is asked about for it; it has left, whatever comes of it.
+    asked: Option<Named>,
 }
 
 impl Record {
@@ -58,7 +67,7 @@ impl Record {
             transport: (ingress != Ingress::Dns).then_some(Transport::Tcp),
             destination: None,
             judged: None,
-            sni_inside: None,
+            beside: None,
             bytes: Arc::default(),
             was_opened: false,
             finished: false,
@@ -119,7 +128,12 @@ impl Record {
 
     /// The hello inside an explicit tunnel named another host than the tunnel's.
     pub fn heard_inside(&mut self, name: HostName) {
-        self.sni_inside = Some(Box::new(name));
+        self.beside.get_or_insert_default().inside = Some(name);
+    }
+
+    /// A name server is asked about a name before there is a verdict.
+    pub fn asks_about(&mut self, name: HostName, source: NameSource) {
+        self.beside.get_or_insert_default().asked = Some((name, source).into());
     }
 
     /// The record is of so many questions about names, the first of which came `since`.
@@ -347,7 +361,9 @@ impl Record {
         let (bytes_up, bytes_down) = self.bytes.totals();
         let judged = self.judged.as_deref();
         let verdict = judged.map(|j| &j.verdict);
-        let name = judged.and_then(|j| j.name.as_ref());
+        let beside = self.beside.as_deref();
+        let asked = || beside.and_then(|beside| beside.asked.as_ref());
+        let name = judged.map_or_else(asked, |j| j.name.as_ref());
         let duration = u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX);
         let mut line = Line::begin(buffer);
         line.label(key!("event"), Some(event));
@@ -369,7 +385,8 @@ impl Record {
         line.label(key!("name_source"), name.map(|name| name.source().label()));
         line.flag(key!("name_bound"), judged.and_then(|j| j.bound));
         // Whom the hello inside an explicit tunnel named, where it is not the tunnel's host.
-        line.text(key!("sni_inside"), self.sni_inside.as_ref().map(|name| name.as_str()));
+        let inside = beside.and_then(|beside| beside.inside.as_ref());
+        line.text(key!("sni_inside"), inside.map(HostName::as_str));
         line.flag(key!("ech"), judged.map(|j| j.ech));
         line.label(key!("protocol"), judged.map(|j| j.protocol.label()));
         line.label(key!("fault"), judged.and_then(|j| j.fault).map(Fault::label));

@@ -77,7 +77,14 @@ impl Session {
                 return Err(self.refused(Verdict::overload(subject.destination)));
             };
             let metrics = self.worker.account.metrics();
-            let answer = evaluate_with_dns(&policy, &subject, &self.worker.names, metrics).await;
+            let (record, source) = (&mut self.record, subject.name.map(|(_, source)| source));
+            let asks = |name| {
+                if let Some(source) = source {
+                    record.asks_about(name, source);
+                }
+            };
+            let answer =
+                evaluate_with_dns(&policy, &subject, &self.worker.names, metrics, asks).await;
             // A policy that came while the resolver was asked has to be asked as well: the turn
             // that it began did not find this connection among those with a verdict.
             if self.worker.registry.turn() == turn {

@@ -227,16 +227,19 @@ pub(super) fn evaluate_early(
 }
 
 /// The verdict on all that was read. Asks the resolver only where the answer matters, and never
-/// about a name that would be refused if it were bound: a query carries bytes of the client out.
+/// about a name that would be refused if it were bound: a query carries bytes of the client out. `asks`
+/// is told of the name before.
 pub(super) async fn evaluate_with_dns(
     policy: &Policy,
     subject: &Subject,
     names: &BindingCache,
     metrics: &Metrics,
+    asks: impl FnOnce(HostName),
 ) -> Answer {
     match timed(metrics, || evaluate(policy, subject)) {
         Evaluated::Settled(answer) => answer,
         Evaluated::Open { claimed, bound, name } => {
+            asks(name);
             let answered = if policy.binding() == Binding::Redial
                 && subject.evidence == NameEvidence::Claimed
             {

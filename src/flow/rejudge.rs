@@ -61,7 +61,8 @@ impl Worker {
                 return handle.cut(End::PolicyChange, None);
             };
             let answer =
-                evaluate_with_dns(&policy, &subject, &self.names, self.account.metrics()).await;
+                evaluate_with_dns(&policy, &subject, &self.names, self.account.metrics(), |_| ())
+                    .await;
             if self.registry.turn() != turn {
                 continue;
             }

@@ -149,7 +149,8 @@ async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr
         let noted = session.note(&policy, subject.clone(), answer);
         return noted.map(|_| Vec::new()).map_err(ConnectError::Stopped);
     }
-    let Some((name, _)) = &subject.name else { return Err(ConnectError::Unresolved) };
+    let Some((name, source)) = &subject.name else { return Err(ConnectError::Unresolved) };
+    session.record.asks_about(*name, *source);
     match session.worker.names.resolve(name, subject.client).await {
         Ok(addresses) => Ok(addresses),
         Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(ConnectError::Unresolved),

@@ -19,7 +19,23 @@ fn by_its_name(mismatch: Action) -> Fixture {
 }
 
 async fn answer(policy: &Policy, subject: &Subject, resolver: &FakeResolver) -> Answer {
-    evaluate_with_dns(policy, subject, &resolver.names(), &Metrics::register()).await
+    evaluate_with_dns(policy, subject, &resolver.names(), &Metrics::register(), |_| ()).await
+}
+
+#[tokio::test]
+async fn what_a_resolver_is_asked_about_is_told_before_and_nothing_else() {
+    let resolver = FakeResolver::default();
+    let told = async |policy: Fixture, subject: &Subject| {
+        let (names, metrics, mut told) = (resolver.names(), Metrics::register(), None);
+        let asks = |name| told = Some((name, resolver.queries()));
+        evaluate_with_dns(&policy.policy(), subject, &names, &metrics, asks).await;
+        told.map(|(name, queries): (HostName, usize)| (name.as_str().to_owned(), queries))
+    };
+    let subject = subject(NameEvidence::Claimed);
+    let opened = by_its_name(Action::Block);
+    assert_eq!(told(opened, &subject).await, Some(("pacs.example".to_owned(), 0)));
+    assert!(resolver.queries() > 0);
+    assert_eq!(told(Fixture::new().names(Action::Block, &["pacs.example"]), &subject).await, None);
 }
 
 #[tokio::test]
@@ -52,6 +68,7 @@ async fn who_asks_about_too_many_names_is_refused_and_nobody_asked() {
             &Subject { name, ..subject(NameEvidence::Claimed) },
             &known,
             &metrics,
+            |_| (),
         )
         .await
         .verdict

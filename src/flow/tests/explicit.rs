@@ -180,6 +180,11 @@ async fn a_resolver_that_is_down_is_502_and_recorded() {
     drop(client);
     let lines = harness.lines().await;
     assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "dns-error"));
+    // The question has left, and with it the name.
+    assert_eq!(
+        (field(&lines[0], "host"), field(&lines[0], "name_source")),
+        ("pacs.example", "connect")
+    );
 }
 
 #[tokio::test(flavor = "local")]
