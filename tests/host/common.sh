@@ -25,6 +25,11 @@ comes() {
     return 1
 }
 not() { ! "$@"; }
+# A server of the world, which is there when this returns.
+serve() {
+    ip netns exec world python3 /trial/load.py serve "$1" &
+    comes ip netns exec world bash -c "</dev/tcp/$1/80" 2>/dev/null
+}
 # The shell commands of the install page under a heading, as they are written.
 recipe() {
     awk -v heading="$1" '/^## / { inside = ($0 == "## " heading); next }

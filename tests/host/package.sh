@@ -3,7 +3,7 @@
 # under load, an upgrade that cannot work by the policy, and back to nothing.
 . /trial/common.sh
 read -r rate limit < /trial/load
-ip netns exec world python3 /trial/load.py serve 198.51.100.7 &
+serve 198.51.100.7
 later=$(find /trial/packages -name '*.deb' | sort -V | tail -n 1)
 # Nobody can be asked here.
 export DEBIAN_FRONTEND=noninteractive

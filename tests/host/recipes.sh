@@ -1,7 +1,7 @@
 #!/bin/bash
 # Each recipe of the install page, as it is written there, on a machine on which nothing is installed.
 . /trial/common.sh
-ip netns exec world python3 /trial/load.py serve 198.51.100.7 &
+serve 198.51.100.7
 served() { "$@" curl -sS -m 5 http://198.51.100.7/ | grep -q served; }
 by() { client curl -sS -m 5 -x "$1" http://198.51.100.7/ | grep -q served; }
 answered() {
