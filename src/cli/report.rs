@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::audit::{begins, last_entry, public_key, register, second};
+use super::audit::{Place, begins, last_entry, miss, public_key, register, second};
 use super::{Exit, PolicyFile, complain};
 use crate::control::config::{self, Config};
 use crate::evidence::note::{PrivateKey, PublicKey};
@@ -29,9 +29,8 @@ const SIGNED: &str = "schengate report v1";
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Make {
-    /// The directory of the record
-    #[arg(long, short, value_name = "DIR", default_value = super::audit::INSTALLED)]
-    directory: PathBuf,
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     policy: PolicyFile,
     /// From the hour in which this day or instant (UTC) is: 2026-11-01, 2026-11-01T10:00Z; without it,
@@ -200,7 +199,7 @@ pub(super) fn check(check: &Check, out: &mut impl Write) -> io::Result<Exit> {
 
 /// Everything that the report says.
 fn gather(make: &Make) -> Result<Report, String> {
-    let directory = &make.directory;
+    let directory = make.place.directory();
     let named = |fault: &dyn std::fmt::Display| format!("{}: {fault}", directory.display());
     let now = Timestamp::now();
     let to = make.to.unwrap_or_else(|| now.as_second());
@@ -212,11 +211,14 @@ fn gather(make: &Make) -> Result<Report, String> {
     let is_kept = register_path(directory).exists();
     let register = register(directory).map_err(|fault| fault.to_string())?;
     let (model, asked) = sums(make, &register, (from, to)).map_err(|fault| fault.to_string())?;
-    let (events, last) = happened(directory).map_err(|fault| named(&fault))?;
-    let last = last.and_then(|time| time.parse::<Timestamp>().ok()).map(Timestamp::as_millisecond);
+    miss(&register, make.group.as_deref());
+    let events = happened(directory).map_err(|fault| named(&fault))?;
+    events.unreadable.iter().for_each(|segment| eprintln!("schengate: {segment}"));
+    let last =
+        events.last.and_then(|time| time.parse::<Timestamp>().ok()).map(Timestamp::as_millisecond);
     let span = (from.saturating_mul(1000), to.saturating_mul(1000));
-    let history = History::of(&events, last, span, now.as_millisecond());
-    let record = record(make, &register, is_kept)?;
+    let history = History::of(&events.all, last, span, now.as_millisecond());
+    let record = record(make, &register, is_kept, events.unreadable)?;
     let waivers = waivers(&make.policy);
     Ok(Report {
         preset: make.preset,
@@ -262,8 +264,13 @@ fn sums(
 }
 
 /// What is known of the record: its head, and where nobody is in a hurry whether all of it holds.
-fn record(make: &Make, register: &Register, is_kept: bool) -> Result<Record, String> {
-    let directory = &make.directory;
+fn record(
+    make: &Make,
+    register: &Register,
+    is_kept: bool,
+    unreadable: Vec<String>,
+) -> Result<Record, String> {
+    let directory = make.place.directory();
     let named = |fault: &dyn std::fmt::Display| format!("{}: {fault}", directory.display());
     let own = directory.join("signing.pub");
     let key: Option<PublicKey> = match &make.key {
@@ -283,8 +290,11 @@ fn record(make: &Make, register: &Register, is_kept: bool) -> Result<Record, Str
         time: entry.time,
     });
     let progress = register.progress();
-    let mut record =
-        Record { head, missing: progress.missing + progress.unread, ..Record::default() };
+    let missing = progress.missing + progress.unread;
+    let mut record = Record { head, missing, unreadable, ..Record::default() };
+    if let (Some(sign), Some(key)) = (&make.sign, &key) {
+        warn_of_own(sign, key);
+    }
     if make.quick || record.head.is_none() {
         return Ok(record);
     }
@@ -292,11 +302,25 @@ fn record(make: &Make, register: &Register, is_kept: bool) -> Result<Record, Str
         let report = evidence::verify(directory, key, &[]).map_err(|fault| named(&fault))?;
         record.verified = Some(report);
     }
-    if is_kept {
+    // The sums of a record of which a part cannot be read are not those of the register.
+    if is_kept && record.unreadable.is_empty() {
         let told = reconcile(directory, register, None).map_err(|fault| fault.to_string())?;
         record.reconciled = Some(told);
     }
     Ok(record)
+}
+
+/// Says so where a report is to be signed with the key of the record: whoever trusts that key for the
+/// record would have to trust it for what was written of it as well.
+fn warn_of_own(sign: &Path, key: &PublicKey) {
+    let private = fs::read_to_string(sign).ok().and_then(|text| PrivateKey::parse(&text).ok());
+    if private.is_some_and(|private| private.public().to_string() == key.to_string()) {
+        eprintln!(
+            "note: --sign {}: this is the key of the record itself; take another, of `schengate audit \
+             keygen`",
+            sign.display()
+        );
+    }
 }
 
 /// The waivers of the policy file; `None` where there is none, or it cannot be read.

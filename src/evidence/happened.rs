@@ -19,27 +19,45 @@ pub struct Happened {
     pub before: Option<String>,
 }
 
-/// Everything that happened to the gateway, in the order of the record, and the time of the last record.
+/// Everything that happened to the gateway, as far as the record can be read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Events {
+    /// In the order of the record.
+    pub all: Vec<Happened>,
+    /// The time of the last record.
+    pub last: Option<String>,
+    /// Segments that cannot be read, each as a person is told of it.
+    pub unreadable: Vec<String>,
+}
+
+/// Everything that happened to the gateway. A segment that cannot be read is named and left out: what the
+/// others say is worth more than nothing.
 ///
 /// # Errors
-/// A segment cannot be read.
-pub fn happened(directory: &Path) -> io::Result<(Vec<Happened>, Option<String>)> {
-    let (mut all, mut last): (Vec<Happened>, Option<String>) = (Vec::new(), None);
+/// The directory cannot be read.
+pub fn happened(directory: &Path) -> io::Result<Events> {
+    let mut events = Events::default();
     for segment in Segment::all(directory)? {
-        let records = segment.records()?;
+        let records = match segment.records() {
+            Ok(records) => records,
+            Err(fault) => {
+                events.unreadable.push(segment.unreadable(&fault));
+                continue;
+            }
+        };
         let mut before: Option<&[u8]> = None;
         for (number, line) in (segment.first..).zip(lines(&records)) {
             if !is_of_a_connection(line)
                 && let Ok(record) = serde_json::from_slice(line)
             {
-                let before = before.and_then(time).or_else(|| last.clone());
-                all.push(Happened { number, record, before });
+                let before = before.and_then(time).or_else(|| events.last.clone());
+                events.all.push(Happened { number, record, before });
             }
             before = Some(line);
         }
-        last = before.and_then(time).or(last);
+        events.last = before.and_then(time).or(events.last);
     }
-    Ok((all, last))
+    Ok(events)
 }
 
 /// Whether a record is of a connection: most are, and are not read any further.
@@ -72,7 +90,8 @@ mod tests {
             {\"seq\":1,\"event\":\"open\",\"time\":\"t1\",\"host\":\"\\\"event\\\":\\\"stop\\\"\"}\n\
             {\"seq\":2,\"event\":\"gap\",\"time\":\"t2\",\"cause\":\"\\\"event\\\":\\\"open\\\"\"}\nno record\n";
         std::fs::write(dir.path().join(format!("{:020}.jsonl", 0)), text).unwrap();
-        let (all, last) = happened(dir.path()).unwrap();
+        let Events { all, last, unreadable } = happened(dir.path()).unwrap();
+        assert_eq!(unreadable, Vec::<String>::new());
         let told: Vec<_> = all.iter().map(|one| (one.number, one.before.as_deref())).collect();
         assert_eq!(told, [(0, None), (2, Some("t1"))]);
         // Of the last line, which is no record, nobody knows the time.

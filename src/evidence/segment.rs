@@ -97,6 +97,20 @@ impl Segment {
         Ok(bytes)
     }
 
+    /// What a person is told where its records cannot be read: which file, and what names the loss.
+    #[must_use]
+    pub fn unreadable(&self, fault: &io::Error) -> String {
+        let is_there =
+            !matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+        let damaged = if is_there { "damaged: " } else { "" };
+        let directory = self.directory.display();
+        format!(
+            "{} cannot be read ({damaged}{fault}); `schengate audit verify {directory} --key PUB` \
+             names what is lost",
+            self.directory.join(self.name()).display()
+        )
+    }
+
     /// The hashes of its records; bytes behind the last whole one are left out.
     ///
     /// # Errors

@@ -639,18 +639,26 @@ fn signing_key(settings: &Settings) -> Result<PrivateKey, SinkFault> {
     }
 }
 
-/// Writes a new private key, which nobody else may read, and its public key beside it.
+/// Writes a new private key, which nobody else may read, and its public key beside it: both, or none.
 ///
 /// # Errors
-/// Also where a file of that name is there.
+/// Also where a file of that name is there; which of the two it is stands in the text.
 pub fn write_key(path: &Path, key: &PrivateKey) -> io::Result<()> {
-    let create = |path: &Path, mode: u32| {
-        OpenOptions::new().create_new(true).write(true).mode(mode).open(path)
+    let create = |path: &Path, mode: u32, text: &dyn fmt::Display| {
+        let file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path);
+        let written = file.and_then(|mut file| {
+            let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+            // Half a key would be in the way of a whole one.
+            written.inspect_err(|_| drop(fs::remove_file(path)))
+        });
+        written
+            .map_err(|fault| io::Error::new(fault.kind(), format!("{}: {fault}", path.display())))
     };
-    let mut file = create(path, 0o600)?;
-    writeln!(file, "{}", key.secret_text())?;
-    file.sync_all()?;
-    let mut file = create(&public_path(path), 0o644)?;
-    writeln!(file, "{}", key.public())?;
-    file.sync_all()
+    let public = public_path(path);
+    if public.symlink_metadata().is_ok() {
+        let text = format!("{}: File exists", public.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    create(path, 0o600, &key.secret_text())?;
+    create(&public, 0o644, &key.public()).inspect_err(|_| drop(fs::remove_file(path)))
 }

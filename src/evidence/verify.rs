@@ -40,6 +40,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether records are not there, or cannot be read.
+    #[must_use]
+    pub fn lacks_records(&self) -> bool {
+        let lacks = |finding: &Finding| {
+            matches!(finding.kind, Kind::Deleted | Kind::Cut | Kind::Missing | Kind::Unreadable)
+        };
+        self.findings.iter().any(lacks)
+    }
+
     /// Whether the log is what was signed.
     #[must_use]
     pub const fn holds(&self) -> bool {
@@ -218,12 +227,9 @@ impl Check<'_> {
         }
         let before = self.frontier.take().filter(|before| before.size() == first);
         let before = begins.or(before).unwrap_or_default();
-        let own = match segment.records() {
-            Ok(records) => records,
-            Err(fault) => {
-                self.find(Kind::Unreadable, segment, (first, None), fault.to_string());
-                Vec::new()
-            }
+        let (own, unread) = match segment.records() {
+            Ok(records) => (records, None),
+            Err(fault) => (Vec::new(), Some(fault)),
         };
         let leaves = match segment.leaves() {
             Ok(leaves) => leaves,
@@ -236,6 +242,17 @@ impl Check<'_> {
         self.report.bytes += own.len() as u64;
         let hashed: Vec<Hash> = lines(&own).map(leaf_hash).collect();
         let leaves = self.held(segment, before, &entries, leaves, &hashed);
+        if let Some(fault) = unread {
+            // They are not known to be gone: one finding for all of them.
+            let ends = self.report.records.max(first + leaves.len() as u64);
+            let which = match ends.checked_sub(first) {
+                None | Some(0) => "its records cannot be read".to_owned(),
+                Some(1) => format!("record {first} cannot be read"),
+                Some(_) => format!("records {first} to {} cannot be read", ends - 1),
+            };
+            self.find(Kind::Unreadable, segment, (first, None), format!("{which}: {fault}"));
+            return;
+        }
         self.compare(segment, &own, &hashed, &leaves);
         self.read(segment, &own);
     }

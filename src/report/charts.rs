@@ -47,7 +47,7 @@ pub(super) fn days(days: &BTreeMap<i64, Day>, (from, to): (i64, i64), texts: &Te
     let step = 1000.0 / shown as f64;
     let tall = |number: u64| number as f64 * 150.0 / most as f64;
     html! {
-        svg.days viewBox="0 -16 1000 206" role="img" aria-label=(texts.by_day) {
+        svg.days viewBox="0 -30 1000 220" role="img" aria-label=(texts.by_day) {
             line.grid x1="0" x2="1000" y1="10" y2="10" {}
             line.grid x1="0" x2="1000" y1="85" y2="85" {}
             line.axis x1="0" x2="1000" y1="160" y2="160" {}
@@ -85,6 +85,8 @@ pub(super) fn map(countries: &BTreeMap<String, Part>, language: Language) -> Mar
         (level.clamp(1.0, 5.0)) as u8
     };
     let class = |code: &str| match countries.get(code) {
+        // What was opened and sent nothing is in the sums; the colour is of what went.
+        Some(part) if part.totals.up == 0 => "land".to_owned(),
         Some(part) if part.outside.connections + part.outside.opened + part.outside.up > 0 => {
             format!("o{}", shade(part))
         }
@@ -111,5 +113,29 @@ pub(super) fn map(countries: &BTreeMap<String, Part>, language: Language) -> Mar
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::model::Totals;
+
+    #[test]
+    fn a_country_where_nothing_went_has_no_colour() {
+        let part = |up, opened| Part {
+            totals: Totals { connections: 1, opened, up, ..Totals::default() },
+            outside: Totals { connections: 1, opened, up, ..Totals::default() },
+            ..Part::default()
+        };
+        let countries =
+            BTreeMap::from([("DE".to_owned(), part(7, 1)), ("FR".to_owned(), part(0, 1))]);
+        let drawn = map(&countries, Language::En).into_string();
+        let class = |says: &str| {
+            let title = drawn.find(says).unwrap();
+            let tag = &drawn[drawn[..title].rfind("class=\"").unwrap() + 7..];
+            tag.split('"').next().unwrap().to_owned()
+        };
+        assert_eq!((class("Germany: 7"), class("France: 0")), ("o5".to_owned(), "land".to_owned()));
     }
 }

@@ -47,11 +47,31 @@ pub fn share(part: u64, whole: u64, texts: &Texts) -> String {
     format!("{}\u{a0}%", shown.replace('.', &texts.decimal.to_string()))
 }
 
-/// Hours and minutes.
+/// Hours and minutes; something is never nothing.
 #[must_use]
 pub fn hours(ms: u64) -> String {
     let minutes = ms / 60_000;
-    format!("{}\u{a0}h\u{a0}{:02}", minutes / 60, minutes % 60)
+    if ms > 0 && minutes == 0 {
+        return "<\u{a0}1\u{a0}min".to_owned();
+    }
+    format!("{}\u{a0}h\u{a0}{:02}\u{a0}min", minutes / 60, minutes % 60)
+}
+
+/// Whole days from one second to another, rounded up: on its last day one is left, once it has come none.
+#[must_use]
+pub const fn days_left(now: i64, until: i64) -> u64 {
+    if until <= now { 0 } else { until.abs_diff(now).div_ceil(86_400) }
+}
+
+/// The end of what holds up to this second, which is not in it: where that is a midnight (UTC), the day
+/// that still is.
+#[must_use]
+pub fn end(until: i64, texts: &Texts) -> String {
+    if until.rem_euclid(86_400) == 0 {
+        format!("{} {}", texts.to_the_end_of, day(until.saturating_sub(1)))
+    } else {
+        minute(until.saturating_mul(1000))
+    }
 }
 
 /// A day and a minute, UTC.
@@ -116,8 +136,22 @@ mod tests {
             (share(0, 0, en), share(5, 5, en)),
             ("0\u{a0}%".to_owned(), "100\u{a0}%".to_owned())
         );
-        assert_eq!(hours(3_661_000), "1\u{a0}h\u{a0}01");
+        assert_eq!(hours(3_661_000), "1\u{a0}h\u{a0}01\u{a0}min");
+        assert_eq!(hours(0), "0\u{a0}h\u{a0}00\u{a0}min");
+        assert_eq!((hours(1), hours(59_999)), (hours(2), "<\u{a0}1\u{a0}min".to_owned()));
         assert_eq!(minute(1_795_996_800_000), "2026-11-30 00:00");
+    }
+
+    #[test]
+    fn an_end_names_its_last_day_and_a_day_that_has_begun_is_left() {
+        let (en, fr) = (Texts::of(Language::En), Texts::of(Language::Fr));
+        // 2027-04-01T00:00:00Z.
+        let april = 1_806_537_600;
+        assert_eq!(end(april, en), "to the end of 2027-03-31");
+        assert_eq!(end(april, fr), "jusqu’à la fin du 2027-03-31");
+        assert_eq!(end(april + 3600, en), "2027-04-01 01:00");
+        let left = |before: i64| days_left(april - before, april);
+        assert_eq!([left(-5), left(0), left(1), left(86_400), left(86_401)], [0, 0, 1, 1, 2]);
     }
 
     #[test]

@@ -59,6 +59,23 @@ pub struct Record {
     pub reconciled: Option<Reconciled>,
     /// Records that were removed before the register had read them, and lines that are no records.
     pub missing: u64,
+    /// Segments that cannot be read, each as a person is told of it.
+    pub unreadable: Vec<String>,
+}
+
+impl Record {
+    /// Whether records are known to be gone, or not to be readable.
+    #[must_use]
+    pub fn lacks(&self) -> bool {
+        !self.unreadable.is_empty()
+            || self.verified.as_ref().is_some_and(evidence::Report::lacks_records)
+    }
+
+    /// Whether the register was held against the record, and differs.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.reconciled.as_ref().is_some_and(|told| !told.agrees())
+    }
 }
 
 /// A checkpoint.
@@ -98,7 +115,7 @@ impl Report {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let holds = self.record.verified.as_ref().is_none_or(evidence::Report::holds);
-        let agrees = self.record.reconciled.as_ref().is_none_or(Reconciled::agrees);
+        let agrees = !self.record.differs() && self.record.unreadable.is_empty();
         let is_signed = self.record.head.as_ref().is_none_or(|head| head.is_signed != Some(false));
         holds && agrees && is_signed && self.asked.is_none_or(|asked| asked == self.model.total)
     }

@@ -3,16 +3,18 @@
 
 use serde_json::{Value, json};
 
-use super::figures::minute;
+use super::figures::{days_left, end, minute};
 use super::history::Doing;
 use super::model::{By, Fate, Name, Part, Preset, Row, Totals, UNDECIDABLE};
 use super::text::{cell, printable};
+use super::texts::Texts;
+use super::world::Language;
 use super::{Report, Waiver};
 
 /// How a waiver stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Whole days until it ends.
+    /// Days until it ends, one that has begun as a whole one.
     Days(u64),
     /// It has ended.
     Ended,
@@ -35,12 +37,22 @@ pub struct Used {
     pub reason: String,
     /// The ground.
     pub basis: String,
-    /// Its end; empty where nobody can tell.
+    /// Its end, as the policy or the record has it; empty where nobody can tell.
     pub until: String,
+    /// First second in which it holds no longer; `None` where nobody can tell.
+    pub ends: Option<i64>,
     /// How it stands.
     pub state: State,
     /// What went by it.
     pub part: Part,
+}
+
+impl Used {
+    /// Its end for people, as they write one; empty where nobody can tell.
+    #[must_use]
+    pub fn end(&self, texts: &Texts) -> String {
+        self.ends.map_or_else(|| self.until.clone(), |ends| end(ends, texts))
+    }
 }
 
 /// Every waiver of the policy, and every one that was used; the most used first.
@@ -61,10 +73,11 @@ pub fn used(report: &Report) -> Vec<Used> {
             let state = match (since, until) {
                 (_, until) if until <= now => State::Ended,
                 (Some(since), _) if since > now => State::NotBegun,
-                (_, until) => State::Days(until.saturating_sub(now).unsigned_abs() / 86_400),
+                (_, until) => State::Days(days_left(now, until)),
             };
-            let (part, until) = (of(&rule), minute(until.saturating_mul(1000)));
-            Used { rule, owner, reason, basis, until, state, part }
+            let (part, ends) = (of(&rule), until);
+            let until = minute(ends.saturating_mul(1000));
+            Used { rule, owner, reason, basis, until, ends: Some(ends), state, part }
         })
         .collect();
     for row in model.rows.iter().filter(|row| row.fate == Fate::Waiver) {
@@ -77,6 +90,7 @@ pub fn used(report: &Report) -> Vec<Used> {
             owner: ended.owner,
             reason: String::new(),
             basis: row.basis.clone(),
+            ends: ended.until.parse().ok().map(jiff::Timestamp::as_second),
             until: ended.until,
             state: if report.waivers.is_some() { State::Gone } else { State::NotKnown },
             part: of(&row.rule),
@@ -196,6 +210,7 @@ pub fn json(report: &Report) -> String {
                 "record": gap.number, "time": instant(gap.at), "lost": gap.lost, "cause": gap.cause,
             })).collect::<Vec<_>>(),
             "missing": record.missing,
+            "unreadable": record.unreadable,
             "seconds": {
                 "enforcing": hours(Doing::Enforcing), "observing": hours(Doing::Observing),
                 "stopped": hours(Doing::Stopped), "unknown": hours(Doing::Unknown),
@@ -287,12 +302,13 @@ pub fn csv(report: &Report) -> String {
             let lines = used(report).into_iter().map(|waiver| {
                 let (state, days) = standing(waiver.state);
                 let days = days.map(|days| days.to_string()).unwrap_or_default();
+                let until = waiver.end(Texts::of(Language::En));
                 let mut line = vec![
                     waiver.rule,
                     waiver.owner,
                     waiver.reason,
                     waiver.basis,
-                    waiver.until,
+                    until,
                     state.to_owned(),
                     days,
                 ];
@@ -322,7 +338,10 @@ pub fn csv(report: &Report) -> String {
         }
         Preset::Group => {
             let lines = model.by(By::Group).into_iter().map(|part| {
-                let mut line = vec![part.key];
+                // What ended before a verdict was judged for nobody.
+                let not_judged = Texts::of(Language::En).fates[Fate::Unjudged as usize];
+                let key = if part.key.is_empty() { not_judged.to_owned() } else { part.key };
+                let mut line = vec![key];
                 line.extend(sums(&part.totals));
                 line.extend([part.outside.up.to_string(), part.refused.to_string()]);
                 line

@@ -185,6 +185,15 @@ fn month(sink: &Sink, connections: u64) {
                 "bytes_down": down, "duration_ms": 1000, "end": null, "queries": null })
         };
         let (up, down) = (chance.below(4_000_000), chance.below(900_000));
+        if number % 101 == 100 {
+            // It ended before anybody judged it, for no group.
+            let mut unjudged = record("unjudged", at, 0, 0);
+            for field in ["group", "verdict", "reason", "location", "operator", "law"] {
+                unjudged[field] = Value::Null;
+            }
+            put(sink, &unjudged);
+            continue;
+        }
         if verdict == "block" {
             let mut refused = record("refused", at, 0, 0);
             if chance.below(3) == 0 {
@@ -235,14 +244,20 @@ until = 2031-01-01T00:00:00Z
 
 /// A log with its register; the files that belong to it are in the folder of the second path.
 fn log(connections: u64) -> (tempfile::TempDir, PathBuf) {
+    log_of(connections, None)
+}
+
+/// The same, of segments of so many bytes.
+fn log_of(connections: u64, segment_bytes: Option<u64>) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().join("audit");
     fs::create_dir(&directory).unwrap();
-    let settings = Settings {
+    let mut settings = Settings {
         name: "gateway.example".to_owned(),
         register: false,
         ..Settings::new(directory.clone())
     };
+    settings.segment_bytes = segment_bytes.unwrap_or(settings.segment_bytes);
     let sink = Sink::start(&settings, false).unwrap();
     month(&sink, connections);
     assert!(sink.close(LIMIT));
@@ -447,6 +462,9 @@ fn a_page_needs_nothing_else_and_nothing_of_a_client_is_markup() {
         "Prof. Example, cardiology",
         "Clinical trial, arm &lt;b&gt;2&lt;/b&gt;",
         "never-used",
+        // What holds up to a midnight holds on the day before it.
+        "to the end of 2030-12-31",
+        "to the end of 2026-09-21",
         "not in the policy any more",
         "Dr. &lt;i&gt;Gone",
         "sha256:2222",
@@ -486,6 +504,13 @@ fn tables_are_no_formulae_and_one_group_is_one_group() {
     let report: Value = serde_json::from_str(&out).unwrap();
     let wanted = by_sql(&directory, "group_name", "group_name = 'radiology'");
     assert_eq!(told(&report["by_group"], "group"), wanted);
+    // What ended before a verdict is of no group, and says so in the table and on the page.
+    let group = |more: &[&str]| september(&directory, &[&["--preset", "group"], more].concat()).1;
+    let table = group(&["--format", "csv"]);
+    assert!(table.lines().any(|line| line.starts_with("\"Not judged\",")), "{table}");
+    let page = group(&[]);
+    assert!(page.contains("<th class=\"name\" scope=\"row\">Not judged</th>"));
+    assert!(!page.contains("<th class=\"name\" scope=\"row\">None.</th>"));
     let (code, out, _) = september(&directory, &["--group", "nobody's"]);
     assert!(code == 0 && out.contains("Nothing was recorded in this period."));
 }
@@ -529,6 +554,12 @@ fn a_record_that_was_changed_and_a_register_that_was_changed_are_named_on_the_pa
             && page.contains("No: register and record differ.")
             && said.contains("not as they should be")
     );
+    // Who reads the first page alone is told as well, and the record itself is what was signed.
+    let first = card(&page);
+    assert!(first.contains("card ill"), "{first}");
+    let (differs, holds) =
+        (first.find("No: register and record differ."), first.find("Yes. Every record"));
+    assert!(differs.zip(holds).is_some_and(|(differs, holds)| differs < holds), "{first}");
     // Who is in a hurry is told that nobody looked.
     let (code, page, _) = september(&directory, &["--quick"]);
     assert!(
@@ -555,6 +586,153 @@ fn a_record_that_was_changed_and_a_register_that_was_changed_are_named_on_the_pa
     assert!(code == 1 && page.contains("was not checked, or does not hold"));
 }
 
+/// The card of the first page that says whether the record is whole.
+fn card(page: &str) -> &str {
+    let at = page.find("Is the record whole?").unwrap();
+    let begin = page[..at].rfind("<div").unwrap();
+    &page[begin..begin + page[begin..].find("</div>").unwrap()]
+}
+
+/// The segments of a directory, the oldest first.
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let is_segment = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.ends_with(".jsonl") || name.ends_with(".jsonl.zst")
+    };
+    let mut segments: Vec<PathBuf> = files.filter(is_segment).collect();
+    segments.sort();
+    segments
+}
+
+#[test]
+fn a_missing_segment_leaves_no_word_that_the_record_has_no_gap() {
+    const NOTED: &str = "The log notes no lost lines.";
+    let (_dir, directory) = log_of(1500, Some(100_000));
+    // October notes no gap.
+    let october = ["--from", "2026-10-01", "--to", "2026-10-02"];
+    let report = |more: &[&str]| {
+        let mut given = vec!["report", directory.to_str().unwrap()];
+        given.extend(october);
+        given.extend(more);
+        schengate(&given)
+    };
+    let (code, page, said) = report(&[]);
+    assert!(code == 0 && card(&page).contains(NOTED), "{said}");
+    let all = segments(&directory);
+    assert!(all.len() > 2, "{all:?}");
+    fs::remove_file(&all[1]).unwrap();
+    let (code, page, _) = report(&[]);
+    assert!(code == 1 && card(&page).contains("No. The record is not what was signed."));
+    assert!(page.contains("missing: record") && !page.contains(NOTED) && !page.contains("no gap"));
+    let (_, page, _) = report(&["--lang", "fr"]);
+    assert!(!page.contains("aucune ligne perdue"));
+}
+
+#[test]
+fn a_damaged_segment_is_named_by_every_command_and_the_report_is_written() {
+    let (_dir, directory) = log_of(1500, Some(100_000));
+    let damaged = segments(&directory)[1].clone();
+    let sealed = if damaged.extension().is_some_and(|ending| ending == "zst") {
+        damaged
+    } else {
+        let sealed = damaged.with_extension("jsonl.zst");
+        fs::write(&sealed, zstd::encode_all(&*fs::read(&damaged).unwrap(), 3).unwrap()).unwrap();
+        fs::remove_file(&damaged).unwrap();
+        sealed
+    };
+    let place = directory.to_str().unwrap();
+    let public = directory.join("signing.pub");
+    let verify = || schengate(&["audit", "verify", place, "--key", public.to_str().unwrap()]);
+    assert_eq!(verify().0, 0);
+    // One byte, and one after which nobody can read it.
+    let whole = fs::read(&sealed).unwrap();
+    let flipped = (whole.len() / 2..whole.len()).find_map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        zstd::decode_all(&*bytes).is_err().then_some(bytes)
+    });
+    fs::write(&sealed, flipped.unwrap()).unwrap();
+    let name = sealed.file_name().unwrap().to_str().unwrap();
+    let words = format!("{} cannot be read (damaged", sealed.display());
+    let what = format!("`schengate audit verify {place} --key PUB` names what is lost");
+    for more in [&[][..], &["--quick"]] {
+        let (code, page, said) = september(&directory, more);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(&words) && said.contains(&what), "{said}");
+        let first = card(&page);
+        assert!(first.contains("card ill"), "{first}");
+        assert!(first.contains("A part of the record cannot be read."), "{first}");
+        assert!(page.contains(name) && !page.contains("The log notes no lost lines."));
+    }
+    let (_, out, _) = september(&directory, &["--quick", "--format", "json"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["record"]["unreadable"].as_array().map(Vec::len), Some(1));
+    for given in [
+        &["reconcile", place][..],
+        &["show", "19a-3", place],
+        &["tail", place],
+        &["grep", "radiology", place],
+        &["export", place],
+        &["prove", "19a-3", place],
+    ] {
+        let given = [&["audit"], given].concat();
+        let (code, _, said) = schengate(&given);
+        assert!(code == 2 && said.contains(&words) && said.contains(&what), "{given:?}: {said}");
+    }
+    // They are not known to be gone: one line says which they are.
+    let (code, out, _) = verify();
+    assert_eq!(code, 1);
+    let found: Vec<&str> = out.lines().filter(|line| line.contains(name)).collect();
+    let first: u64 = name.split('.').next().unwrap().parse().unwrap();
+    let next = segments(&directory)[2].file_name().unwrap().to_str().unwrap()[..20].to_owned();
+    let last = next.parse::<u64>().unwrap() - 1;
+    let wanted = format!("unreadable: record {first}, {name}: records {first} to {last} cannot be");
+    assert!(found.len() == 1 && found[0].starts_with(&wanted), "{out}");
+    assert!(!out.contains("deleted"), "{out}");
+}
+
+#[test]
+fn what_is_not_there_is_said_and_not_shown_as_noughts() {
+    let (dir, directory) = log(200);
+    let place = directory.to_str().unwrap();
+    let note = "note: no group `nosuch` in the register: there are: default, laboratory, radiology";
+    let (code, _, said) = september(&directory, &["--group", "nosuch"]);
+    assert!(code == 0 && said.contains(note), "{said}");
+    let (code, _, said) = schengate(&["audit", "register", place, "--group", "nosuch"]);
+    assert!(code == 1 && said.contains(note), "{said}");
+    for given in [&["register", place, "--group", "radiology"][..], &["register", "-d", place]] {
+        let (code, out, said) = schengate(&[&["audit"], given].concat());
+        assert!(code == 0 && !out.is_empty() && !said.contains("no group"), "{said}");
+    }
+    // A directory stands where it stands, or behind -d, and not twice.
+    assert_eq!(schengate(&["audit", "reconcile", place]).0, 0);
+    assert_eq!(schengate(&["audit", "reconcile", place, "-d", place]).0, 2);
+    for (command, says) in [
+        ("show", "there is no record of \"nosuch\""),
+        ("grep", "\"nosuch\" stands in no record"),
+        ("prove", "there is no record of \"nosuch\""),
+    ] {
+        let (code, out, said) = schengate(&["audit", command, "nosuch", "-d", place]);
+        assert!(code == 1 && out.is_empty() && said.contains(says), "{command}: {said}");
+    }
+    let public = directory.join("signing.pub");
+    let (_, out, _) = schengate(&["audit", "verify", place, "--key", public.to_str().unwrap()]);
+    assert!(out.contains(" in 1 segment, "), "{out}");
+    // A key of which the public half is there is not made, and nothing is left of it.
+    let key = dir.path().join("half.key");
+    let half = dir.path().join("half.pub");
+    fs::write(&half, "another").unwrap();
+    let (code, _, said) = schengate(&["audit", "keygen", key.to_str().unwrap(), "--name", "half"]);
+    assert!(code == 2 && said.contains(&format!("{}: File exists", half.display())), "{said}");
+    assert!(!key.exists() && fs::read_to_string(&half).unwrap() == "another");
+    // One where the private half is there leaves it as it was.
+    fs::rename(&half, &key).unwrap();
+    let (code, _, said) = schengate(&["audit", "keygen", key.to_str().unwrap(), "--name", "half"]);
+    assert!(code == 2 && said.contains(&format!("{}: File exists", key.display())), "{said}");
+    assert!(!half.exists() && fs::read_to_string(&key).unwrap() == "another");
+}
+
 #[test]
 fn a_signed_report_is_told_from_one_that_was_changed() {
     let (dir, directory) = log(100);
@@ -578,6 +756,11 @@ fn a_signed_report_is_told_from_one_that_was_changed() {
         september(&directory, &["--output", &own, "--sign", signing.to_str().unwrap()]).0,
         0
     );
+    let given = ["--output", &own, "--sign", signing.to_str().unwrap()];
+    let (_, _, said) = september(&directory, &given);
+    assert!(said.contains("the key of the record itself; take another"), "{said}");
+    let (_, _, said) = september(&directory, &["--output", &report, "--sign", &key]);
+    assert!(!said.contains("take another"), "{said}");
     let directory_name = directory.to_str().unwrap();
     let kept = format!("{own}.note");
     let log_key = directory.join("signing.pub");

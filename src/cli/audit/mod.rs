@@ -17,7 +17,7 @@ use crate::evidence::tree::{Frontier, Hash, Window};
 use crate::evidence::{self, Entry, Finding, Segment};
 use crate::report::ocsf;
 pub(super) use crate::report::text::printable;
-pub(super) use register::{begins, register, second};
+pub(super) use register::{begins, miss, register, second};
 use show::{Export, Format, Selected, is_of};
 
 /// Where the installed service keeps its record.
@@ -31,10 +31,20 @@ pub(super) struct Audit {
 }
 
 #[derive(Debug, clap::Args)]
-struct Place {
+pub(super) struct Place {
     /// The directory of the record
     #[arg(long, short, value_name = "DIR", default_value = INSTALLED)]
     directory: PathBuf,
+    /// The directory of the record, as --directory
+    #[arg(value_name = "DIR", conflicts_with = "directory")]
+    at: Option<PathBuf>,
+}
+
+impl Place {
+    /// The directory that is meant, however it was given.
+    pub(super) fn directory(&self) -> &Path {
+        self.at.as_deref().unwrap_or(&self.directory)
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -105,9 +115,6 @@ enum Command {
     },
     /// Print every record in another form
     Export {
-        /// The directory of the record, as --directory
-        #[arg(value_name = "DIR", conflicts_with = "directory")]
-        at: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
         /// The form
@@ -149,15 +156,15 @@ pub(super) fn audit(audit: Audit, out: &mut impl Write) -> io::Result<Exit> {
         Command::Verify { directory, key, head, json } => {
             verify(&directory, &key, &head, json, out)
         }
-        Command::Prove { id, place } => prove(&place.directory, &id, out),
+        Command::Prove { id, place } => prove(place.directory(), &id, out),
         Command::VerifyProof { file, key } => verify_proof(&file, &key, out),
-        Command::Head { place, json } => head(&place.directory, json, out),
-        Command::Tail { place, lines } => show::tail(&place.directory, lines, out),
-        Command::Show { id, place } => show::print(&place.directory, &Selected::Id(id), out),
-        Command::Grep { text, place } => show::print(&place.directory, &Selected::Text(text), out),
-        Command::Export { at, place, format, from, to, ocsf_version } => {
+        Command::Head { place, json } => head(place.directory(), json, out),
+        Command::Tail { place, lines } => show::tail(place.directory(), lines, out),
+        Command::Show { id, place } => show::print(place.directory(), &Selected::Id(id), out),
+        Command::Grep { text, place } => show::print(place.directory(), &Selected::Text(text), out),
+        Command::Export { place, format, from, to, ocsf_version } => {
             let export = Export { format, between: (from, to), minor: ocsf_version };
-            show::export(&at.unwrap_or(place.directory), &export, out)
+            show::export(place.directory(), &export, out)
         }
         Command::Register(ask) => register::ask(ask, out),
         Command::Reconcile(compare) => register::compare(&compare, out),
@@ -221,11 +228,11 @@ fn verify(
         let end = if report.holds() { "holds" } else { "does not hold" };
         writeln!(
             out,
-            "the record {} {end}: records {first} to before {records} in {} segments, {signed} under \
-             {} checkpoints, {unsigned} not signed yet",
+            "the record {} {end}: records {first} to before {records} in {}, {signed} under {}, \
+             {unsigned} not signed yet",
             key.name(),
-            report.segments,
-            report.checkpoints,
+            counted(report.segments, "segment"),
+            counted(report.checkpoints, "checkpoint"),
         )?;
         if heads.is_empty() {
             writeln!(
@@ -236,6 +243,11 @@ fn verify(
         }
     }
     Ok(if report.holds() { Exit::Yes } else { Exit::No })
+}
+
+/// So many of a thing.
+fn counted(number: u64, of: &str) -> String {
+    format!("{number} {of}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The number behind `1.` of a version of OCSF.
@@ -288,48 +300,72 @@ fn head(directory: &Path, as_json: bool, out: &mut impl Write) -> io::Result<Exi
 
 fn prove(directory: &Path, id: &str, out: &mut impl Write) -> io::Result<Exit> {
     match proofs(directory, id) {
-        Ok(proofs) if proofs.is_empty() => {
-            writeln!(io::stderr(), "schengate: no record of {id:?} is under a checkpoint yet").ok();
+        Ok(Proofs::Nothing) => {
+            eprintln!("schengate: there is no record of {id:?}");
             Ok(Exit::No)
         }
-        Ok(proofs) => {
+        Ok(Proofs::NotYet) => {
+            eprintln!("schengate: no record of {id:?} is under a checkpoint yet");
+            Ok(Exit::No)
+        }
+        Ok(Proofs::Of(proofs)) => {
             proofs.iter().try_for_each(|proof| write!(out, "{proof}"))?;
             Ok(Exit::Yes)
         }
-        Err(fault) => Ok(complain(format!("{}: {fault}", directory.display()))),
+        Err(fault) => Ok(complain(fault)),
     }
 }
 
+/// What there is to prove of an id.
+enum Proofs {
+    /// No record is of it.
+    Nothing,
+    /// Its records are under no checkpoint yet.
+    NotYet,
+    /// A proof of each.
+    Of(Vec<Proof>),
+}
+
 /// A proof of each record of an id that is under the last checkpoint.
-fn proofs(directory: &Path, id: &str) -> io::Result<Vec<Proof>> {
-    let Some(last) = last_entry(directory)? else { return Ok(Vec::new()) };
-    let segments = Segment::all(directory)?;
+fn proofs(directory: &Path, id: &str) -> Result<Proofs, String> {
+    let named = |fault: io::Error| format!("{}: {fault}", directory.display());
+    let last = last_entry(directory).map_err(named)?;
+    let size = last.as_ref().map_or(0, |last| last.frontier.size());
+    let segments = Segment::all(directory).map_err(named)?;
     let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut is_known = false;
     for segment in &segments {
-        let records = segment.records()?;
+        let records = segment.records();
+        let records = records.map_err(|fault| segment.unreadable(&fault))?;
         for (number, line) in (segment.first..).zip(evidence::lines(&records)) {
-            if is_of(line, number, id) && number < last.frontier.size() {
-                found.push((number, line.to_vec()));
+            if is_of(line, number, id) {
+                is_known = true;
+                if number < size {
+                    found.push((number, line.to_vec()));
+                }
             }
         }
     }
-    let Some((first, _)) = found.first() else { return Ok(Vec::new()) };
+    let Some(((first, _), last)) = found.first().zip(last) else {
+        return Ok(if is_known { Proofs::NotYet } else { Proofs::Nothing });
+    };
     // The tree from the segment on in which the first of them stands.
     let from = segments.iter().rposition(|segment| segment.first <= *first).unwrap_or(0);
     let segments = segments.get(from..).unwrap_or_default();
-    let begins = segments.first().map(Segment::entries).transpose()?.unwrap_or_default();
+    let begins =
+        segments.first().map(Segment::entries).transpose().map_err(named)?.unwrap_or_default();
     let begins = begins.first().and_then(|line| Entry::parse(line));
     let begins = begins.map_or_else(Frontier::default, |entry| entry.frontier);
     let mut leaves: Vec<Hash> = Vec::new();
     for segment in segments {
-        leaves.extend(segment.leaves()?);
+        leaves.extend(segment.leaves().map_err(named)?);
     }
     let tree = Window::new(&begins, &leaves);
     let proof = |(index, record): (u64, Vec<u8>)| {
         let path = tree.inclusion(index, last.frontier.size())?;
         Some(Proof { record, index, path, note: last.note.clone() })
     };
-    Ok(found.into_iter().filter_map(proof).collect())
+    Ok(Proofs::Of(found.into_iter().filter_map(proof).collect()))
 }
 
 fn verify_proof(file: &Path, key: &str, out: &mut impl Write) -> io::Result<Exit> {
@@ -379,7 +415,7 @@ fn keygen(file: &Path, name: &str, out: &mut impl Write) -> io::Result<Exit> {
         Err(fault) => return Ok(complain(format!("--name {name:?}: {fault}"))),
     };
     if let Err(fault) = evidence::write_key(file, &key) {
-        return Ok(complain(format!("{}: {fault}", file.display())));
+        return Ok(complain(fault));
     }
     writeln!(out, "{}", key.public())?;
     Ok(Exit::Yes)

@@ -1,6 +1,7 @@
 //! `audit register` and `audit reconcile`: what left in sums, and whether they are what the record
 //! and the counters say.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
@@ -109,9 +110,24 @@ pub(in crate::cli) fn register(directory: &Path) -> Result<Register, RegisterFau
     Ok(register)
 }
 
+/// Says on standard error where a group is asked for that the register does not have: a report of noughts
+/// would look like one of a group that did nothing.
+pub(in crate::cli) fn miss(register: &Register, group: Option<&str>) {
+    let Some(group) = group else { return };
+    let known: BTreeSet<&str> =
+        register.labels().map(|(_, label)| &*label[0]).filter(|known| !known.is_empty()).collect();
+    if known.contains(group) {
+        return;
+    }
+    let known: Vec<String> = known.iter().map(|known| printable(known.as_bytes())).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let group = printable(group.as_bytes());
+    eprintln!("note: no group `{group}` in the register: there are: {known}");
+}
+
 /// Exit status: 0 there are rows, 1 there are none, 2 it cannot be read.
 pub(super) fn ask(ask: Ask, out: &mut impl Write) -> io::Result<Exit> {
-    let directory = &ask.place.directory;
+    let directory = ask.place.directory();
     if let Err(fault) = fs::read_dir(directory) {
         return Ok(complain(format!("{}: {fault}", directory.display())));
     }
@@ -124,6 +140,7 @@ pub(super) fn ask(ask: Ask, out: &mut impl Write) -> io::Result<Exit> {
         Ok(asked) => asked,
         Err(fault) => return Ok(complain(fault)),
     };
+    miss(&register, query.group.as_deref());
     let progress = register.progress();
     if progress.missing + progress.unread > 0 {
         eprintln!(
@@ -227,7 +244,7 @@ fn table(names: &[&str], rows: &[Row], out: &mut impl Write) -> io::Result<()> {
 
 /// Exit status: 0 everything agrees, 1 something does not, 2 it cannot be compared.
 pub(super) fn compare(compare: &Compare, out: &mut impl Write) -> io::Result<Exit> {
-    let directory = &compare.place.directory;
+    let directory = compare.place.directory();
     let metrics = match compare.metrics.as_deref().map(read_metrics).transpose() {
         Ok(metrics) => metrics,
         Err(fault) => return Ok(complain(fault)),

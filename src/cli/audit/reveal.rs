@@ -45,7 +45,7 @@ pub(super) fn run(asked: &Reveal, out: &mut impl Write) -> io::Result<Exit> {
             writeln!(io::stderr(), "schengate: no record has a pseudonym by {who:?}").ok();
             return Ok(Exit::No);
         }
-        Err(fault) => return Ok(complain(format!("{}: {fault}", directory.display()))),
+        Err(fault) => return Ok(complain(fault)),
     };
     let keys = asked.keys.clone().unwrap_or_else(|| directory.join("pseudonym-keys"));
     let address = match reveal(&keys, &pseudonym, &sealed) {

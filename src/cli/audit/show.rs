@@ -45,7 +45,7 @@ pub(super) enum Selected {
 }
 
 /// The columns of a table, in its order.
-const COLUMNS: [&str; 45] = [
+const COLUMNS: [&str; 75] = [
     "seq",
     "event",
     "id",
@@ -91,7 +91,40 @@ const COLUMNS: [&str; 45] = [
     "log",
     "first",
     "next",
+    "table",
+    "digest",
+    "rows",
+    "as_of",
+    "key",
+    "made",
+    "from",
+    "until",
+    "asked",
+    "purpose",
+    "uid",
+    "login_uid",
+    "client_sealed",
+    "connection",
+    "probes",
+    "holds",
+    "schema",
+    "owner",
+    "widened",
+    "record",
+    "segment",
+    "bytes",
+    "detail",
+    "held",
+    "how",
+    "names",
+    "ports",
+    "stands",
+    "step_ms",
+    "way",
 ];
+
+/// The last column: what a record says beside those, as one JSON object, so that nothing is left out.
+const MORE: &str = "more";
 
 /// Whether a record, which is the one of this number, is of an event id or of a number.
 pub(super) fn is_of(line: &[u8], number: u64, id: &str) -> bool {
@@ -124,14 +157,20 @@ pub(super) fn print(
         }
         Ok(())
     })?;
-    Ok(ended(directory, walked, has_any))
+    if walked.is_ok() && !has_any {
+        match selected {
+            Selected::Id(id) => eprintln!("schengate: there is no record of {id:?}"),
+            Selected::Text(text) => eprintln!("schengate: {text:?} stands in no record"),
+        }
+    }
+    Ok(ended(walked, has_any))
 }
 
-fn ended(directory: &Path, walked: Result<(), String>, has_any: bool) -> Exit {
+fn ended(walked: Result<(), String>, has_any: bool) -> Exit {
     match walked {
         Ok(()) if has_any => Exit::Yes,
         Ok(()) => Exit::No,
-        Err(fault) => complain(format!("{}: {fault}", directory.display())),
+        Err(fault) => complain(fault),
     }
 }
 
@@ -143,7 +182,7 @@ pub(super) fn export(directory: &Path, export: &Export, out: &mut impl Write) ->
     let log = log.and_then(|entry| entry.note.lines().next().map(str::to_owned));
     let form = ocsf::Form { minor: export.minor, log: log.unwrap_or_default() };
     if export.format == Format::Csv {
-        writeln!(out, "{}\r", COLUMNS.join(","))?;
+        writeln!(out, "{},{MORE}\r", COLUMNS.join(","))?;
     }
     let walked = walk(directory, |_, line| {
         if !is_between(line, export.between) {
@@ -172,7 +211,7 @@ pub(super) fn export(directory: &Path, export: &Export, out: &mut impl Write) ->
              network activity: --format json has them"
         );
     }
-    Ok(ended(directory, walked, has_any))
+    Ok(ended(walked, has_any))
 }
 
 /// Whether a record is of this time; one that says no time is of none.
@@ -201,7 +240,7 @@ pub(super) fn tail(directory: &Path, count: usize, out: &mut impl Write) -> io::
         Ok(())
     })?;
     if let Err(fault) = walked {
-        return Ok(complain(format!("{}: {fault}", directory.display())));
+        return Ok(complain(fault));
     }
     last.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     Ok(if last.is_empty() { Exit::No } else { Exit::Yes })
@@ -215,12 +254,12 @@ pub(super) fn walk(
 ) -> io::Result<Result<(), String>> {
     let segments = match Segment::all(directory) {
         Ok(segments) => segments,
-        Err(fault) => return Ok(Err(fault.to_string())),
+        Err(fault) => return Ok(Err(format!("{}: {fault}", directory.display()))),
     };
     for segment in segments {
         let records = match segment.records() {
             Ok(records) => records,
-            Err(fault) => return Ok(Err(format!("{}: {fault}", segment.name()))),
+            Err(fault) => return Ok(Err(segment.unreadable(&fault))),
         };
         for (number, line) in (segment.first..).zip(lines(&records)) {
             see(number, line)?;
@@ -231,17 +270,22 @@ pub(super) fn walk(
 
 /// A record as a row of a table.
 fn row(line: &[u8]) -> String {
-    let record: Value = serde_json::from_slice(line).unwrap_or_default();
-    let cells = COLUMNS.map(|column| match &record[column] {
+    let mut record: Value = serde_json::from_slice(line).unwrap_or_default();
+    let mut take = |column: &str| record.get_mut(column).map(Value::take).unwrap_or_default();
+    let cells = COLUMNS.map(|column| match &take(column) {
         Value::Null => String::new(),
         Value::String(text) => cell(text),
         Value::Array(members) => {
-            let members = members.iter().map(|member| member.as_str().unwrap_or_default());
-            cell(&members.collect::<Vec<_>>().join(" "))
+            let told =
+                |member: &Value| member.as_str().map_or_else(|| member.to_string(), str::to_owned);
+            cell(&members.iter().map(told).collect::<Vec<_>>().join(" "))
         }
         other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => cell(&other.to_string()),
     });
-    cells.join(",")
+    let mut more = record.as_object().cloned().unwrap_or_default();
+    more.retain(|_, value| !value.is_null());
+    let more = if more.is_empty() { String::new() } else { cell(&Value::from(more).to_string()) };
+    format!("{},{more}", cells.join(","))
 }
 
 #[cfg(test)]
@@ -263,6 +307,20 @@ mod tests {
             assert!(!is_hostile, "{row:?}");
         }
         assert_eq!(printable(b"\xff\x1b[2J"), "\u{fffd}\\u001b[2J");
+    }
+
+    #[test]
+    fn a_table_leaves_nothing_out_that_a_record_says() {
+        let record = serde_json::json!({
+            "event": "table", "table": "country", "digest": "d1", "rows": 5, "as_of": "2026-08-01",
+            "before": null, "names": ["a", 7], "of_tomorrow": "=x", "empty": null,
+        });
+        let row = row(record.to_string().as_bytes());
+        for said in ["table", "country", "d1", "5", "2026-08-01", "\"a 7\""] {
+            assert!(row.split(',').any(|cell| cell == said), "{said}: {row}");
+        }
+        assert!(row.ends_with("\"{\"\"of_tomorrow\"\":\"\"=x\"\"}\""), "{row}");
+        assert!(super::row(b"{\"seq\":1}").ends_with(','));
     }
 
     #[test]

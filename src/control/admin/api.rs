@@ -16,6 +16,7 @@ use super::{events, live, words};
 use crate::control::config::Rule;
 use crate::control::data::SourceInfo;
 use crate::policy::{Action, Policy};
+use crate::report::figures::days_left;
 
 /// What every path of the API begins with.
 pub(super) const ROOT: &str = "/api/v1/";
@@ -138,10 +139,9 @@ pub(super) fn verdicts(console: &Console) -> Value {
     })
 }
 
-/// Whole days until an instant, rounded up; 0 once it has come.
-fn days(now: Timestamp, until: Timestamp) -> i64 {
-    let seconds = until.as_second() - now.as_second();
-    (seconds.max(0) + 86_399) / 86_400
+/// Days until an instant, as a report counts them.
+fn days(now: Timestamp, until: Timestamp) -> u64 {
+    days_left(now.as_second(), until.as_second())
 }
 
 pub(super) fn waivers(console: &Console) -> Result<Value, Wrong> {

@@ -36,8 +36,7 @@ impl Register {
         if segment.first > next {
             self.skip(segment.first);
         }
-        let path = directory.join(segment.name());
-        let file = |source| RegisterFault::File { path: path.clone(), source };
+        let file = |fault: io::Error| RegisterFault::Segment(segment.unreadable(&fault));
         if self.progress.segment != segment.first {
             self.progress.segment = segment.first;
             self.progress.position = 0;

@@ -58,6 +58,9 @@ pub enum RegisterFault {
         /// What the system said.
         source: io::Error,
     },
+    /// Records of a segment, and what a person is told of them.
+    #[error("{0}")]
+    Segment(String),
     /// The database is sound, and not the register of this log.
     #[error("{}: {what}", .path.display())]
     Other {

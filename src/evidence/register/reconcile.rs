@@ -140,9 +140,9 @@ pub fn reconcile(
     let first = segments.first().map_or(0, |segment| segment.first);
     let is_whole = first <= register.progress.began;
     for segment in &segments {
-        let path = directory.join(segment.name());
         let records = segment.records();
-        let records = records.map_err(|source| RegisterFault::File { path, source })?;
+        let records =
+            records.map_err(|fault| RegisterFault::Segment(segment.unreadable(&fault)))?;
         for (number, line) in (segment.first..).zip(lines(&records)) {
             told_of.records += 1;
             let is_read = number < register.progress.next;

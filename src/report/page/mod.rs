@@ -244,9 +244,15 @@ fn record_card(words: &Words<'_>) -> Markup {
     html! {
         div class=(class) {
             h3 { (texts.record) }
-            p.word { a href="#whole" { (says) } }
+            @if record.differs() { p.word { a href="#whole" { (texts.agrees_not) } } }
+            @else if record.verified.is_none() && !record.unreadable.is_empty() {
+                p.word { a href="#whole" { (texts.unreadable) } }
+            }
+            @else { p.word { a href="#whole" { (says) } } }
             ul {
-                @if history.gaps.is_empty() { li { (texts.gaps_none) } }
+                @if record.differs() { li { (says) } }
+                @if record.verified.is_some() && !record.unreadable.is_empty() { li.warn { (texts.unreadable) } }
+                @if history.gaps.is_empty() { @if !record.lacks() { li { (texts.gaps_none) } } }
                 @else { li.warn { (words.lost()) " " (texts.lost) } }
                 @for (doing, says) in [
                     (Doing::Observing, texts.hours_observing),

@@ -61,7 +61,8 @@ impl Words<'_> {
             By::Location => html! { (countries(key, texts.or, texts.unknown_place, self.language)) },
             By::Law => html! { (countries(key, texts.and, texts.unknown_law, self.language)) },
             By::Operator => plain(texts.unknown_operator),
-            By::Group => plain(texts.none),
+            // What ended before a verdict was judged for nobody.
+            By::Group => plain(texts.fates[Fate::Unjudged as usize]),
             By::Reason => html! { (printable(texts.reason_of(key).as_bytes())) },
             By::Fate => Fate::ALL.iter().find(|fate| fate.code() == key).map_or_else(
                 || plain(texts.none),

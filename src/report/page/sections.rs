@@ -106,7 +106,8 @@ impl Words<'_> {
                         State::Gone => (texts.not_in_policy),
                         State::NotKnown => "?",
                     }
-                    @if !waiver.until.is_empty() { br; span.note { (printable(waiver.until.as_bytes())) } }
+                    @let end = waiver.end(texts);
+                    @if !end.is_empty() { br; span.note.end { (printable(end.as_bytes())) } }
                 }
                 (self.bytes(waiver.part.totals.up))
                 @if waiver.part.rows.is_empty() { td.n { (texts.unused) } } @else { (self.number(waiver.part.totals.connections)) }
@@ -133,7 +134,7 @@ impl Words<'_> {
                                     th.name scope="row" { code { (printable(part.key.as_bytes())) } br; span.note { (self.key(By::Reason, &part.key)) } }
                                     td.bars { (charts::bar(part.totals.connections, 0, most)) }
                                     (self.number(part.totals.connections))
-                                    td.name {
+                                    td.name.host {
                                         @for (name, count) in model.refused.get(&part.key).into_iter().flatten() {
                                             (printable(name.as_bytes())) " (" (digits(*count, texts)) ")" br;
                                         }
@@ -168,7 +169,7 @@ impl Words<'_> {
                         tbody {
                             @for name in names.iter().take(LINES_MAX) {
                                 tr {
-                                    th.name scope="row" { (printable(name.name.as_bytes())) @if name.partial { abbr title=(texts.partial) { " +" } } }
+                                    th.name.host scope="row" { (printable(name.name.as_bytes())) @if name.partial { abbr title=(texts.partial) { " +" } } }
                                     (self.bytes(name.totals.up))
                                     (self.bytes(name.totals.down))
                                     (self.number(name.totals.connections))
@@ -186,13 +187,16 @@ impl Words<'_> {
 
     pub(super) fn first_seen(&self) -> Markup {
         let (texts, first) = (self.texts, &self.report.model.first_seen);
-        let list = |heading: &str, all: &[(String, i64)], says: &dyn Fn(&str) -> String| {
+        let list = |heading: &str,
+                    column: &str,
+                    all: &[(String, i64)],
+                    says: &dyn Fn(&str) -> String| {
             html! {
                 h3 { (heading) }
                 @if all.is_empty() { p { (texts.none) } } @else {
                     div.scroll tabindex="0" {
                         table {
-                            thead { tr { th { (heading) } th.n { (texts.first) } } }
+                            thead { tr { th { (column) } th.n { (texts.first) } } }
                             tbody {
                                 @for (key, at) in all.iter().take(LINES_MAX) {
                                     tr { th.name scope="row" { (says(key)) } td.n { (minute(*at)) } }
@@ -208,8 +212,8 @@ impl Words<'_> {
             p.note { (texts.first_seen_says) }
             @if !first.hours_before { p { (texts.first_seen_nothing_before) } }
             div.two {
-                div { (list(texts.countries, &first.countries, &|code| country(code, self.language))) }
-                div { (list(texts.operators, &first.operators, &|id| printable(id.as_bytes()))) }
+                div { (list(texts.countries, texts.location, &first.countries, &|code| country(code, self.language))) }
+                div { (list(texts.operators_new, texts.operator, &first.operators, &|id| printable(id.as_bytes()))) }
             }
             h3 { (texts.names) }
             (self.name_table(&first.names, first.more_names))
@@ -339,6 +343,10 @@ impl Words<'_> {
                     ul { @for finding in verified.findings.iter().take(LINES_MAX) { li { code { (printable(finding.to_string().as_bytes())) } } } }
                 }
             }
+            @if !record.unreadable.is_empty() {
+                p { b.bad { (texts.unreadable) } }
+                ul { @for segment in record.unreadable.iter().take(LINES_MAX) { li { code { (printable(segment.as_bytes())) } } } }
+            }
             dl.facts {
                 div {
                     dt { (texts.head) }
@@ -352,9 +360,11 @@ impl Words<'_> {
                         }
                     }
                 }
-                div {
-                    dt { (texts.gaps) }
-                    dd { @if history.gaps.is_empty() { (texts.gaps_none) } @else { (self.lost()) } }
+                @if !history.gaps.is_empty() || !record.lacks() {
+                    div {
+                        dt { (texts.gaps) }
+                        dd { @if history.gaps.is_empty() { (texts.gaps_none) } @else { (self.lost()) } }
+                    }
                 }
                 div { dt { (texts.missing) } dd { (digits(record.missing, texts)) } }
             }
