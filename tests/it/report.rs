@@ -733,6 +733,74 @@ fn what_is_not_there_is_said_and_not_shown_as_noughts() {
     assert!(!half.exists() && fs::read_to_string(&key).unwrap() == "another");
 }
 
+/// What a browser measures of a page in a window of this width: its own width, the words that are broken
+/// in the heading of a row, where the first column of numbers of the first table ends, and the texts of
+/// drawings that are cut at the top.
+fn measured(page: &str, folder: &Path, width: u32) -> Vec<i64> {
+    const MEASURE: &str = "<script>onload = () => {
+        let broken = 0, cut = 0;
+        for (const cell of document.querySelectorAll('th.name:not(.host)')) {
+            const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+            while (texts.nextNode()) {
+                for (const word of texts.currentNode.data.matchAll(/\\p{L}+/gu)) {
+                    const range = document.createRange();
+                    range.setStart(texts.currentNode, word.index);
+                    range.setEnd(texts.currentNode, word.index + word[0].length);
+                    broken += range.getClientRects().length > 1;
+                }
+            }
+        }
+        for (const tick of document.querySelectorAll('.tick'))
+            cut += tick.getBBox().y < tick.ownerSVGElement.viewBox.baseVal.y;
+        const first = document.querySelector('thead th.n').getBoundingClientRect().right;
+        const all = [document.documentElement.scrollWidth, broken, Math.ceil(first), cut];
+        document.body.dataset.measured = all.join(' ');
+    }</script></body>";
+    let policy = page.find("<meta http-equiv=\"Content-Security-Policy\"").unwrap();
+    let end = policy + page[policy..].find('>').unwrap() + 1;
+    let page = format!("{}{}", &page[..policy], &page[end..]);
+    let page = page.replace("</style>", "html{overflow-y:hidden}</style>");
+    let file = folder.join("measured.html");
+    fs::write(&file, page.replace("</body>", MEASURE)).unwrap();
+    let ran = Command::new("chromium-headless-shell")
+        .args(["--no-sandbox", "--virtual-time-budget=3000", "--dump-dom"])
+        .arg(format!("--window-size={width},1000"))
+        .arg(format!("--user-data-dir={}", folder.join("browser").display()))
+        .arg(format!("file://{}", file.display()))
+        .output()
+        .unwrap();
+    let dom = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let told = dom.split("data-measured=\"").nth(1).and_then(|rest| rest.split('"').next());
+    let told = told.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&ran.stderr)));
+    told.split(' ').map(|number| number.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_page_is_as_wide_as_the_paper_and_a_small_screen_shows_its_numbers() {
+    // A4 less its margins, in pixels of CSS.
+    const PAPER: u32 = 182 * 960 / 254;
+    let has = Command::new("chromium-headless-shell").arg("--version").output();
+    if has.is_err() {
+        assert!(std::env::var("SCHENGATE_CI").is_err(), "CI has no chromium-headless-shell");
+        eprintln!("SKIPPED: no chromium-headless-shell");
+        return;
+    }
+    let (dir, directory) = log(2000);
+    for language in ["en", "fr"] {
+        let (_, page, _) = september(&directory, &["--lang", language]);
+        // A browser shrinks what is wider than the paper, all of it.
+        let print = page
+            .replace("@media print{", "@media all{")
+            .replace("@media (max-width:720px){", "@media (max-width:1px){");
+        assert_ne!(print, page);
+        let told = measured(&print, dir.path(), PAPER);
+        assert_eq!((told[0], told[1]), (i64::from(PAPER), 0), "{language}: {told:?}");
+        let told = measured(&page, dir.path(), 390);
+        assert!(told[0] <= 390 && told[2] <= 390, "{language}: {told:?}");
+        assert_eq!((told[1], told[3]), (0, 0), "{language}: {told:?}");
+    }
+}
+
 #[test]
 fn a_signed_report_is_told_from_one_that_was_changed() {
     let (dir, directory) = log(100);

@@ -457,7 +457,7 @@ impl Words<'_> {
             p.note { (texts.all_rows_says) }
             @if model.rows.is_empty() { p { (texts.none) } } @else {
                 div.scroll tabindex="0" {
-                    table {
+                    table.all {
                         thead {
                             tr {
                                 th.n { "#" }
