@@ -191,7 +191,10 @@ pub(super) fn describe() {
         "schengate_audit_gaps_total",
         "Records of [audit] that say that lines were lost."
     );
-    describe_gauge!("schengate_audit_bytes", "Bytes of the log of [audit] on the disk.");
+    describe_gauge!(
+        "schengate_audit_bytes",
+        "Bytes of the log of [audit] on the disk, summed up every ten seconds."
+    );
     describe_gauge!(
         "schengate_audit_registered",
         "Records of [audit] that the transfer register has read."

@@ -51,7 +51,9 @@ mod place {
     pub(super) const UP_COUNTRIES: usize = WOULD_BLOCK + Reason::COUNT;
     pub(super) const UP_NO_COUNTRY: usize = UP_COUNTRIES + Country::COUNT;
     pub(super) const UP_SEVERAL_COUNTRIES: usize = UP_NO_COUNTRY + 1;
-    pub(super) const ALL: usize = UP_SEVERAL_COUNTRIES + 1;
+    /// Of those of no country: what is none by its nature.
+    pub(super) const NO_PLACE: usize = UP_SEVERAL_COUNTRIES + 1;
+    pub(super) const ALL: usize = NO_PLACE + 1;
 
     /// Final verdicts by action and reason.
     pub(super) const fn finished(action: usize, reason: usize) -> usize {
@@ -85,6 +87,8 @@ pub struct Counts {
     pub no_country: u64,
     /// Those that may be in several, or answer from many places.
     pub several_countries: u64,
+    /// Of those that nobody can place: what has no place by its nature.
+    pub no_place: u64,
 }
 
 /// Every metric of the process.
@@ -203,6 +207,7 @@ impl Metrics {
             countries,
             no_country: sum(place::NO_COUNTRY),
             several_countries: sum(place::SEVERAL_COUNTRIES),
+            no_place: sum(place::NO_PLACE),
         }
     }
 
@@ -228,6 +233,11 @@ impl Metrics {
             Err(Elsewhere::Several) => place::SEVERAL_COUNTRIES,
         };
         self.tallies.count(at, 1);
+    }
+
+    /// Nobody can place a destination, and nobody is in doubt: it is no public address, or none yet.
+    pub fn is_nowhere(&self) {
+        self.tallies.count(place::NO_PLACE, 1);
     }
 
     /// A connection to a destination there ended, and its client had sent so many bytes.
@@ -330,7 +340,7 @@ impl Metrics {
     /// How the record fares.
     #[expect(clippy::disallowed_macros, reason = "one of the two places that name metrics")]
     pub fn audit(&self, status: &Status) {
-        let Status { fault, records, gaps, bytes, head_size, head_time, registered } = status;
+        let Status { fault, records, gaps, bytes, head_size, head_time, registered, .. } = status;
         with_local_recorder(&self.recorder, || {
             gauge!("schengate_audit_writing").set(if fault.is_none() { 1.0 } else { 0.0 });
             counter!("schengate_audit_records_total").absolute(*records);

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -138,7 +138,7 @@ impl Notice {
     #[must_use]
     pub fn text(&self) -> String {
         format!(
-            "{}\n\n{}\n{}\n{}\n{}\n\nEvent: {}\nReason: {}\n",
+            "{}\n\n{}\n{}\n{}\n{}\n\nEvent: {}\nReason: {}\nPlace: {}\n",
             self.title(),
             self.what(),
             self.why(),
@@ -146,6 +146,7 @@ impl Notice {
             self.what_to_do(),
             self.event,
             self.reason.label(),
+            self.place,
         )
     }
 
@@ -216,48 +217,126 @@ impl Notice {
             ("What you can do", self.what_to_do()),
         ];
         let mail = self.contact.as_deref().filter(|contact| is_mail(contact));
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width,initial-scale=1";
-                    meta name="robots" content="noindex";
-                    title { "Refused by policy" }
-                    style { (PreEscaped(STYLE)) }
+        let ask = html! {
+            @if self.ask_url.is_some() || mail.is_some() {
+                p.ask {
+                    @if let Some(url) = &self.ask_url {
+                        a.button href=(url) rel="noreferrer" { "Ask for this destination" }
+                    }
+                    @if let Some(mail) = mail {
+                        a href={ "mailto:" (mail) "?subject=Refused%3A%20event%20" (self.event) } { (mail) }
+                    }
                 }
-                body {
-                    main {
-                        p.mark { "schengate" }
-                        h1 { (self.title()) }
-                        @for (heading, paragraph) in &paragraphs {
-                            h2 { (heading) }
-                            p { (paragraph) }
-                        }
-                        @if self.ask_url.is_some() || mail.is_some() {
-                            p.ask {
-                                @if let Some(url) = &self.ask_url {
-                                    a.button href=(url) rel="noreferrer" { "Ask for this destination" }
-                                }
-                                @if let Some(mail) = mail {
-                                    a href={ "mailto:" (mail) "?subject=Refused%3A%20event%20" (self.event) } { (mail) }
-                                }
-                            }
-                        }
-                        details {
-                            summary { "For those who look into it" }
-                            dl {
-                                @for (term, text) in rows {
-                                    @if let Some(text) = text { dt { (term) } dd { (text) } }
-                                }
+            }
+        };
+        page("Refused by policy", self.title(), &paragraphs, &ask, &rows)
+    }
+}
+
+/// What is told of a request that the policy did not refuse, and that could not be served all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The status of the HTTP answer, and its title.
+    pub status: (u16, &'static str),
+    /// What happened, in some words, for programs.
+    pub detail: String,
+    /// What happened, in a sentence.
+    pub what: String,
+    /// What to do.
+    pub what_to_do: &'static str,
+    /// The name that was asked for.
+    pub host: Option<String>,
+    /// The event id.
+    pub event: String,
+}
+
+impl Failure {
+    const TITLE: &'static str = "This request could not be served";
+    const WHO: &'static str = "The gateway of this network answers, not the site that you asked for. \
+                               The policy did not refuse the request.";
+
+    /// The whole text, a line a paragraph.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { what, what_to_do, event, .. } = self;
+        format!("{}\n\n{what} {what_to_do}\n{}\n\nEvent: {event}\n", Self::TITLE, Self::WHO)
+    }
+
+    /// A problem detail (RFC 9457).
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "type": "about:blank",
+            "title": self.status.1,
+            "status": self.status.0,
+            "detail": self.detail,
+            "host": self.host,
+            "event": self.event,
+            "what": self.what,
+            "who": Self::WHO,
+            "what_to_do": self.what_to_do,
+        })
+    }
+
+    /// The page, for a browser: as [`Notice::html`].
+    #[must_use]
+    pub fn html(&self) -> String {
+        let paragraphs = [
+            ("What happened", self.what.clone()),
+            ("Who says so", Self::WHO.to_owned()),
+            ("What you can do", self.what_to_do.to_owned()),
+        ];
+        let status = format!("{} {}", self.status.0, self.status.1);
+        let rows = [
+            ("Event", Some(self.event.as_str())),
+            ("Name", self.host.as_deref()),
+            ("Status", Some(status.as_str())),
+            ("Cause", Some(self.detail.as_str())),
+        ];
+        page("Not served", Self::TITLE, &paragraphs, &html! {}, &rows)
+    }
+}
+
+/// A page of paragraphs and of rows for those who look into it; `ask` stands between them.
+fn page(
+    title: &str,
+    heading: &str,
+    paragraphs: &[(&str, String)],
+    ask: &Markup,
+    rows: &[(&str, Option<&str>)],
+) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                meta name="robots" content="noindex";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    p.mark { "schengate" }
+                    h1 { (heading) }
+                    @for (heading, paragraph) in paragraphs {
+                        h2 { (heading) }
+                        p { (paragraph) }
+                    }
+                    (ask)
+                    details {
+                        summary { "For those who look into it" }
+                        dl {
+                            @for (term, text) in rows {
+                                @if let Some(text) = text { dt { (term) } dd { (text) } }
                             }
                         }
                     }
                 }
             }
-        };
-        page.into_string() + "\n"
-    }
+        }
+    };
+    page.into_string() + "\n"
 }
 
 /// Codes by their names.
@@ -368,6 +447,7 @@ mod tests {
         assert!(NOTICE_POLICY.contains("style-src 'sha256-"), "{}", *NOTICE_POLICY);
         let passing = Notice { reason: Reason::Overload, ..notice() };
         assert!(passing.text().contains("Try again in some seconds"), "{}", passing.text());
+        assert!(notice().text().contains("\nPlace: US\n"), "{}", notice().text());
         assert_eq!(passing.json()["retry"], true);
         assert_eq!(notice().json()["retry"], false);
     }

@@ -115,8 +115,10 @@ pub struct Status {
     pub records: u64,
     /// Records that say that lines were lost.
     pub gaps: u64,
-    /// Bytes of the log on the disk.
+    /// Bytes of the log on the disk, summed up every ten seconds.
     pub bytes: u64,
+    /// When they were summed up, seconds since 1970; 0 before the first time.
+    pub bytes_time: u64,
     /// Records under the last checkpoint.
     pub head_size: u64,
     /// When it was signed, seconds since 1970; 0 before the first.
@@ -153,6 +155,7 @@ pub(super) struct Numbers {
     pub(super) records: AtomicU64,
     pub(super) gaps: AtomicU64,
     pub(super) bytes: AtomicU64,
+    pub(super) bytes_time: AtomicU64,
     pub(super) head_size: AtomicU64,
     pub(super) head_time: AtomicU64,
     pub(super) registered: AtomicU64,
@@ -336,6 +339,7 @@ impl Sink {
             records: read(&numbers.records),
             gaps: read(&numbers.gaps),
             bytes: read(&numbers.bytes),
+            bytes_time: read(&numbers.bytes_time),
             head_size: read(&numbers.head_size),
             head_time: read(&numbers.head_time),
             registered: self.0.settings.register.then(|| read(&numbers.registered)),

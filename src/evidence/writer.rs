@@ -271,8 +271,7 @@ impl Writer {
         self.signed_at = Instant::now();
         let numbers = &self.shared.numbers;
         numbers.head_size.store(self.signed, Ordering::Relaxed);
-        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
-        numbers.head_time.store(now, Ordering::Relaxed);
+        numbers.head_time.store(seconds_now(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -354,8 +353,15 @@ impl Writer {
         self.measured = Some(Instant::now());
         let all = Segment::all(&self.shared.settings.directory).unwrap_or_default();
         let bytes = all.iter().map(bytes_of).sum();
-        self.shared.numbers.bytes.store(bytes, Ordering::Relaxed);
+        let numbers = &self.shared.numbers;
+        numbers.bytes.store(bytes, Ordering::Relaxed);
+        numbers.bytes_time.store(seconds_now(), Ordering::Relaxed);
     }
+}
+
+/// Seconds since 1970.
+fn seconds_now() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
 }
 
 impl Files {

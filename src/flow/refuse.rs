@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::http::{Client, Held};
-use crate::account::notice::{NOTICE_POLICY, sf_string};
+use crate::account::notice::{Failure, NOTICE_POLICY, sf_string};
 use crate::account::{End, Facts, Named, Notice, Record};
 use crate::identify::Protocol;
 use crate::net::close::{self, Bounds};
@@ -79,33 +79,67 @@ pub(super) fn notice(denial: Denial, record: &Record, policy: Option<&Policy>) -
 /// A whole HTTP/1.1 answer to the request whose head is `request`. HTML for those who ask for it, text
 /// for those who ask for that alone, else problem+json (RFC 9457).
 pub(super) fn response(notice: &Notice, request: &[u8]) -> Vec<u8> {
-    let accept = header(request, b"accept").unwrap_or_default();
-    let asks_for = |media_type: &[u8]| {
-        accept.windows(media_type.len()).any(|word| word.eq_ignore_ascii_case(media_type))
+    let form = Form::wanted(request);
+    let body = match form {
+        Form::Html => notice.html(),
+        Form::Text => notice.text(),
+        Form::Json => format!("{}\n", notice.json()),
     };
     let mut more = String::new();
-    let mut field = |name: &str, value: &str| {
-        // Into a string nothing fails.
-        write!(more, "{name}: {value}\r\n").ok();
-    };
-    let (media_type, body) = if asks_for(b"text/html") {
-        field("Content-Security-Policy", &NOTICE_POLICY);
-        field("Referrer-Policy", "no-referrer");
-        ("text/html; charset=utf-8", notice.html())
-    } else if asks_for(b"text/plain") && !asks_for(b"json") {
-        ("text/plain; charset=utf-8", notice.text())
-    } else {
-        ("application/problem+json", format!("{}\n", notice.json()))
-    };
-    field("X-Content-Type-Options", "nosniff");
     if notice.is_passing() {
-        field("Retry-After", "5");
+        more.push_str("Retry-After: 5\r\n");
     }
     if let Some(link) = notice.blocked_by() {
-        field("Link", &link);
+        // Into a string nothing fails.
+        write!(more, "Link: {link}\r\n").ok();
     }
     let (status, title) = notice.status();
-    answer(Status(status, title), &notice.proxy_status(), media_type, &more, &body, request)
+    answer(Status(status, title), &notice.proxy_status(), form, &more, &body, request)
+}
+
+/// In which form a client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Html,
+    Text,
+    Json,
+}
+
+impl Form {
+    /// What the request whose head this is asks for.
+    fn wanted(request: &[u8]) -> Self {
+        let accept = header(request, b"accept").unwrap_or_default();
+        let asks_for = |media_type: &[u8]| {
+            accept.windows(media_type.len()).any(|word| word.eq_ignore_ascii_case(media_type))
+        };
+        if asks_for(b"text/html") {
+            Self::Html
+        } else if asks_for(b"text/plain") && !asks_for(b"json") {
+            Self::Text
+        } else {
+            Self::Json
+        }
+    }
+
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::Html => "text/html; charset=utf-8",
+            Self::Text => "text/plain; charset=utf-8",
+            Self::Json => "application/problem+json",
+        }
+    }
+
+    /// Whole field lines that go with it.
+    fn fields(self) -> String {
+        let policy: &str = &NOTICE_POLICY;
+        let of_a_page = match self {
+            Self::Html => {
+                format!("Content-Security-Policy: {policy}\r\nReferrer-Policy: no-referrer\r\n")
+            }
+            Self::Text | Self::Json => String::new(),
+        };
+        of_a_page + "X-Content-Type-Options: nosniff\r\n"
+    }
 }
 
 /// A status and its title.
@@ -117,19 +151,78 @@ pub(super) const BAD_GATEWAY: Status = Status(502, "Bad Gateway");
 pub(super) const TIMEOUT: Status = Status(504, "Gateway Timeout");
 pub(super) const UNAVAILABLE: Status = Status(503, "Service Unavailable");
 
-/// A whole answer of the gateway's own to a request that it could not serve: an error type of RFC
-/// 9209, and what happened in words.
-pub(super) fn problem(status: Status, error: &str, what: &str, request: &[u8]) -> Vec<u8> {
-    let Status(code, title) = status;
-    let proxy_status = format!("schengate; error={error}; details={}", sf_string(what));
-    let problem = serde_json::json!({
-        "type": "about:blank",
-        "title": title,
-        "status": code,
-        "detail": what,
-    });
-    let body = format!("{problem}\n");
-    answer(status, &proxy_status, "application/problem+json", "", &body, request)
+/// What a client may do where trying again may help.
+pub(super) const LATER: &str = "Try again in some seconds. If it lasts, tell those who run this \
+                                network, and give them the event id.";
+
+/// What a client may do whose request cannot be read.
+pub(super) const FROM_A_PROGRAM: &str =
+    "The program that sent it has to change it; trying again does not help.";
+
+/// What a request was for, and the event id of its record.
+pub(super) struct Asked {
+    pub(super) host: Option<String>,
+    /// The address and port that was judged.
+    pub(super) destination: Option<String>,
+    pub(super) event: String,
+}
+
+impl Asked {
+    /// As the record has it.
+    pub(super) fn of(record: &Record) -> Self {
+        let judged = record.judgement();
+        let name = judged.and_then(|judged| judged.name.as_ref());
+        let at = judged.map(|judged| judged.verdict.destination());
+        Self {
+            host: name.map(|name| name.host().to_owned()),
+            destination: at.filter(|at| !at.ip().is_unspecified()).map(|at| at.to_string()),
+            event: record.id(),
+        }
+    }
+
+    /// `You asked for`, in words.
+    fn said(&self) -> String {
+        match (&self.host, &self.destination) {
+            (Some(host), Some(at)) => format!("You asked for {host} ({at}). "),
+            (Some(one), None) | (None, Some(one)) => format!("You asked for {one}. "),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// Why a request could not be served: a status, an error type of RFC 9209, and what happened in some
+/// words.
+pub(super) struct Unserved<'a>(pub(super) Status, pub(super) &'a str, pub(super) &'a str);
+
+impl Unserved<'_> {
+    /// A whole answer of the gateway's own to the request whose head is `request`, in the form that it
+    /// asks for. `sentence` is what happened, where that is not what is asked for and the words.
+    pub(super) fn answer(
+        &self,
+        asked: Asked,
+        sentence: Option<String>,
+        what_to_do: &'static str,
+        request: &[u8],
+    ) -> Vec<u8> {
+        let &Self(status, error, detail) = self;
+        let proxy_status = format!("schengate; error={error}; details={}", sf_string(detail));
+        let said = || format!("{}What went wrong: {detail}.", asked.said());
+        let failure = Failure {
+            status: (status.0, status.1),
+            detail: detail.to_owned(),
+            what: sentence.unwrap_or_else(said),
+            what_to_do,
+            host: asked.host,
+            event: asked.event,
+        };
+        let form = Form::wanted(request);
+        let body = match form {
+            Form::Html => failure.html(),
+            Form::Text => failure.text(),
+            Form::Json => format!("{}\n", failure.json()),
+        };
+        answer(status, &proxy_status, form, "", &body, request)
+    }
 }
 
 /// An answer after which the connection closes, so that whatever was sent behind the request is not
@@ -137,15 +230,16 @@ pub(super) fn problem(status: Status, error: &str, what: &str, request: &[u8]) -
 fn answer(
     status: Status,
     proxy_status: &str,
-    media_type: &str,
+    form: Form,
     more: &str,
     body: &str,
     request: &[u8],
 ) -> Vec<u8> {
     let Status(code, title) = status;
+    let (media_type, fields) = (form.media_type(), form.fields());
     let head = format!(
         "HTTP/1.1 {code} {title}\r\nProxy-Status: {proxy_status}\r\nContent-Type: {media_type}\r\n\
-         Content-Length: {}\r\nCache-Control: no-store\r\n{more}Connection: close\r\n\r\n",
+         Content-Length: {}\r\nCache-Control: no-store\r\n{fields}{more}Connection: close\r\n\r\n",
         body.len()
     );
     let head = if request.starts_with(b"HEAD ") { head } else { head + body };

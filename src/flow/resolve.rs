@@ -42,6 +42,8 @@ pub(super) enum ConnectError {
     Stopped(Rejection),
     /// The name has no address.
     Unresolved,
+    /// The resolver did not answer, or there is none.
+    Unanswered,
     /// No permitted address could be connected to.
     Undialled(DialFault),
 }
@@ -52,7 +54,7 @@ impl ConnectError {
         match self {
             Self::Stopped(Rejection::Refused(_)) => End::Refused,
             Self::Stopped(Rejection::Ended(end)) => *end,
-            Self::Unresolved => End::DnsError,
+            Self::Unresolved | Self::Unanswered => End::DnsError,
             Self::Undialled(fault) => fault.end(),
         }
     }
@@ -135,7 +137,9 @@ pub(super) async fn resolve_and_evaluate(
     };
     found.await.map_err(|missed| match missed {
         ConnectError::Stopped(stop) => stop,
-        ConnectError::Unresolved | ConnectError::Undialled(_) => Rejection::Ended(End::DnsError),
+        ConnectError::Unresolved | ConnectError::Unanswered | ConnectError::Undialled(_) => {
+            Rejection::Ended(End::DnsError)
+        }
     })
 }
 
@@ -153,7 +157,8 @@ async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr
     session.record.asks_about(*name, *source);
     match session.worker.names.resolve(name, subject.client).await {
         Ok(addresses) => Ok(addresses),
-        Err(Unresolved::NoAddress | Unresolved::NoAnswer) => Err(ConnectError::Unresolved),
+        Err(Unresolved::NoAddress) => Err(ConnectError::Unresolved),
+        Err(Unresolved::NoAnswer) => Err(ConnectError::Unanswered),
         Err(Unresolved::OverLimit) => {
             let answer = over_limit(subject, session.record.metrics());
             let noted = session.note(&policy, subject.clone(), answer);

@@ -18,7 +18,7 @@ use super::step::{
 use super::{LAST_LINES, Options};
 use crate::account::Account;
 use crate::control::addresses::Addresses;
-use crate::control::admin::{Console, Health};
+use crate::control::admin::{Console, Health, OLD_TABLES};
 use crate::control::capture::{
     CaptureMonitor, Check, DesiredState, KernelSetSync, StateListener, Word,
 };
@@ -221,7 +221,7 @@ impl Service {
         let tables = compiler.infos().iter().filter_map(dated).collect();
         let old: Vec<_> = compiler.infos().iter().filter_map(|info| info.old(now)).collect();
         let old = if old.is_empty() { "none".to_owned() } else { old.join("; ") };
-        self.health.fact("Tables older than 90 days", old);
+        self.health.fact(OLD_TABLES, old);
         self.follow_up(Event::Ages { now, tables });
     }
 

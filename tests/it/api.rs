@@ -136,6 +136,52 @@ fn every_answer_is_as_its_description_says() {
     assert_eq!(get(&gateway, "explain?to=192.0.2.9")["reason"], "waiver");
     let by_name = get(&gateway, "explain?host=a.refused.example");
     assert_eq!(by_name["by_name"]["verdict"], "block");
+    let record = until("the record is summed up", || {
+        Some(get(&gateway, "record")).filter(|record| record["bytes_time"].is_string())
+    });
+    assert_eq!(record["kept"], true);
+}
+
+#[test]
+fn what_has_no_place_by_its_nature_is_counted_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(dir.path(), "");
+    let of = || {
+        let verdicts = get(&gateway, "verdicts");
+        ["no_country", "no_place"].map(|key| verdicts[key].as_u64().unwrap())
+    };
+    // A name that no address saves, a private address, the gateway itself; and a public address that
+    // no table has.
+    for (host, counts) in [
+        ("a.refused.example", [1, 1]),
+        ("10.99.0.1", [2, 2]),
+        ("127.0.0.1:1", [3, 3]),
+        ("[2d00::1]", [4, 3]),
+    ] {
+        let headers = format!("Host: {host}\r\n");
+        let (status, _, body) = ask(&gateway.proxy, &format!("GET http://{host}/"), &headers);
+        assert_eq!(status, 451, "{host}: {body}");
+        assert_eq!(of(), counts, "{host}");
+    }
+}
+
+#[test]
+fn where_no_record_is_kept_nobody_is_sent_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let detail = |gateway: &Gateway| {
+        let (status, _, body) = ask(&gateway.admin, "GET /api/v1/events/NONE", LOCAL);
+        assert_eq!(status, 404);
+        let problem: Value = serde_json::from_str(&body).unwrap();
+        problem["detail"].as_str().unwrap().to_owned()
+    };
+    let kept = detail(&gateway(dir.path(), ""));
+    assert!(kept.contains("audit show"), "{kept}");
+    let path = dir.path().join("unkept.toml");
+    let text = "schema = 1\n[policy]\npermit = ['FR']\n[[listen]]\nmode = 'proxy'\n\
+                address = '127.0.0.1:0'\n[admin]\naddress = '127.0.0.1:0'\n";
+    std::fs::write(&path, text).unwrap();
+    let unkept = detail(&Gateway::start(&["--config", &path.display().to_string()]));
+    assert!(!unkept.contains("audit show") && unkept.contains("no record is kept"), "{unkept}");
 }
 
 #[test]

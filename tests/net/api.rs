@@ -104,7 +104,24 @@ fn live_connections_are_listed_once_in_pages_and_one_is_ended_with_its_own_cause
         (&told["today"]["verdict"], &told["today"]["reason"]),
         (&json!("block"), &json!("outside"))
     );
-    let victim = ids.iter().next().unwrap();
+    // The id on the button of the page, and the path and the header of its script.
+    let read = |path: &str| {
+        let mut curl = lab.gateway.command("curl");
+        let ran = curl.args(["-s", "--noproxy", "*"]).arg(format!("http://{}{path}", lab::ADMIN));
+        String::from_utf8(ran.output().unwrap().stdout).unwrap()
+    };
+    let (page, script) = (read("/"), read("/page.js"));
+    let buttons: Vec<_> = page.split("data-kill=\"").skip(1).collect();
+    let shown: Vec<_> = buttons.iter().filter_map(|button| button.split('"').next()).collect();
+    assert_eq!(shown.len(), 25);
+    assert!(shown.iter().all(|id| ids.contains(*id)), "{shown:?}");
+    for word in [
+        "\"/api/v1/connections/\" + encodeURIComponent(target.dataset.kill)",
+        "method: \"DELETE\", headers: { \"X-Schengate-Request\": \"1\" }",
+    ] {
+        assert!(script.contains(word), "{word}");
+    }
+    let victim = shown.first().unwrap().to_string();
     let one = format!("connections/{victim}");
     let row = get(&lab, &one);
     fits(&document, of_answer(&document, "/connections/{id}", "get"), &row).unwrap();
@@ -122,7 +139,7 @@ fn live_connections_are_listed_once_in_pages_and_one_is_ended_with_its_own_cause
     let records = records(dir.path());
     let killed: Vec<_> = records.iter().filter(|record| record["end"] == "killed").collect();
     assert_eq!(killed.len(), 1);
-    assert_eq!(killed[0]["id"], *victim.as_str());
+    assert_eq!(killed[0]["id"], victim.as_str());
     let by: Vec<_> = records.iter().filter(|record| record["event"] == "admin").collect();
     assert_eq!(by.len(), 1, "what was done is recorded, and by whom");
     assert_eq!((&by[0]["action"], &by[0]["connection"]), (&json!("kill"), &json!(victim)));

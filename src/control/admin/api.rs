@@ -136,6 +136,7 @@ pub(super) fn verdicts(console: &Console) -> Value {
         })).collect::<Vec<_>>(),
         "no_country": counts.no_country,
         "several_countries": counts.several_countries,
+        "no_place": counts.no_place,
     })
 }
 
@@ -210,11 +211,13 @@ pub(super) fn tables(console: &Console) -> Result<Value, Wrong> {
 pub(super) fn record(console: &Console) -> Value {
     let Some(status) = console.account.fares() else {
         return json!({ "kept": false, "is_written": null, "fault": null, "records": null,
-            "gaps": null, "bytes": null, "head_size": null, "head_time": null,
-            "registered": null });
+            "gaps": null, "bytes": null, "bytes_time": null, "head_size": null,
+            "head_time": null, "registered": null });
     };
-    let head = i64::try_from(status.head_time).ok().filter(|at| *at > 0);
-    let head = head.and_then(|at| Timestamp::from_second(at).ok());
+    let instant = |seconds: u64| {
+        let at = i64::try_from(seconds).ok().filter(|at| *at > 0);
+        at.and_then(|at| Timestamp::from_second(at).ok()).map(|at| at.to_string())
+    };
     json!({
         "kept": true,
         "is_written": status.fault.is_none(),
@@ -222,8 +225,9 @@ pub(super) fn record(console: &Console) -> Value {
         "records": status.records,
         "gaps": status.gaps,
         "bytes": status.bytes,
+        "bytes_time": instant(status.bytes_time),
         "head_size": status.head_size,
-        "head_time": head.map(|at| at.to_string()),
+        "head_time": instant(status.head_time),
         "registered": status.registered,
     })
 }

@@ -123,6 +123,11 @@ impl Console {
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
+    /// Whether a record is kept on the disk.
+    pub(super) fn has_record(&self) -> bool {
+        self.audit.get().is_some()
+    }
+
     pub(super) fn policy(&self) -> Result<Arc<InForce>, Untold> {
         let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         in_force.clone().ok_or(Untold::NotYet)

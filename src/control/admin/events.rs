@@ -62,8 +62,14 @@ pub(super) async fn event(console: &Console, id: &str) -> Result<Value, Wrong> {
             None => match console.recorded(id.to_owned()).await {
                 Ok(Some(fields)) => (fields, "record"),
                 Ok(None) | Err(Untold::NoRecord) => {
-                    let what = "No event of this id is in memory, alive, or in the newest \
-                                segments of the record; `schengate audit show` searches all.";
+                    let what = if console.has_record() {
+                        "No event of this id is in memory, alive, or in the newest segments of \
+                         the record; `schengate audit show` searches all."
+                    } else {
+                        "No event of this id is in memory or alive, and no record is kept: the \
+                         policy has no [audit]. The log of the service, where it was kept, has a \
+                         line of each."
+                    };
                     return Err(Wrong(StatusCode::NOT_FOUND, what.to_owned()));
                 }
                 Err(untold) => return Err(untold.into()),

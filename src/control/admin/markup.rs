@@ -106,18 +106,26 @@ pub(super) fn explained(answer: &Value) -> Markup {
     }
 }
 
-pub(super) fn verdict(row: &Value) -> Markup {
-    let (action, would) = (text(&row["verdict"]), text(&row["would"]));
-    let shown = if would.is_empty() { &action } else { &would };
-    let word = match shown.as_str() {
+/// A verdict in words.
+pub(super) fn done(action: &str) -> &str {
+    match action {
         "allow" => "let go",
         "log" => "let go, marked",
         "block" => "refused",
         other => other,
-    };
+    }
+}
+
+/// What was decided and why; of what is only observed, what would be.
+pub(super) fn verdict(row: &Value) -> Markup {
+    let (action, would) = (text(&row["verdict"]), text(&row["would"]));
+    let is_observed = !would.is_empty() && would != action;
     html! {
-        span.verdict.(shown) { (word) ": " (text(&row["reason"])) }
-        @if !would.is_empty() && would != action { " " span.soft { "(only observed)" } }
+        @if is_observed {
+            span.verdict.would { "would be " (done(&would)) ": " (text(&row["reason"])) }
+            " " span.soft { "(only observed)" }
+        }
+        @else { span.verdict.(action) { (done(&action)) ": " (text(&row["reason"])) } }
     }
 }
 

@@ -138,9 +138,15 @@
       if (!confirm(target.getAttribute("aria-label") + "?")) return;
       target.disabled = true;
       const path = "/api/v1/connections/" + encodeURIComponent(target.dataset.kill);
-      const { text } = await fetched(path, { method: "DELETE", headers: { "X-Schengate-Request": "1" } });
-      const answer = JSON.parse(text);
-      say(answer.killed ? "The connection is ended." : answer.detail);
+      try {
+        const { text } = await fetched(path, { method: "DELETE", headers: { "X-Schengate-Request": "1" } });
+        const answer = JSON.parse(text);
+        say(answer.killed ? "The connection is ended." : answer.detail);
+      } catch {
+        say("The gateway does not answer: nothing is ended.");
+        target.disabled = false;
+      }
+      // A part in which somebody is at work is not drawn anew, and its rows grow old.
       target.blur();
       refresh();
       return;

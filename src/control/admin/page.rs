@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use maud::{Markup, html};
 use serde_json::Value;
 
+use super::OLD_TABLES;
 use super::markup::{
-    called, clock, explained, first, number, of_path, place, rows, shell, size, text, verdict,
+    called, clock, done, explained, first, number, of_path, place, rows, shell, size, text, verdict,
 };
 use super::units::{count, span};
 use crate::report::world;
@@ -196,7 +197,7 @@ fn reasons(reasons: &Value) -> Markup {
             ul.reasons {
                 @for row in all.into_iter().take(12) {
                     li.(text(&row["verdict"])) title=(text(&row["sentence"])) {
-                        b { (count(number(&row["count"]))) } " " (text(&row["reason"]))
+                        b { (count(number(&row["count"]))) } " " (done(&text(&row["verdict"]))) ": " (text(&row["reason"]))
                     }
                 }
             }
@@ -228,6 +229,9 @@ fn map(shown: &Shown, parts: bool) -> Markup {
     };
     let mut largest: Vec<(&str, u64)> = counts.iter().map(|(code, of)| (*code, *of)).collect();
     largest.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    // Of what is in no country by its nature nobody is in doubt.
+    let [no_country, no_place] = ["no_country", "no_place"].map(|key| number(&shown.verdicts[key]));
+    let unknown = no_country.saturating_sub(no_place);
     html! {
         section #where.map aria-labelledby="where-h" {
             h2 #where-h { "Where it was to go" }
@@ -248,7 +252,7 @@ fn map(shown: &Shown, parts: bool) -> Markup {
             }
             p.legend.soft {
                 span.key.in { "permitted" } span.key.out { "not permitted" }
-                "the darker, the more destinations were judged"
+                "the stronger the colour, the more destinations were judged"
             }
             ul #countries.chips data-part data-permit=(permit.join(" ")) {
                 @if largest.is_empty() { li.empty { "No destination was judged yet." } }
@@ -260,9 +264,7 @@ fn map(shown: &Shown, parts: bool) -> Markup {
                 @if number(&shown.verdicts["several_countries"]) > 0 {
                     li { "several, or anycast " b { (count(number(&shown.verdicts["several_countries"]))) } }
                 }
-                @if number(&shown.verdicts["no_country"]) > 0 {
-                    li { "nobody knows " b { (count(number(&shown.verdicts["no_country"]))) } }
-                }
+                @if unknown > 0 { li { "nobody knows " b { (count(unknown)) } } }
             }
         }
     }
@@ -351,9 +353,9 @@ fn refusals(refusals: &Value) -> Markup {
     let all = rows(&refusals["refusals"]);
     html! {
         section #refusals aria-labelledby="refusals-h" {
-            h2 #refusals-h { "Refused lately" }
+            h2 #refusals-h { "Refused lately, or would be" }
             div #refused data-part {
-                @if all.is_empty() { p.empty { "Nothing was refused since the gateway began." } }
+                @if all.is_empty() { p.empty { "Nothing was refused, or would be, since the gateway began." } }
                 @else {
                     div.scroll tabindex="0" role="region" aria-label="Refusals" {
                         table.rows {
@@ -364,7 +366,7 @@ fn refusals(refusals: &Value) -> Markup {
                             tbody { @for row in all { (refusal(row)) } }
                         }
                     }
-                    p.soft { (count(number(&refusals["seen"]))) " since the start; the last 1000 are kept here." }
+                    p.soft { (count(number(&refusals["seen"]))) " were refused, or would be, since the start; the last 1000 are kept here." }
                 }
             }
         }
@@ -529,10 +531,83 @@ fn health(shown: &Shown) -> Markup {
                 }
                 @if record["kept"] == true {
                     dt { "Head" } dd { (count(number(&record["head_size"]))) " records signed" @if !record["head_time"].is_null() { ", " (text(&record["head_time"])) } }
-                    dt { "Records" } dd { (count(number(&record["records"]))) ", " (size(&record["bytes"])) ", " (count(number(&record["gaps"]))) " gaps" }
+                    dt { "Records" } dd { (count(number(&record["records"]))) ", " (count(number(&record["gaps"]))) " gaps" }
+                    dt { "On the disk" } dd { (size(&record["bytes"])) @if !record["bytes_time"].is_null() { ", summed up at " (clock(&record["bytes_time"])) } }
                 }
-                @for (term, said) in &shown.facts { dt { (term) } dd { (said) } }
+                // The age of a table stands beside it.
+                @for (term, said) in shown.facts.iter().filter(|(term, _)| *term != OLD_TABLES) { dt { (term) } dd { (said) } }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_only_observed_is_not_called_refused() {
+        let row = |would: Value| {
+            json!({ "time": "2026-11-30T12:00:00Z", "verdict": if would.is_null() { "block" } else { "log" },
+                "would": would, "reason": "outside", "location": ["US"], "client": "10.0.0.7:5",
+                "host": "a.example", "id": "1a-7" })
+        };
+        let of = |would: Value| {
+            let refusals = json!({ "seen": 9, "refusals": [row(would)] });
+            page(&Shown { refusals, ..Shown::default() }, true)
+        };
+        let observed = of(json!("block"));
+        let pill = "<span class=\"verdict would\">would be refused: outside</span>";
+        assert!(observed.contains(pill), "{observed}");
+        assert!(!observed.contains(">refused: outside<"), "{observed}");
+        assert!(observed.contains("9 were refused, or would be, since the start"), "{observed}");
+        assert!(observed.contains("Refused lately, or would be"), "{observed}");
+        assert!(STYLE.contains(".verdict.would{"));
+        let refused = of(Value::Null);
+        assert!(refused.contains("<span class=\"verdict block\">refused: outside</span>"));
+        assert!(!refused.contains("would be refused"), "{refused}");
+    }
+
+    #[test]
+    fn no_colour_alone_tells_one_count_from_another() {
+        let verdicts = json!({
+            "reasons": [
+                { "verdict": "block", "reason": "outside", "count": 3, "sentence": "" },
+                { "verdict": "log", "reason": "outside", "count": 2, "sentence": "" },
+            ],
+            "no_country": 7,
+            "no_place": 5,
+        });
+        let shown = page(&Shown { verdicts, ..Shown::default() }, true);
+        for word in [
+            "<b>3</b> refused: outside",
+            "<b>2</b> let go, marked: outside",
+            "the stronger the colour",
+            "nobody knows <b>2</b>",
+        ] {
+            assert!(shown.contains(word), "{word} in {shown}");
+        }
+        assert!(!shown.contains("darker"));
+        let verdicts = json!({ "no_country": 5, "no_place": 5 });
+        let shown = page(&Shown { verdicts, ..Shown::default() }, true);
+        assert!(!shown.contains("nobody knows"), "{shown}");
+    }
+
+    #[test]
+    fn the_age_of_a_table_is_told_once_and_bytes_as_of_when() {
+        let advice = "the table x is 334 days old; fetch a newer one";
+        let shown = Shown {
+            tables: json!({ "tables": [{ "name": "x", "age_days": 334, "rows": 1, "advice": advice }] }),
+            record: json!({ "kept": true, "is_written": true, "records": 42, "gaps": 0,
+                "bytes": 2300, "bytes_time": "2026-11-30T12:00:07Z", "head_size": 42 }),
+            facts: vec![(OLD_TABLES, advice.to_owned()), ("Rules", "3".to_owned())],
+            ..Shown::default()
+        };
+        let shown = page(&shown, false);
+        assert_eq!(shown.matches(advice).count(), 1, "{shown}");
+        assert!(shown.contains("<dt>Rules</dt>"), "{shown}");
+        assert!(shown.contains("2.3 kB, summed up at 12:00:07"), "{shown}");
     }
 }

@@ -14,13 +14,16 @@ use crate::flow::authority::Target;
 use crate::flow::first_flight::{FirstFlight, read_until};
 use crate::flow::http::{self, Client, Done, Held, Next, Order, SCHEME, Upstream};
 use crate::flow::refuse::{
-    self, BAD_GATEWAY, BAD_REQUEST, Rejection, Status, TIMEOUT, UNAVAILABLE, problem,
+    self, Asked, BAD_GATEWAY, BAD_REQUEST, FROM_A_PROGRAM, LATER, Rejection, Status, TIMEOUT,
+    UNAVAILABLE, Unserved,
 };
 use crate::flow::registry::Registration;
 use crate::flow::resolve::{self, ConnectError, Connected, resolve_and_dial};
 use crate::flow::session::{Connection, Session, run_until};
 use crate::identify::http::{Form, Head};
-use crate::identify::{Fault, NameSource, Progress, Protocol, Step, identify, identify_further};
+use crate::identify::{
+    Fault, Host, NameSource, Progress, Protocol, Step, identify, identify_further,
+};
 use crate::net::socket::TcpSocket;
 
 /// The most fields of a request's head; more is answered with 431.
@@ -93,8 +96,11 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let (target, order) = match wanted {
         Ok(wanted) => wanted,
         Err((status, what)) => {
+            let asked = Asked::of(&session.record);
             session.close(End::BadRequest);
-            let answer = problem(status, "http_request_error", &what, bytes);
+            let said = format!("The gateway does not take this request: {what}.");
+            let unserved = Unserved(status, "http_request_error", &what);
+            let answer = unserved.answer(asked, Some(said), FROM_A_PROGRAM, bytes);
             client.last(&answer).await;
             return None;
         }
@@ -112,19 +118,21 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let Connected { upstream, subject } = match reached {
         Ok(Ok(reached)) => reached,
         Ok(Err(missed)) => {
+            let event = session.record.id();
             session.close(missed.end());
             let is_refused = matches!(missed, ConnectError::Stopped(_));
             if is_refused && listener.silent {
                 client.close(Duration::ZERO).await;
             } else {
-                client.last(&missed_answer(&missed, &head)).await;
+                client.last(&missed_answer(&missed, &wanted.target, event, &head)).await;
             }
             return None;
         }
         Err(end) => {
+            let asked = Asked::of(&session.record);
             session.close(end);
-            let answer = problem(UNAVAILABLE, "connection_terminated", CLOSING, &head);
-            client.last(&answer).await;
+            let unserved = Unserved(UNAVAILABLE, "connection_terminated", CLOSING);
+            client.last(&unserved.answer(asked, None, LATER, &head)).await;
             return None;
         }
     };
@@ -232,27 +240,55 @@ fn wanted(bytes: &[u8], head: Option<&Head<'_>>) -> Result<(Target, Order), (Sta
     Ok((target, Order::explicit(bytes, head, &target.to_field(80))))
 }
 
-fn missed_answer(missed: &ConnectError, request: &[u8]) -> Vec<u8> {
-    let (status, error, what) = match missed {
+/// What the client is told whose destination was not reached.
+fn missed_answer(missed: &ConnectError, target: &Target, event: String, request: &[u8]) -> Vec<u8> {
+    // No target has the port 0, so that the port is said.
+    let at = target.to_field(0);
+    let (host, destination) = match target.host {
+        Host::Name(name) => (Some(name.to_string()), None),
+        Host::Address(_) => (None, Some(at.clone())),
+    };
+    let name = host.as_deref().unwrap_or(&at);
+    let (unserved, said, what_to_do) = match missed {
         ConnectError::Stopped(Rejection::Refused(refusal)) => {
             return refuse::response(&refusal.notice, request);
         }
-        ConnectError::Stopped(Rejection::Ended(_)) => {
-            (BAD_GATEWAY, "proxy_internal_error", "the request was given up")
-        }
-        ConnectError::Unresolved => (BAD_GATEWAY, "dns_error", "the name has no address"),
-        ConnectError::Undialled(DialFault::Refused) => {
-            (BAD_GATEWAY, "connection_refused", "the destination refused")
-        }
-        ConnectError::Undialled(DialFault::TimedOut) => {
-            (TIMEOUT, "connection_timeout", "the destination did not answer")
-        }
-        ConnectError::Undialled(DialFault::Unreachable) => {
-            (BAD_GATEWAY, "destination_ip_unroutable", "no way to the destination")
-        }
-        ConnectError::Undialled(DialFault::Failed(_)) => {
-            (BAD_GATEWAY, "proxy_internal_error", "the gateway could not connect")
-        }
+        ConnectError::Stopped(Rejection::Ended(_)) => (
+            Unserved(BAD_GATEWAY, "proxy_internal_error", "the request was given up"),
+            format!("The gateway gave up the request for {at}."),
+            LATER,
+        ),
+        ConnectError::Unresolved => (
+            Unserved(BAD_GATEWAY, "dns_error", "the name has no address"),
+            format!("The name {name} has no address."),
+            "Check the spelling.",
+        ),
+        ConnectError::Unanswered => (
+            Unserved(BAD_GATEWAY, "dns_error", "the name has no address"),
+            format!("No name server told the gateway in time where {name} is."),
+            LATER,
+        ),
+        ConnectError::Undialled(DialFault::Refused) => (
+            Unserved(BAD_GATEWAY, "connection_refused", "the destination refused"),
+            format!("{at} refused the connection: nothing serves that port there."),
+            "Check the port, or ask those who run that site.",
+        ),
+        ConnectError::Undialled(DialFault::TimedOut) => (
+            Unserved(TIMEOUT, "connection_timeout", "the destination did not answer"),
+            format!("{at} did not answer in time."),
+            LATER,
+        ),
+        ConnectError::Undialled(DialFault::Unreachable) => (
+            Unserved(BAD_GATEWAY, "destination_ip_unroutable", "no way to the destination"),
+            format!("There is no way from the gateway to {at}."),
+            LATER,
+        ),
+        ConnectError::Undialled(DialFault::Failed(_)) => (
+            Unserved(BAD_GATEWAY, "proxy_internal_error", "the gateway could not connect"),
+            format!("The gateway could not connect to {at}."),
+            LATER,
+        ),
     };
-    problem(status, error, what, request)
+    let asked = Asked { host, destination, event };
+    unserved.answer(asked, Some(said), what_to_do, request)
 }

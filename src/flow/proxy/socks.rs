@@ -181,7 +181,7 @@ fn bound(at: SocketAddr) -> Vec<u8> {
 const fn code(missed: &ConnectError) -> u8 {
     match missed {
         ConnectError::Stopped(_) => NOT_ALLOWED,
-        ConnectError::Unresolved => HOST_UNREACHABLE,
+        ConnectError::Unresolved | ConnectError::Unanswered => HOST_UNREACHABLE,
         ConnectError::Undialled(DialFault::Refused) => CONNECTION_REFUSED,
         ConnectError::Undialled(DialFault::TimedOut) => TTL_EXPIRED,
         ConnectError::Undialled(DialFault::Unreachable) => NETWORK_UNREACHABLE,

@@ -18,7 +18,8 @@ use crate::flow::hello_retry::{self, HelloRetryGuard};
 use crate::flow::http::{self, Broken, Client, Done, Held, Next, Order, Upstream, Why};
 use crate::flow::origin;
 use crate::flow::refuse::{
-    self, BAD_GATEWAY, BAD_REQUEST, Refusal, Rejection, TIMEOUT, UNAVAILABLE, problem,
+    self, Asked, BAD_GATEWAY, BAD_REQUEST, FROM_A_PROGRAM, LATER, Refusal, Rejection, TIMEOUT,
+    UNAVAILABLE, Unserved,
 };
 use crate::flow::registry::Registration;
 use crate::flow::relay;
@@ -378,17 +379,17 @@ pub(super) async fn give_up(client: Client, broken: Broken, order: &Order, sessi
     let (end, told) = match why {
         // Who asked the gateway itself is told.
         Why::Cut(end) if order.is_explicit() => {
-            (end, Some((UNAVAILABLE, "connection_terminated", CLOSING)))
+            (end, Some(Unserved(UNAVAILABLE, "connection_terminated", CLOSING)))
         }
         Why::Cut(end) => (end, None),
         Why::Idle => {
             let what = "the destination did not answer in time";
-            (End::Idle, Some((TIMEOUT, "http_response_timeout", what)))
+            (End::Idle, Some(Unserved(TIMEOUT, "http_response_timeout", what)))
         }
         Why::ClientGone => (End::ClientReset, None),
         Why::BadBody => {
             let what = "the body of the request is not in the chunks that its head promises";
-            (End::BadRequest, Some((BAD_REQUEST, "http_request_error", what)))
+            (End::BadRequest, Some(Unserved(BAD_REQUEST, "http_request_error", what)))
         }
         Why::NoAnswer { in_order } if !order.is_explicit() => {
             session.close(End::UpstreamReset);
@@ -399,16 +400,20 @@ pub(super) async fn give_up(client: Client, broken: Broken, order: &Order, sessi
         }
         Why::NoAnswer { .. } => {
             let what = "the destination closed the connection and did not answer the request";
-            (End::UpstreamReset, Some((BAD_GATEWAY, "connection_terminated", what)))
+            (End::UpstreamReset, Some(Unserved(BAD_GATEWAY, "connection_terminated", what)))
         }
-        Why::BadAnswer(what) => (End::BadAnswer, Some((BAD_GATEWAY, "http_protocol_error", what))),
+        Why::BadAnswer(what) => {
+            (End::BadAnswer, Some(Unserved(BAD_GATEWAY, "http_protocol_error", what)))
+        }
         Why::Short => (End::UpstreamReset, None),
     };
     let is_cut = matches!(why, Why::Cut(_) | Why::ClientGone);
+    let what_to_do = if matches!(why, Why::BadBody) { FROM_A_PROGRAM } else { LATER };
+    let asked = Asked::of(&session.record);
     session.close(end);
     match told.filter(|_| !answered) {
-        Some((status, error, what)) => {
-            client.last(&problem(status, error, what, order.head())).await;
+        Some(unserved) => {
+            client.last(&unserved.answer(asked, None, what_to_do, order.head())).await;
         }
         // What is cut short must not look whole.
         None if !is_cut => client.break_off().await,

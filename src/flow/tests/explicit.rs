@@ -177,6 +177,8 @@ async fn a_resolver_that_is_down_is_502_and_recorded() {
     let answer = http(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert!(answer.contains("error=dns_error"), "{answer}");
+    assert!(answer.contains("No name server told the gateway in time where "), "{answer}");
+    assert!(!answer.contains("Check the spelling."), "{answer}");
     drop(client);
     let lines = harness.lines().await;
     assert_eq!((field(&lines[0], "event"), field(&lines[0], "end")), ("unjudged", "dns-error"));
@@ -185,6 +187,43 @@ async fn a_resolver_that_is_down_is_502_and_recorded() {
         (field(&lines[0], "host"), field(&lines[0], "name_source")),
         ("pacs.example", "connect")
     );
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_name_without_an_address_is_told_in_the_form_that_was_asked_for() {
+    for (accept, media_type) in [
+        ("text/html", "text/html; charset=utf-8"),
+        ("text/plain", "text/plain; charset=utf-8"),
+        ("*/*", "application/problem+json"),
+    ] {
+        let resolver = FakeResolver::default().entry("no-such.example", &[]);
+        let harness = Harness::new(everything(), &resolver);
+        let mut client = harness.client(&listener().await, ListenMode::Proxy).await;
+        let request = format!(
+            "GET http://no-such.example/ HTTP/1.1\r\nHost: no-such.example\r\nAccept: {accept}\r\n\r\n"
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        let answer = http(&mut client).await;
+        drop(client);
+        let lines = harness.lines().await;
+        assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{answer}");
+        let status =
+            "\r\nProxy-Status: schengate; error=dns_error; details=\"the name has no address\"\r\n";
+        assert!(answer.contains(status), "{answer}");
+        assert!(answer.contains(&format!("\r\nContent-Type: {media_type}\r\n")), "{answer}");
+        let event = field(&lines[0], "id");
+        for word in ["The name no-such.example has no address.", "Check the spelling.", event] {
+            assert!(answer.contains(word), "{word} in {answer}");
+        }
+        if accept == "*/*" {
+            let body: Value =
+                serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            let before = ["about:blank", "Bad Gateway", "the name has no address"];
+            assert_eq!(["type", "title", "detail"].map(|key| body[key].as_str().unwrap()), before);
+            assert_eq!((&body["status"], &body["host"]), (&502.into(), &"no-such.example".into()));
+            assert_eq!(body["event"], event);
+        }
+    }
 }
 
 #[tokio::test(flavor = "local")]
