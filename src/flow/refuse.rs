@@ -160,14 +160,14 @@ pub(super) const FROM_A_PROGRAM: &str =
     "The program that sent it has to change it; trying again does not help.";
 
 /// What a request was for, and the event id of its record.
-pub(super) struct Asked {
+pub(super) struct Purpose {
     pub(super) host: Option<String>,
     /// The address and port that was judged.
     pub(super) destination: Option<String>,
     pub(super) event: String,
 }
 
-impl Asked {
+impl Purpose {
     /// As the record has it.
     pub(super) fn of(record: &Record) -> Self {
         let judged = record.judgement();
@@ -199,7 +199,7 @@ impl Unserved<'_> {
     /// asks for. `sentence` is what happened, where that is not what is asked for and the words.
     pub(super) fn answer(
         &self,
-        asked: Asked,
+        asked: Purpose,
         sentence: Option<String>,
         what_to_do: &'static str,
         request: &[u8],

@@ -48,13 +48,10 @@ use tokio_rustls::TlsAcceptor;
 pub use self::access::{Access, AccessFault, REQUEST};
 use self::access::{Denied, Peer, Who, digest};
 pub use self::console::{Console, Flows};
-pub use self::health::Health;
+pub use self::health::{Health, OLD_TABLES};
 use self::parameters::Wrong;
 use crate::account::{Account, Limit};
 use crate::control::config::Admin;
-
-/// What [`Health`] calls the line of tables that are old; the page says it beside each table.
-pub const OLD_TABLES: &str = "Tables older than 90 days";
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS_MAX: usize = 64;

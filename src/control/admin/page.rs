@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::OLD_TABLES;
+use super::health::OLD_TABLES;
 use super::markup::{
     called, clock, done, explained, first, number, of_path, place, rows, shell, size, text, verdict,
 };

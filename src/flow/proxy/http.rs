@@ -14,7 +14,7 @@ use crate::flow::authority::Target;
 use crate::flow::first_flight::{FirstFlight, read_until};
 use crate::flow::http::{self, Client, Done, Held, Next, Order, SCHEME, Upstream};
 use crate::flow::refuse::{
-    self, Asked, BAD_GATEWAY, BAD_REQUEST, FROM_A_PROGRAM, LATER, Rejection, Status, TIMEOUT,
+    self, BAD_GATEWAY, BAD_REQUEST, FROM_A_PROGRAM, LATER, Purpose, Rejection, Status, TIMEOUT,
     UNAVAILABLE, Unserved,
 };
 use crate::flow::registry::Registration;
@@ -96,7 +96,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
     let (target, order) = match wanted {
         Ok(wanted) => wanted,
         Err((status, what)) => {
-            let asked = Asked::of(&session.record);
+            let asked = Purpose::of(&session.record);
             session.close(End::BadRequest);
             let said = format!("The gateway does not take this request: {what}.");
             let unserved = Unserved(status, "http_request_error", &what);
@@ -129,7 +129,7 @@ async fn one(mut client: Client, place: &Registration, connection: &Connection) 
             return None;
         }
         Err(end) => {
-            let asked = Asked::of(&session.record);
+            let asked = Purpose::of(&session.record);
             session.close(end);
             let unserved = Unserved(UNAVAILABLE, "connection_terminated", CLOSING);
             client.last(&unserved.answer(asked, None, LATER, &head)).await;
@@ -289,6 +289,6 @@ fn missed_answer(missed: &ConnectError, target: &Target, event: String, request:
             LATER,
         ),
     };
-    let asked = Asked { host, destination, event };
+    let asked = Purpose { host, destination, event };
     unserved.answer(asked, Some(said), what_to_do, request)
 }

@@ -18,7 +18,7 @@ use crate::flow::hello_retry::{self, HelloRetryGuard};
 use crate::flow::http::{self, Broken, Client, Done, Held, Next, Order, Upstream, Why};
 use crate::flow::origin;
 use crate::flow::refuse::{
-    self, Asked, BAD_GATEWAY, BAD_REQUEST, FROM_A_PROGRAM, LATER, Refusal, Rejection, TIMEOUT,
+    self, BAD_GATEWAY, BAD_REQUEST, FROM_A_PROGRAM, LATER, Purpose, Refusal, Rejection, TIMEOUT,
     UNAVAILABLE, Unserved,
 };
 use crate::flow::registry::Registration;
@@ -409,7 +409,7 @@ pub(super) async fn give_up(client: Client, broken: Broken, order: &Order, sessi
     };
     let is_cut = matches!(why, Why::Cut(_) | Why::ClientGone);
     let what_to_do = if matches!(why, Why::BadBody) { FROM_A_PROGRAM } else { LATER };
-    let asked = Asked::of(&session.record);
+    let asked = Purpose::of(&session.record);
     session.close(end);
     match told.filter(|_| !answered) {
         Some(unserved) => {
