@@ -83,6 +83,12 @@ pub enum Fault {
         /// What the kernel said.
         fault: io::Error,
     },
+    /// What was given to the command leads out.
+    #[error(
+        "standard input, output or error is a network socket, which would be a way out past the gateway: \
+         give the command a pipe or a file (for example: `cat | schengate exec ... | cat`)"
+    )]
+    NetworkSocket,
     /// The processes inside are gone before their time.
     #[error("the processes that shut the command in ended before they should")]
     Gone,
@@ -138,6 +144,9 @@ impl Enclosure {
     /// # Errors
     /// Whatever fork(2) says, or there are other threads.
     pub fn begin(plan: &Plan) -> Result<Self, Fault> {
+        if sys::holds_network_socket() {
+            return Err(Fault::NetworkSocket);
+        }
         let has_terminal = sys::foreground();
         let hidden = mounts::sockets_of_the_host()?;
         let (outside, inside) = Channel::pair()?;

@@ -54,7 +54,15 @@ pub(super) fn hide(plan: &Plan, sockets: &[PathBuf]) -> Result<(), Failed> {
     for socket in sockets.iter().filter(|socket| !is_kept(plan, socket)) {
         hide_socket(socket)?;
     }
-    names()
+    names()?;
+    enter_anew()
+}
+
+/// Takes the working directory again by its name: a directory that was entered before leads beneath
+/// what was mounted since.
+fn enter_anew() -> Result<(), Failed> {
+    let entered = std::env::current_dir().and_then(std::env::set_current_dir);
+    entered.or_else(|_| std::env::set_current_dir("/")).step("the working directory")
 }
 
 fn is_kept(plan: &Plan, path: &Path) -> bool {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
@@ -72,9 +74,27 @@ pub fn close_at_exec() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether standard input, output or error is a socket of a network: whoever has it connects it to where
+/// they like, past every namespace.
+#[must_use]
+pub fn holds_network_socket() -> bool {
+    let leads_out = |descriptor: BorrowedFd<'_>| {
+        socket_domain(descriptor).is_ok_and(|domain| domain != AddressFamily::UNIX)
+    };
+    leads_out(io::stdin().as_fd())
+        || leads_out(io::stdout().as_fd())
+        || leads_out(io::stderr().as_fd())
+}
+
 /// The families of sockets that stay within a network namespace. AF_VSOCK, which leads to the
 /// hypervisor, does not, and is not the only one.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Calls that are forbidden whatever their arguments: io_uring makes sockets without a call for each;
+/// for a key that is not there the kernel starts a program outside, as the host's administrator, which
+/// may ask the host's name servers (keyrings(7), request-key(8)).
+const WHOLE_CALLS: [i64; 4] =
+    [libc::SYS_io_uring_setup, libc::SYS_request_key, libc::SYS_add_key, libc::SYS_keyctl];
 
 /// Requests of ioctl(2) that put words into the terminal, for the shell outside to read.
 const TO_THE_TERMINAL: [libc::c_ulong; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
@@ -86,7 +106,8 @@ const OTHER_NUMBERS: [i64; 2] = [0, 0x4000_0000];
 const OTHER_NUMBERS: [i64; 1] = [0];
 
 /// Forbids the calls by which a network namespace is got round: sockets of families that it does not
-/// confine, io_uring (which makes sockets without a call for each), input for the terminal. Programs
+/// confine, io_uring (which makes sockets without a call for each), keys that the kernel asks for outside,
+/// input for the terminal. Programs
 /// of another architecture are killed. For this thread and whatever comes of it.
 ///
 /// # Errors
@@ -112,7 +133,9 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     for bit in OTHER_NUMBERS {
         rules.insert(libc::SYS_socket | bit, vec![family.clone()]);
         rules.insert(libc::SYS_ioctl | bit, terminal.clone());
-        rules.insert(libc::SYS_io_uring_setup | bit, Vec::new());
+        for call in WHOLE_CALLS {
+            rules.insert(call | bit, Vec::new());
+        }
     }
     let refusal = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;

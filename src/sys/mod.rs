@@ -30,7 +30,9 @@ mod writers;
 use std::{io, ptr};
 
 pub use channel::{Channel, Packet};
-pub use confine::{close_at_exec, drop_capabilities, forbid_ways_out, hide_from_others};
+pub use confine::{
+    close_at_exec, drop_capabilities, forbid_ways_out, hide_from_others, holds_network_socket,
+};
 pub use descriptors::{connections_max, is_reserved, raise_descriptor_limit, unreserved};
 pub use links::{Link, links, local_addresses};
 pub use local::{add_own_address, deliver_all_here, start_loopback};

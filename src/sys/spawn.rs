@@ -95,7 +95,8 @@ pub fn wait(child: i32) -> io::Result<Gone> {
 /// # Errors
 /// Whatever waitpid(2) says.
 pub fn reap() -> io::Result<Option<(i32, Gone)>> {
-    match waitpid(None, WaitOptions::NOHANG) {
+    // Of any process group: a command may have begun one of its own.
+    match rustix::process::wait(WaitOptions::NOHANG) {
         Ok(Some((child, status))) => {
             Ok(gone(status).map(|gone| (child.as_raw_nonzero().get(), gone)))
         }

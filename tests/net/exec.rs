@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -57,7 +58,9 @@ impl Scene {
 
     /// `schengate exec` on the host, with these options and this policy.
     fn exec(&self, options: &[&str], command: &[&str]) -> Command {
-        let mut exec = self.lab.gateway.command(&self.program);
+        // Signals that whoever runs the tests ignores (nohup, a shell's background) would stay ignored.
+        let mut exec = self.lab.gateway.command("env");
+        exec.arg("--default-signal").arg(&self.program);
         exec.arg("exec").arg("--config").arg(&self.policy);
         exec.args(options).arg("--").args(command);
         exec
@@ -192,6 +195,42 @@ fn started(scene: &Scene, command: &[&str]) -> (Child, BufReader<std::process::C
     lines.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     (child, lines)
+}
+
+/// Ways that do not lead through the network namespace: each of these was open once.
+#[test]
+fn e13_a_process_group_a_directory_keys_and_a_socket_for_standard_input_lead_nowhere() {
+    let Some(scene) = Scene::start("e13", "") else { return };
+    // A command in a process group of its own is waited for as any other.
+    for command in [&["setsid", "sh", "-c", "exit 7"][..], &["timeout", "9", "sh", "-c", "exit 7"]]
+    {
+        assert_eq!(
+            scene.exec(&["-q"], command).output().unwrap().status.code(),
+            Some(7),
+            "{command:?}"
+        );
+    }
+    // The directory that it begins in is the one of that name, and not what lies beneath it.
+    for directory in ["/run", "/proc/sys"] {
+        let own = "test . -ef \"$PWD\" && ! test -w kernel/core_pattern";
+        let mut exec = scene.lab.gateway.command("sh");
+        exec.args(["-c", "cd \"$1\" && shift && exec \"$@\"", "sh", directory]).arg(&scene.program);
+        exec.arg("exec").arg("--config").arg(&scene.policy).args(["-q", "--", "sh", "-c", own]);
+        let output = exec.output().unwrap();
+        assert!(output.status.success(), "{directory}: {}", said(&output));
+    }
+    // For a key that is not there the kernel would start a program of the host.
+    let keys = "import ctypes, sys; libc = ctypes.CDLL(None, use_errno=True)\n\
+                made = libc.syscall(NUMBER, b'user', b'schengate-test', b'', 0)\n\
+                sys.exit(0 if made == -1 and ctypes.get_errno() == 1 else 1)";
+    let keys = keys.replace("NUMBER", &libc::SYS_request_key.to_string());
+    let (output, _) = scene.run(&[], &["python3", "-c", &keys]);
+    assert!(output.status.success(), "{}", said(&output));
+    // A socket that is given to it would be connected to anywhere.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let output = scene.exec(&["-q"], &["true"]).stdin(OwnedFd::from(socket)).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(said(&output).contains("network socket"), "{}", said(&output));
 }
 
 #[test]
@@ -443,7 +482,7 @@ fn hostile(scene: &mut Scene, wrap: &[&str]) {
     scene.watch();
     let script = scene.lab.write("hostile.py", HOSTILE);
     let exec = format!(
-        "exec {} {} exec --config {} --json --report {} -- {} {} {} {} {} {} 9 9<&0",
+        "exec {} {} exec --config {} --json --report {} -- {} {} {} {} {} {} 9 9<&0 </dev/null",
         wrap.join(" "),
         scene.program.display(),
         scene.policy.display(),
