@@ -43,6 +43,7 @@ mod exec;
 mod netns;
 mod netns_udp;
 mod oci;
+mod pictures;
 mod relay;
 mod request_streams;
 mod shortcut;
