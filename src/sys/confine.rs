@@ -78,8 +78,10 @@ pub fn close_at_exec() -> io::Result<()> {
 /// they like, past every namespace.
 #[must_use]
 pub fn holds_network_socket() -> bool {
-    let leads_out = |descriptor: BorrowedFd<'_>| {
-        socket_domain(descriptor).is_ok_and(|domain| domain != AddressFamily::UNIX)
+    // What cannot be told counts as one.
+    let leads_out = |descriptor: BorrowedFd<'_>| match socket_domain(descriptor) {
+        Ok(domain) => domain != AddressFamily::UNIX,
+        Err(fault) => !matches!(fault, Errno::NOTSOCK | Errno::BADF),
     };
     leads_out(io::stdin().as_fd())
         || leads_out(io::stdout().as_fd())
