@@ -22,7 +22,7 @@ use ipnet::{Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 use jiff::Timestamp;
 use prefix_trie::PrefixMap;
 use schengate::control::compile::Compiler;
-use schengate::control::data::{CountryTable, Whereabouts, embedded_country};
+use schengate::control::data::{CountryTable, Located, embedded_country};
 use schengate::control::{config, data, load};
 use schengate::identify::{HostName, Protocol};
 use schengate::policy::{Claim, IpTable, Live, Memory, NameTable, Policy, Question, Transport};
@@ -54,16 +54,16 @@ fn sheet(_: &mut Criterion) {
     }
 }
 
-fn number(said: Whereabouts) -> u32 {
+fn number(said: Located) -> u32 {
     match said {
-        Whereabouts::Anycast => 1,
-        Whereabouts::Country(country) => country.index() as u32 + 2,
+        Located::Anycast => 1,
+        Located::Country(country) => country.index() as u32 + 2,
     }
 }
 
 /// Ranges as starts, with a 0 where a gap begins.
 fn starts<A: Copy + PartialEq>(
-    ranges: &[(A, A, Whereabouts)],
+    ranges: &[(A, A, Located)],
     next: impl Fn(A) -> Option<A>,
 ) -> Vec<(A, u32)> {
     let mut starts: Vec<(A, u32)> = Vec::new();

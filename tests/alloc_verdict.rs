@@ -104,7 +104,7 @@ fn a_verdict_allocates_nothing() {
                 black_box(policy.decide_unread(black_box(&question)));
                 black_box(policy.outlook(black_box(&question)));
                 black_box(policy.decide_name(black_box(&question)));
-                black_box(policy.whereabouts(destination.ip()));
+                black_box(policy.address_info(destination.ip()));
             });
             assert_eq!(count, 0, "{destination} {name:?}");
         }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use schengate::control::data::{CountryTable, Whereabouts};
+use schengate::control::data::{CountryTable, Located};
 
 /// Marsaglia's xorshift; the seed is not 0.
 pub(crate) struct Draw(pub(crate) u64);
@@ -84,8 +84,8 @@ pub(crate) fn mmdb_v4(table: &CountryTable) -> Vec<u8> {
     let mut codes: Vec<&str> = Vec::new();
     for &(first, last, said) in &table.ranges.v4 {
         let code = match said {
-            Whereabouts::Country(country) => country.code(),
-            Whereabouts::Anycast => "ZZ",
+            Located::Country(country) => country.code(),
+            Located::Anycast => "ZZ",
         };
         let record = codes.iter().position(|&known| known == code).unwrap_or_else(|| {
             codes.push(code);

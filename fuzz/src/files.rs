@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use schengate::control::compile::Compiler;
 use schengate::control::config::{self, CountryField, Data, Source};
 use schengate::control::data::{
-    CountryTable, DataFault, Kind, Label, Ranges, SourceInfo, Sources, Table, Whereabouts, load,
+    CountryTable, DataFault, Kind, Label, Located, Ranges, SourceInfo, Sources, Table, load,
     load_asn, load_country_by, load_provider,
 };
 use schengate::identify::{HostName, Protocol};
@@ -218,7 +218,7 @@ pub fn policy_file(data: &[u8]) {
 
 /// One small table: what a policy says is weighed against something.
 fn sources() -> Sources {
-    let there = |code| Whereabouts::Country(Country::from_code(code).expect("a country"));
+    let there = |code| Located::Country(Country::from_code(code).expect("a country"));
     let info = SourceInfo {
         name: "small".to_owned(),
         origin: Some(PathBuf::from("/nonexistent/small.csv")),

@@ -5,13 +5,13 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::line::{Line, key};
-use crate::policy::Whereabouts;
+use crate::policy::AddressInfo;
 
 /// What a verdict stands on, beside the connection itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Facts<'a> {
     /// What is known of the destination.
-    pub place: Whereabouts<'a>,
+    pub place: AddressInfo<'a>,
     /// Version of the policy; `None` where none was asked.
     pub policy: Option<&'a str>,
     /// Name of the client's group.
@@ -44,7 +44,7 @@ impl Facts<'_> {
 /// thread: there are few, and each connection would hold them, and write them twice.
 #[derive(Debug)]
 pub struct DecisionContext {
-    place: Whereabouts<'static>,
+    place: AddressInfo<'static>,
     source: Option<Box<str>>,
     region: Option<Box<str>>,
     operator: Option<Box<str>>,
@@ -84,7 +84,7 @@ impl DecisionContext {
             source: owned(place.source),
             region: owned(place.region),
             operator: owned(place.operator),
-            place: Whereabouts { source: None, region: None, operator: None, ..place },
+            place: AddressInfo { source: None, region: None, operator: None, ..place },
             policy: owned(facts.policy),
             group: owned(facts.group),
             rule: owned(facts.rule),
@@ -97,7 +97,7 @@ impl DecisionContext {
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
         Facts {
-            place: Whereabouts {
+            place: AddressInfo {
                 source: self.source.as_deref(),
                 region: self.region.as_deref(),
                 operator: self.operator.as_deref(),
@@ -132,7 +132,7 @@ mod tests {
         let rules: Vec<String> = (0..1000).map(|number| format!("rule {number}")).collect();
         let facts = |rule: &'static str, asn| Facts {
             rule: Some(rule),
-            place: Whereabouts { asn, ..Whereabouts::default() },
+            place: AddressInfo { asn, ..AddressInfo::default() },
             ..Facts::default()
         };
         let of = |rule| Facts { rule: Some(rule), policy: Some("0a"), ..Facts::default() };
@@ -150,13 +150,13 @@ mod tests {
     #[test]
     fn grounds_that_differ_anywhere_are_not_the_same() {
         let law: CountrySet = Country::all().take(3).collect();
-        let place = |change: fn(&mut Whereabouts<'static>)| {
-            let mut place = Whereabouts { law: CountrySet::EMPTY, ..Whereabouts::default() };
+        let place = |change: fn(&mut AddressInfo<'static>)| {
+            let mut place = AddressInfo { law: CountrySet::EMPTY, ..AddressInfo::default() };
             change(&mut place);
             Facts { place, ..Facts::default() }
         };
         let all = [
-            Facts { place: Whereabouts { law, ..Whereabouts::default() }, ..Facts::default() },
+            Facts { place: AddressInfo { law, ..AddressInfo::default() }, ..Facts::default() },
             place(|_| {}),
             place(|place| place.anycast = true),
             place(|place| place.source = Some("a")),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::evidence::{self as sink, OnDisk, Unkept};
 use crate::identify::{Fault, HostName, NameSource};
-use crate::policy::{Action, Reason, Standing, Transport, target};
+use crate::policy::{Action, AddressKind, Reason, Transport, target};
 
 /// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
 const RESOLVER_PORTS: [u16; 2] = [53, 853];
@@ -175,7 +175,7 @@ impl Record {
             self.metrics().located(place.codes, place.anycast);
             // What is refused by its name alone has no address yet.
             let to = judged.verdict.destination().ip();
-            let is_public = target(to).standing == Standing::Ordinary;
+            let is_public = target(to).kind == AddressKind::Ordinary;
             if place.codes.is_empty() && !place.anycast && !is_public {
                 self.metrics().is_nowhere();
             }

@@ -90,7 +90,7 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
                 policy.version(),
                 compiler.config().rules.len(),
                 compiler.config().groups.len(),
-                policy.atlas().classes().len(),
+                policy.address_table().classes().len(),
                 policy.bytes() / 1024,
                 loaded.lints.len(),
                 if loaded.lints.len() == 1 { "lint" } else { "lints" },

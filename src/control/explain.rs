@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use super::capture::{Capture, Form, Servers, candidates};
 use super::compile::Compiler;
 use super::config::{Rule, Shortcut};
-use super::data::{Facts, RegionPlace, Whereabouts, embedded_registrant};
+use super::data::{Facts, Located, RegionPlace, embedded_registrant};
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
-    Action, Atlas, Binding, Claim, Class, Country, CountrySet, Datapath, Ech, Location, Mode,
-    Operator, Policy, Question, Reason, RuleId, Standing, Step, Transport, Verdict,
+    Action, AddressKind, AddressTable, Binding, Claim, Class, Country, CountrySet, Datapath, Ech,
+    Location, Mode, Operator, Policy, Question, Reason, RuleId, Step, Transport, Verdict,
 };
 
 /// What is asked.
@@ -184,30 +184,30 @@ impl<'a> Answer<'a> {
         }
     }
 
-    fn atlas(&self) -> &'a Atlas {
-        self.policy.atlas()
+    fn address_table(&self) -> &'a AddressTable {
+        self.policy.address_table()
     }
 
     fn class(&self) -> Option<&'a Class> {
         let judged = crate::policy::target(self.asked.to.ip()).judged;
-        self.atlas().classes().get(self.atlas().class_of(judged))
+        self.address_table().classes().get(self.address_table().class_of(judged))
     }
 
     fn location(&self) -> Option<&'a Location> {
-        self.atlas().locations().get(self.class()?.location as usize)
+        self.address_table().locations().get(self.class()?.location as usize)
     }
 
     fn address_operator(&self) -> Option<&'a Operator> {
-        self.atlas().operators().get(self.class()?.operator as usize)
+        self.address_table().operators().get(self.class()?.operator as usize)
     }
 
     fn source_name(&self, source: u32) -> &'a str {
-        self.atlas().sources().get(source as usize).map_or("", |note| note.name.as_str())
+        self.address_table().sources().get(source as usize).map_or("", |note| note.name.as_str())
     }
 
     /// Date of a source as `2026-08-22`.
     fn source_date(&self, source: u32) -> Option<String> {
-        let at = self.atlas().sources().get(source as usize)?.as_of_ms?;
+        let at = self.address_table().sources().get(source as usize)?.as_of_ms?;
         Some(day(Timestamp::from_millisecond(at).ok()?))
     }
 
@@ -220,7 +220,7 @@ impl<'a> Answer<'a> {
     /// By how much a source is older than `[data] max_age`, in words.
     fn too_old(&self, source: u32) -> Option<String> {
         let max_age = self.compiler.max_age(self.source_name(source))?;
-        let date = self.atlas().sources().get(source as usize)?.as_of_ms?;
+        let date = self.address_table().sources().get(source as usize)?.as_of_ms?;
         let age = self.at.duration_since(Timestamp::from_millisecond(date).ok()?);
         let age = Duration::try_from(age).ok().filter(|age| *age > max_age)?;
         let days = |time: Duration| time.as_secs() / 86_400;
@@ -232,10 +232,10 @@ impl<'a> Answer<'a> {
     }
 
     fn regions(&self) -> Vec<&'a str> {
-        let atlas = self.atlas();
+        let address_table = self.address_table();
         let regions =
             self.location().map(|location| location.regions.as_slice()).unwrap_or_default();
-        let names = regions.iter().filter_map(|&at| atlas.regions().get(at as usize));
+        let names = regions.iter().filter_map(|&at| address_table.regions().get(at as usize));
         names.map(String::as_str).collect()
     }
 
@@ -254,8 +254,8 @@ impl<'a> Answer<'a> {
                     } else if target.judged != self.asked.to.ip() {
                         said.push(format!("{} is {}", self.asked.to.ip(), target.judged));
                     }
-                    said.push(format!("{} is {}", target.judged, stands(target.standing)));
-                    if matches!(target.standing, Standing::Guard | Standing::Loop) {
+                    said.push(format!("{} is {}", target.judged, stands(target.kind)));
+                    if matches!(target.kind, AddressKind::Guard | AddressKind::Loop) {
                         continue;
                     }
                     self.facts(&mut said);
@@ -278,7 +278,7 @@ impl<'a> Answer<'a> {
                     said.push("the hello carries ECH: its name counts as not read".into());
                 }
                 Step::HostOperator(operator, bound) => {
-                    let operator = self.atlas().operators().get(operator as usize);
+                    let operator = self.address_table().operators().get(operator as usize);
                     let id = operator.map_or("", |operator| operator.id.as_str());
                     let homes = operator.map(|operator| operator.homes).unwrap_or_default();
                     said.push(if bound {
@@ -426,7 +426,7 @@ impl<'a> Answer<'a> {
         let mut homes = self.address_operator().map(|operator| operator.homes).unwrap_or_default();
         for step in steps {
             if let Step::HostOperator(operator, bound) = *step {
-                let operator = self.atlas().operators().get(operator as usize);
+                let operator = self.address_table().operators().get(operator as usize);
                 let named = operator.map(|operator| operator.homes).unwrap_or_default();
                 homes = if bound { named } else { homes | named };
             } else if let Step::NameLaw(law) = *step {
@@ -438,15 +438,15 @@ impl<'a> Answer<'a> {
 
     /// Where the holder is registered, of an ordinary address whose operator nobody knows.
     fn registered(&self) -> Option<Country> {
-        let ordinary = self.class().is_some_and(|class| class.standing == Standing::Ordinary);
+        let ordinary = self.class().is_some_and(|class| class.kind == AddressKind::Ordinary);
         let named = self.address_operator().is_some_and(|operator| !operator.id.is_empty());
         if !ordinary || named {
             return None;
         }
         let judged = crate::policy::target(self.asked.to.ip()).judged;
         match embedded_registrant().ok()?.ranges.lookup(judged)? {
-            Whereabouts::Country(country) => Some(country),
-            Whereabouts::Anycast => None,
+            Located::Country(country) => Some(country),
+            Located::Anycast => None,
         }
     }
 
@@ -604,13 +604,13 @@ fn unplaced(region: &str) -> Option<String> {
     Some(format!("region {region}: {why}"))
 }
 
-const fn stands(standing: Standing) -> &'static str {
-    match standing {
-        Standing::Ordinary => "ordinary address space",
-        Standing::Private => "private address space: no table is asked",
-        Standing::Special => "special-purpose address space: no table is asked",
-        Standing::Guard => "an address that nothing opens",
-        Standing::Loop => "the gateway itself or loopback",
+const fn stands(kind: AddressKind) -> &'static str {
+    match kind {
+        AddressKind::Ordinary => "ordinary address space",
+        AddressKind::Private => "private address space: no table is asked",
+        AddressKind::Special => "special-purpose address space: no table is asked",
+        AddressKind::Guard => "an address that nothing opens",
+        AddressKind::Loop => "the gateway itself or loopback",
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::{Beside, Compiler, Drawn};
+use super::compile::{Beside, BuiltTables, Compiler};
 use super::config::{self, Config, Faults, Lint, Loaded, Update};
 use super::data::{self, Data, DataFault, LastGood, Sources};
 use crate::policy::CountrySet;
@@ -34,8 +34,8 @@ pub enum Against<'a> {
         /// Whether a table may be older than it was.
         allow_older: bool,
     },
-    /// What is in use. Where the load would draw the same atlas, it takes this one.
-    InUse(&'a LastGood, &'a Arc<Drawn>),
+    /// What is in use. Where the load would build the same address table, it takes this one.
+    InUse(&'a LastGood, &'a Arc<BuiltTables>),
 }
 
 /// Why a policy does not load.
@@ -94,14 +94,14 @@ pub fn load_against(
     against: Against<'_>,
 ) -> Result<LoadedPolicy, LoadFault> {
     let loaded = config::load(path).map_err(LoadFault::Policy)?;
-    if let Against::InUse(last_good, drawn) = against
-        && drawn.holds(&loaded.config, at)
+    if let Against::InUse(last_good, tables) = against
+        && tables.holds(&loaded.config, at)
     {
         // The tables in use: nothing of them can speak against themselves.
-        regions_known(&loaded, |region| drawn.publishes(region))?;
+        regions_known(&loaded, |region| tables.publishes(region))?;
         let lints = loaded.lints.clone();
-        let (drawn, local) = (Arc::clone(drawn), local_addresses()?);
-        let compiler = Compiler::over(loaded.config, drawn, &loaded.text, local);
+        let (tables, local) = (Arc::clone(tables), local_addresses()?);
+        let compiler = Compiler::over(loaded.config, tables, &loaded.text, local);
         return Ok(LoadedPolicy { compiler, lints, last_good: last_good.clone() });
     }
     let sources = sources(&loaded)?;
@@ -205,8 +205,8 @@ fn compiler(
     beside: Beside,
 ) -> Result<Compiler, LoadFault> {
     let local = local_addresses()?;
-    let drawn = Arc::new(Drawn::new(&loaded.config, sources, at, beside));
-    Ok(Compiler::over(loaded.config, drawn, &loaded.text, local))
+    let tables = Arc::new(BuiltTables::new(&loaded.config, sources, at, beside));
+    Ok(Compiler::over(loaded.config, tables, &loaded.text, local))
 }
 
 /// Without its own addresses the gateway does not know itself.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::capture::candidates;
-use super::compile::{Compiler, Drawn};
+use super::compile::{BuiltTables, Compiler};
 use super::config::{Config, Lint};
 use super::data::LastGood;
 use super::load::{Against, LoadFault, LoadedPolicy, load_against};
@@ -42,7 +42,7 @@ pub struct ReloadJob {
     guarded: Option<Arc<Compiler>>,
     path: Option<PathBuf>,
     last_good: LastGood,
-    drawn: Arc<Drawn>,
+    tables: Arc<BuiltTables>,
 }
 
 /// The policy in force, whose tables are yet to be given their own form: after a reload that changed
@@ -62,7 +62,7 @@ impl PromotionJob {
     /// Builds the tables anew from what is in memory: nothing is read, and nothing can fail.
     #[must_use]
     pub fn build(self, now: Timestamp) -> PromotedTables {
-        let compiler = self.0.hastened().map_or(self.0, Arc::new);
+        let compiler = self.0.promoted().map_or(self.0, Arc::new);
         let current = Arc::new(compiler.policy_at(now));
         let next = compiler.successor(now).map(Arc::new);
         sys::trim_heap();
@@ -94,7 +94,7 @@ impl ReloadJob {
     /// Every fault; whatever is in force stays.
     pub fn build(self, now: Timestamp) -> Result<BuiltPolicy, LoadFault> {
         let loaded =
-            load_against(self.path.as_deref(), now, Against::InUse(&self.last_good, &self.drawn))?;
+            load_against(self.path.as_deref(), now, Against::InUse(&self.last_good, &self.tables))?;
         let before = self.guarded.as_ref();
         let lost = before.map(|old| losses(old.config(), loaded.compiler.config()));
         if let Some(lost) = lost.filter(|lost| !lost.is_empty()) {
@@ -133,7 +133,7 @@ impl BuiltPolicy {
     /// Whether its tables come in a smaller and slower form, and wait to be promoted.
     #[must_use]
     pub fn is_compact(&self) -> bool {
-        self.loaded.compiler.drawn().is_lean()
+        self.loaded.compiler.tables().is_compact()
     }
 }
 
@@ -240,14 +240,14 @@ impl PolicyManager {
             guarded: None,
             path: self.path.clone(),
             last_good: self.last_good.clone(),
-            drawn: Arc::clone(self.compiler.drawn()),
+            tables: Arc::clone(self.compiler.tables()),
         }
     }
 
     /// What there is to build so that the tables in use take their own form; `None` where they have.
     #[must_use]
     pub fn promotion_job(&self) -> Option<PromotionJob> {
-        self.compiler.drawn().is_lean().then(|| PromotionJob(Arc::clone(&self.compiler)))
+        self.compiler.tables().is_compact().then(|| PromotionJob(Arc::clone(&self.compiler)))
     }
 
     /// Publishes the policy in force over the tables in their own form. The caller has taken up no

@@ -200,7 +200,7 @@ impl Answer {
             ech: subject.ech,
             fault: subject.fault(),
             context: DecisionContext::of(&Facts {
-                place: policy.whereabouts(verdict.destination().ip()),
+                place: policy.address_info(verdict.destination().ip()),
                 policy: Some(policy.version()),
                 group: Some(policy.group_name(verdict.group())),
                 rule: verdict.rule().map(|rule| policy.rule_name(rule)),

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How an address stands before any table is asked.
+/// What an address is before any table is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
+pub enum AddressKind {
     /// Globally routed space: the tables are asked.
     Ordinary,
     /// RFC 1918, CGNAT (RFC 6598), link-local, ULA (RFC 4193).
@@ -25,8 +25,8 @@ pub struct Target {
     pub judged: IpAddr,
     /// The IPv6 address around an embedded IPv4 address (NAT64, 6to4, Teredo).
     pub outer: Option<Ipv6Addr>,
-    /// How it stands. An embedded address that is not ordinary is a guard, or the loop it names.
-    pub standing: Standing,
+    /// What it is. An embedded address that is not ordinary is a guard, or the loop it names.
+    pub kind: AddressKind,
 }
 
 /// The address that a client means: an IPv4-mapped IPv6 address (`::ffff:0:0/96`) *is* that IPv4.
@@ -41,18 +41,18 @@ pub const fn canonical(address: IpAddr) -> IpAddr {
 pub fn target(address: IpAddr) -> Target {
     let judged = canonical(address);
     let IpAddr::V6(outer) = judged else {
-        return Target { judged, outer: None, standing: standing(judged) };
+        return Target { judged, outer: None, kind: address_kind(judged) };
     };
     let Some(inner) = embedded(outer) else {
-        return Target { judged, outer: None, standing: standing(judged) };
+        return Target { judged, outer: None, kind: address_kind(judged) };
     };
     let judged = IpAddr::V4(inner);
-    let standing = match standing(judged) {
-        Standing::Ordinary => Standing::Ordinary,
-        Standing::Loop => Standing::Loop,
-        Standing::Private | Standing::Special | Standing::Guard => Standing::Guard,
+    let kind = match address_kind(judged) {
+        AddressKind::Ordinary => AddressKind::Ordinary,
+        AddressKind::Loop => AddressKind::Loop,
+        AddressKind::Private | AddressKind::Special | AddressKind::Guard => AddressKind::Guard,
     };
-    Target { judged, outer: Some(outer), standing }
+    Target { judged, outer: Some(outer), kind }
 }
 
 /// The last bytes of some addresses: whether one is among them at all, without comparing it with each
@@ -103,24 +103,26 @@ const fn embedded(outer: Ipv6Addr) -> Option<Ipv4Addr> {
 /// How a canonical address stands, by itself.
 #[must_use]
 #[inline]
-pub fn standing(address: IpAddr) -> Standing {
+pub fn address_kind(address: IpAddr) -> AddressKind {
     match address {
         IpAddr::V4(v4) => {
             let bits = v4.to_bits();
             if !V4_FIRST[(bits >> 24) as usize] {
-                return Standing::Ordinary;
+                return AddressKind::Ordinary;
             }
-            let holds = |&&(net, len, _): &&(u32, u32, Standing)| (bits ^ net) >> (32 - len) == 0;
-            V4.iter().find(holds).map_or(Standing::Ordinary, |&(_, _, standing)| standing)
+            let holds =
+                |&&(net, len, _): &&(u32, u32, AddressKind)| (bits ^ net) >> (32 - len) == 0;
+            V4.iter().find(holds).map_or(AddressKind::Ordinary, |&(_, _, kind)| kind)
         }
         IpAddr::V6(v6) => {
             let bits = v6.to_bits();
-            let holds = |&&(net, len, _): &&(u128, u32, Standing)| (bits ^ net) >> (128 - len) == 0;
+            let holds =
+                |&&(net, len, _): &&(u128, u32, AddressKind)| (bits ^ net) >> (128 - len) == 0;
             let listed = V6_FIRST[(bits >> 120) as usize];
             match listed.then(|| V6.iter().find(holds)).flatten() {
-                Some(&(_, _, standing)) => standing,
-                None if bits >> 125 == 1 => Standing::Ordinary,
-                None => Standing::Special,
+                Some(&(_, _, kind)) => kind,
+                None if bits >> 125 == 1 => AddressKind::Ordinary,
+                None => AddressKind::Special,
             }
         }
     }
@@ -160,48 +162,48 @@ const V6_FIRST: [bool; 256] = {
 };
 
 /// IPv4: first match counts, so hosts stand before the networks around them.
-const V4: &[(u32, u32, Standing)] = &[
-    (v4([127, 0, 0, 0]), 8, Standing::Loop),
-    (v4([169, 254, 169, 254]), 32, Standing::Guard), // AWS, Azure, GCP, OCI and most others
-    (v4([169, 254, 170, 2]), 32, Standing::Guard),   // AWS ECS task credentials
-    (v4([169, 254, 170, 23]), 32, Standing::Guard),  // AWS EKS pod identity
-    (v4([169, 254, 42, 42]), 32, Standing::Guard),   // Scaleway
-    (v4([100, 100, 100, 200]), 32, Standing::Guard), // Alibaba Cloud
-    (v4([168, 63, 129, 16]), 32, Standing::Guard),   // Azure WireServer
-    (v4([192, 0, 0, 192]), 32, Standing::Guard),     // Oracle Cloud, classic
-    (v4([0, 0, 0, 0]), 8, Standing::Guard),
-    (v4([224, 0, 0, 0]), 3, Standing::Guard), // multicast and 240.0.0.0/4
-    (v4([10, 0, 0, 0]), 8, Standing::Private),
-    (v4([100, 64, 0, 0]), 10, Standing::Private),
-    (v4([169, 254, 0, 0]), 16, Standing::Private),
-    (v4([172, 16, 0, 0]), 12, Standing::Private),
-    (v4([192, 168, 0, 0]), 16, Standing::Private),
-    (v4([192, 0, 0, 0]), 24, Standing::Special), // IETF protocol assignments
-    (v4([192, 0, 2, 0]), 24, Standing::Special), // documentation
-    (v4([192, 31, 196, 0]), 24, Standing::Special), // AS112
-    (v4([192, 52, 193, 0]), 24, Standing::Special), // AMT
-    (v4([192, 88, 99, 0]), 24, Standing::Special), // 6to4 relays
-    (v4([192, 175, 48, 0]), 24, Standing::Special), // AS112
-    (v4([198, 18, 0, 0]), 15, Standing::Special), // benchmarking
-    (v4([198, 51, 100, 0]), 24, Standing::Special), // documentation
-    (v4([203, 0, 113, 0]), 24, Standing::Special), // documentation
+const V4: &[(u32, u32, AddressKind)] = &[
+    (v4([127, 0, 0, 0]), 8, AddressKind::Loop),
+    (v4([169, 254, 169, 254]), 32, AddressKind::Guard), // AWS, Azure, GCP, OCI and most others
+    (v4([169, 254, 170, 2]), 32, AddressKind::Guard),   // AWS ECS task credentials
+    (v4([169, 254, 170, 23]), 32, AddressKind::Guard),  // AWS EKS pod identity
+    (v4([169, 254, 42, 42]), 32, AddressKind::Guard),   // Scaleway
+    (v4([100, 100, 100, 200]), 32, AddressKind::Guard), // Alibaba Cloud
+    (v4([168, 63, 129, 16]), 32, AddressKind::Guard),   // Azure WireServer
+    (v4([192, 0, 0, 192]), 32, AddressKind::Guard),     // Oracle Cloud, classic
+    (v4([0, 0, 0, 0]), 8, AddressKind::Guard),
+    (v4([224, 0, 0, 0]), 3, AddressKind::Guard), // multicast and 240.0.0.0/4
+    (v4([10, 0, 0, 0]), 8, AddressKind::Private),
+    (v4([100, 64, 0, 0]), 10, AddressKind::Private),
+    (v4([169, 254, 0, 0]), 16, AddressKind::Private),
+    (v4([172, 16, 0, 0]), 12, AddressKind::Private),
+    (v4([192, 168, 0, 0]), 16, AddressKind::Private),
+    (v4([192, 0, 0, 0]), 24, AddressKind::Special), // IETF protocol assignments
+    (v4([192, 0, 2, 0]), 24, AddressKind::Special), // documentation
+    (v4([192, 31, 196, 0]), 24, AddressKind::Special), // AS112
+    (v4([192, 52, 193, 0]), 24, AddressKind::Special), // AMT
+    (v4([192, 88, 99, 0]), 24, AddressKind::Special), // 6to4 relays
+    (v4([192, 175, 48, 0]), 24, AddressKind::Special), // AS112
+    (v4([198, 18, 0, 0]), 15, AddressKind::Special), // benchmarking
+    (v4([198, 51, 100, 0]), 24, AddressKind::Special), // documentation
+    (v4([203, 0, 113, 0]), 24, AddressKind::Special), // documentation
 ];
 
-/// IPv6: the same. What lies outside 2000::/3 and is not listed is [`Standing::Special`] too.
-const V6: &[(u128, u32, Standing)] = &[
-    (1, 128, Standing::Loop),
-    (0, 96, Standing::Guard),
-    (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254]), 128, Standing::Guard), // AWS
-    (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23]), 128, Standing::Guard),  // AWS EKS pod identity
-    (v6([0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254]), 128, Standing::Guard), // GCP
-    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8, Standing::Guard),
-    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0]), 7, Standing::Private),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0]), 10, Standing::Private),
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0]), 23, Standing::Special), // IETF protocol assignments
-    (v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0]), 32, Standing::Special), // documentation
-    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0]), 16, Standing::Special), // 6to4, judged on the inner address
-    (v6([0x2620, 0x004f, 0x8000, 0, 0, 0, 0, 0]), 48, Standing::Special), // AS112
-    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0]), 20, Standing::Special), // documentation
+/// IPv6: the same. What lies outside 2000::/3 and is not listed is [`AddressKind::Special`] too.
+const V6: &[(u128, u32, AddressKind)] = &[
+    (1, 128, AddressKind::Loop),
+    (0, 96, AddressKind::Guard),
+    (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254]), 128, AddressKind::Guard), // AWS
+    (v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23]), 128, AddressKind::Guard),  // AWS EKS pod identity
+    (v6([0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254]), 128, AddressKind::Guard), // GCP
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8, AddressKind::Guard),
+    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0]), 7, AddressKind::Private),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0]), 10, AddressKind::Private),
+    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0]), 23, AddressKind::Special), // IETF protocol assignments
+    (v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0]), 32, AddressKind::Special), // documentation
+    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0]), 16, AddressKind::Special), // 6to4, judged on the inner address
+    (v6([0x2620, 0x004f, 0x8000, 0, 0, 0, 0, 0]), 48, AddressKind::Special), // AS112
+    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0]), 20, AddressKind::Special), // documentation
 ];
 
 const fn v4(octets: [u8; 4]) -> u32 {
@@ -213,19 +215,19 @@ const fn v6(segments: [u16; 8]) -> u128 {
     Ipv6Addr::new(a, b, c, d, e, f, g, h).to_bits()
 }
 
-/// The special-purpose prefixes as `(first, last, standing)`, in no order, for the table builder:
+/// The special-purpose prefixes as `(first, last, kind)`, in no order, for the table builder:
 /// no table is asked about them.
-pub fn special_v4() -> impl Iterator<Item = (u32, u32, Standing)> {
-    V4.iter().map(|&(net, len, standing)| (net, net | ones_v4(len), standing))
+pub fn special_v4() -> impl Iterator<Item = (u32, u32, AddressKind)> {
+    V4.iter().map(|&(net, len, kind)| (net, net | ones_v4(len), kind))
 }
 
 /// As [`special_v4`]; of the space outside 2000::/3 the whole is given.
-pub fn special_v6() -> impl Iterator<Item = (u128, u128, Standing)> {
+pub fn special_v6() -> impl Iterator<Item = (u128, u128, AddressKind)> {
     let outside = [
-        (0, v6([0x2000, 0, 0, 0, 0, 0, 0, 0]) - 1, Standing::Special),
-        (v6([0x4000, 0, 0, 0, 0, 0, 0, 0]), u128::MAX, Standing::Special),
+        (0, v6([0x2000, 0, 0, 0, 0, 0, 0, 0]) - 1, AddressKind::Special),
+        (v6([0x4000, 0, 0, 0, 0, 0, 0, 0]), u128::MAX, AddressKind::Special),
     ];
-    let listed = V6.iter().map(|&(net, len, standing)| (net, net | ones_v6(len), standing));
+    let listed = V6.iter().map(|&(net, len, kind)| (net, net | ones_v6(len), kind));
     listed.chain(outside)
 }
 
@@ -247,13 +249,13 @@ const fn ones_v6(len: u32) -> u128 {
 mod tests {
     use super::*;
 
-    fn stands(text: &str) -> Standing {
-        target(text.parse().unwrap()).standing
+    fn stands(text: &str) -> AddressKind {
+        target(text.parse().unwrap()).kind
     }
 
     #[test]
     fn every_class_is_told_at_its_edges() {
-        use Standing::{Guard, Loop, Ordinary, Private, Special};
+        use AddressKind::{Guard, Loop, Ordinary, Private, Special};
         for (text, expected) in [
             ("0.255.255.255", Guard),
             ("1.0.0.0", Ordinary),
@@ -289,14 +291,14 @@ mod tests {
             ("64:ff9b:1::a00:1", Special),
         ] {
             let Ok(address) = text.parse() else { continue };
-            assert_eq!(target(address).standing, expected, "{text}");
+            assert_eq!(target(address).kind, expected, "{text}");
         }
     }
 
     #[test]
     fn a_mapped_address_is_the_ipv4_address() {
-        assert_eq!(stands("::ffff:10.0.0.1"), Standing::Private);
-        assert_eq!(stands("::ffff:127.0.0.1"), Standing::Loop);
+        assert_eq!(stands("::ffff:10.0.0.1"), AddressKind::Private);
+        assert_eq!(stands("::ffff:127.0.0.1"), AddressKind::Loop);
         let mapped = target("::ffff:192.0.43.8".parse().unwrap());
         assert_eq!((mapped.judged, mapped.outer), ("192.0.43.8".parse().unwrap(), None));
     }
@@ -308,8 +310,8 @@ mod tests {
         assert!(nat64.outer.is_some());
         assert_eq!(target("2002:808:808::1".parse().unwrap()).judged, nat64.judged);
         assert_eq!(target("2001:0:1:2::f7f7:f7f7".parse().unwrap()).judged, nat64.judged);
-        assert_eq!(stands("64:ff9b::a00:1"), Standing::Guard);
-        assert_eq!(stands("2002:c612:1::1"), Standing::Guard);
-        assert_eq!(stands("2001:0:a00:1::80f6:f6f6"), Standing::Loop);
+        assert_eq!(stands("64:ff9b::a00:1"), AddressKind::Guard);
+        assert_eq!(stands("2002:c612:1::1"), AddressKind::Guard);
+        assert_eq!(stands("2001:0:a00:1::80f6:f6f6"), AddressKind::Loop);
     }
 }

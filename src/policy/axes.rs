@@ -1,9 +1,9 @@
 //! The axes of a judgement: every cause that holds is weighed, the strictest action decides
 //! (docs/policy.md §3, step 3).
 
-use super::atlas::Location;
+use super::address_table::Location;
 use super::blueprint::Causes;
-use super::{Action, CountrySet, Reason, Standing};
+use super::{Action, AddressKind, CountrySet, Reason};
 
 /// What a group permits, and what each cause leads to. Groups with equal settings share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,7 +16,7 @@ pub(super) struct Profile {
 /// What the axes look at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
-    pub(super) standing: Standing,
+    pub(super) kind: AddressKind,
     pub(super) location: &'a Location,
     /// Homes of every operator that it may be.
     pub(super) homes: CountrySet,
@@ -35,7 +35,7 @@ pub(super) fn weigh(
 ) -> (Action, Reason) {
     let Profile { permit, permit_law, on } = profile;
     let location = facts.location;
-    if facts.standing == Standing::Private && !location.placed {
+    if facts.kind == AddressKind::Private && !location.placed {
         heard(Reason::Private, on.private);
         return (on.private, Reason::Private);
     }
@@ -129,9 +129,9 @@ mod tests {
                 placed,
                 ..Location::default()
             };
-            let standing = if private { Standing::Private } else { Standing::Ordinary };
+            let kind = if private { AddressKind::Private } else { AddressKind::Ordinary };
             let facts =
-                Facts { standing, location: &location, homes: set(&[home]), operator_known, stale };
+                Facts { kind, location: &location, homes: set(&[home]), operator_known, stale };
             let alone = weigh(&profile, &facts, |_, _| ());
             let with = |code| {
                 weigh(&profile, &Facts { homes: facts.homes | set(&[code]), ..facts }, |_, _| ())

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Atlas, Binding, CountrySet, Ech, HostList, Mode, Transport};
+use super::{Action, AddressTable, Binding, CountrySet, Ech, HostList, Mode, Transport};
 use crate::identify::{HostName, Protocol};
 
 /// Everything that one compiled policy is made of.
@@ -17,8 +17,8 @@ pub struct Blueprint {
     /// First instant, ms since 1970 UTC, at which the blueprint is no longer what the file says.
     pub valid_until_ms: i64,
     /// The facts by address. Its `to_sets` are those of the `rules` that have a `to`.
-    pub atlas: Arc<Atlas>,
-    /// For each of the atlas's sources, whether it is older than the file allows.
+    pub address_table: Arc<AddressTable>,
+    /// For each of the address table's sources, whether it is older than the file allows.
     pub stale: Vec<bool>,
     /// Addresses that are the gateway itself, on every port.
     pub own: Vec<IpAddr>,
@@ -28,7 +28,7 @@ pub struct Blueprint {
     pub groups: Vec<GroupSpec>,
     /// In file order; a rule that holds no more, or not yet, keeps its position.
     pub rules: Vec<RuleSpec>,
-    /// Hosts of `[[operator]]`: pattern, and index into the atlas's operators.
+    /// Hosts of `[[operator]]`: pattern, and index into the address table's operators.
     pub host_operators: Vec<(HostName, bool, u32)>,
     /// What a name adds, whatever address it has: a suffix, which stands for itself and for every
     /// name below it, and the homes of whoever answers to it.
@@ -93,7 +93,7 @@ pub struct RuleSpec {
     pub active: bool,
     pub from: Option<Vec<FromSpec>>,
     pub host: Option<HostList>,
-    /// The rule has a `to`; which addresses that is, say the atlas's `to_sets`.
+    /// The rule has a `to`; which addresses that is, say the address table's `to_sets`.
     pub to: bool,
     pub location: Option<CountrySet>,
     pub law: Option<CountrySet>,

@@ -4,17 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::address::{LastBytes, canonical};
-use super::atlas::{Atlas, Class, Location, Operator, leads};
+use super::address_table::{AddressTable, Class, Location, Operator, leads};
 use super::axes::{Facts, Profile, weigh};
 use super::blueprint::{Blueprint, FromSpec, GroupSpec, RuleSpec};
+use super::flatten::{AddressBits, flatten_prefixes};
 use super::host_list::HostList;
 use super::ip_table::{IpTable, Memory};
 use super::name_table::NameTable;
-use super::nest::{AddressBits, nest};
 use super::rule_set::{Bits, RuleSetsBuilder, SetId};
 use super::{
-    Action, ClassRules, ClientClass, CountrySet, GroupState, NameLaw, NameRules, OperatorRules,
-    Policy, Reason, RuleState, Standing, Transport,
+    Action, AddressKind, ClassRules, ClientClass, CountrySet, GroupState, NameLaw, NameRules,
+    OperatorRules, Policy, Reason, RuleState, Transport,
 };
 use crate::identify::{HostName, Protocol};
 
@@ -47,7 +47,7 @@ impl Policy {
     /// Compiles a blueprint.
     #[must_use]
     pub fn build(blueprint: Blueprint) -> Self {
-        let Blueprint { groups, rules, atlas, stale, .. } = &blueprint;
+        let Blueprint { groups, rules, address_table, stale, .. } = &blueprint;
         let mut build = Build { rules, sets: RuleSetsBuilder::new(rules.len()) };
         let (clients, client_classes) = build.clients(groups);
         let Ports { classes: port_classes, sets: ports, samples: port_samples } = build.ports();
@@ -67,9 +67,9 @@ impl Policy {
         let every_carrier = [Transport::Tcp, Transport::Udp].map(|transport| {
             build.set(|rule| carriers_of(transport).iter().all(|&p| carries(rule, transport, p)))
         });
-        let (classes, operators) = build.classes(atlas);
+        let (classes, operators) = build.classes(address_table);
         let (profiles, group_states) = profiles(groups);
-        let axes = axes(atlas, &profiles, stale);
+        let axes = axes(address_table, &profiles, stale);
         let everything = build.set(|_| true);
         let block_rules = build.set(|rule| rule.action == Action::Block);
         let addressless = build
@@ -126,7 +126,7 @@ impl Policy {
             own_ports,
             version: blueprint.version,
             valid_until_ms: blueprint.valid_until_ms,
-            atlas: blueprint.atlas,
+            address_table: blueprint.address_table,
             binding: blueprint.binding,
             ech: blueprint.ech,
             contact: blueprint.contact,
@@ -238,7 +238,7 @@ impl Build<'_> {
         known: &mut HashMap<ClientClass, u32>,
     ) -> Vec<(A, u32)> {
         let mut ranges = Vec::new();
-        for (start, marks) in nest(prefixes) {
+        for (start, marks) in flatten_prefixes(prefixes) {
             let class = self.client_class(&marks, by_group);
             let index = *known.entry(class).or_insert_with(|| {
                 classes.push(class);
@@ -355,22 +355,35 @@ impl Build<'_> {
     }
 
     /// Class of addresses -> sets.
-    fn classes(&mut self, atlas: &Atlas) -> (Box<[ClassRules]>, Box<[OperatorRules]>) {
+    fn classes(
+        &mut self,
+        address_table: &AddressTable,
+    ) -> (Box<[ClassRules]>, Box<[OperatorRules]>) {
         let everything = self.bits(|_| true);
         let blocks = self.bits(|rule| rule.action == Action::Block);
         let opens_special = self.bits(|rule| rule.action == Action::Block || rule.to);
-        let places: Vec<_> =
-            atlas.locations().iter().map(|at| self.location_bits(atlas, at)).collect();
-        let place_laws: Vec<_> =
-            atlas.locations().iter().map(|at| self.law_bits(at.is_known(), at.codes)).collect();
-        let operators: Vec<_> = atlas.operators().iter().map(|op| self.operator_bits(op)).collect();
-        let home_laws: Vec<_> =
-            atlas.operators().iter().map(|op| self.law_bits(op.is_known(), op.homes)).collect();
+        let places: Vec<_> = address_table
+            .locations()
+            .iter()
+            .map(|at| self.location_bits(address_table, at))
+            .collect();
+        let place_laws: Vec<_> = address_table
+            .locations()
+            .iter()
+            .map(|at| self.law_bits(at.is_known(), at.codes))
+            .collect();
+        let operators: Vec<_> =
+            address_table.operators().iter().map(|op| self.operator_bits(op)).collect();
+        let home_laws: Vec<_> = address_table
+            .operators()
+            .iter()
+            .map(|op| self.law_bits(op.is_known(), op.homes))
+            .collect();
         let nobody = self.set(|_| false);
         let rules = self.rules.iter().enumerate();
         let with_to: Vec<usize> = rules.filter(|(_, rule)| rule.to).map(|(at, _)| at).collect();
         let to_sets: Vec<_> =
-            atlas.to_sets().iter().map(|set| self.listed_set(set, &with_to)).collect();
+            address_table.to_sets().iter().map(|set| self.listed_set(set, &with_to)).collect();
         // Most AS numbers are in no rule: they share one set, and so do the classes that differ in
         // nothing else, of which a full AS table makes a hundred thousand.
         let listed: HashSet<u32> =
@@ -382,16 +395,18 @@ impl Build<'_> {
         let at =
             |list: &[Bits], index: u32| list.get(index as usize).unwrap_or(&everything).clone();
         let mut known: HashMap<Class, ClassRules> = HashMap::new();
-        let mut classes = Vec::with_capacity(atlas.classes().len());
-        for class in atlas.classes() {
+        let mut classes = Vec::with_capacity(address_table.classes().len());
+        for class in address_table.classes() {
             let asn = if listed.contains(&class.asn) { class.asn } else { 0 };
             let alike = Class { asn, ..*class };
             let rules = *known.entry(alike).or_insert_with(|| {
                 let mut geo =
                     at(&places, class.location).and(asns.get(&class.asn).unwrap_or(&unlisted));
-                let placed =
-                    atlas.locations().get(class.location as usize).is_some_and(|at| at.placed);
-                if class.standing != Standing::Ordinary && !placed {
+                let placed = address_table
+                    .locations()
+                    .get(class.location as usize)
+                    .is_some_and(|at| at.placed);
+                if class.kind != AddressKind::Ordinary && !placed {
                     geo = geo.and(&opens_special);
                 }
                 let (a, b) = (at(&place_laws, class.location), at(&home_laws, class.operator));
@@ -413,11 +428,11 @@ impl Build<'_> {
         (classes.into(), operators.collect())
     }
 
-    fn location_bits(&self, atlas: &Atlas, at: &Location) -> Bits {
+    fn location_bits(&self, address_table: &AddressTable, at: &Location) -> Bits {
         let regions: Vec<&str> = at
             .regions
             .iter()
-            .filter_map(|&index| atlas.regions().get(index as usize))
+            .filter_map(|&index| address_table.regions().get(index as usize))
             .map(String::as_str)
             .collect();
         self.bits(|rule| {
@@ -574,11 +589,15 @@ fn profiles(groups: &[GroupSpec]) -> (Vec<Profile>, Box<[GroupState]>) {
 }
 
 /// The outcome of the axes for each profile and class, profile by profile.
-fn axes(atlas: &Atlas, profiles: &[Profile], stale: &[bool]) -> Box<[(Action, Reason)]> {
-    let mut outcomes = Vec::with_capacity(profiles.len() * atlas.classes().len());
+fn axes(
+    address_table: &AddressTable,
+    profiles: &[Profile],
+    stale: &[bool],
+) -> Box<[(Action, Reason)]> {
+    let mut outcomes = Vec::with_capacity(profiles.len() * address_table.classes().len());
     for profile in profiles {
-        for class in atlas.classes() {
-            let outcome = class_facts(atlas, class, stale)
+        for class in address_table.classes() {
+            let outcome = class_facts(address_table, class, stale)
                 .map_or((Action::Block, Reason::Unknown), |facts| {
                     weigh(profile, &facts, |_, _| ())
                 });
@@ -590,15 +609,15 @@ fn axes(atlas: &Atlas, profiles: &[Profile], stale: &[bool]) -> Box<[(Action, Re
 
 /// What the axes look at for a class by itself, without a name.
 pub(super) fn class_facts<'a>(
-    atlas: &'a Atlas,
+    address_table: &'a AddressTable,
     class: &Class,
     stale: &[bool],
 ) -> Option<Facts<'a>> {
-    let location = atlas.locations().get(class.location as usize)?;
-    let operator = atlas.operators().get(class.operator as usize)?;
+    let location = address_table.locations().get(class.location as usize)?;
+    let operator = address_table.operators().get(class.operator as usize)?;
     let too_old = |source: u32| stale.get(source as usize).copied().unwrap_or(false);
     Some(Facts {
-        standing: class.standing,
+        kind: class.kind,
         location,
         homes: operator.homes,
         operator_known: operator.is_known(),

@@ -8,8 +8,8 @@ use super::axes::{law_may_turn, weigh};
 use super::compile::{carrier, carriers_of, class_facts};
 use super::rule_set::{self, Named, SetId, Term};
 use super::{
-    Action, Binding, Claim, ClientClass, CountrySet, Ech, GroupId, GroupState, Mode, NameEntry,
-    NameLaw, NameRules, NameTable, Policy, Question, Reason, RuleId, Standing, Verdict,
+    Action, AddressKind, Binding, Claim, ClientClass, CountrySet, Ech, GroupId, GroupState, Mode,
+    NameEntry, NameLaw, NameRules, NameTable, Policy, Question, Reason, RuleId, Verdict,
 };
 use crate::identify::{HostName, Protocol};
 
@@ -22,7 +22,7 @@ pub enum Step {
     Group(GroupId, Mode),
     /// `[names] ech` takes the name away, or refuses.
     Ech(Ech),
-    /// The name is of an `[[operator]]` (index into the atlas), and whether it is bound.
+    /// The name is of an `[[operator]]` (index into the address table), and whether it is bound.
     HostOperator(u32, bool),
     /// The name adds a law, whatever address it has.
     NameLaw(CountrySet),
@@ -249,16 +249,16 @@ impl Policy {
     #[inline(always)]
     pub(super) fn guard(&self, target: &Target, port: u16) -> Option<Reason> {
         #[cfg(test)]
-        if self.opens_loopback && target.standing == Standing::Loop {
+        if self.opens_loopback && target.kind == AddressKind::Loop {
             return None;
         }
-        if target.standing == Standing::Loop
+        if target.kind == AddressKind::Loop
             || ((target.outer.is_some() || self.own_ends.holds(target.judged))
                 && self.is_itself(target, port))
         {
             return Some(Reason::Loop);
         }
-        (target.standing == Standing::Guard).then_some(Reason::Guard)
+        (target.kind == AddressKind::Guard).then_some(Reason::Guard)
     }
 
     #[inline(never)]
@@ -275,7 +275,7 @@ impl Policy {
         let nobody = ClientClass { group: 0, from: self.nothing };
         Subject {
             client: self.client_classes.get(class as usize).copied().unwrap_or(nobody),
-            class: self.atlas.class_of(target.judged),
+            class: self.address_table.class_of(target.judged),
             target,
             port: question.destination.port(),
             name: self.unknown_name(),
@@ -505,13 +505,13 @@ impl Policy {
         let NameEntry { operator: by_name, law: name_law, .. } = subject.name;
         let to = match subject.target.outer {
             Some(outer) => {
-                let outer = self.classes.get(self.atlas.class_of(outer.into()))?;
+                let outer = self.classes.get(self.address_table.class_of(outer.into()))?;
                 Term::Fold([class.to, outer.to, self.toless, self.toless], self.everything)
             }
             None => Term::Named(to),
         };
         let operator_sets = |index: u32| self.operators.get(index as usize);
-        let own = operator_sets(self.atlas.classes().get(subject.class)?.operator)?;
+        let own = operator_sets(self.address_table.classes().get(subject.class)?.operator)?;
         let named = match by_name {
             Some(index) => operator_sets(index)?,
             None => own,
@@ -540,7 +540,7 @@ impl Policy {
     /// What the axes come to for a class of addresses by itself.
     #[inline(always)]
     fn class_axes(&self, profile: u32, class: usize) -> (Action, Reason) {
-        let at = profile as usize * self.atlas.classes().len() + class;
+        let at = profile as usize * self.address_table.classes().len() + class;
         self.axes.get(at).copied().unwrap_or(UNKNOWN)
     }
 
@@ -549,12 +549,13 @@ impl Policy {
     fn axes_weighed(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
         let profile = self.group(subject.client).profile as usize;
         let NameEntry { operator: named, law: name_law, .. } = subject.name;
-        let facts = self.atlas.classes().get(subject.class);
-        let facts = facts.and_then(|class| class_facts(&self.atlas, class, &self.stale));
+        let facts = self.address_table.classes().get(subject.class);
+        let facts = facts.and_then(|class| class_facts(&self.address_table, class, &self.stale));
         let (Some(profile), Some(mut facts)) = (self.profiles.get(profile), facts) else {
             return UNKNOWN;
         };
-        if let Some(operator) = named.and_then(|at| self.atlas.operators().get(at as usize)) {
+        if let Some(operator) = named.and_then(|at| self.address_table.operators().get(at as usize))
+        {
             if subject.bound {
                 facts.homes = operator.homes;
                 facts.operator_known = true;

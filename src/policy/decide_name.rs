@@ -172,7 +172,7 @@ impl Policy {
         law: Option<u32>,
     ) -> Option<Reason> {
         let homes = match operator {
-            Some(operator) => self.atlas.operators().get(operator as usize)?.homes,
+            Some(operator) => self.address_table.operators().get(operator as usize)?.homes,
             None => self.law(law?)?.homes,
         };
         let profile = self.profiles.get(group.profile as usize)?;

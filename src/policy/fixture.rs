@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Action, Atlas, AtlasParts, Binding, Blueprint, Causes, Class, Country, CountrySet, Ech,
-    GroupSpec, HostListBuilder, Location, Memory, Mode, Operator, Policy, RuleSpec, Standing,
+    Action, AddressKind, AddressTable, AddressTableParts, Binding, Blueprint, Causes, Class,
+    Country, CountrySet, Ech, GroupSpec, HostListBuilder, Location, Memory, Mode, Operator, Policy,
+    RuleSpec,
 };
 use crate::identify::HostName;
 
@@ -160,7 +161,7 @@ impl Fixture {
         let rest = (IpAddr::from([0, 0, 0, 0]), self.elsewhere, 0);
         let listed: Vec<_> = std::iter::once(rest).chain(self.addresses).collect();
         let classes = (0..).zip(&listed).map(|(location, &(_, _, operator))| Class {
-            standing: Standing::Ordinary,
+            kind: AddressKind::Ordinary,
             location,
             operator,
             asn: 0,
@@ -171,7 +172,7 @@ impl Fixture {
             dissent: if at == At::Disputed { countries("us") } else { CountrySet::EMPTY },
             ..Location::default()
         });
-        let parts = AtlasParts {
+        let parts = AddressTableParts {
             classes: classes.collect(),
             locations: locations.collect(),
             operators: self.operators,
@@ -185,12 +186,12 @@ impl Fixture {
                 IpAddr::V4(_) => None,
                 IpAddr::V6(ip) => Some((ip.to_bits(), ip.to_bits().checked_add(1))),
             }),
-            ..AtlasParts::default()
+            ..AddressTableParts::default()
         };
         let mut policy = Policy::build(Blueprint {
             version: "0123456789ab".to_owned(),
             valid_until_ms: self.valid_until_ms,
-            atlas: Arc::new(Atlas::build(parts)),
+            address_table: Arc::new(AddressTable::build(parts)),
             stale: Vec::new(),
             own: self.own,
             own_ports: self.own_ports,

@@ -9,7 +9,7 @@
 //! and touches neither heap nor clock.
 
 mod address;
-mod atlas;
+mod address_table;
 mod axes;
 mod blueprint;
 mod compile;
@@ -18,12 +18,12 @@ mod decide;
 mod decide_name;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod flatten;
 mod host_list;
 mod huge_pages;
 mod ip_table;
 mod live;
 mod name_table;
-mod nest;
 mod outlook;
 pub mod probe;
 mod rule_set;
@@ -37,16 +37,18 @@ use std::time::Duration;
 
 use crate::identify::HostName;
 
-pub use address::{Standing, Target, canonical, special_v4, special_v6, standing, target};
-pub use atlas::{Atlas, AtlasParts, Class, Location, Operator, SourceNote, leads};
+pub use address::{AddressKind, Target, address_kind, canonical, special_v4, special_v6, target};
+pub use address_table::{
+    AddressTable, AddressTableParts, Class, Location, Operator, SourceNote, leads,
+};
 pub use blueprint::{Blueprint, Causes, FromSpec, GroupSpec, RuleSpec};
 pub use country::{Country, CountrySet};
 pub use decide::{Step, Trace};
+pub use flatten::{AddressBits, flatten_prefixes};
 pub use host_list::{HostList, HostListBuilder, HostRef};
 pub use ip_table::{IpTable, Memory};
 pub use live::{Lapsed, Live};
 pub use name_table::NameTable;
-pub use nest::{AddressBits, nest};
 pub use outlook::Outlook;
 pub use shortcut::{
     Clients, Datapath, INTERVALS_MAX, Interval, KernelVerdict, PORT_CLASSES_MAX, Place, PortClass,
@@ -77,11 +79,11 @@ pub struct Policy {
     /// Of both.
     own_ends: LastBytes,
 
-    atlas: Arc<Atlas>,
+    address_table: Arc<AddressTable>,
     stale: Box<[bool]>,
-    /// For each class of the atlas.
+    /// For each class of the address table.
     classes: Box<[ClassRules]>,
-    /// For each operator of the atlas.
+    /// For each operator of the address table.
     operators: Box<[OperatorRules]>,
 
     clients: IpTable,
@@ -193,7 +195,7 @@ impl RuleState {
 struct NameRules {
     /// Rules whose `host` holds for the name.
     rules: SetId,
-    /// The `[[operator]]` that the name belongs to, as an index into the atlas.
+    /// The `[[operator]]` that the name belongs to, as an index into the address table.
     operator: Option<u32>,
 }
 
@@ -202,7 +204,7 @@ struct NameRules {
 struct NameEntry {
     /// Rules whose `host` holds for the name.
     rules: SetId,
-    /// The `[[operator]]` that the name belongs to, as an index into the atlas.
+    /// The `[[operator]]` that the name belongs to, as an index into the address table.
     operator: Option<u32>,
     /// What law the name adds, as an index into [`Policy::name_laws`].
     law: Option<u32>,
@@ -218,7 +220,7 @@ struct NameLaw {
 
 /// What is known of one address, for records, answers and `explain`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Whereabouts<'a> {
+pub struct AddressInfo<'a> {
     /// Every country that the address may be in; empty where unknown or anycast.
     pub codes: CountrySet,
     /// Announced from many places.
@@ -244,20 +246,25 @@ impl Policy {
 
     /// What is known of an address, without regard to any name.
     #[must_use]
-    pub fn whereabouts(&self, address: IpAddr) -> Whereabouts<'_> {
-        let atlas = &self.atlas;
-        let class = atlas.classes().get(atlas.class_of(target(address).judged));
-        let location = class.and_then(|class| atlas.locations().get(class.location as usize));
-        let operator = class.and_then(|class| atlas.operators().get(class.operator as usize));
-        let source =
-            location.and_then(|at| at.source).and_then(|at| atlas.sources().get(at as usize));
+    pub fn address_info(&self, address: IpAddr) -> AddressInfo<'_> {
+        let address_table = &self.address_table;
+        let class = address_table.classes().get(address_table.class_of(target(address).judged));
+        let location =
+            class.and_then(|class| address_table.locations().get(class.location as usize));
+        let operator =
+            class.and_then(|class| address_table.operators().get(class.operator as usize));
+        let source = location
+            .and_then(|at| at.source)
+            .and_then(|at| address_table.sources().get(at as usize));
         let region = location.and_then(|at| at.regions.first().copied());
         let codes = location.map_or(CountrySet::EMPTY, |location| location.codes);
-        Whereabouts {
+        AddressInfo {
             codes,
             anycast: location.is_some_and(|location| location.anycast),
             source: source.map(|source| source.name.as_str()),
-            region: region.and_then(|at| atlas.regions().get(at as usize)).map(String::as_str),
+            region: region
+                .and_then(|at| address_table.regions().get(at as usize))
+                .map(String::as_str),
             operator: operator.map(|operator| operator.id.as_str()).filter(|id| !id.is_empty()),
             asn: class.map(|class| class.asn).filter(|&asn| asn != 0),
             law: codes | operator.map_or(CountrySet::EMPTY, |operator| operator.homes),
@@ -272,8 +279,8 @@ impl Policy {
 
     /// The facts by address.
     #[must_use]
-    pub fn atlas(&self) -> &Atlas {
-        &self.atlas
+    pub fn address_table(&self) -> &AddressTable {
+        &self.address_table
     }
 
     /// The name of a rule.
@@ -334,7 +341,7 @@ impl Policy {
     /// Bytes held by tables and sets, the address table included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.atlas.table_bytes()
+        self.address_table.table_bytes()
             + self.sets.bytes()
             + self.clients.bytes()
             + self.names.bytes()

@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use super::address::{canonical, target};
-use super::nest::AddressBits;
+use super::flatten::AddressBits;
 use super::{
-    Action, Claim, Country, Location, Mode, Policy, Question, Reason, Standing, Transport,
+    Action, AddressKind, Claim, Country, Location, Mode, Policy, Question, Reason, Transport,
 };
 use crate::identify::Protocol;
 
@@ -211,13 +211,13 @@ impl Policy {
     ) -> Datapath {
         let ip = destination.ip();
         let seen = target(ip);
-        if self.is_own(ip) || seen.standing == Standing::Loop {
+        if self.is_own(ip) || seen.kind == AddressKind::Loop {
             return Datapath::Gateway(SlowPathReason::Own);
         }
         if canonical(ip) != ip || seen.outer.is_some() {
             return Datapath::Gateway(SlowPathReason::Embedded);
         }
-        if seen.standing == Standing::Guard {
+        if seen.kind == AddressKind::Guard {
             return Datapath::Gateway(SlowPathReason::Guard);
         }
         let Clients(Some(clients)) = clients else {
@@ -269,7 +269,7 @@ impl Policy {
     }
 
     /// All that the kernel may judge by itself; without `refuses`, what it may forward. Needs an
-    /// atlas that kept its ranges.
+    /// address table that kept its ranges.
     ///
     /// # Errors
     /// [`TooMuch`] where the kernel would have to hold more than it should.
@@ -306,8 +306,8 @@ impl Policy {
         }
         let (kept_v4, kept_v6) = self.kept_out();
         let cut = |(fates, plane): (Vec<Option<KernelVerdict>>, PortClass)| PortClass {
-            v4: intervals(self.atlas.v4_ranges(), &fates, &kept_v4),
-            v6: intervals(self.atlas.v6_ranges(), &fates, &kept_v6),
+            v4: intervals(self.address_table.v4_ranges(), &fates, &kept_v4),
+            v6: intervals(self.address_table.v6_ranges(), &fates, &kept_v6),
             ..plane
         };
         let shortcut = Shortcut {
@@ -334,17 +334,17 @@ impl Policy {
             let Datapath::Kernel(action, reason) = self.path(at, transport, clients) else {
                 return None;
             };
-            let location = self.atlas.locations().get(class.location as usize);
+            let location = self.address_table.locations().get(class.location as usize);
             let place = (action == Action::Allow).then(|| Place::of(location));
             Some(KernelVerdict { action, reason, place })
         };
-        samples.iter().zip(self.atlas.classes()).map(fate).collect()
+        samples.iter().zip(self.address_table.classes()).map(fate).collect()
     }
 
     /// An address of each class that stands for all of it; `None` where there is none that is
     /// neither the gateway's own nor one that carries another.
     fn samples(&self) -> Vec<Option<IpAddr>> {
-        let mut samples = vec![None; self.atlas.classes().len()];
+        let mut samples = vec![None; self.address_table.classes().len()];
         let plain =
             |ip: &IpAddr| canonical(*ip) == *ip && target(*ip).outer.is_none() && !self.is_own(*ip);
         let mut look = |class: u32, addresses: &mut dyn Iterator<Item = IpAddr>| {
@@ -352,10 +352,10 @@ impl Policy {
                 *slot = addresses.take(LOOKED_AT).find(plain);
             }
         };
-        for (first, last, class) in pieces(self.atlas.v4_ranges()) {
+        for (first, last, class) in pieces(self.address_table.v4_ranges()) {
             look(class, &mut (first..=last).map(|bits| Ipv4Addr::from_bits(bits).into()));
         }
-        for (first, last, class) in pieces(self.atlas.v6_ranges()) {
+        for (first, last, class) in pieces(self.address_table.v6_ranges()) {
             look(class, &mut (first..=last).map(|bits| Ipv6Addr::from_bits(bits).into()));
         }
         samples

@@ -11,7 +11,8 @@ use std::ops::{RangeInclusive, Sub};
 use super::address::{canonical, target};
 use super::compile::carriers_of;
 use super::{
-    Action, Claim, ClassRules, CountrySet, HostRef, Policy, Question, Reason, Standing, Transport,
+    Action, AddressKind, Claim, ClassRules, CountrySet, HostRef, Policy, Question, Reason,
+    Transport,
 };
 use crate::identify::HostName;
 
@@ -88,7 +89,7 @@ type Pair = (u32, u32);
 /// What tells the answers of one policy apart between addresses.
 #[derive(PartialEq, Eq, Hash)]
 struct Kind {
-    standing: Standing,
+    kind: AddressKind,
     rules: Option<ClassRules>,
     axes: Vec<(Action, Reason)>,
     /// Where names have operators, all that is known of the address counts as well.
@@ -97,7 +98,7 @@ struct Kind {
 
 /// Compares two policies. `clients` has the edges of the prefixes that either names
 /// ([`Policy::clients`]), `hosts` every pattern of the rules and operators of both. Both policies need
-/// an atlas that kept its ranges.
+/// an address table that kept its ranges.
 #[must_use]
 pub fn widening<'a>(
     old: &Policy,
@@ -106,7 +107,7 @@ pub fn widening<'a>(
     hosts: impl IntoIterator<Item = HostRef<'a>>,
 ) -> Widening {
     let inexact = |why| Widening { inexact: Some(why), ..Widening::default() };
-    if [old, new].iter().any(|policy| policy.atlas.v4_ranges().is_empty()) {
+    if [old, new].iter().any(|policy| policy.address_table.v4_ranges().is_empty()) {
         return inexact("the address ranges of one of the policies were not kept");
     }
     let stretches = stretches(old, new);
@@ -239,8 +240,10 @@ impl Found<'_> {
         ports: &[RangeInclusive<u16>],
     ) {
         for pair in pairs {
-            let Some(class) = self.new.atlas.classes().get(pair.1 as usize) else { continue };
-            let location = self.new.atlas.locations().get(class.location as usize);
+            let Some(class) = self.new.address_table.classes().get(pair.1 as usize) else {
+                continue;
+            };
+            let location = self.new.address_table.locations().get(class.location as usize);
             let codes = location.map_or(CountrySet::EMPTY, |location| location.codes);
             let anycast = location.is_some_and(|location| location.anycast);
             let key = Key {
@@ -252,7 +255,7 @@ impl Found<'_> {
                 group: group.clone(),
                 rule: rule.clone(),
             };
-            let operator = self.new.atlas.operators().get(class.operator as usize);
+            let operator = self.new.address_table.operators().get(class.operator as usize);
             let (row, counted) = self.rows.entry(key).or_insert_with(|| {
                 let row = Widened {
                     group: group.clone(),
@@ -293,11 +296,13 @@ fn stretches(old: &Policy, new: &Policy) -> BTreeMap<Pair, Stretch> {
         let seen = target(*ip);
         canonical(*ip) == *ip
             && seen.outer.is_none()
-            && !matches!(seen.standing, Standing::Guard | Standing::Loop)
+            && !matches!(seen.kind, AddressKind::Guard | AddressKind::Loop)
             && !old.is_own(*ip)
             && !new.is_own(*ip)
     };
-    for (first, last, pair) in overlaps(old.atlas.v4_ranges(), new.atlas.v4_ranges(), u32::MAX) {
+    for (first, last, pair) in
+        overlaps(old.address_table.v4_ranges(), new.address_table.v4_ranges(), u32::MAX)
+    {
         let stretch = found.entry(pair).or_default();
         stretch.v4 += u64::from(last - first) + 1;
         if stretch.sample.is_none() {
@@ -305,7 +310,9 @@ fn stretches(old: &Policy, new: &Policy) -> BTreeMap<Pair, Stretch> {
             stretch.sample = addresses.by_ref().take(LOOKED_AT).find(plain);
         }
     }
-    for (first, last, pair) in overlaps(old.atlas.v6_ranges(), new.atlas.v6_ranges(), u128::MAX) {
+    for (first, last, pair) in
+        overlaps(old.address_table.v6_ranges(), new.address_table.v6_ranges(), u128::MAX)
+    {
         let stretch = found.entry(pair).or_default();
         let networks = u64::try_from((last >> 64) - (first >> 64)).unwrap_or(u64::MAX);
         stretch.v6_networks = stretch.v6_networks.saturating_add(networks).saturating_add(1);
@@ -345,12 +352,12 @@ fn overlaps<A: Copy + Ord + From<u8> + Sub<Output = A>>(
 }
 
 fn kind(policy: &Policy, class: u32) -> Kind {
-    let classes = policy.atlas.classes();
+    let classes = policy.address_table.classes();
     let at = class as usize;
     let axes = (0..policy.profiles.len())
         .filter_map(|profile| policy.axes.get(profile * classes.len() + at).copied());
     Kind {
-        standing: classes.get(at).map_or(Standing::Guard, |class| class.standing),
+        kind: classes.get(at).map_or(AddressKind::Guard, |class| class.kind),
         rules: policy.classes.get(at).copied(),
         axes: axes.collect(),
         class: (!policy.host_operators.is_empty()).then_some(class),

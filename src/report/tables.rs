@@ -232,7 +232,7 @@ const fn preset(preset: Preset) -> &'static str {
 }
 
 fn waiver(waiver: &Used) -> Value {
-    let (state, days) = standing(waiver.state);
+    let (state, days) = waiver_state(waiver.state);
     json!({
         "rule": waiver.rule, "owner": text(&waiver.owner), "reason": text(&waiver.reason),
         "basis": text(&waiver.basis), "until": text(&waiver.until), "state": state, "days_left": days,
@@ -241,7 +241,7 @@ fn waiver(waiver: &Used) -> Value {
     })
 }
 
-const fn standing(state: State) -> (&'static str, Option<u64>) {
+const fn waiver_state(state: State) -> (&'static str, Option<u64>) {
     match state {
         State::Days(days) => ("running", Some(days)),
         State::Ended => ("ended", None),
@@ -300,7 +300,7 @@ pub fn csv(report: &Report) -> String {
         Preset::Waivers => {
             let names = ["waiver", "owner", "reason", "basis", "until", "state", "days_left"];
             let lines = used(report).into_iter().map(|waiver| {
-                let (state, days) = standing(waiver.state);
+                let (state, days) = waiver_state(waiver.state);
                 let days = days.map(|days| days.to_string()).unwrap_or_default();
                 let until = waiver.end(Texts::of(Language::En));
                 let mut line = vec![

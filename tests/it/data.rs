@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use schengate::control::config::{Data, Source};
 use schengate::control::data::{
-    CountryTable, Facts, ProviderRow, ProviderTable, RegionPlace, Whereabouts, embedded_asn,
+    CountryTable, Facts, Located, ProviderRow, ProviderTable, RegionPlace, embedded_asn,
     embedded_country, embedded_dissent, embedded_providers, embedded_registrant, list, load,
     load_asn, load_country, load_provider,
 };
@@ -93,9 +93,9 @@ fn maxminds_test_files_answer_as_a_direct_lookup_does() {
             let record: serde_json::Value = found.decode().unwrap().unwrap();
             let code = record["country"]["iso_code"].as_str().unwrap_or_default();
             let wanted = if record["traits"]["is_anycast"] == true {
-                Some(Whereabouts::Anycast)
+                Some(Located::Anycast)
             } else {
-                Country::from_code(code).map(Whereabouts::Country)
+                Country::from_code(code).map(Located::Country)
             };
             let net: IpNet = found.network().unwrap().to_string().parse().unwrap();
             for address in [net.network(), net.broadcast()] {
@@ -135,9 +135,9 @@ fn the_known_records_of_maxminds_test_files_are_read_as_places() {
     let Some(folder) = shared("data/maxmind-test/test-data") else { return };
     let table = load_country(&folder.join("GeoIP2-Country-Test.mmdb")).unwrap();
     let at = |address: &str| table.ranges.lookup(address.parse().unwrap());
-    let country = |code| Country::from_code(code).map(Whereabouts::Country);
+    let country = |code| Country::from_code(code).map(Located::Country);
     assert_eq!(at("2.125.160.217"), country("GB"), "registered in FR");
-    assert_eq!(at("214.1.1.9"), Some(Whereabouts::Anycast));
+    assert_eq!(at("214.1.1.9"), Some(Located::Anycast));
     assert_eq!(at("2a02:d500::1"), None, "a continent is not a country");
     let enterprise = load_country(&folder.join("GeoIP2-Enterprise-Test.mmdb")).unwrap();
     let registered_only = enterprise.ranges.lookup("5.83.124.1".parse().unwrap());
@@ -283,9 +283,9 @@ fn the_embedded_tables_agree_with_an_independent_lookup() {
             // Here such an address is the IPv4 address; the file takes it as it stands.
             continue;
         }
-        let code = |found: Option<Whereabouts>| match found {
-            Some(Whereabouts::Country(country)) => country.code(),
-            Some(Whereabouts::Anycast) => "ZZ",
+        let code = |found: Option<Located>| match found {
+            Some(Located::Country(country)) => country.code(),
+            Some(Located::Anycast) => "ZZ",
             None => "",
         };
         let expected = |code: &str| Country::from_code(code).map_or("", Country::code);
@@ -361,7 +361,7 @@ fn each_sample_of_a_published_form_loads() {
     assert_eq!(table.info.as_of.unwrap().to_string(), "2026-09-24T00:00:00Z");
     assert_eq!((table.ranges.v4.len(), table.ranges.v6.len(), table.info.rows), (2, 1, 9));
     let at = |address: &str| table.ranges.lookup(address.parse().unwrap());
-    assert_eq!(at("198.51.100.191"), Country::from_code("DE").map(Whereabouts::Country));
+    assert_eq!(at("198.51.100.191"), Country::from_code("DE").map(Located::Country));
     assert_eq!(at("198.51.100.192"), None);
     let text = fs::read_to_string(&sample).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -440,9 +440,9 @@ fn maxminds_csv_needs_its_locations_beside_it() {
     write(dir.path(), "GeoLite2-Country-Locations-en.csv", locations);
     let table = load_country(&path).unwrap();
     let at = |address: &str| table.ranges.lookup(address.parse().unwrap());
-    assert_eq!(at("192.0.2.1"), Country::from_code("FR").map(Whereabouts::Country));
+    assert_eq!(at("192.0.2.1"), Country::from_code("FR").map(Located::Country));
     assert_eq!(at("192.0.2.129"), None, "where it is registered is not a place");
-    assert_eq!(at("198.51.100.1"), Some(Whereabouts::Anycast));
+    assert_eq!(at("198.51.100.1"), Some(Located::Anycast));
     write(dir.path(), "GeoLite2-Country-Locations-en.csv", &locations.replace("3017382", "1"));
     assert!(load_country(&path).is_err());
 }
@@ -561,19 +561,19 @@ fn reach() -> Reach {
     let compiler =
         schengate::control::compile::Compiler::new(config, sources, text, Vec::new(), now);
     let policy = compiler.policy_at(now);
-    let atlas = policy.atlas();
+    let address_table = policy.address_table();
     let registrants = embedded_registrant().unwrap().ranges.v4;
-    let ranges = atlas.v4_ranges();
+    let ranges = address_table.v4_ranges();
     let mut reach = Reach::default();
     let mut ahead = registrants.iter().peekable();
     for (at, &(first, class)) in ranges.iter().enumerate() {
         let last = ranges.get(at + 1).map_or(u32::MAX, |next| next.0 - 1);
-        let class = &atlas.classes()[class as usize];
-        let location = &atlas.locations()[class.location as usize];
+        let class = &address_table.classes()[class as usize];
+        let location = &address_table.locations()[class.location as usize];
         if !location.is_known() || !location.codes.is_subset(eea) {
             continue;
         }
-        let operator = &atlas.operators()[class.operator as usize];
+        let operator = &address_table.operators()[class.operator as usize];
         let space = u64::from(last - first) + 1;
         reach.space += space;
         reach.unknown += if operator.is_named() { 0 } else { space };
@@ -582,7 +582,7 @@ fn reach() -> Reach {
         while ahead.next_if(|registrant| registrant.1 < first).is_some() {}
         for &(from, to, said) in ahead.clone().take_while(|registrant| registrant.0 <= last) {
             let shared = u64::from(to.min(last) - from.max(first)) + 1;
-            let Whereabouts::Country(country) = said else { continue };
+            let Located::Country(country) = said else { continue };
             let country = schengate::policy::CountrySet::from_iter([country]);
             if !operator.is_named() {
                 reach.unknown_registrant -= shared;

@@ -193,9 +193,9 @@ fn answers(policy: &Policy) -> Vec<String> {
     let mut answers = vec![
         format!("version {}", policy.version()),
         format!("until {}", policy.valid_until_ms()),
-        format!("{} ranges kept", policy.atlas().v4_ranges().len()),
-        format!("{} bytes", policy.atlas().table_bytes()),
-        format!("{:?}", policy.atlas().sources()),
+        format!("{} ranges kept", policy.address_table().v4_ranges().len()),
+        format!("{} bytes", policy.address_table().table_bytes()),
+        format!("{:?}", policy.address_table().sources()),
     ];
     for address in ADDRESSES {
         let address: IpAddr = address.parse().unwrap();
@@ -212,12 +212,12 @@ fn answers(policy: &Policy) -> Vec<String> {
             let rule = verdict.rule().map(|rule| policy.rule_name(rule));
             format!("{:?} {:?} {rule:?}", verdict.action(), verdict.reason())
         };
-        answers.push(format!("{address} {:?}", policy.whereabouts(address)));
+        answers.push(format!("{address} {:?}", policy.address_info(address)));
         answers.push(format!("{address} {:?}", claims.map(told)));
-        let atlas = policy.atlas();
-        let class = atlas.classes()[atlas.class_of(address)];
-        answers.push(format!("{:?}", atlas.locations()[class.location as usize].dissent));
-        answers.push(format!("{:?}", atlas.operators()[class.operator as usize]));
+        let address_table = policy.address_table();
+        let class = address_table.classes()[address_table.class_of(address)];
+        answers.push(format!("{:?}", address_table.locations()[class.location as usize].dissent));
+        answers.push(format!("{:?}", address_table.operators()[class.operator as usize]));
     }
     answers
 }
@@ -368,7 +368,7 @@ fn the_form_of_the_table_is_taken_up() {
     let row = |n: u32| format!("{0},{0},FR\n", IpAddr::from(((90 << 24) + n * 2).to_be_bytes()));
     world.write("b.csv", &(0..20_000).map(row).collect::<String>());
     let mut manager = start(&world);
-    let bytes = |manager: &PolicyManager| manager.current().atlas().table_bytes();
+    let bytes = |manager: &PolicyManager| manager.current().address_table().table_bytes();
     assert!(bytes(&manager) < 16 << 20);
     world.change("p.toml", "'compact'", "'fast'");
     // Beside the old table the new one comes lean: but for its size it answers the same.
@@ -414,7 +414,7 @@ fn what_changes_nothing_by_address_keeps_the_atlas() {
         let before = manager.current().clone();
         change(&world);
         let built = manager.job().build(now()).unwrap();
-        assert!(std::ptr::eq(built.policy().atlas(), before.atlas()), "{what}");
+        assert!(std::ptr::eq(built.policy().address_table(), before.address_table()), "{what}");
         manager.install(built, now());
         assert_eq!(Ok(both(manager.compiler())), fresh(&world.policy()), "{what}");
     }
@@ -422,7 +422,10 @@ fn what_changes_nothing_by_address_keeps_the_atlas() {
     let manager = start(&world);
     world.slip("b.csv", "FR", "DE");
     let built = manager.job().build(now()).unwrap();
-    assert!(!std::ptr::eq(built.policy().atlas(), manager.current().atlas()), "a table");
+    assert!(
+        !std::ptr::eq(built.policy().address_table(), manager.current().address_table()),
+        "a table"
+    );
 }
 
 /// A region that only a table knows is asked of the tables in use.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use jiff::Timestamp;
 use schengate::control::compile::Compiler;
-use schengate::control::data::{Whereabouts, embedded_country};
+use schengate::control::data::{Located, embedded_country};
 use schengate::control::{config, data};
 use schengate::identify::{HostName, Protocol};
 use schengate::policy::{
@@ -34,7 +34,7 @@ fn question(name: &HostName) -> Question<'_> {
 
 /// Ranges as starts, a 0 where a gap begins.
 fn starts<A: Copy + PartialEq>(
-    ranges: &[(A, A, Whereabouts)],
+    ranges: &[(A, A, Located)],
     next: impl Fn(A) -> Option<A>,
 ) -> Vec<(A, u32)> {
     let mut starts: Vec<(A, u32)> = Vec::new();
@@ -46,11 +46,11 @@ fn starts<A: Copy + PartialEq>(
     starts
 }
 
-fn number(said: Option<Whereabouts>) -> u32 {
+fn number(said: Option<Located>) -> u32 {
     match said {
         None => 0,
-        Some(Whereabouts::Anycast) => 1,
-        Some(Whereabouts::Country(country)) => country.index() as u32 + 2,
+        Some(Located::Anycast) => 1,
+        Some(Located::Country(country)) => country.index() as u32 + 2,
     }
 }
 

@@ -60,7 +60,7 @@ fn a_newer_list_replaces_the_embedded_rows_of_its_provider() {
     // The embedded row says the same by now, and is named where it is alone.
     let alone = folder(r#"["embedded"]"#);
     assert_eq!(location(alone.path(), "184.76.0.1").1, "embedded:cloud");
-    // Standing behind it, the list is not heard.
+    // AddressKind behind it, the list is not heard.
     let behind = folder(r#"["embedded", "aws.json"]"#);
     assert_eq!(location(behind.path(), "184.76.0.1"), location(alone.path(), "184.76.0.1"));
 }

@@ -118,7 +118,7 @@ fn agree(one: &[usize], other: &[usize]) -> Result<(), TestCaseError> {
     {
         let (client, ip): (IpAddr, IpAddr) =
             (client.parse().unwrap(), destination.parse().unwrap());
-        let place = new.whereabouts(ip);
+        let place = new.address_info(ip);
         for port in PORTS {
             for (transport, protocol) in [
                 (Transport::Tcp, Protocol::Tls),

@@ -229,7 +229,7 @@ impl Share {
     }
 
     fn count(&mut self, size: f64, published: &Published, gate: &Gate, address: IpAddr) {
-        let said = gate.policy.whereabouts(address);
+        let said = gate.policy.address_info(address);
         let codes: HashSet<Country> = said.codes.iter().collect();
         let agree = if published.everywhere {
             said.anycast && codes.is_empty()
@@ -334,7 +334,7 @@ impl Gate {
         [4, 6].map(|family| {
             let mut share = Share::new(family);
             self.walk(family, &nets, |size, _, address| {
-                let said = self.policy.whereabouts(address);
+                let said = self.policy.address_info(address);
                 if said.region.is_some() && !said.anycast {
                     share.all += size;
                     share.placed += size;

@@ -108,7 +108,7 @@ pub fn open_guard() -> Result<(), CaptureFault> {
 /// and the forwarding that was switched on for it.
 fn end_shortcut() -> Result<(), CaptureFault> {
     let chains = checked("nft", &words("list chains"), None)?;
-    if shortcut::standing(&chains).is_none() {
+    if shortcut::installed(&chains).is_none() {
         return Ok(());
     }
     switch_forwarding("0")?;

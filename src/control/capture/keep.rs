@@ -40,7 +40,7 @@ const CROWD: Duration = Duration::from_millis(50);
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// A part of the capture, and what is said of it: empty where it is gone.
-type Standing = BTreeMap<&'static str, String>;
+type CurrentState = BTreeMap<&'static str, String>;
 
 /// Parts of the capture, by name.
 type Parts = BTreeSet<&'static str>;
@@ -93,7 +93,7 @@ impl Keep {
             stop_forwarding()?;
         }
         self.capture.up()?;
-        let mut wanted = self.standing();
+        let mut wanted = self.current_state();
         // Where these stand, there is nothing to say of them.
         for part in ["routing", "fence", FORWARDING] {
             wanted.entry(part).and_modify(String::clear);
@@ -108,7 +108,7 @@ impl Keep {
                 thread::sleep(CROWD);
             }
             news.forget();
-            let found = self.standing();
+            let found = self.current_state();
             let hindered = self.hindered();
             if hindered != before {
                 tell_of_hindrances(&hindered, &before);
@@ -185,14 +185,14 @@ impl Keep {
     }
 
     /// Puts back what is gone; whether all is well again.
-    fn restore(&self, wanted: &Standing, found: &Standing, unsure: &mut Parts) -> bool {
+    fn restore(&self, wanted: &CurrentState, found: &CurrentState, unsure: &mut Parts) -> bool {
         let is_lost = |(part, is): &(&&'static str, &String)| found.get(**part) != Some(*is);
         let lost: Vec<&'static str> =
             wanted.iter().filter(is_lost).map(|(part, _)| *part).collect();
         let parts = lost.join(", ");
         let mended = if lost.contains(&FORWARDING) { stop_forwarding() } else { Ok(()) };
         let fault = match mended.and_then(|()| self.capture.up()) {
-            Ok(()) if self.standing() != *wanted => {
+            Ok(()) if self.current_state() != *wanted => {
                 let still: Vec<&str> = found.values().map(String::as_str).collect();
                 let still = still.into_iter().find(|text| text.contains("routing rule"));
                 let why = still.unwrap_or("somebody takes it away again");
@@ -239,27 +239,27 @@ impl Keep {
     }
 
     /// What stands now.
-    fn standing(&self) -> Standing {
+    fn current_state(&self) -> CurrentState {
         // No answer is a loss as well: what cannot be seen is set again.
         let shown = |program: &str, line: &str| checked(program, &words(line), None);
-        let mut standing = Standing::new();
+        let mut current = CurrentState::new();
         let table = shown("nft", "-s -t list table inet schengate");
-        standing.insert("rules", table.unwrap_or_default());
+        current.insert("rules", table.unwrap_or_default());
         let faults = self.capture.routed().map(routing::way_fault);
-        standing.insert("routing", said(faults));
+        current.insert("routing", said(faults));
         if self.capture.form != Form::Gateway {
-            return standing;
+            return current;
         }
         let guard = shown("nft", "-s -t list table inet schengate_guard");
-        standing.insert("guard", guard.unwrap_or_default());
+        current.insert("guard", guard.unwrap_or_default());
         let fence = |family| routing::fence_fault(family, self.capture.shortcut.is_some());
-        standing.insert("fence", said(families().map(fence)));
+        current.insert("fence", said(families().map(fence)));
         if self.forbids_forwarding() {
             let forwarding = forwarding_interfaces();
             let names = forwarding.map_or_else(|why| why.to_string(), |names| names.join(" "));
-            standing.insert(FORWARDING, names);
+            current.insert(FORWARDING, names);
         }
-        standing
+        current
     }
 }
 

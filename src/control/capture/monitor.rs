@@ -124,7 +124,7 @@ impl Watch {
                 info!("the kernel judges nothing: `schengate capture up` has set no short cut");
                 0
             }
-            State::Standing(intervals) => {
+            State::Installed(intervals) => {
                 info!(intervals, "the kernel judges by address");
                 *intervals
             }

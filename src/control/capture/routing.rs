@@ -166,15 +166,15 @@ fn taken(is_v6: bool) -> io::Result<Option<String>> {
 /// there less than before.
 fn settle(is_v6: bool, wanted: &[RoutingRule], others: &[RoutingRule]) -> io::Result<()> {
     let is_ours = |rule: &RoutingRule| wanted.iter().chain(others).any(|own| rule.is_like(own));
-    let mut standing = sys::routing_rules(is_v6)?;
-    standing.retain(is_ours);
-    if standing == wanted {
+    let mut installed = sys::routing_rules(is_v6)?;
+    installed.retain(is_ours);
+    if installed == wanted {
         return Ok(());
     }
     for rule in wanted {
         sys::add_routing_rule(is_v6, rule)?;
     }
-    for rule in &standing {
+    for rule in &installed {
         sys::delete_routing_rule(is_v6, rule)?;
     }
     Ok(())

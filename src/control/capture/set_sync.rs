@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::fault::CaptureFault;
 use super::program::{checked, nft, words};
-use super::shortcut::{self, Standing};
+use super::shortcut::{self, InstalledChains};
 use crate::control::config::{Config, From, Shortcut as Setting};
 use crate::policy::{Policy, TooMuch};
 
@@ -81,7 +81,7 @@ pub enum State {
     /// `capture up` has set no frame for it, so that nothing is judged by the kernel.
     NoFrame,
     /// The kernel judges by as many intervals.
-    Standing(usize),
+    Installed(usize),
     /// The policy is not for the kernel, or the kernel did not take it: nothing is judged there.
     Without(String),
 }
@@ -106,17 +106,17 @@ impl KernelSetSync {
     /// would have the kernel judge by the old.
     pub fn install(&self, desired: DesiredState) -> Result<State, CaptureFault> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = match (&inner.desired, desired.setting) {
+        let installed = match (&inner.desired, desired.setting) {
             // An earlier run may have left sets. Who may not look has left none.
-            (None, Setting::Off) => standing().unwrap_or(None),
+            (None, Setting::Off) => installed().unwrap_or(None),
             (Some(DesiredState { setting: Setting::Off, .. }), Setting::Off) => {
                 // Nothing changes but the policy, and the tables of the last one go with it.
                 inner.desired = Some(desired);
                 return Ok(State::Off);
             }
-            _ => standing()?,
+            _ => installed()?,
         };
-        let state = inner.load(&desired, standing.as_ref())?;
+        let state = inner.load(&desired, installed.as_ref())?;
         inner.desired = Some(desired);
         Ok(state)
     }
@@ -150,13 +150,13 @@ impl KernelSetSync {
         else {
             return Ok(State::Off);
         };
-        let Some(standing) = standing()? else { return Ok(State::NoFrame) };
+        let Some(installed) = installed()? else { return Ok(State::NoFrame) };
         if let Some((edition, intervals)) = &inner.loaded
-            && standing.edition.as_ref() == Some(edition)
+            && installed.edition.as_ref() == Some(edition)
         {
-            return Ok(State::Standing(*intervals));
+            return Ok(State::Installed(*intervals));
         }
-        inner.load(&desired, Some(&standing))
+        inner.load(&desired, Some(&installed))
     }
 
     /// Has the kernel judge nothing any more: the gateway stops, and nobody would tell it of a
@@ -171,8 +171,8 @@ impl KernelSetSync {
         if desired.is_none_or(|desired| desired.setting == Setting::Off) {
             return Ok(());
         }
-        match standing()? {
-            Some(standing) => nft(&shortcut::nothing(&standing, true)),
+        match installed()? {
+            Some(installed) => nft(&shortcut::nothing(&installed, true)),
             None => Ok(()),
         }
     }
@@ -182,13 +182,13 @@ impl Inner {
     fn load(
         &mut self,
         desired: &DesiredState,
-        standing: Option<&Standing>,
+        installed: Option<&InstalledChains>,
     ) -> Result<State, CaptureFault> {
-        let Some(standing) = standing else {
+        let Some(installed) = installed else {
             self.loaded = None;
             return Ok(if desired.setting == Setting::Off { State::Off } else { State::NoFrame });
         };
-        let clear = || nft(&shortcut::nothing(standing, false));
+        let clear = || nft(&shortcut::nothing(installed, false));
         self.loaded = None;
         if desired.setting == Setting::Off {
             clear()?;
@@ -202,14 +202,14 @@ impl Inner {
             }
         };
         let next = desired.edition();
-        let program = shortcut::program(&shortcut, desired.setting, standing, &next);
+        let program = shortcut::program(&shortcut, desired.setting, installed, &next);
         let fill = || shortcut::fill(&shortcut, program.half).map_err(CaptureFault::Intervals);
         let done = nft(&program.before).and_then(|()| fill()).and_then(|()| nft(&program.swap));
         match done {
             Ok(()) => {
                 let intervals = shortcut.intervals();
                 self.loaded = Some((next, intervals));
-                Ok(State::Standing(intervals))
+                Ok(State::Installed(intervals))
             }
             Err(fault) => {
                 clear()?;
@@ -219,8 +219,8 @@ impl Inner {
     }
 }
 
-fn standing() -> Result<Option<Standing>, CaptureFault> {
-    Ok(shortcut::standing(&checked("nft", &words("list chains"), None)?))
+fn installed() -> Result<Option<InstalledChains>, CaptureFault> {
+    Ok(shortcut::installed(&checked("nft", &words("list chains"), None)?))
 }
 
 #[cfg(test)]

@@ -149,10 +149,10 @@ pub(super) struct Program {
 pub(super) fn program(
     shortcut: &Shortcut,
     setting: Setting,
-    standing: &Standing,
+    installed: &InstalledChains,
     next: &str,
 ) -> Program {
-    let half = standing.half.map_or(Half::A, Half::other);
+    let half = installed.half.map_or(Half::A, Half::other);
     // Counters stand before the maps whose elements name them, or nft 1.0.6 finds none.
     let mut before = String::new();
     for name in counters(shortcut) {
@@ -164,7 +164,7 @@ pub(super) fn program(
         let shape = format!("{{ type {kind} : counter; flags interval; }}");
         before += &format!("add map inet {TABLE} {name} {shape}\n");
     }
-    let mut swap = no_rules(standing);
+    let mut swap = no_rules(installed);
     let mut judge = Vec::new();
     let mut answer = Vec::new();
     if shortcut.valid_until_ms != i64::MAX {
@@ -199,8 +199,8 @@ pub(super) fn program(
 
 /// No sets: every new connection passes the gateway. What the kernel carries is held back where
 /// `hold` says so, to go on under the next sets.
-pub(super) fn nothing(standing: &Standing, hold: bool) -> String {
-    let mut text = no_rules(standing);
+pub(super) fn nothing(installed: &InstalledChains, hold: bool) -> String {
+    let mut text = no_rules(installed);
     if hold {
         let held = format!("ct mark & {CARRIED_MASK:#x} == {CARRIED:#x}");
         text += &format!("add rule inet {TABLE} judge {held} drop\n");
@@ -209,7 +209,7 @@ pub(super) fn nothing(standing: &Standing, hold: bool) -> String {
 }
 
 /// Chains, made where they are not there, and emptied.
-fn no_rules(standing: &Standing) -> String {
+fn no_rules(installed: &InstalledChains) -> String {
     let mut text = String::new();
     for name in ["judge", "answer"] {
         text += &format!("flush chain inet {TABLE} {name}\n");
@@ -220,7 +220,7 @@ fn no_rules(standing: &Standing) -> String {
             text += &format!("flush chain inet {TABLE} {name}_{at}\n");
         }
     }
-    for chain in &standing.chains {
+    for chain in &installed.chains {
         text += &format!("delete chain inet {TABLE} {chain}\n");
     }
     text
@@ -371,7 +371,7 @@ pub fn counted(name: &str) -> Option<Counted<'_>> {
 
 /// What `nft list chains` shows of the short cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct InstalledChains {
     /// The edition of the sets; `None` where nothing is judged.
     pub(super) edition: Option<String>,
     /// The maps that the rules look into.
@@ -381,21 +381,21 @@ pub(super) struct Standing {
 }
 
 /// Reads `nft list chains`; `None` where there is no frame.
-pub(super) fn standing(chains: &str) -> Option<Standing> {
+pub(super) fn installed(chains: &str) -> Option<InstalledChains> {
     let head = format!("table inet {TABLE} {{");
     let own = chains.split("\n}").find(|table| table.trim_start().starts_with(&head))?;
     let names = own.lines().filter_map(|line| line.trim().strip_prefix("chain "));
     let names = names.filter_map(|line| line.split(' ').next());
-    let mut standing = Standing::default();
+    let mut installed = InstalledChains::default();
     for name in names {
         let Some(edition) = name.strip_prefix(EDITION) else { continue };
-        standing.chains.push(name.to_owned());
+        installed.chains.push(name.to_owned());
         let of = |half: &Half| edition.strip_prefix(half.letter())?.strip_prefix('_');
         if let Some((half, edition)) =
             Half::ALL.iter().find_map(|half| Some((*half, of(half)?.to_owned())))
         {
-            (standing.half, standing.edition) = (Some(half), Some(edition));
+            (installed.half, installed.edition) = (Some(half), Some(edition));
         }
     }
-    Some(standing)
+    Some(installed)
 }

@@ -4,23 +4,21 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::plan::Plan;
-use crate::control::data::{
-    Facts, ProviderRow, RegionPlace, Sources, Whereabouts, provider_operator,
-};
-use crate::policy::{Country, CountrySet, Location, Operator, SourceNote, Standing};
+use super::table_inputs::TableInputs;
+use crate::control::data::{Facts, Located, ProviderRow, RegionPlace, Sources, provider_operator};
+use crate::policy::{AddressKind, Country, CountrySet, Location, Operator, SourceNote};
 
 /// What each layer says of a class of addresses; an index into the layer's own list.
 #[derive(Debug)]
 pub(super) struct Statements<'a> {
-    pub(super) standing: Standing,
+    pub(super) kind: AddressKind,
     pub(super) place: Option<usize>,
     /// Rows of the longest provider prefix, as `(table, row)`.
     pub(super) provider: &'a [(usize, usize)],
     /// The facts know the address as one that answers from many places.
     pub(super) anycast: bool,
     /// What each country table says, in their order.
-    pub(super) countries: &'a [Option<Whereabouts>],
+    pub(super) countries: &'a [Option<Located>],
     pub(super) asn: u32,
     /// `[[operator]]` of the most specific prefix.
     pub(super) operator: Option<usize>,
@@ -30,7 +28,7 @@ pub(super) struct Statements<'a> {
 
 /// Everything that statements are read against.
 pub(super) struct Locator<'a> {
-    plan: &'a Plan,
+    inputs: &'a TableInputs,
     sources: &'a Sources,
     regions: HashMap<(&'a str, &'a str), RegionPlace>,
     by_asn: HashMap<u32, usize>,
@@ -44,9 +42,9 @@ pub(super) struct Locator<'a> {
 }
 
 impl<'a> Locator<'a> {
-    pub(super) fn new(plan: &'a Plan, sources: &'a Sources) -> Self {
+    pub(super) fn new(inputs: &'a TableInputs, sources: &'a Sources) -> Self {
         let facts = Facts::built_in();
-        let by_asn = plan.operators.iter().enumerate();
+        let by_asn = inputs.operators.iter().enumerate();
         let by_asn =
             by_asn.flat_map(|(index, entry)| entry.asn.iter().map(move |&asn| (asn, index)));
         let region = |fact: &'a crate::control::data::RegionFact| {
@@ -58,7 +56,7 @@ impl<'a> Locator<'a> {
             by_name.entry(fact.name.as_str()).or_insert(fact);
         }
         Self {
-            plan,
+            inputs,
             sources,
             regions: facts.regions.iter().map(region).collect(),
             by_asn: by_asn.collect(),
@@ -116,13 +114,13 @@ impl<'a> Locator<'a> {
         if let Some(place) = said.place {
             location.placed = true;
             location.source = Some(0);
-            let countries = self.plan.places.get(place).map(|site| site.countries);
+            let countries = self.inputs.places.get(place).map(|site| site.countries);
             location.anycast = countries == Some(None);
             location.codes = countries.flatten().unwrap_or_default();
             location.unknown = !location.anycast && location.codes.is_empty();
             return location;
         }
-        if said.standing != Standing::Ordinary {
+        if said.kind != AddressKind::Ordinary {
             location.unknown = true;
             return location;
         }
@@ -160,11 +158,11 @@ impl<'a> Locator<'a> {
         };
         location.source = Some(self.country_source(table));
         match first {
-            Whereabouts::Country(country) => location.codes.insert(country),
-            Whereabouts::Anycast => location.anycast = true,
+            Located::Country(country) => location.codes.insert(country),
+            Located::Anycast => location.anycast = true,
         }
         for (table, other) in answers {
-            if let Whereabouts::Country(country) = other
+            if let Located::Country(country) = other
                 && !location.codes.contains(country)
             {
                 location.dissent.insert(country);
@@ -184,7 +182,7 @@ impl<'a> Locator<'a> {
         };
         match place {
             Some(RegionPlace::Country(country)) => location.codes.insert(country),
-            Some(RegionPlace::Union) => location.codes |= self.plan.union,
+            Some(RegionPlace::Union) => location.codes |= self.inputs.union,
             Some(RegionPlace::Anycast) => location.anycast = true,
             Some(RegionPlace::Several | RegionPlace::Unsourced) | None => {
                 location.unknown = true;
@@ -220,7 +218,7 @@ impl<'a> Locator<'a> {
         if let Some(entry) = said.operator {
             return Some(OperatorChoice::Entry(entry));
         }
-        if said.standing != Standing::Ordinary {
+        if said.kind != AddressKind::Ordinary {
             return None;
         }
         if let Some(&entry) = self.by_asn.get(&said.asn) {
@@ -261,7 +259,7 @@ fn row(sources: &Sources, (table, row): (usize, usize)) -> Option<&ProviderRow> 
 
 /// An operator: one of the file's, or a built-in one.
 pub(super) enum OperatorChoice {
-    /// Index into [`Plan::operators`].
+    /// Index into [`TableInputs::operators`].
     Entry(usize),
     BuiltIn(Operator),
 }

@@ -1,14 +1,14 @@
 //! `Config` + tables -> `Policy`, for an instant.
 //!
-//! The facts by address (`chart`) do not depend on the time, are made once a load, and outlive a
-//! reload that changes nothing of what they are made from ([`Drawn`]); what the policy makes of them
-//! (zones, rules in force, modes) is compiled for an instant and is good until the next one at which
+//! The facts by address (`segments`) do not depend on the time, are made once a load, and outlive a
+//! reload that changes nothing of what they are made from ([`BuiltTables`]); what the policy makes of
+//! them (zones, rules in force, modes) is compiled for an instant and is good until the next one at which
 //! any of it changes.
 
-mod chart;
-mod drawn;
+mod built_tables;
 mod locate;
-mod plan;
+mod segments;
+mod table_inputs;
 mod voices;
 
 use std::collections::BTreeSet;
@@ -20,10 +20,10 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-pub use self::drawn::{Beside, Drawn};
+pub use self::built_tables::{Beside, BuiltTables};
 use crate::control::config::{Config, From, Group, ListenMode, PlaceLocation, Rule, ZoneList};
 use crate::control::data::{Facts, SourceInfo, Sources};
-use crate::policy::{Atlas, Blueprint, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
+use crate::policy::{AddressTable, Blueprint, FromSpec, GroupSpec, Mode, Policy, RuleSpec};
 
 /// `max_age` of a provider's file where the policy says none. Measured on lists of AWS: after 92 days
 /// 99.8 % of its IPv4 and 98.2 % of its IPv6 space are still told right, and from 181 days on 0.66 %
@@ -34,7 +34,7 @@ pub const PROVIDERS_MAX_AGE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
 #[derive(Debug)]
 pub struct Compiler {
     config: Config,
-    drawn: Arc<Drawn>,
+    tables: Arc<BuiltTables>,
     version: String,
     local: Vec<IpAddr>,
 }
@@ -51,25 +51,26 @@ impl Compiler {
         local: Vec<IpAddr>,
         at: Timestamp,
     ) -> Self {
-        let drawn = Arc::new(Drawn::new(&config, sources, at, Beside::Nothing));
-        Self::over(config, drawn, text, local)
+        let tables = Arc::new(BuiltTables::new(&config, sources, at, Beside::Nothing));
+        Self::over(config, tables, text, local)
     }
 
-    /// As [`Compiler::new`], over an atlas that holds for `config`.
+    /// As [`Compiler::new`], over an address table that holds for `config`.
     #[must_use]
-    pub fn over(config: Config, drawn: Arc<Drawn>, text: &str, local: Vec<IpAddr>) -> Self {
+    pub fn over(config: Config, tables: Arc<BuiltTables>, text: &str, local: Vec<IpAddr>) -> Self {
         let services = config.services.iter().filter(|info| info.origin.is_some());
-        let version = version(text, drawn.infos().iter().chain(services));
-        Self { config, drawn, version, local }
+        let version = version(text, tables.infos().iter().chain(services));
+        Self { config, tables, version, local }
     }
 
-    /// The same with a [hastened](Drawn::hastened) atlas; `None` where it is what it is to be.
+    /// The same with a [promoted](BuiltTables::promoted) address table; `None` where it is what it is
+    /// to be.
     #[must_use]
-    pub fn hastened(&self) -> Option<Self> {
-        let drawn = Arc::new(self.drawn.hastened()?);
+    pub fn promoted(&self) -> Option<Self> {
+        let tables = Arc::new(self.tables.promoted()?);
         let (config, version, local) =
             (self.config.clone(), self.version.clone(), self.local.clone());
-        Some(Self { config, drawn, version, local })
+        Some(Self { config, tables, version, local })
     }
 
     /// The same on a machine that has these addresses, in any order; `None` where it has no others.
@@ -80,13 +81,13 @@ impl Compiler {
             return None;
         }
         let (config, version) = (self.config.clone(), self.version.clone());
-        Some(Self { config, drawn: Arc::clone(&self.drawn), version, local: local.to_vec() })
+        Some(Self { config, tables: Arc::clone(&self.tables), version, local: local.to_vec() })
     }
 
-    /// The atlas, with what it was drawn from.
+    /// The address table, with what it was built from.
     #[must_use]
-    pub const fn drawn(&self) -> &Arc<Drawn> {
-        &self.drawn
+    pub const fn tables(&self) -> &Arc<BuiltTables> {
+        &self.tables
     }
 
     /// The configuration.
@@ -98,21 +99,21 @@ impl Compiler {
     /// Where each table came from.
     #[must_use]
     pub fn infos(&self) -> &[SourceInfo] {
-        self.drawn.infos()
+        self.tables.infos()
     }
 
     /// Age from which the table of this name is `stale`: `[data] max_age`, and where that is not
     /// written, [`PROVIDERS_MAX_AGE`] for a file of `[data] providers`.
     #[must_use]
     pub fn max_age(&self, name: &str) -> Option<Duration> {
-        let provider = || self.drawn.is_provider_file(name).then_some(PROVIDERS_MAX_AGE);
+        let provider = || self.tables.is_provider_file(name).then_some(PROVIDERS_MAX_AGE);
         self.config.data.max_age.or_else(provider)
     }
 
     /// The policy as it is in force at `at`.
     #[must_use]
     pub fn policy_at(&self, at: Timestamp) -> Policy {
-        Policy::build(self.blueprint(self.drawn.atlas_at(&self.config, at), at))
+        Policy::build(self.blueprint(self.tables.table_at(&self.config, at), at))
     }
 
     /// The policy that follows when the one of `at` lapses, if it ever does.
@@ -121,7 +122,7 @@ impl Compiler {
         self.next_change(at).map(|then| self.policy_at(then))
     }
 
-    fn blueprint(&self, atlas: Arc<Atlas>, at: Timestamp) -> Blueprint {
+    fn blueprint(&self, address_table: Arc<AddressTable>, at: Timestamp) -> Blueprint {
         let Config { policy, groups, rules, operators, names, .. } = &self.config;
         let set = |list: &ZoneList| self.config.zones.resolve(list, at);
         let default = GroupSpec {
@@ -142,11 +143,11 @@ impl Compiler {
         };
         let (own, own_ports) = self.own();
         let host_operators = operators.iter().enumerate().flat_map(|(index, operator)| {
-            let at = chart::operator_index(index);
+            let at = segments::operator_index(index);
             operator.host.iter().map(move |host| (host.name, host.below, at))
         });
         let domains = &Facts::built_in().domains;
-        let stale = atlas.sources().iter().map(|source| {
+        let stale = address_table.sources().iter().map(|source| {
             let end = source.as_of_ms.zip(self.max_age(&source.name)).map(end_of_age);
             end.is_some_and(|end| at.as_millisecond() >= end)
         });
@@ -165,7 +166,7 @@ impl Compiler {
             contact: policy.contact.clone(),
             ask_url: policy.ask_url.clone(),
             grace: policy.grace,
-            atlas,
+            address_table,
         }
     }
 
@@ -214,7 +215,7 @@ impl Compiler {
         let membership = lists.flat_map(|list| zones.boundaries(list));
         let rules = rules.iter().flat_map(|rule| [rule.since, rule.until.map(|until| until.0)]);
         let groups = groups.iter().map(|group| group.until.map(|until| until.0));
-        let ages = self.drawn.atlas().sources().iter().map(|source| {
+        let ages = self.tables.address_table().sources().iter().map(|source| {
             let end = source.as_of_ms.zip(self.max_age(&source.name)).map(end_of_age);
             end.and_then(|end| Timestamp::from_millisecond(end).ok())
         });

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use super::model::{
-    CountryTable, Facts, ProviderRow, ProviderTable, Ranges, RegionPlace, Table, Whereabouts,
+    CountryTable, Facts, Located, ProviderRow, ProviderTable, Ranges, RegionPlace, Table,
 };
-use crate::policy::{AddressBits, Country, nest};
+use crate::policy::{AddressBits, Country, flatten_prefixes};
 
 impl Table {
     /// What it says of each address.
@@ -65,8 +65,8 @@ impl CountryTable {
     #[must_use]
     pub fn labels(&self) -> Ranges<Label> {
         self.ranges.map(|place| match place {
-            Whereabouts::Country(country) => Label::Country(country),
-            Whereabouts::Anycast => Label::Anycast,
+            Located::Country(country) => Label::Country(country),
+            Located::Anycast => Label::Anycast,
         })
     }
 }
@@ -116,7 +116,7 @@ fn longest<A: AddressBits>(
     prefixes: Vec<(A, A, (u8, Label))>,
     before: impl Fn(A) -> Option<A>,
 ) -> Vec<(A, A, Label)> {
-    let pieces = nest(prefixes);
+    let pieces = flatten_prefixes(prefixes);
     let ends = pieces.iter().skip(1).map(|&(next, _)| before(next)).chain([Some(A::MAX)]);
     let ranges = pieces.iter().zip(ends).filter_map(|((first, chain), last)| {
         let length = chain.iter().map(|says| says.0).max()?;

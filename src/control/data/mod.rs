@@ -29,9 +29,9 @@ pub use formats::sgp::{SigningKey, build_pack};
 pub use list::{Listing, list};
 pub use load::{load, load_asn, load_country, load_country_by, load_provider};
 pub use model::{
-    AsnTable, BadRow, Cause, CountryTable, DataFault, DomainFact, Facts, FileStamp, Kind,
+    AsnTable, BadRow, Cause, CountryTable, DataFault, DomainFact, Facts, FileStamp, Kind, Located,
     OLD_AFTER, OperatorFact, ProviderRow, ProviderTable, Ranges, RegionFact, RegionPlace, Shown,
-    SourceInfo, Sources, Table, Whereabouts,
+    SourceInfo, Sources, Table,
 };
 pub use pack_key::{BadPackKey, PackKey};
 pub use providers::provider_operator;

@@ -25,7 +25,7 @@ pub struct Ranges<V> {
 /// What a country table says of a range. A range whose code is no country is left out: it is no
 /// answer, and the next table is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum Located {
     /// There.
     Country(Country),
     /// Announced from many places.
@@ -61,7 +61,7 @@ pub struct CountryTable {
     /// Where it came from.
     pub info: SourceInfo,
     /// What it says.
-    pub ranges: Ranges<Whereabouts>,
+    pub ranges: Ranges<Located>,
 }
 
 /// An AS table.

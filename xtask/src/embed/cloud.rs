@@ -32,13 +32,13 @@ use schengate::control::data::formats::provider::{
 };
 use schengate::control::data::formats::sgt::{Body, Header};
 use schengate::control::data::formats::text::prefix;
-use schengate::control::data::{DataFault, Facts, ProviderRow, Ranges, RegionPlace, Whereabouts};
+use schengate::control::data::{DataFault, Facts, Located, ProviderRow, Ranges, RegionPlace};
 use schengate::policy::{Country, CountrySet};
 
 pub(super) fn table(
     from: &Path,
-    places: &Ranges<Whereabouts>,
-    second: &Ranges<Whereabouts>,
+    places: &Ranges<Located>,
+    second: &Ranges<Located>,
 ) -> Result<Made, DataFault> {
     let aws = from.join("aws-ip-ranges");
     let borders = Borders::read(&aws.join("data/ip-ranges.json"), places, second)?;
@@ -171,9 +171,9 @@ fn thin(rows: &mut Vec<ProviderRow>) {
 /// The border groups of AWS.
 struct Borders<'a> {
     known: HashMap<(IpNet, String), BTreeSet<String>>,
-    places: &'a Ranges<Whereabouts>,
+    places: &'a Ranges<Located>,
     /// A second country table, which may settle that a range is at home.
-    second: &'a Ranges<Whereabouts>,
+    second: &'a Ranges<Located>,
     /// Country of each region and local zone.
     countries: HashMap<&'static str, Country>,
     date: String,
@@ -198,8 +198,8 @@ struct Entry {
 impl<'a> Borders<'a> {
     fn read(
         path: &Path,
-        places: &'a Ranges<Whereabouts>,
-        second: &'a Ranges<Whereabouts>,
+        places: &'a Ranges<Located>,
+        second: &'a Ranges<Located>,
     ) -> Result<Self, DataFault> {
         let file: File = serde_json::from_slice(&file::read(path)?.bytes)
             .map_err(|error| DataFault::whole(path, error.to_string()))?;
@@ -295,7 +295,7 @@ impl<'a> Borders<'a> {
 type Part = (IpNet, BTreeSet<String>);
 
 /// What a country table says of `net`.
-fn seen_by(table: &Ranges<Whereabouts>, net: IpNet) -> Seen {
+fn seen_by(table: &Ranges<Located>, net: IpNet) -> Seen {
     match (net.network(), net.broadcast()) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {
             seen(&table.v4, first.to_bits(), last.to_bits(), |at| at.checked_add(1))
@@ -317,7 +317,7 @@ struct Seen {
 }
 
 fn seen<T: Copy + Ord>(
-    ranges: &[(T, T, Whereabouts)],
+    ranges: &[(T, T, Located)],
     first: T,
     last: T,
     after: impl Fn(T) -> Option<T>,
@@ -330,8 +330,8 @@ fn seen<T: Copy + Ord>(
         whole &= next.is_some_and(|next| from <= next);
         next = after(to);
         match place {
-            Whereabouts::Country(country) => countries.insert(country),
-            Whereabouts::Anycast => whole = false,
+            Located::Country(country) => countries.insert(country),
+            Located::Anycast => whole = false,
         }
     }
     Seen { whole: whole && next.is_none_or(|next| last < next), countries }
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_range_newer_than_the_border_groups_may_lie_in_each_local_zone_abroad() {
-        let country = |code| Whereabouts::Country(Country::from_code(code).unwrap());
+        let country = |code| Located::Country(Country::from_code(code).unwrap());
         let places = Ranges {
             v4: vec![
                 (0x0a00_0000, 0x0a00_00ff, country("PL")),

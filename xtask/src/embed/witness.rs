@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use schengate::control::data::{Ranges, Whereabouts};
+use schengate::control::data::{Located, Ranges};
 use schengate::policy::Country;
 
 /// Dissent over fewer IPv4 addresses than a /24 has is left out, and over less of IPv6 than a /40.
@@ -23,8 +23,8 @@ const LEAST_V6: u128 = 1 << 88;
 
 /// What two of three say, and where the last of them says something else.
 pub(super) struct Heard {
-    pub(super) decided: Ranges<Whereabouts>,
-    pub(super) dissent: Ranges<Whereabouts>,
+    pub(super) decided: Ranges<Located>,
+    pub(super) dissent: Ranges<Located>,
 }
 
 /// What may speak for the last witness against the two others, of IPv4.
@@ -34,12 +34,12 @@ pub(super) struct Echo<'a> {
     /// The one country of the network of each address.
     pub(super) homes: &'a [Range<u32>],
     /// Whether the default policy permits a place.
-    pub(super) permitted: &'a dyn Fn(Whereabouts) -> bool,
+    pub(super) permitted: &'a dyn Fn(Located) -> bool,
 }
 
-pub(super) fn hear(witnesses: [&Ranges<Whereabouts>; 3], echo: &Echo<'_>) -> Heard {
+pub(super) fn hear(witnesses: [&Ranges<Located>; 3], echo: &Echo<'_>) -> Heard {
     let v4 = witnesses.map(|of| of.v4.as_slice());
-    let decide_v4 = |said: [Option<Whereabouts>; 3], beside: [Option<Whereabouts>; 2]| {
+    let decide_v4 = |said: [Option<Located>; 3], beside: [Option<Located>; 2]| {
         echo.unmasked(said, beside).or_else(|| decide(said))
     };
     let (decided_v4, dissent_v4) = family(v4, [echo.registered, echo.homes], LEAST_V4, &decide_v4);
@@ -52,15 +52,15 @@ pub(super) fn hear(witnesses: [&Ranges<Whereabouts>; 3], echo: &Echo<'_>) -> Hea
 }
 
 /// A range of a table, both ends inside.
-pub(super) type Range<A> = (A, A, Whereabouts);
+pub(super) type Range<A> = (A, A, Located);
 
 impl Echo<'_> {
     /// What the last witness says, where the others only echo the registrant.
     fn unmasked(
         &self,
-        [first, second, third]: [Option<Whereabouts>; 3],
-        [registered, home]: [Option<Whereabouts>; 2],
-    ) -> Option<Whereabouts> {
+        [first, second, third]: [Option<Located>; 3],
+        [registered, home]: [Option<Located>; 2],
+    ) -> Option<Located> {
         let echoed = first.filter(|_| first == second && first == registered)?;
         let other = third.filter(|_| third == home && third != first)?;
         let looser = (self.permitted)(other) && !(self.permitted)(echoed);
@@ -80,17 +80,17 @@ pub(super) fn homes(
     for &(first, last, network) in networks {
         says(&mut ahead, first);
         for &(from, to, place) in ahead.iter().take_while(|range| range.0 <= last) {
-            let Whereabouts::Country(country) = place else { continue };
+            let Located::Country(country) = place else { continue };
             let size = u64::from(to.min(last) - from.max(first)) + 1;
             *seen.entry(network).or_default().entry(country).or_default() += size;
         }
     }
-    let mut home: HashMap<u32, Whereabouts> = HashMap::new();
+    let mut home: HashMap<u32, Located> = HashMap::new();
     for (network, places) in seen {
         let all: u64 = places.values().sum();
         let enough = |size: u64| size as f64 >= share(network) * all as f64;
         let only = places.into_iter().find(|&(_, size)| enough(size));
-        home.extend(only.map(|(country, _)| (network, Whereabouts::Country(country))));
+        home.extend(only.map(|(country, _)| (network, Located::Country(country))));
     }
     let at = |&(first, last, network): &(u32, u32, u32)| Some((first, last, *home.get(&network)?));
     networks.iter().filter_map(at).collect()
@@ -128,7 +128,7 @@ fn family<A: Number>(
     witnesses: [&[Range<A>]; 3],
     beside: [&[Range<A>]; 2],
     least: u128,
-    decide: &dyn Fn([Option<Whereabouts>; 3], [Option<Whereabouts>; 2]) -> Option<Whereabouts>,
+    decide: &dyn Fn([Option<Located>; 3], [Option<Located>; 2]) -> Option<Located>,
 ) -> (Vec<Range<A>>, Vec<Range<A>>) {
     let mut edges: Vec<A> = witnesses
         .iter()
@@ -160,7 +160,7 @@ fn family<A: Number>(
 }
 
 /// What a table says of `address`, which lies behind every one asked before.
-fn says<A: Number>(ranges: &mut &[Range<A>], address: A) -> Option<Whereabouts> {
+fn says<A: Number>(ranges: &mut &[Range<A>], address: A) -> Option<Located> {
     while let [(_, last, _), rest @ ..] = *ranges
         && *last < address
     {
@@ -169,7 +169,7 @@ fn says<A: Number>(ranges: &mut &[Range<A>], address: A) -> Option<Whereabouts> 
     ranges.first().filter(|range| range.0 <= address).map(|range| range.2)
 }
 
-fn decide([first, second, third]: [Option<Whereabouts>; 3]) -> Option<Whereabouts> {
+fn decide([first, second, third]: [Option<Located>; 3]) -> Option<Located> {
     if second.is_some() && second == third { second } else { first.or(second).or(third) }
 }
 
@@ -184,11 +184,11 @@ fn push<A: Number>(into: &mut Vec<Range<A>>, range: Range<A>) {
 mod tests {
     use super::*;
 
-    fn at(code: &str) -> Whereabouts {
-        Whereabouts::Country(Country::from_code(code).unwrap())
+    fn at(code: &str) -> Located {
+        Located::Country(Country::from_code(code).unwrap())
     }
 
-    fn table(v4: &[(u32, u32, &str)]) -> Ranges<Whereabouts> {
+    fn table(v4: &[(u32, u32, &str)]) -> Ranges<Located> {
         let v4: Vec<_> = v4.iter().map(|&(first, last, code)| (first, last, at(code))).collect();
         let wide = |end: u32| u128::from(end) << 96;
         let v6 = v4.iter().map(|r| (wide(r.0), wide(r.1) | (u128::MAX >> 32), r.2)).collect();

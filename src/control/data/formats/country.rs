@@ -12,7 +12,7 @@ use super::file;
 use super::ranges::Builder;
 use super::text::{self, Separator, as_number, day, fields, lines, prefix};
 use crate::control::data::model::{
-    BadRow, Cause, DataFault, FileStamp, Ranges, Shown, Whereabouts, shown, shown_path,
+    BadRow, Cause, DataFault, FileStamp, Located, Ranges, Shown, shown, shown_path,
 };
 use crate::policy::Country;
 
@@ -76,7 +76,7 @@ pub(in crate::control::data) struct Read<V> {
 pub(in crate::control::data) fn countries(
     bytes: &[u8],
     path: &Path,
-) -> Result<Read<Whereabouts>, BadRow> {
+) -> Result<Read<Located>, BadRow> {
     let (row, first) = first_line(bytes)?;
     if first.contains(&b'|') {
         return statistics(bytes);
@@ -90,7 +90,7 @@ pub(in crate::control::data) fn countries(
             named @ Named { geoname: Some(_), .. } => maxmind(bytes, &named, path),
             named => by_header(bytes, separator, &named, |row, columns| {
                 let code = columns.get(named.value).copied().unwrap_or_default();
-                Ok(text::country(row, code)?.map(Whereabouts::Country))
+                Ok(text::country(row, code)?.map(Located::Country))
             }),
         };
     }
@@ -100,7 +100,7 @@ pub(in crate::control::data) fn countries(
         && columns.get(2).is_some_and(|c| !c.is_empty() && c.iter().all(u8::is_ascii_digit));
     let column = if iptoasn { 3 } else { 2 };
     by_position(bytes, separator, column, |row, code| {
-        Ok(text::country(row, code)?.map(Whereabouts::Country))
+        Ok(text::country(row, code)?.map(Located::Country))
     })
 }
 
@@ -224,17 +224,17 @@ fn ends(net: IpNet) -> (IpAddr, IpAddr) {
 
 /// MaxMind's CSV: blocks name a geoname, and a file of locations beside them the country. A block
 /// that only names where its holder is registered is no answer.
-fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Whereabouts>, BadRow> {
+fn maxmind(bytes: &[u8], named: &Named, path: &Path) -> Result<Read<Located>, BadRow> {
     let (places, beside) = locations(path).map_err(|what| BadRow::new(1, what))?;
     let read = by_header(bytes, Separator::Comma, named, |row, columns| {
         let at = |column: Option<usize>| column.and_then(|c| columns.get(c)).copied();
         if at(named.anycast) == Some(b"1") {
-            return Ok(Some(Whereabouts::Anycast));
+            return Ok(Some(Located::Anycast));
         }
         match at(named.geoname) {
             None | Some([]) => Ok(None),
             Some(id) => match places.get(id) {
-                Some(&place) => Ok(place.map(Whereabouts::Country)),
+                Some(&place) => Ok(place.map(Located::Country)),
                 None => Err(BadRow::new(row, CountryFault::Geoname(shown(id)))),
             },
         }
@@ -286,7 +286,7 @@ fn locations(path: &Path) -> Result<(Places, FileStamp), LocationsFault> {
 
 /// RIR statistics, delegated or delegated-extended: where the holder is registered. Several files
 /// in a row are one table; the counts in their summaries must hold, which shows a cut file.
-fn statistics(bytes: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
+fn statistics(bytes: &[u8]) -> Result<Read<Located>, BadRow> {
     let mut builder = Builder::default();
     let mut counted: HashMap<&[u8], i64> = HashMap::new();
     let mut as_of = None;
@@ -312,7 +312,7 @@ fn statistics(bytes: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
                 *counted.entry(*kind).or_default() -= 1;
                 if matches!(*status, b"allocated" | b"assigned") && *kind != b"asn" {
                     let (first, last) = delegated(row, kind, start, value)?;
-                    let country = text::country(row, code)?.map(Whereabouts::Country);
+                    let country = text::country(row, code)?.map(Located::Country);
                     builder.push(row, first, last, country)?;
                 }
             }
@@ -362,7 +362,7 @@ mod tests {
 
     use super::*;
 
-    fn whole(text: &[u8]) -> Result<Read<Whereabouts>, BadRow> {
+    fn whole(text: &[u8]) -> Result<Read<Located>, BadRow> {
         countries(text, Path::new("test"))
     }
 
@@ -419,7 +419,7 @@ mod tests {
             for end in ends {
                 for at in [end.wrapping_sub(1), end, end.wrapping_add(1)] {
                     let scan = rows.iter().find(|row| (row.0..=row.1).contains(&at));
-                    let wanted = scan.map(|row| Whereabouts::Country(row.2));
+                    let wanted = scan.map(|row| Located::Country(row.2));
                     let got = table.lookup(IpAddr::V4(Ipv4Addr::from_bits(at)));
                     prop_assert_eq!(got, wanted, "at {}", at);
                 }

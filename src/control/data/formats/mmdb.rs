@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::ranges::{Builder, RangeFault};
-use crate::control::data::model::{Ranges, Whereabouts};
+use crate::control::data::model::{Located, Ranges};
 use crate::control::data::settings::CountryField;
 use crate::policy::Country;
 
@@ -93,10 +93,10 @@ fn licence(database_type: &str) -> Option<&'static str> {
 pub(in crate::control::data) fn countries(
     bytes: &[u8],
     field: CountryField,
-) -> Result<Read<Whereabouts>, MmdbFault> {
+) -> Result<Read<Located>, MmdbFault> {
     read(bytes, |record: &Record<'_>| {
         if record.traits.as_ref().is_some_and(|traits| traits.is_anycast) {
-            return Ok(Some(Whereabouts::Anycast));
+            return Ok(Some(Located::Anycast));
         }
         let code = match (field, &record.country, record.country_code) {
             (CountryField::Registered, ..) => match &record.registered_country {
@@ -110,7 +110,7 @@ pub(in crate::control::data) fn countries(
             }
             (CountryField::Country, Some(Place::Text(_)) | None, None) => None,
         };
-        Ok(code.and_then(Country::from_code).map(Whereabouts::Country))
+        Ok(code.and_then(Country::from_code).map(Located::Country))
     })
 }
 

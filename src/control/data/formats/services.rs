@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::text::{Separator, begins, fields, lines, prefix};
 use crate::control::data::model::{BadRow, Shown, shown};
 use crate::control::host_pattern::{HostPattern, PatternFault};
-use crate::policy::{Standing, special_v4, special_v6};
+use crate::policy::{AddressKind, special_v4, special_v6};
 
 /// The header of the text form.
 pub(in crate::control::data) const HEADER: &str = "service,endpoint,use,source,as_of";
@@ -166,7 +166,7 @@ fn endpoint_of(row: u64, text: &str) -> Result<Endpoint, BadRow> {
 /// itself may do.
 fn net(row: u64, text: &str) -> Result<IpNet, BadRow> {
     let net = prefix(row, text.as_bytes())?;
-    let closed = |standing: Standing| standing != Standing::Ordinary;
+    let closed = |kind: AddressKind| kind != AddressKind::Ordinary;
     let special = match net {
         IpNet::V4(net) => {
             let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());

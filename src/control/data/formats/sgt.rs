@@ -33,7 +33,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::magic::SGT_MAGIC as MAGIC;
-use crate::control::data::model::{ProviderRow, Ranges, Whereabouts};
+use crate::control::data::model::{Located, ProviderRow, Ranges};
 use crate::policy::Country;
 
 const DIGEST_AT: usize = 4;
@@ -87,7 +87,7 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// Where an address is.
-    Country(Ranges<Whereabouts>),
+    Country(Ranges<Located>),
     /// AS number of each range.
     Asn(Ranges<u32>),
     /// What providers publish. Sorted as [`super::provider::provider_order`] sorts.
@@ -113,9 +113,9 @@ pub fn write(header: &Header, body: &Body) -> Result<Vec<u8>, SgtFault> {
     let mut payload = Vec::new();
     let kind = match body {
         Body::Country(ranges) => {
-            let code = |value: Whereabouts| match value {
-                Whereabouts::Country(country) => country.code(),
-                Whereabouts::Anycast => ANYCAST,
+            let code = |value: Located| match value {
+                Located::Country(country) => country.code(),
+                Located::Anycast => ANYCAST,
             };
             write_ranges(&mut payload, ranges, &code, |out, code| out.extend(code.as_bytes()))?;
             1
@@ -169,10 +169,8 @@ pub(in crate::control::data) fn read(table: &[u8]) -> Result<(Header, Body), Sgt
         1 => Body::Country(read_ranges(&mut bytes, |bytes| {
             let code = bytes.array::<2>()?;
             match str::from_utf8(&code) {
-                Ok(ANYCAST) => Ok(Whereabouts::Anycast),
-                code => {
-                    code.ok().and_then(Country::from_code).map(Whereabouts::Country).ok_or(BROKEN)
-                }
+                Ok(ANYCAST) => Ok(Located::Anycast),
+                code => code.ok().and_then(Country::from_code).map(Located::Country).ok_or(BROKEN),
             }
         })?),
         2 => Body::Asn(read_ranges(&mut bytes, |bytes| bytes.array().map(u32::from_le_bytes))?),
@@ -519,9 +517,9 @@ mod tests {
     }
 
     fn small() -> Vec<u8> {
-        let country = |code| Whereabouts::Country(Country::from_code(code).unwrap());
+        let country = |code| Located::Country(Country::from_code(code).unwrap());
         let ranges = Ranges {
-            v4: vec![(1, 9, country("FR")), (u32::MAX - 1, u32::MAX, Whereabouts::Anycast)],
+            v4: vec![(1, 9, country("FR")), (u32::MAX - 1, u32::MAX, Located::Anycast)],
             v6: vec![(0, 0, country("DE")), (1 << 77, u128::MAX, country("FR"))],
         };
         write(&header(), &Body::Country(ranges)).unwrap()
@@ -600,7 +598,7 @@ mod tests {
         #[test]
         fn country_tables_come_back_equal(
             ranges in ranges_of((0..Country::COUNT + 1).prop_map(|i| {
-                Country::from_index(i).map_or(Whereabouts::Anycast, Whereabouts::Country)
+                Country::from_index(i).map_or(Located::Anycast, Located::Country)
             })),
         ) {
             let body = Body::Country(ranges);

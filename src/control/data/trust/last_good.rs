@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::data::coverage::{Extent, Label, coverage};
 use crate::control::data::formats::file;
 use crate::control::data::model::{
-    CountryTable, DataFault, Kind, ProviderTable, SourceInfo, Sources, Whereabouts,
+    CountryTable, DataFault, Kind, Located, ProviderTable, SourceInfo, Sources,
 };
 use crate::control::data::settings::Data;
 use crate::policy::{Country, CountrySet};
@@ -271,12 +271,12 @@ fn counts(said: &Said<'_>) -> BTreeMap<String, (u64, u64)> {
         // Without its labels, which take as much memory as the table: this is a load's largest moment.
         Said::Country(table) => {
             for &(first, last, place) in &table.ranges.v4 {
-                if let Whereabouts::Country(country) = place {
+                if let Located::Country(country) = place {
                     sum(country, &|extent| extent.add_v4(first, last));
                 }
             }
             for &(first, last, place) in &table.ranges.v6 {
-                if let Whereabouts::Country(country) = place {
+                if let Located::Country(country) = place {
                     sum(country, &|extent| extent.add_v6(first, last));
                 }
             }

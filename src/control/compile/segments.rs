@@ -12,26 +12,26 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::locate::{Locator, OperatorChoice, Statements};
-use super::plan::Plan;
+use super::table_inputs::TableInputs;
 use super::voices::Voices;
-use crate::control::data::{CountryTable, Facts, Ranges, Sources, Whereabouts};
+use crate::control::data::{CountryTable, Facts, Located, Ranges, Sources};
 use crate::policy::{
-    AddressBits, AtlasParts, Class, Country, CountrySet, Location, Operator, Standing, nest,
-    special_v4, special_v6, standing,
+    AddressBits, AddressKind, AddressTableParts, Class, Country, CountrySet, Location, Operator,
+    address_kind, flatten_prefixes, special_v4, special_v6,
 };
 
-/// The atlas's index of the file's `[[operator]]` at `position`.
+/// The address table's index of the file's `[[operator]]` at `position`.
 pub(super) fn operator_index(position: usize) -> u32 {
     index(position + 1)
 }
 
-/// What the atlas is built from.
-pub(super) fn chart(plan: &Plan, sources: &Sources) -> AtlasParts {
-    let mut drawing = Drawing::new(plan, sources);
-    let v4 = drawing.family::<u32>();
-    let v6 = drawing.family::<u128>();
-    let Drawing { locator, classes, locations, operators, to, .. } = drawing;
-    AtlasParts {
+/// What the address table is built from.
+pub(super) fn build_segments(inputs: &TableInputs, sources: &Sources) -> AddressTableParts {
+    let mut builder = Builder::new(inputs, sources);
+    let v4 = builder.family::<u32>();
+    let v6 = builder.family::<u128>();
+    let Builder { locator, classes, locations, operators, to, .. } = builder;
+    AddressTableParts {
         v4,
         v6,
         classes: classes.list,
@@ -40,7 +40,7 @@ pub(super) fn chart(plan: &Plan, sources: &Sources) -> AtlasParts {
         sources: locator.source_notes(),
         regions: locator.region_names,
         to_sets: to.list,
-        memory: plan.memory,
+        memory: inputs.memory,
     }
 }
 
@@ -74,15 +74,15 @@ impl<T: Clone + Eq + Hash> Interned<T> {
 /// in each.
 #[derive(Clone, Copy)]
 enum Layer {
-    /// How the addresses stand, as the position in [`STANDINGS`].
-    Standing,
+    /// The kind of the addresses, as the position in [`KINDS`].
+    Kind,
     /// Position of the `[[place]]`, plus one.
     Place,
-    /// Index into [`Drawing::provider`].
+    /// Index into [`Builder::provider`].
     Provider,
     /// Position of the `[[operator]]`, plus one.
     Operator,
-    /// Index into [`Drawing::to`].
+    /// Index into [`Builder::to`].
     To,
     /// 1 where the facts say that the addresses answer from many places.
     Anycast,
@@ -90,9 +90,14 @@ enum Layer {
 
 const FIXED: usize = 6;
 
-/// Every way of standing.
-const STANDINGS: [Standing; 5] =
-    [Standing::Ordinary, Standing::Private, Standing::Special, Standing::Guard, Standing::Loop];
+/// Every kind of address.
+const KINDS: [AddressKind; 5] = [
+    AddressKind::Ordinary,
+    AddressKind::Private,
+    AddressKind::Special,
+    AddressKind::Guard,
+    AddressKind::Loop,
+];
 
 /// One address family's way of writing addresses and reaching its half of each table.
 trait Bits: AddressBits + 'static {
@@ -156,9 +161,9 @@ impl Bits for u128 {
     }
 }
 
-/// The atlas in the making.
-struct Drawing<'a> {
-    plan: &'a Plan,
+/// The address table in the making.
+struct Builder<'a> {
+    inputs: &'a TableInputs,
     sources: &'a Sources,
     voices: Voices<'a>,
     locator: Locator<'a>,
@@ -173,13 +178,13 @@ struct Drawing<'a> {
     seen: HashMap<Box<[u32]>, u32, RandomState>,
 }
 
-impl<'a> Drawing<'a> {
-    fn new(plan: &'a Plan, sources: &'a Sources) -> Self {
-        let mut drawing = Self {
-            plan,
+impl<'a> Builder<'a> {
+    fn new(inputs: &'a TableInputs, sources: &'a Sources) -> Self {
+        let mut builder = Self {
+            inputs,
             sources,
             voices: Voices::of(sources),
-            locator: Locator::new(plan, sources),
+            locator: Locator::new(inputs, sources),
             to: Interned::default(),
             provider: Interned::default(),
             classes: Interned::default(),
@@ -187,19 +192,19 @@ impl<'a> Drawing<'a> {
             operators: Interned::default(),
             seen: HashMap::default(),
         };
-        drawing.to.id(Vec::new());
-        drawing.provider.id(Vec::new());
+        builder.to.id(Vec::new());
+        builder.provider.id(Vec::new());
         // Nobody known, then the operators of the file, so that names can point to them.
-        drawing.operators.list.push(Operator {
+        builder.operators.list.push(Operator {
             id: String::new(),
             homes: CountrySet::EMPTY,
             technology: CountrySet::EMPTY,
             uncertain: false,
             source: String::new(),
         });
-        let entries = plan.operators.iter().map(|owner| owner.operator.clone());
-        drawing.operators.list.extend(entries);
-        drawing
+        let entries = inputs.operators.iter().map(|owner| owner.operator.clone());
+        builder.operators.list.extend(entries);
+        builder
     }
 
     fn family<A: Bits>(&mut self) -> Vec<(A, u32)> {
@@ -215,15 +220,15 @@ impl<'a> Drawing<'a> {
     }
 
     fn layers<A: Bits>(&mut self) -> Vec<Starts<'a, A>> {
-        let Plan { places, operators, to, .. } = self.plan;
+        let TableInputs { places, operators, to, .. } = self.inputs;
         let mut edges = A::edges();
         edges.push(A::ZERO);
         edges.sort_unstable();
         let stands = |start: A| {
-            let standing = standing(start.address());
-            index(STANDINGS.iter().position(|&known| known == standing).unwrap_or(usize::MAX))
+            let kind = address_kind(start.address());
+            index(KINDS.iter().position(|&known| known == kind).unwrap_or(usize::MAX))
         };
-        let standing = edges.into_iter().map(|start| (start, stands(start))).collect();
+        let kind = edges.into_iter().map(|start| (start, stands(start))).collect();
         let places = places.iter().enumerate();
         let places = places.flat_map(|(at, place)| place.to.iter().map(move |net| (net, at)));
         let operators = operators.iter().enumerate();
@@ -256,10 +261,10 @@ impl<'a> Drawing<'a> {
         let anycast = Facts::built_in().anycast.iter().filter(|_| self.sources.counts_edges());
         let anycast = anycast.map(|net| (net, ()));
         let anycast = spread(anycast, |chain| u32::from(!chain.is_empty()));
-        let fixed: [Vec<(A, u32)>; FIXED] = [standing, place, provider, operator, to, anycast];
-        let country = |said: Whereabouts| match said {
-            Whereabouts::Anycast => 1,
-            Whereabouts::Country(country) => index(country.index()) + 2,
+        let fixed: [Vec<(A, u32)>; FIXED] = [kind, place, provider, operator, to, anycast];
+        let country = |said: Located| match said {
+            Located::Anycast => 1,
+            Located::Country(country) => index(country.index()) + 2,
         };
         let mut layers: Vec<Starts<'a, A>> = Vec::new();
         layers
@@ -276,11 +281,11 @@ impl<'a> Drawing<'a> {
         layers
     }
 
-    /// The table of registrants, where the plan lets it count.
+    /// The table of registrants, where the inputs let it count.
     fn registrants(&self) -> impl Iterator<Item = &'a CountryTable> + use<'a> {
         let sources = self.sources;
         sources.registrant.iter().filter({
-            let counts = self.plan.registrant;
+            let counts = self.inputs.registrant;
             move |_| counts
         })
     }
@@ -297,20 +302,20 @@ impl<'a> Drawing<'a> {
 
     fn new_class(&mut self, values: &[u32]) -> u32 {
         let (fixed, tables) = values.split_at(FIXED);
-        let standing = STANDINGS.get(fixed[Layer::Standing as usize] as usize);
-        let standing = standing.copied().unwrap_or(Standing::Guard);
+        let kind = KINDS.get(fixed[Layer::Kind as usize] as usize);
+        let kind = kind.copied().unwrap_or(AddressKind::Guard);
         let (countries, rest) = tables.split_at(self.sources.countries.len());
         let (asns, registrant) = rest.split_at(self.sources.asns.len());
         let said = |value: u32| match value {
             0 => None,
-            1 => Some(Whereabouts::Anycast),
-            code => Country::from_index(code as usize - 2).map(Whereabouts::Country),
+            1 => Some(Located::Anycast),
+            code => Country::from_index(code as usize - 2).map(Located::Country),
         };
         let countries: Vec<_> = countries.iter().map(|&value| said(value)).collect();
         let position = |layer: Layer| (fixed[layer as usize] as usize).checked_sub(1);
         let provider = self.provider.list.get(fixed[Layer::Provider as usize] as usize);
         let statements = Statements {
-            standing,
+            kind,
             place: position(Layer::Place),
             provider: provider.map(Vec::as_slice).unwrap_or_default(),
             anycast: fixed[Layer::Anycast as usize] != 0,
@@ -318,8 +323,8 @@ impl<'a> Drawing<'a> {
             asn: asns.iter().copied().find(|&asn| asn != 0).unwrap_or(0),
             operator: position(Layer::Operator),
             registrant: registrant.first().and_then(|&value| match said(value) {
-                Some(Whereabouts::Country(country)) => Some(country),
-                Some(Whereabouts::Anycast) | None => None,
+                Some(Located::Country(country)) => Some(country),
+                Some(Located::Anycast) | None => None,
             }),
         };
         let location = self.locator.locate(&statements);
@@ -328,9 +333,9 @@ impl<'a> Drawing<'a> {
             Some(OperatorChoice::Entry(at)) => operator_index(at),
             Some(OperatorChoice::BuiltIn(operator)) => self.operators.id(operator),
         };
-        let ordinary = standing == Standing::Ordinary;
+        let ordinary = kind == AddressKind::Ordinary;
         self.classes.id(Class {
-            standing,
+            kind,
             location: self.locations.id(location),
             operator,
             asn: if ordinary { statements.asn } else { 0 },
@@ -349,7 +354,10 @@ fn spread<'a, A: Bits, P: Clone>(
         let (first, last) = A::prefix(net)?;
         Some((first, last, payload))
     });
-    nest(prefixes.collect()).into_iter().map(|(start, chain)| (start, value(chain))).collect()
+    flatten_prefixes(prefixes.collect())
+        .into_iter()
+        .map(|(start, chain)| (start, value(chain)))
+        .collect()
 }
 
 /// Disjoint ranges as a layer.

@@ -26,7 +26,9 @@ impl AddressBits for u128 {
 /// each piece, its first address and the payloads of the prefixes that hold it, outermost first
 /// (equal prefixes in the order given). A piece ends where the next begins; what lies before the
 /// first piece is in no prefix. Prefixes nest or are disjoint, as CIDR blocks do.
-pub fn nest<A: AddressBits, P: Clone>(mut prefixes: Vec<(A, A, P)>) -> Vec<(A, Vec<P>)> {
+pub fn flatten_prefixes<A: AddressBits, P: Clone>(
+    mut prefixes: Vec<(A, A, P)>,
+) -> Vec<(A, Vec<P>)> {
     prefixes.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
     let mut pieces: Vec<(A, Vec<P>)> = Vec::new();
     let mut open: Vec<(A, P)> = Vec::new();
@@ -75,7 +77,7 @@ mod tests {
                     (first, first | !mask, i)
                 })
                 .collect();
-            let pieces = nest(prefixes.clone());
+            let pieces = flatten_prefixes(prefixes.clone());
             prop_assert!(pieces.is_sorted_by(|a, b| a.0 < b.0));
             for at in (0..4096_u32).map(|n| n << 20) {
                 let mut holding: Vec<_> = prefixes

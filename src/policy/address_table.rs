@@ -5,7 +5,7 @@ use std::mem;
 use std::net::IpAddr;
 
 use super::ip_table::{IpTable, Memory};
-use super::{CountrySet, Standing};
+use super::{AddressKind, CountrySet};
 
 /// Where an address may be, and who says so. Interned: many classes share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -18,11 +18,11 @@ pub struct Location {
     pub anycast: bool,
     /// Countries that lower-ranked tables name and the deciding one does not.
     pub dissent: CountrySet,
-    /// The dissenting statements: index into [`Atlas::sources`], and the country.
+    /// The dissenting statements: index into [`AddressTable::sources`], and the country.
     pub dissenters: Vec<(u32, super::Country)>,
-    /// Published regions, as indices into [`Atlas::regions`].
+    /// Published regions, as indices into [`AddressTable::regions`].
     pub regions: Vec<u32>,
-    /// Index into [`Atlas::sources`] of the one that gave the location.
+    /// Index into [`AddressTable::sources`] of the one that gave the location.
     pub source: Option<u32>,
     /// A `[[place]]` gave it.
     pub placed: bool,
@@ -36,7 +36,7 @@ impl Location {
     }
 }
 
-/// Whose an address is. The first of [`Atlas::operators`] stands for nobody known.
+/// Whose an address is. The first of [`AddressTable::operators`] stands for nobody known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Operator {
     /// Operator id.
@@ -77,14 +77,14 @@ pub fn leads(words: &str, id: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Class {
     /// How the address stands before any table: ordinary, private or special.
-    pub standing: Standing,
-    /// Index into [`Atlas::locations`].
+    pub kind: AddressKind,
+    /// Index into [`AddressTable::locations`].
     pub location: u32,
-    /// Index into [`Atlas::operators`].
+    /// Index into [`AddressTable::operators`].
     pub operator: u32,
     /// AS number, 0 for unknown.
     pub asn: u32,
-    /// Index into [`Atlas::to_sets`].
+    /// Index into [`AddressTable::to_sets`].
     pub to: u32,
 }
 
@@ -97,10 +97,10 @@ pub struct SourceNote {
     pub as_of_ms: Option<i64>,
 }
 
-/// The parts of an [`Atlas`]. Every index is into the list it names.
+/// The parts of an [`AddressTable`]. Every index is into the list it names.
 #[derive(Debug, Clone, Default)]
-#[expect(missing_docs, reason = "the fields are the lists that Atlas hands out")]
-pub struct AtlasParts {
+#[expect(missing_docs, reason = "the fields are the lists that AddressTable hands out")]
+pub struct AddressTableParts {
     /// First address and class of each range, ascending, from 0.0.0.0 on.
     pub v4: Vec<(u32, u32)>,
     /// The same for IPv6.
@@ -116,32 +116,32 @@ pub struct AtlasParts {
 
 /// The facts about every address.
 #[derive(Debug)]
-pub struct Atlas {
+pub struct AddressTable {
     table: IpTable,
-    parts: AtlasParts,
+    parts: AddressTableParts,
     /// The ranges of IPv4, where its table is not yet what `memory` says.
-    lean: Option<Vec<(u32, u32)>>,
+    compact: Option<Vec<(u32, u32)>>,
 }
 
-impl Atlas {
+impl AddressTable {
     /// Freezes the parts.
     #[must_use]
-    pub fn build(mut parts: AtlasParts) -> Self {
+    pub fn build(mut parts: AddressTableParts) -> Self {
         let (v4, v6) = (mem::take(&mut parts.v4), mem::take(&mut parts.v6));
-        Self { table: IpTable::build_from(v4, v6, parts.memory), parts, lean: None }
+        Self { table: IpTable::build_from(v4, v6, parts.memory), parts, compact: None }
     }
 
-    /// As [`Atlas::build`], and the ranges can still be read, for as much memory again.
+    /// As [`AddressTable::build`], and the ranges can still be read, for as much memory again.
     #[must_use]
-    pub fn keeping_ranges(parts: AtlasParts) -> Self {
+    pub fn keeping_ranges(parts: AddressTableParts) -> Self {
         let table = IpTable::build(&parts.v4, &parts.v6, parts.memory);
-        Self { table, parts, lean: None }
+        Self { table, parts, compact: None }
     }
 
     /// With a compact table, whatever `memory` says: what can be built beside a fast one without
     /// taking as much again. It answers the same, a little later.
     #[must_use]
-    pub fn lean(mut parts: AtlasParts, keeps_ranges: bool) -> Self {
+    pub fn compact(mut parts: AddressTableParts, keeps_ranges: bool) -> Self {
         let table = IpTable::build(&parts.v4, &parts.v6, Memory::Compact);
         let v4 = if keeps_ranges {
             parts.v4.clone()
@@ -149,21 +149,21 @@ impl Atlas {
             parts.v6 = Vec::new();
             mem::take(&mut parts.v4)
         };
-        Self { table, parts, lean: Some(v4) }
+        Self { table, parts, compact: Some(v4) }
     }
 
     /// The same as its `memory` says; `None` where it is that already.
     #[must_use]
-    pub fn hastened(&self) -> Option<Self> {
-        let v4 = self.lean.as_ref()?;
+    pub fn promoted(&self) -> Option<Self> {
+        let v4 = self.compact.as_ref()?;
         let table = self.table.with_v4(v4, self.parts.memory);
-        Some(Self { table, parts: self.parts.clone(), lean: None })
+        Some(Self { table, parts: self.parts.clone(), compact: None })
     }
 
     /// Whether the table is smaller and slower than its `memory` says.
     #[must_use]
-    pub const fn is_lean(&self) -> bool {
-        self.lean.is_some()
+    pub const fn is_compact(&self) -> bool {
+        self.compact.is_some()
     }
 
     /// First address and class of each range of IPv4; none where they were not kept.
@@ -172,13 +172,13 @@ impl Atlas {
         &self.parts.v4
     }
 
-    /// As [`Atlas::v4_ranges`], of IPv6.
+    /// As [`AddressTable::v4_ranges`], of IPv6.
     #[must_use]
     pub fn v6_ranges(&self) -> &[(u128, u32)] {
         &self.parts.v6
     }
 
-    /// The class of an address, as an index into [`Atlas::classes`].
+    /// The class of an address, as an index into [`AddressTable::classes`].
     #[must_use]
     #[inline]
     pub fn class_of(&self, address: IpAddr) -> usize {

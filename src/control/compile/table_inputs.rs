@@ -1,9 +1,9 @@
-//! What the policy file adds to the tables, for an instant: all that an atlas is drawn from beside
-//! them.
+//! What the policy file adds to the tables, for an instant: all that an address table is built from
+//! beside them.
 //!
-//! [`chart`](super::chart) sees the plan and the tables, and nothing else of the file, so that equal
-//! plans over the same tables are one atlas: whoever adds a condition to the drawing adds it here
-//! first, or cannot reach it.
+//! [`segments`](super::segments) sees these inputs and the tables, and nothing else of the file, so
+//! that equal inputs over the same tables give one address table: a condition that the table is to
+//! depend on is added here first, or cannot be reached there.
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -13,13 +13,13 @@ use crate::control::config::{
 };
 use crate::policy::{Country, CountrySet, Memory, Operator};
 
-/// The plan of an atlas.
+/// The inputs of an address table.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct TableInputs {
     /// `[[place]]`, in file order.
-    pub(super) places: Vec<Site>,
+    pub(super) places: Vec<PlaceOverride>,
     /// `[[operator]]`, in file order.
-    pub(super) operators: Vec<Owner>,
+    pub(super) operators: Vec<OperatorOverride>,
     /// `to` of the rules that have one, in file order.
     pub(super) to: Vec<Vec<IpNet>>,
     /// Whether the country of an address's registrant counts as home where no operator is known.
@@ -29,14 +29,14 @@ pub(super) struct Plan {
     pub(super) memory: Memory,
     /// Whether the ranges are read again, for the kernel's sets.
     pub(super) keeps_ranges: bool,
-    /// Some `[[place]]` names a zone whose members change with the date: the atlas will have to be
-    /// drawn again from the same tables.
+    /// Some `[[place]]` names a zone whose members change with the date: the address table will
+    /// have to be built again from the same tables.
     pub(super) moves: bool,
 }
 
 /// A `[[place]]`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Site {
+pub(super) struct PlaceOverride {
     pub(super) to: Vec<IpNet>,
     /// `None`: announced from many places.
     pub(super) countries: Option<CountrySet>,
@@ -44,16 +44,16 @@ pub(super) struct Site {
 
 /// An `[[operator]]`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(super) struct OperatorOverride {
     pub(super) operator: Operator,
     pub(super) prefix: Vec<IpNet>,
     pub(super) asn: Vec<u32>,
 }
 
-impl Plan {
+impl TableInputs {
     pub(super) fn of(config: &Config, at: Timestamp) -> Self {
         let Config { policy, places, operators, rules, zones, data, capture, audit, .. } = config;
-        let site = |place: &Place| Site {
+        let site = |place: &Place| PlaceOverride {
             to: place.to.clone(),
             countries: match &place.location {
                 PlaceLocation::Somewhere(list) => Some(zones.resolve(list, at)),
@@ -83,9 +83,9 @@ impl Plan {
     }
 }
 
-fn owner(entry: &OperatorEntry) -> Owner {
+fn owner(entry: &OperatorEntry) -> OperatorOverride {
     let set = |countries: &[Country]| countries.iter().copied().collect();
-    Owner {
+    OperatorOverride {
         operator: Operator {
             id: entry.name.clone(),
             homes: set(&entry.homes),
