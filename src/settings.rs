@@ -4,7 +4,7 @@
 //! effect in `flow`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::identify::HostName;
@@ -47,6 +47,8 @@ pub struct Listen {
     /// Where UDP comes in beside it (TPROXY only): `udp = true`, the default of that mode, is the
     /// same address and port; an address puts it elsewhere; `false` leaves UDP to the firewall.
     pub udp: Option<SocketAddr>,
+    /// Whom its connections and datagrams are judged and recorded as. No key of the policy file.
+    pub client: ClientAddress,
 }
 
 impl Listen {
@@ -67,7 +69,31 @@ impl Listen {
         silent: false,
         starttls: false,
         udp: None,
+        client: ClientAddress::OfPackets,
     };
+}
+
+/// Whom what comes in is judged, limited and recorded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// Whoever its packets are from.
+    OfPackets,
+    /// One client that is known otherwise, by an address of each family. It may send from whichever address
+    /// it likes, so that the one in its packets says nothing.
+    Fixed(Ipv4Addr, Ipv6Addr),
+}
+
+impl ClientAddress {
+    /// The client of a packet that is from this address; its port stays.
+    #[must_use]
+    pub fn of(self, packet: SocketAddr) -> SocketAddr {
+        let ip = match (self, packet.ip().to_canonical()) {
+            (Self::OfPackets, _) => return packet,
+            (Self::Fixed(v4, _), IpAddr::V4(_)) => IpAddr::from(v4),
+            (Self::Fixed(_, v6), IpAddr::V6(_)) => v6.into(),
+        };
+        SocketAddr::new(ip, packet.port())
+    }
 }
 
 /// `[[listen]] mode`.
@@ -127,4 +153,26 @@ pub struct Dns {
     /// Types of records that may be asked for, in ascending order. Default: those that browsers, mail and
     /// directory clients need.
     pub types: Vec<u16>,
+    /// Whom questions are judged and recorded as. No key of the policy file.
+    pub client: ClientAddress,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fixed_client_is_the_same_whatever_its_packets_say_and_keeps_its_port() {
+        let (v4, v6) = (Ipv4Addr::new(192, 0, 0, 2), Ipv6Addr::new(0xfd73, 0, 0, 0, 0, 0, 0, 2));
+        let fixed = ClientAddress::Fixed(v4, v6);
+        for (packet, client) in [
+            ("127.0.0.5:7", "192.0.0.2:7"),
+            ("[::ffff:10.0.0.1]:8", "192.0.0.2:8"),
+            ("[::1]:9", "[fd73::2]:9"),
+        ] {
+            let packet = packet.parse().unwrap();
+            assert_eq!(fixed.of(packet).to_string(), client);
+            assert_eq!(ClientAddress::OfPackets.of(packet), packet);
+        }
+    }
 }

@@ -110,7 +110,8 @@ fn network(plan: &Plan) -> Result<WayOut, Failed> {
     sys::start_loopback().step("the loopback")?;
     // Which a kernel may lack, or have switched off: then there is no address of it to reach.
     let has_v6 = Socket::new(Domain::IPV6, Type::STREAM, None).is_ok();
-    for client in CLIENT {
+    let own = [IpAddr::from(CLIENT.0), CLIENT.1.into()];
+    for client in own {
         match sys::add_own_address(client).and_then(|()| sys::deliver_all_here(client)) {
             Ok(()) => {}
             Err(_) if client.is_ipv6() => {}
@@ -131,7 +132,7 @@ fn network(plan: &Plan) -> Result<WayOut, Failed> {
     let waiting_udp: &[u16] = if quic.is_some() { &[NAMES, QUIC] } else { &[NAMES] };
     let diverted = Diverted {
         table: TABLE,
-        own: &CLIENT,
+        own: &own,
         port,
         waiting_tcp: &[NAMES],
         waiting_udp,

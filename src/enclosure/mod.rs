@@ -19,19 +19,18 @@ mod mounts;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sys::{self, Channel, Forked, Gone, Signals, Woken};
 use message::{FromInside, ToInside};
 
-/// Where the command's packets come from where it names no address of its own: of the prefix that a host
-/// has for itself (RFC 7335), and of a local prefix that is nobody's (RFC 4193).
-pub const CLIENT: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 2)),
-    IpAddr::V6(Ipv6Addr::new(0xfd73, 0x6368, 0x656e, 0, 0, 0, 0, 2)),
-];
+/// Where the command's packets come from where it names no address of its own, and whom it is taken for
+/// where it does: of the prefix that a host has for itself (RFC 7335), and of a local prefix that is
+/// nobody's (RFC 4193).
+pub const CLIENT: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(192, 0, 0, 2), Ipv6Addr::new(0xfd73, 0x6368, 0x656e, 0, 0, 0, 0, 2));
 
 /// Status of a command that was never started, as env(1) and timeout(1) have it: the shutting in
 /// failed; it cannot be run; it is not there.

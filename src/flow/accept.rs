@@ -100,6 +100,7 @@ fn take(
     serve: Serve,
 ) -> io::Result<()> {
     let socket = TcpSocket::accepted(socket)?;
+    let peer = listener.client.of(peer);
     if probe::is_from(peer.ip()) {
         // Nobody's: it asks whether connections arrive, and a reset is the answer.
         worker.account.metrics().probed(Probed::Tcp);

@@ -15,8 +15,9 @@ use crate::account::{Account, View};
 use crate::control::config::{Listen, ListenMode, dns_defaults};
 use crate::control::load::LoadedPolicy;
 use crate::control::reload::PolicyManager;
-use crate::enclosure::Sockets;
+use crate::enclosure::{self, Sockets};
 use crate::flow::{DataPlane, Listener, Settings};
+use crate::settings::{ClientAddress, Dns};
 use crate::sys;
 
 /// Workers: a command is one client, whose UDP flows are one worker's anyway.
@@ -24,6 +25,9 @@ const WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// Questions a second that the command may ask: it is all the clients that there are.
 const QUESTIONS: u32 = 2000;
+
+/// The command is the one client. It sends from whichever address it likes, and is judged by none of them.
+const CLIENT: ClientAddress = ClientAddress::Fixed(enclosure::CLIENT.0, enclosure::CLIENT.1);
 
 /// A gateway that serves one command.
 #[derive(Debug)]
@@ -58,7 +62,7 @@ impl EnclosedGateway {
             workers: WORKERS,
             affinity: false,
             names: settings::name_service(config)?,
-            dns: Some(crate::settings::Dns { listen: names, rate: QUESTIONS, ..dns }),
+            dns: Some(Dns { listen: names, rate: QUESTIONS, client: CLIENT, ..dns }),
             dns_sockets: Some(sockets.names),
             listeners: vec![Listener {
                 settings: listen(config.listen.first(), &sockets.tcp, sockets.quic.as_ref())?,
@@ -98,8 +102,8 @@ fn listen(
         address: tcp.local_addr()?,
         udp,
         keep_source: false,
-        // The command is the one client.
         max_connections_per_client: Some(0),
+        client: CLIENT,
         ..like.cloned().unwrap_or(Listen::DEFAULT)
     })
 }

@@ -698,6 +698,7 @@ fn stand_in() {
             silent: false,
             starttls: false,
             udp: None,
+            ..Listen::DEFAULT
         };
         let tproxy = [listen(ListenMode::Tproxy, 15_001)];
         let redirect = [listen(ListenMode::Redirect, 15_002)];

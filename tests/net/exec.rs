@@ -32,15 +32,15 @@ reason = \"the name server of the laboratory\"
 }
 
 /// The laboratory with its world at work, and a policy of this host.
-struct Scene {
-    lab: Lab,
-    world: Helper,
-    policy: PathBuf,
-    program: PathBuf,
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
+    pub(crate) world: Helper,
+    pub(crate) policy: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
 impl Scene {
-    fn start(test: &str, more: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str, more: &str) -> Option<Self> {
         let lab = lab(test)?;
         let world = lab.world.helper("world");
         let policy = lab.write("exec.toml", &policy(more));
@@ -52,12 +52,12 @@ impl Scene {
         Some(Self { lab, world, policy, program })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.policy.with_file_name(name)
     }
 
     /// `schengate exec` on the host, with these options and this policy.
-    fn exec(&self, options: &[&str], command: &[&str]) -> Command {
+    pub(crate) fn exec(&self, options: &[&str], command: &[&str]) -> Command {
         // Signals that whoever runs the tests ignores (nohup, a shell's background) would stay ignored.
         let mut exec = self.lab.gateway.command("env");
         exec.arg("--default-signal").arg(&self.program);
@@ -67,7 +67,7 @@ impl Scene {
     }
 
     /// Runs it to its end; what it and the command said, and its summary.
-    fn run(&self, options: &[&str], command: &[&str]) -> (Output, Value) {
+    pub(crate) fn run(&self, options: &[&str], command: &[&str]) -> (Output, Value) {
         let report = self.path("report.json");
         drop(fs::remove_file(&report));
         let mut all = vec!["--json", "--report", report.to_str().unwrap()];
@@ -81,7 +81,7 @@ impl Scene {
 
     /// Counts packets that come to the world, but for the business of neighbours, names, and plain HTTP to
     /// one address.
-    fn watch(&self) {
+    pub(crate) fn watch(&self) {
         self.lab
             .world
             .shell(&format!(
@@ -98,19 +98,19 @@ impl Scene {
             .unwrap();
     }
 
-    fn seen(&self) -> String {
+    pub(crate) fn seen(&self) -> String {
         let text = self.lab.world.shell("nft list table inet seen").unwrap();
         let line = text.lines().find(|line| line.contains("counter")).unwrap();
         line.trim().to_owned()
     }
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The row of a host or address in a table of the summary.
-fn row<'s>(summary: &'s Value, table: &str, host: &str) -> &'s Value {
+pub(crate) fn row<'s>(summary: &'s Value, table: &str, host: &str) -> &'s Value {
     let rows = summary[table].as_array().unwrap();
     let is = |row: &&Value| {
         row["host"] == host || row["address"].as_str().is_some_and(|it| it.contains(host))

@@ -40,6 +40,7 @@ mod crowd;
 mod dashboard;
 mod dns;
 mod exec;
+mod exec_ways;
 mod netns;
 mod netns_udp;
 mod oci;

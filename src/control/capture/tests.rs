@@ -26,6 +26,7 @@ fn listen(mode: ListenMode, address: &str) -> Listen {
         silent: false,
         starttls: false,
         udp: None,
+        ..Listen::DEFAULT
     }
 }
 

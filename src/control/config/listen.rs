@@ -109,6 +109,7 @@ fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         max_connections_per_client: max_connections_per_client?,
         silent: silent?,
         starttls: starttls?,
+        client: LISTEN.client,
     })
 }
 

@@ -21,7 +21,7 @@ use crate::control::data::{BadPackKey, CountryField, Data, Source};
 use crate::control::host_pattern::host_name;
 use crate::egress::NamesLimit;
 use crate::policy::{Action, Binding, Causes, Ech, Memory, Mode};
-use crate::settings::{Dns, Listen, ListenMode};
+use crate::settings::{ClientAddress, Dns, Listen, ListenMode};
 
 const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
@@ -342,7 +342,15 @@ fn name_settings(reader: &mut Reader<'_>, table: Option<&Table<'_>>) -> Option<N
 /// What `[dns]` says where it has nothing but an address.
 #[must_use]
 pub fn dns_defaults(listen: SocketAddr) -> Dns {
-    Dns { listen, nxdomain: false, filter: true, strip_ech: false, rate: 100, types: dns_types() }
+    Dns {
+        listen,
+        nxdomain: false,
+        filter: true,
+        strip_ech: false,
+        rate: 100,
+        types: dns_types(),
+        client: ClientAddress::OfPackets,
+    }
 }
 
 /// Types of records that may be asked for where none are named, in ascending order.
@@ -401,6 +409,7 @@ fn dns(reader: &mut Reader<'_>, root: &Table<'_>, names: Option<&Names>) -> Opti
         strip_ech: strip_ech?,
         rate: rate?,
         types: types?,
+        client: ClientAddress::OfPackets,
     }))
 }
 

@@ -137,13 +137,14 @@ async fn over_udp(socket: Rc<UdpSocket>, name_server: &Rc<NameServer>) -> io::Er
             Ok(_) => {
                 for (datagram, bytes) in batch.datagrams() {
                     let (Some(client), Some(to)) = (datagram.from, datagram.to) else { continue };
-                    if !name_server.may_ask(client) {
+                    let asker = name_server.dns.client.of(client);
+                    if !name_server.may_ask(asker) {
                         continue;
                     }
                     let (name_server, socket, query) =
                         (Rc::clone(name_server), Rc::clone(&socket), bytes.to_vec());
                     spawn_local(async move {
-                        if let Some(reply) = name_server.answer(client, &query, true).await {
+                        if let Some(reply) = name_server.answer(asker, &query, true).await {
                             // An answer that is lost is asked for again.
                             send_from(&socket, &reply, reply.len(), client, to).ok();
                         }
@@ -167,7 +168,7 @@ async fn over_tcp(listener: TcpListener, name_server: &Rc<NameServer>) -> io::Er
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
-                let client = crate::net::canonical(client);
+                let client = name_server.dns.client.of(crate::net::canonical(client));
                 let name_server = Rc::clone(name_server);
                 spawn_local(async move {
                     // A client that breaks off has its answer elsewhere, or none.

@@ -153,7 +153,9 @@ pub(super) async fn run(
             Ok(_) => {
                 for (datagram, bytes) in batch.datagrams() {
                     match (datagram.from, datagram.to) {
-                        (Some(client), Some(to)) if probe::is_from(client.ip()) => {
+                        (Some(client), Some(to))
+                            if probe::is_from(context.listener.client.of(client).ip()) =>
+                        {
                             context.worker.account.metrics().probed(Probed::Udp);
                             // Its own few bytes, to the one address that nobody else has.
                             let bytes = bytes.get(..bytes.len().min(PROBE_MAX)).unwrap_or_default();

@@ -42,7 +42,8 @@ async fn run(place: Place, context: Rc<UdpContext>) {
     let mut after = After::Nothing;
     {
         let (worker, listener) = (Rc::clone(&context.worker), Rc::clone(&context.listener));
-        let mut session = Session::open(worker, listener, place.key().client);
+        let client = listener.client.of(place.key().client);
+        let mut session = Session::open(worker, listener, client);
         session.record.over_udp();
         let end = tokio::select! {
             biased;
@@ -162,7 +163,7 @@ async fn judge(
         }
     }
     session.record.bound_for(to);
-    let subject = Subject::unread(client.ip().to_canonical(), to).over(Transport::Udp);
+    let subject = Subject::unread(session.record.client().ip(), to).over(Transport::Udp);
     let turn = worker.registry.turn();
     if let Some((verdict, _)) = session.admit_unread(&subject) {
         flight.settle(turn);
@@ -195,7 +196,7 @@ async fn judge_named(
     read(place, context, flight, first, &session.record).await;
     let identity = flight.identity();
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let subject = Subject::unread(place.key().client.ip().to_canonical(), nowhere);
+    let subject = Subject::unread(session.record.client().ip(), nowhere);
     let subject = subject.over(Transport::Udp).read(&identity, |see| flight.each_name(see));
     // QUIC that cannot be opened might name anybody, and so might a hello that breaks its rules.
     let sealed = identity.protocol == Protocol::Quic && flight.initial().is_none();
