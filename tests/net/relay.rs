@@ -1,5 +1,8 @@
 //! What a relayed connection looks like from the destination's side.
 
+use std::net::IpAddr;
+
+use etherparse::PacketBuilder;
 use serde_json::json;
 
 use crate::lab::role::{EXCHANGE, WHO, hex, unhex};
@@ -40,6 +43,8 @@ fn count_sources(lab: &Lab) {
         ip6 saddr 2001:db8:1::2 tcp flags syn counter comment client6
         ip saddr 198.51.100.1 tcp flags syn counter comment gateway4
         ip6 saddr 2001:db8:2::1 tcp flags syn counter comment gateway6
+        ip saddr 203.0.113.200 counter comment nobody4
+        ip6 saddr 2001:db8:f::200 counter comment nobody6
         }\n}\n";
     let path = lab.write("seen.nft", rules);
     lab.world.shell(&format!("nft -f {}", path.display())).unwrap();
@@ -129,14 +134,34 @@ fn l08_the_source_is_kept_where_the_clients_side_is_named() {
                         }
                     }
                     assert_eq!(counts(&gateway, &mut world), before, "{what}: the far side");
+                    // Nor is what is for nobody here looked for among the gateway's sockets: its
+                    // listener would answer in that address's name.
+                    let nobody = ["203.0.113.200", "2001:db8:f::200"][family];
+                    let from = ["198.51.100.2", "2001:db8:2::2"][family];
+                    let packet = acknowledgement(from.parse().unwrap(), nobody.parse().unwrap());
+                    let ask = json!({"do": "raw", "to": at(nobody, 0), "packets": [hex(&packet)]});
+                    assert_eq!(far.ask(&ask)["sent"], 1, "{what}");
                     // Nor does what has a client's address there.
                     lab.world.shell(&forge(own)).unwrap();
                     lab::wait_until("it is counted", || astray(&lab, 2 * (family + 1)));
                     assert_eq!(counts(&gateway, &mut world), before, "{what}: forged");
+                    assert_eq!(packets(&lab, &format!("nobody{digit}")), 0, "{what}: for nobody");
                 }
             }
         }
     }
+}
+
+/// An acknowledgement of no connection, to the port of the gateway's listener.
+fn acknowledgement(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let builder = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("one family"),
+    };
+    let mut packet = Vec::new();
+    builder.tcp(4_321, 15_001, 1, 65_000).ack(1).write(&mut packet, &[]).unwrap();
+    packet
 }
 
 /// Sends from another's address, which nothing but the gateway's rules forbids: TCP and UDP.

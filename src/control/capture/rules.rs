@@ -95,28 +95,31 @@ impl Capture {
     fn sources(&self) -> Vec<String> {
         let mut rules = vec![hook("filter", "prerouting", "raw")];
         rules.push("iif lo accept".to_owned());
-        // A client without an address yet, and the answer to this host's own client.
-        rules.push("ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".to_owned());
-        let to_us = "fib daddr type { local, broadcast }";
-        rules.push(format!("udp sport 67 udp dport 68 {to_us} accept"));
-        // Link-local addresses are of the link they came by; none at all is neighbour discovery.
-        rules.push("ip6 saddr fe80::/10 accept".to_owned());
-        rules.push("ip6 saddr :: ip6 daddr ff02::/16 accept".to_owned());
         let unrouted = "fib saddr . iif oif missing goto astray";
         match self.names() {
             None => rules.push(unrouted.to_owned()),
             Some(names) => {
                 rules.push(format!("iifname {names} {unrouted}"));
+                rules.push(format!("iifname {names} accept"));
                 // On the far side another way back may be in order, but not one to the clients.
                 rules.push("fib saddr oif missing fib saddr type local goto astray".to_owned());
-                rules.push(format!("iifname != {names} fib saddr oifname {names} goto astray"));
+                rules.push(format!("fib saddr oifname {names} goto astray"));
             }
         }
+        // What may have no way back stands here, so that no other packet is asked about it: of all
+        // that the kernel forwards, this chain sees none.
         let astray = [
+            // A client without an address yet, and the answer to this host's own client.
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            "udp sport 67 udp dport 68 fib daddr type { local, broadcast } accept",
+            // Link-local addresses are of the link they came by; none at all is neighbour discovery.
+            "ip6 saddr fe80::/10 accept",
+            "ip6 saddr :: ip6 daddr ff02::/16 accept",
             // What this machine sent has come back to it.
-            "fib saddr type local counter name loop drop".to_owned(),
-            "counter name astray drop".to_owned(),
-        ];
+            "fib saddr type local counter name loop drop",
+            "counter name astray drop",
+        ]
+        .map(str::to_owned);
         vec![chain("astray", &astray), chain("sources", &rules)]
     }
 

@@ -265,19 +265,20 @@ fn without_the_short_cut_not_a_byte_of_any_form_is_another() {
         counter drop
     }
     chain astray {
+        ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+        udp sport 67 udp dport 68 fib daddr type { local, broadcast } accept
+        ip6 saddr fe80::/10 accept
+        ip6 saddr :: ip6 daddr ff02::/16 accept
         fib saddr type local counter name loop drop
         counter name astray drop
     }
     chain sources {
         type filter hook prerouting priority raw; policy accept;
         iif lo accept
-        ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
-        udp sport 67 udp dport 68 fib daddr type { local, broadcast } accept
-        ip6 saddr fe80::/10 accept
-        ip6 saddr :: ip6 daddr ff02::/16 accept
         iifname { \"lan0\", \"wg-é\" } fib saddr . iif oif missing goto astray
+        iifname { \"lan0\", \"wg-é\" } accept
         fib saddr oif missing fib saddr type local goto astray
-        iifname != { \"lan0\", \"wg-é\" } fib saddr oifname { \"lan0\", \"wg-é\" } goto astray
+        fib saddr oifname { \"lan0\", \"wg-é\" } goto astray
     }
 }
 "
