@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use super::events;
 use crate::account::Account;
-use crate::control::admin::Health;
+use crate::control::admin::{self, Health};
 use crate::control::config::Config;
 use crate::evidence::{OnFailure, Settings, Shown, Sink, SinkFault};
 use crate::policy::{Policy, Widening};
@@ -84,12 +84,12 @@ impl Heard {
             Some(fault) => {
                 error!(%fault, "the record is not written");
                 health.misses(RECORD);
-                health.fact("Record", format!("NOT WRITTEN: {fault}"));
+                health.fact(admin::RECORD, format!("NOT WRITTEN: {fault}"));
             }
             None => {
                 info!("the record is written again");
                 health.met(RECORD);
-                health.fact("Record", "written".to_owned());
+                health.fact(admin::RECORD, "written".to_owned());
             }
         }
         self.fault = fault;

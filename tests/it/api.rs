@@ -358,6 +358,56 @@ fn who_looks_on_is_told_of_refusals_and_more_than_the_bound_are_not_taken_in() {
     until("there is a place again", || open().0.contains(" 200 ").then_some(()));
 }
 
+/// Opens so many connections to the admin listener, and says on each what is given.
+fn crowd<S: std::io::Write>(open: impl Fn() -> S, says: &str) -> Vec<S> {
+    let one = || {
+        let mut stream = open();
+        // One that was let go already takes no more.
+        stream.write_all(says.as_bytes()).ok();
+        stream
+    };
+    (0..200).map(|_| one()).collect()
+}
+
+#[test]
+fn monitoring_is_answered_whatever_a_crowd_does_that_asks_nothing_or_does_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("admin.sock");
+    let gateway = gateway(dir.path(), &format!("socket = '{}'\n", socket.display()));
+    let at_address = || {
+        let stream = TcpStream::connect(&gateway.admin).unwrap();
+        socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+        stream
+    };
+    let at_socket = || UnixStream::connect(&socket).unwrap();
+    // More than the kernel keeps for who does not read.
+    let unread = format!("GET / HTTP/1.1\r\n{LOCAL}\r\n").repeat(40);
+    for says in ["", "GET /metrics HTTP/1.1\r\nHost: local", unread.as_str()] {
+        let (mut there, here) = (crowd(at_address, says), crowd(at_socket, says));
+        for path in ["/metrics", "/readyz", "/api/v1/state"] {
+            let request = format!("GET {path}");
+            assert_eq!(ask(&gateway.admin, &request, LOCAL).0, 200, "{path} beside {says:?}");
+            assert_eq!(asked(at_socket(), &request, LOCAL).0, 200, "{path} beside {says:?}");
+            // A byte now and then gives nobody more time.
+            there.iter_mut().for_each(|stream| drop(stream.write_all(b"h")));
+        }
+        drop((there, here));
+    }
+    let turned_away = gateway.metric("schengate_limits_hit_total{limit=\"admin\"}");
+    assert!(turned_away.parse::<u64>().unwrap() > 0, "it is counted");
+    // Who may not open the socket takes no place to look on of those who may.
+    let stream = format!("GET /api/v1/stream HTTP/1.1\r\n{LOCAL}\r\n");
+    let all = crowd(at_address, &stream);
+    let mut local = at_socket();
+    local.set_read_timeout(Some(PATIENCE)).unwrap();
+    local.write_all(stream.as_bytes()).unwrap();
+    let mut status = String::new();
+    BufReader::new(local).read_line(&mut status).unwrap();
+    assert!(status.contains(" 200 "), "{status}");
+    assert_eq!(ask(&gateway.admin, "GET /readyz", LOCAL).0, 200);
+    drop(all);
+}
+
 /// How a command that asks the API ends, and what it says on stdout.
 fn command(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
     let url = format!("http://{}", gateway.admin);

@@ -10,6 +10,9 @@ use crate::account::Account;
 /// What [`Health`] calls the line of tables that are old; the page says it beside each table.
 pub const OLD_TABLES: &str = "Tables older than 90 days";
 
+/// What [`Health`] calls the line of how the record fares; the page says it first.
+pub const RECORD: &str = "Record";
+
 /// What the gateway says of itself. Ready when nothing is missing any more.
 #[derive(Debug)]
 pub struct Health {

@@ -135,7 +135,7 @@ pub(super) fn event(id: &str, answer: &Result<Value, String>) -> String {
         header { p.brand { a href="/" { "schengate" } } nav aria-label="Back" { a href="/#refusals" { "Back to the page" } } }
         main #main {
             section #event {
-                h2 { "Event " code { (id) } }
+                h1 { "Event " code { (id) } }
                 @match answer {
                     Err(wrong) => p.alarm { (wrong) },
                     Ok(answer) => (told(answer)),
@@ -169,7 +169,7 @@ fn told(answer: &Value) -> Markup {
             }
         }
         dl { @for (term, said) in rows.iter().filter(|(_, said)| !said.is_empty()) { dt { (term) } dd { (said) } } }
-        h3 { "Today" }
+        h2 { "Today" }
         @if today.is_null() { p.soft { "Not judged: the record does not say where it was going." } }
         @else { (explained(today)) }
     }

@@ -10,6 +10,7 @@ mod live;
 mod markup;
 mod page;
 mod parameters;
+mod places;
 mod pulse;
 mod shown;
 pub mod units;
@@ -41,19 +42,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub use self::access::{Access, AccessFault, REQUEST};
 use self::access::{Denied, Peer, Who, digest};
 pub use self::console::{Console, Flows};
-pub use self::health::{Health, OLD_TABLES};
+pub use self::health::{Health, OLD_TABLES, RECORD};
 use self::parameters::Wrong;
+use self::places::{Asking, Place, Places};
+use self::pulse::Door;
 use crate::account::{Account, Limit};
 use crate::control::config::Admin;
 
-/// Connections at once; more are closed at once.
+/// Connections at once of the address, and as many of the socket: who may not open the socket takes no
+/// place of those who may.
 const CONNECTIONS_MAX: usize = 64;
 
 /// Time for a request's head, and for a whole connection that is no stream.
@@ -165,7 +170,7 @@ impl Listeners {
 }
 
 async fn serve(listeners: Listeners, console: Arc<Console>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let [at_address, at_socket] = [(); 2].map(|()| Places::new(CONNECTIONS_MAX));
     let (mut upkeep, mut turns) = (interval(UPKEEP), interval(pulse::TURN));
     // What was missed is not made up for: a turn takes all there is.
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -184,44 +189,62 @@ async fn serve(listeners: Listeners, console: Arc<Console>) {
                 continue;
             }
         };
-        match (accepted, Arc::clone(&places).try_acquire_owned()) {
-            (Ok(accepted), Ok(place)) => {
-                tokio::spawn(admit(accepted, Arc::clone(&console), place));
-            }
-            (Ok(_), Err(_)) => console.account.metrics().limit_hit(Limit::Admin),
-            (Err(fault), _) => {
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(fault) => {
                 tracing::warn!(%fault, "admin: accept");
                 sleep(UPKEEP).await;
+                continue;
             }
+        };
+        let place = match accepted {
+            Accepted::Tcp(..) => at_address.take(),
+            Accepted::Local(_) => at_socket.take(),
+        };
+        if place.as_ref().is_none_or(|(_, cost)| *cost) {
+            console.account.metrics().limit_hit(Limit::Admin);
+        }
+        if let Some((place, _)) = place {
+            tokio::spawn(admit(accepted, Arc::clone(&console), place));
+            // What was asked with the connection is answered before the next one comes in, and one that
+            // has to go is gone: a crowd at the door neither pushes out who is served at once, nor adds up.
+            yield_now().await;
         }
     }
 }
 
-/// Serves one who came in, over TLS where the address is; `place` is theirs until they are gone.
-async fn admit(accepted: Accepted, console: Arc<Console>, place: OwnedSemaphorePermit) {
+/// Serves one who came in, over TLS where the address is, until another one needs the place.
+async fn admit(accepted: Accepted, console: Arc<Console>, place: Place) {
+    let place = Arc::new(place);
+    tokio::select! {
+        () = place.cut.notified() => {}
+        () = admitted(accepted, console, &place) => {}
+    }
+}
+
+async fn admitted(accepted: Accepted, console: Arc<Console>, place: &Arc<Place>) {
     match accepted {
         Accepted::Local(stream) => {
             bound_buffer(&stream);
             let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-            serve_one(stream, Peer::Local(uid), console).await;
+            serve_one(stream, Peer::Local(uid), console, place).await;
         }
         Accepted::Tcp(stream, address) => {
             bound_buffer(&stream);
             match console.access.tls().map(Arc::clone) {
-                None => serve_one(stream, Peer::Address(address, None), console).await,
+                None => serve_one(stream, Peer::Address(address, None), console, place).await,
                 Some(tls) => {
                     // Whoever does not finish the handshake is not waited for.
                     let shaken = timeout(HEAD_TIME, TlsAcceptor::from(tls).accept(stream)).await;
                     if let Ok(Ok(stream)) = shaken {
                         let shown = stream.get_ref().1.peer_certificates();
                         let shown = shown.and_then(<[_]>::first).map(|first| digest(first));
-                        serve_one(stream, Peer::Address(address, shown), console).await;
+                        serve_one(stream, Peer::Address(address, shown), console, place).await;
                     }
                 }
             }
         }
     }
-    drop(place);
 }
 
 /// Whoever does not read has the kernel hold little for them.
@@ -230,18 +253,17 @@ fn bound_buffer(stream: &impl std::os::fd::AsFd) {
     SockRef::from(stream).set_send_buffer_size(SEND_BUFFER).ok();
 }
 
-async fn serve_one<S>(stream: S, peer: Peer, console: Arc<Console>)
+async fn serve_one<S>(stream: S, peer: Peer, console: Arc<Console>, place: &Arc<Place>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream_begun = Arc::new(Notify::new());
-    let cut = Arc::new(Notify::new());
     let service = {
-        let (begun, cut) = (Arc::clone(&stream_begun), Arc::clone(&cut));
+        let (begun, place) = (Arc::clone(&stream_begun), Arc::clone(place));
         service_fn(move |request: Request<Incoming>| {
             let console = Arc::clone(&console);
-            let (peer, begun, cut) = (peer.clone(), Arc::clone(&begun), Arc::clone(&cut));
-            async move { Ok::<_, Infallible>(respond(&request, &peer, &console, &begun, cut).await) }
+            let (peer, begun, place) = (peer.clone(), Arc::clone(&begun), Arc::clone(&place));
+            async move { Ok::<_, Infallible>(respond(&request, &peer, &console, &begun, &place).await) }
         })
     };
     let connection = http1::Builder::new()
@@ -258,14 +280,17 @@ where
     tokio::select! {
         _ = connection => {}
         () = limit => {}
-        () = cut.notified() => {}
     }
 }
 
 /// A body that is there, or one that comes as things happen.
 enum Reply {
     Whole(Full<Bytes>),
-    Stream(mpsc::Receiver<Bytes>),
+    Stream {
+        pieces: mpsc::Receiver<Bytes>,
+        /// The place of a stream is its own as long as this is.
+        _asking: Asking,
+    },
 }
 
 impl Body for Reply {
@@ -278,7 +303,7 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(context),
-            Self::Stream(pieces) => {
+            Self::Stream { pieces, .. } => {
                 pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
             }
         }
@@ -287,14 +312,14 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_end_stream(),
-            Self::Stream(_) => false,
+            Self::Stream { .. } => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream { .. } => SizeHint::default(),
         }
     }
 }
@@ -312,8 +337,9 @@ async fn respond(
     peer: &Peer,
     console: &Console,
     stream_begun: &Notify,
-    cut: Arc<Notify>,
+    place: &Place,
 ) -> Response<Reply> {
+    let asking = place.asks();
     let (method, path) = (request.method(), request.uri().path());
     let below = path.strip_prefix(api::ROOT);
     let is_page = path == "/" || path.starts_with(EVENT);
@@ -333,7 +359,11 @@ async fn respond(
         return html_answer(console, method, path, query).await;
     };
     if below == "stream" && *method == Method::GET {
-        return stream(console, query, stream_begun, cut);
+        let from = match peer {
+            Peer::Address(..) => Door::Address,
+            Peer::Local(_) => Door::Socket,
+        };
+        return stream(console, query, stream_begun, Arc::clone(&place.cut), (from, asking));
     }
     api_answer(console, method, below, query, &who).await
 }
@@ -393,6 +423,7 @@ fn stream(
     query: &str,
     stream_begun: &Notify,
     cut: Arc<Notify>,
+    (door, asking): (Door, Asking),
 ) -> Response<Reply> {
     let wants_all = match query {
         "" => false,
@@ -402,7 +433,7 @@ fn stream(
             return reply(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
         }
     };
-    let Some(pieces) = console.pulse.join(wants_all, cut) else {
+    let Some(pieces) = console.pulse.join(wants_all, door, cut) else {
         console.account.metrics().limit_hit(Limit::Admin);
         let most = pulse::STREAMS_MAX;
         let what = format!("{most} look on already, which is the most; ask /api/v1/verdicts.");
@@ -410,8 +441,9 @@ fn stream(
         return reply(wrong.0, PROBLEM, format!("{}\n", wrong.json()));
     };
     stream_begun.notify_one();
+    asking.streams();
     let mut response = reply(StatusCode::OK, "text/event-stream", String::new());
-    *response.body_mut() = Reply::Stream(pieces);
+    *response.body_mut() = Reply::Stream { pieces, _asking: asking };
     response
 }
 

@@ -8,7 +8,10 @@
   const detail = document.getElementById("detail");
   document.documentElement.classList.add("js");
 
-  const say = (text) => { if (link && link.textContent !== text) link.textContent = text; };
+  // What came of a click stands long enough to be read; what comes each second waits for it.
+  let told = 0;
+  const say = (text) => { if (link && Date.now() >= told && link.textContent !== text) link.textContent = text; };
+  const tell = (text) => { told = 0; say(text); told = Date.now() + 6000; };
 
   const fetched = async (path, options) => {
     const answer = await fetch(path, { cache: "no-store", ...options });
@@ -18,9 +21,22 @@
   // The markup of the server in a document of its own, in which no script runs.
   const parsed = (text) => new DOMParser().parseFromString(text, "text/html");
 
-  // Whether somebody is at work in a part: it is then left as it is.
-  const isBusy = (part) =>
-    part.contains(document.activeElement) && document.activeElement.matches("button, a, input");
+  // Puts something else into a part. What had the keyboard has it again where it is still there, and
+  // else what it was in: whoever presses Enter meets no other row.
+  const replace = (part, nodes) => {
+    const active = part.contains(document.activeElement) ? document.activeElement : null;
+    const link = active && active.getAttribute("href");
+    const kill = active && active.dataset.kill;
+    const scroll = part.querySelector(".scroll");
+    const [top, left] = scroll ? [scroll.scrollTop, scroll.scrollLeft] : [0, 0];
+    part.replaceChildren(...nodes);
+    const again = part.querySelector(".scroll");
+    if (again) { again.scrollTop = top; again.scrollLeft = left; }
+    if (!active) return;
+    const is = (one) => (kill !== undefined ? one.dataset.kill === kill : link !== null && one.getAttribute("href") === link);
+    const same = [...part.querySelectorAll("a, button")].find(is) || again;
+    if (same) same.focus({ preventScroll: true });
+  };
 
   const heat = (of, most) =>
     of === 0 || most === 0 ? 0 : Math.min(5, Math.max(1, Math.ceil(5 * Math.log1p(of) / Math.log1p(most))));
@@ -47,13 +63,9 @@
       document.title = fresh.title;
       for (const part of document.querySelectorAll("[data-part]")) {
         const other = fresh.getElementById(part.id);
-        if (!other || isBusy(part)) continue;
-        const scroll = part.querySelector(".scroll");
-        const [top, left] = scroll ? [scroll.scrollTop, scroll.scrollLeft] : [0, 0];
-        part.replaceChildren(...[...other.childNodes].map((node) => document.adoptNode(node)));
+        if (!other) continue;
+        replace(part, [...other.childNodes].map((node) => document.adoptNode(node)));
         for (const name of Object.keys(other.dataset)) part.dataset[name] = other.dataset[name];
-        const again = part.querySelector(".scroll");
-        if (again) { again.scrollTop = top; again.scrollLeft = left; }
       }
       colour();
     } catch {
@@ -135,19 +147,18 @@
     const target = event.target.closest("a.event, [data-kill]");
     if (!target || event.ctrlKey || event.metaKey || event.shiftKey) return;
     if (target.dataset.kill !== undefined) {
-      if (!confirm(target.getAttribute("aria-label") + "?")) return;
-      target.disabled = true;
+      // A button that is disabled loses the keyboard.
+      if (target.ariaDisabled === "true" || !confirm(target.getAttribute("aria-label") + "?")) return;
+      target.ariaDisabled = "true";
       const path = "/api/v1/connections/" + encodeURIComponent(target.dataset.kill);
       try {
         const { text } = await fetched(path, { method: "DELETE", headers: { "X-Schengate-Request": "1" } });
         const answer = JSON.parse(text);
-        say(answer.killed ? "The connection is ended." : answer.detail);
+        tell(answer.killed ? "The connection is ended." : answer.detail);
       } catch {
-        say("The gateway does not answer: nothing is ended.");
-        target.disabled = false;
+        tell("The gateway does not answer: nothing is ended.");
+        target.ariaDisabled = "false";
       }
-      // A part in which somebody is at work is not drawn anew, and its rows grow old.
-      target.blur();
       refresh();
       return;
     }

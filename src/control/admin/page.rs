@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::health::OLD_TABLES;
+use super::health::{OLD_TABLES, RECORD};
 use super::markup::{
     called, clock, done, explained, first, number, of_path, place, rows, shell, size, text, verdict,
 };
@@ -64,7 +64,7 @@ pub(super) fn page(shown: &Shown, parts: bool) -> String {
         &html! {
             a.skip href="#main" { "To the content" }
             header {
-                p.brand { a href="/" { "schengate" } span.version { (text(&shown.state["version"])) } }
+                h1.brand { a href="/" { "schengate" } span.version { (text(&shown.state["version"])) } }
                 div #status data-part {
                     @if is_ready { span.pill.good { "Ready" } } @else { span.pill.bad { "Not ready" } }
                     @if mode == "enforce" { span.pill.good { "Enforcing" } }
@@ -519,6 +519,10 @@ fn tables(tables: &Value) -> Markup {
 
 fn health(shown: &Shown) -> Markup {
     let record = &shown.record;
+    // The age of a table stands beside it, and how a record fares that is kept above.
+    let is_new = |(term, _): &&(&str, String)| {
+        *term != OLD_TABLES && (*term != RECORD || record["kept"] != true)
+    };
     html! {
         section #health aria-labelledby="health-h" {
             h2 #health-h { "Record and capture" }
@@ -534,8 +538,7 @@ fn health(shown: &Shown) -> Markup {
                     dt { "Records" } dd { (count(number(&record["records"]))) ", " (count(number(&record["gaps"]))) " gaps" }
                     dt { "On the disk" } dd { (size(&record["bytes"])) @if !record["bytes_time"].is_null() { ", summed up at " (clock(&record["bytes_time"])) } }
                 }
-                // The age of a table stands beside it.
-                @for (term, said) in shown.facts.iter().filter(|(term, _)| *term != OLD_TABLES) { dt { (term) } dd { (said) } }
+                @for (term, said) in shown.facts.iter().filter(is_new) { dt { (term) } dd { (said) } }
             }
         }
     }
@@ -602,12 +605,21 @@ mod tests {
             tables: json!({ "tables": [{ "name": "x", "age_days": 334, "rows": 1, "advice": advice }] }),
             record: json!({ "kept": true, "is_written": true, "records": 42, "gaps": 0,
                 "bytes": 2300, "bytes_time": "2026-11-30T12:00:07Z", "head_size": 42 }),
-            facts: vec![(OLD_TABLES, advice.to_owned()), ("Rules", "3".to_owned())],
+            facts: vec![
+                (OLD_TABLES, advice.to_owned()),
+                ("Rules", "3".to_owned()),
+                (RECORD, "written".to_owned()),
+            ],
             ..Shown::default()
         };
         let shown = page(&shown, false);
+        assert_eq!(shown.matches(">written<").count(), 1, "{shown}");
         assert_eq!(shown.matches(advice).count(), 1, "{shown}");
         assert!(shown.contains("<dt>Rules</dt>"), "{shown}");
         assert!(shown.contains("2.3 kB, summed up at 12:00:07"), "{shown}");
+        let (fact, record) = ("NOT WRITTEN: no room", json!({ "kept": false }));
+        let facts = vec![(RECORD, fact.to_owned())];
+        let shown = page(&Shown { record, facts, ..Shown::default() }, false);
+        assert_eq!(shown.matches(fact).count(), 1, "{shown}");
     }
 }

@@ -27,8 +27,8 @@ const SAMPLES: usize = 61;
 /// Refusals that are kept.
 const REFUSALS_MAX: usize = 1000;
 
-/// Who looks on at once. Fewer than there may be connections, so that there is always room for
-/// `/metrics`.
+/// Who looks on at once through each door. Fewer than there may be connections, so that there is always
+/// room for `/metrics`.
 pub(super) const STREAMS_MAX: usize = 16;
 
 /// Pieces that wait for somebody who looks on: more than that many turns behind is too slow.
@@ -62,9 +62,17 @@ struct Kept {
     seen: u64,
 }
 
+/// Where somebody came in. Whoever may not open the socket takes no place of those who may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    Address,
+    Socket,
+}
+
 #[derive(Debug)]
 struct Stream {
     pieces: mpsc::Sender<Bytes>,
+    door: Door,
     /// Ends the connection of one that is too slow.
     cut: Arc<Notify>,
     wants_all: bool,
@@ -205,15 +213,20 @@ impl Pulse {
 
     /// A place for somebody who looks on: at refusals, or at everything. `cut` is told when they are
     /// too slow. `None` where there are as many as may be.
-    pub(super) fn join(&self, wants_all: bool, cut: Arc<Notify>) -> Option<mpsc::Receiver<Bytes>> {
+    pub(super) fn join(
+        &self,
+        wants_all: bool,
+        door: Door,
+        cut: Arc<Notify>,
+    ) -> Option<mpsc::Receiver<Bytes>> {
         let mut streams = self.streams();
         streams.retain(|stream| !stream.pieces.is_closed());
-        if streams.len() >= STREAMS_MAX {
+        if streams.iter().filter(|stream| stream.door == door).count() >= STREAMS_MAX {
             return None;
         }
         let (pieces, received) = mpsc::channel(BEHIND_MAX);
         pieces.try_send(Bytes::from_static(HELLO)).ok()?;
-        streams.push(Stream { pieces, cut, wants_all });
+        streams.push(Stream { pieces, door, cut, wants_all });
         self.account.watch(streams.iter().any(|stream| stream.wants_all));
         Some(received)
     }
@@ -328,9 +341,12 @@ mod tests {
     fn those_who_look_on_are_bounded_and_a_slow_one_is_let_go() {
         let pulse = pulse();
         let cuts: Vec<_> = (0..1000).map(|_| Arc::new(Notify::new())).collect();
-        let joined: Vec<_> =
-            cuts.iter().filter_map(|cut| pulse.join(false, Arc::clone(cut))).collect();
+        let joined: Vec<_> = cuts
+            .iter()
+            .filter_map(|cut| pulse.join(false, Door::Address, Arc::clone(cut)))
+            .collect();
         assert_eq!(joined.len(), STREAMS_MAX);
+        assert!(pulse.join(false, Door::Socket, Arc::default()).is_some(), "another door");
         let begun = Instant::now();
         for second in 0..2 * BEHIND_MAX as u32 {
             refuse(&pulse.account);
@@ -340,7 +356,7 @@ mod tests {
         let waiting: usize = joined.iter().map(|stream| stream.len()).sum();
         assert_eq!(waiting, STREAMS_MAX * BEHIND_MAX, "what waits for them is bounded");
         drop(joined);
-        let mut reading = pulse.join(false, Arc::default()).unwrap();
+        let mut reading = pulse.join(false, Door::Address, Arc::default()).unwrap();
         for second in 0..3 * BEHIND_MAX as u32 {
             pulse.turn(begun + SAMPLE * (second + 100));
             while reading.try_recv().is_ok() {}
@@ -354,7 +370,7 @@ mod tests {
         let let_go = || pulse.account.open("192.0.2.9:1".parse().unwrap(), Ingress::Proxy);
         drop(let_go());
         assert_eq!(pulse.account.take_recent().0.len(), 0);
-        let mut stream = pulse.join(true, Arc::default()).unwrap();
+        let mut stream = pulse.join(true, Door::Address, Arc::default()).unwrap();
         drop(let_go());
         pulse.turn(Instant::now());
         let text: Vec<u8> = std::iter::from_fn(|| stream.try_recv().ok()).flatten().collect();
