@@ -125,6 +125,8 @@ pub struct Listed {
     pub matching: usize,
     /// Connections that live.
     pub live: usize,
+    /// The place of the last row of as many as are wanted: what stands behind it is not wanted.
+    last: Option<(u64, u64)>,
 }
 
 impl Listed {
@@ -136,13 +138,25 @@ impl Listed {
         }
         self.matching += 1;
         let place = connection.place(wanted.order);
-        if wanted.after.is_none_or(|after| place < after) {
+        let is_behind = wanted.after.is_none_or(|after| place < after);
+        if is_behind && self.last.is_none_or(|last| last < place) {
             self.rows.push(connection);
             // Cut in steps: each connection is then moved a few times, and not once for each other.
             if self.rows.len() >= wanted.limit.saturating_mul(2).max(64) {
-                self.cut(wanted);
+                self.select(wanted);
             }
         }
+    }
+
+    /// Lets go of the rows beyond the limit, and leaves the others in any order.
+    fn select(&mut self, wanted: &Selection) {
+        let at = wanted.limit.saturating_sub(1);
+        if at < self.rows.len() {
+            let place = |row: &LiveConnection| Reverse(row.place(wanted.order));
+            let (_, last, _) = self.rows.select_nth_unstable_by_key(at, place);
+            self.last = Some(last.place(wanted.order));
+        }
+        self.rows.truncate(wanted.limit);
     }
 
     /// Takes in what another worker has.
@@ -155,8 +169,8 @@ impl Listed {
 
     /// Puts the rows into their order, and lets go of those beyond the limit.
     pub fn cut(&mut self, wanted: &Selection) {
+        self.select(wanted);
         self.rows.sort_unstable_by_key(|row| Reverse(row.place(wanted.order)));
-        self.rows.truncate(wanted.limit);
     }
 }
 
