@@ -14,7 +14,7 @@ use super::{Exit, PolicyFile, complain};
 use crate::control::config::{self, Config};
 use crate::evidence::note::{PrivateKey, PublicKey};
 use crate::evidence::register::{Query, Register, reconcile, register_path};
-use crate::evidence::{self, happened};
+use crate::evidence::{self, Unreadable, happened};
 use crate::report::history::History;
 use crate::report::model::{Builder, Model, Preset, Totals};
 use crate::report::world::Language;
@@ -212,8 +212,12 @@ fn gather(make: &Make) -> Result<Report, String> {
     let register = register(directory).map_err(|fault| fault.to_string())?;
     let (model, asked) = sums(make, &register, (from, to)).map_err(|fault| fault.to_string())?;
     miss(&register, make.group.as_deref());
-    let events = happened(directory).map_err(|fault| named(&fault))?;
-    events.unreadable.iter().for_each(|segment| eprintln!("schengate: {segment}"));
+    let kept = if make.quick { register.events(directory) } else { Ok(None) };
+    let events = match kept.map_err(|fault| fault.to_string())? {
+        Some(events) => events,
+        None => happened(directory).map_err(|fault| named(&fault))?,
+    };
+    events.unreadable.iter().for_each(|segment| eprintln!("schengate: {}", segment.told));
     let last =
         events.last.and_then(|time| time.parse::<Timestamp>().ok()).map(Timestamp::as_millisecond);
     let span = (from.saturating_mul(1000), to.saturating_mul(1000));
@@ -268,7 +272,7 @@ fn record(
     make: &Make,
     register: &Register,
     is_kept: bool,
-    unreadable: Vec<String>,
+    unreadable: Vec<Unreadable>,
 ) -> Result<Record, String> {
     let directory = make.place.directory();
     let named = |fault: &dyn std::fmt::Display| format!("{}: {fault}", directory.display());

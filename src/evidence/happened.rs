@@ -2,6 +2,7 @@
 //! was lost.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
@@ -26,8 +27,17 @@ pub struct Events {
     pub all: Vec<Happened>,
     /// The time of the last record.
     pub last: Option<String>,
-    /// Segments that cannot be read, each as a person is told of it.
-    pub unreadable: Vec<String>,
+    /// Segments that cannot be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A segment that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The name of its file, without the directory: fit for whoever has nothing to do with this host.
+    pub name: String,
+    /// What a person is told who can mend it.
+    pub told: String,
 }
 
 /// Everything that happened to the gateway. A segment that cannot be read is named and left out: what the
@@ -36,18 +46,33 @@ pub struct Events {
 /// # Errors
 /// The directory cannot be read.
 pub fn happened(directory: &Path) -> io::Result<Events> {
-    let mut events = Events::default();
-    for segment in Segment::all(directory)? {
+    happened_from(directory, 0..u64::MAX, None)
+}
+
+/// The same of records of these numbers; the last sign of the gateway before them is known.
+pub(super) fn happened_from(
+    directory: &Path,
+    numbers: Range<u64>,
+    last: Option<String>,
+) -> io::Result<Events> {
+    let mut events = Events { last, ..Events::default() };
+    let segments = Segment::all(directory)?;
+    for (at, segment) in segments.iter().enumerate() {
+        let is_before = segments.get(at + 1).is_some_and(|after| after.first <= numbers.start);
+        if is_before || segment.first >= numbers.end {
+            continue;
+        }
         let records = match segment.records() {
             Ok(records) => records,
             Err(fault) => {
-                events.unreadable.push(segment.unreadable(&fault));
+                events.unreadable.push(segment.named(&fault));
                 continue;
             }
         };
         let mut before: Option<&[u8]> = None;
-        for (number, line) in (segment.first..).zip(lines(&records)) {
-            if !is_of_a_connection(line)
+        for (number, line) in (segment.first..numbers.end).zip(lines(&records)) {
+            if numbers.contains(&number)
+                && !is_of_a_connection(line)
                 && let Ok(record) = serde_json::from_slice(line)
             {
                 let before = before.and_then(time).or_else(|| events.last.clone());
@@ -71,7 +96,8 @@ fn is_of_a_connection(line: &[u8]) -> bool {
         .any(|name| event.starts_with(name))
 }
 
-fn time(line: &[u8]) -> Option<String> {
+/// When a record says that it was.
+pub(super) fn time(line: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Timed {
         time: String,
@@ -91,7 +117,7 @@ mod tests {
             {\"seq\":2,\"event\":\"gap\",\"time\":\"t2\",\"cause\":\"\\\"event\\\":\\\"open\\\"\"}\nno record\n";
         std::fs::write(dir.path().join(format!("{:020}.jsonl", 0)), text).unwrap();
         let Events { all, last, unreadable } = happened(dir.path()).unwrap();
-        assert_eq!(unreadable, Vec::<String>::new());
+        assert_eq!(unreadable, []);
         let told: Vec<_> = all.iter().map(|one| (one.number, one.before.as_deref())).collect();
         assert_eq!(told, [(0, None), (2, Some("t1"))]);
         // Of the last line, which is no record, nobody knows the time.

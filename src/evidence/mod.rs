@@ -34,7 +34,7 @@ mod verify;
 mod writer;
 
 pub use clients::{Client, KeyChange, Shown, Unrevealed, reveal};
-pub use happened::{Events, Happened, happened};
+pub use happened::{Events, Happened, Unreadable, happened};
 pub use leave::{Unrecorded, record_beside};
 pub use segment::{Entry, Segment, lines};
 pub use settings::{Clients, Durability, OnFailure, Pseudonyms, Settings};

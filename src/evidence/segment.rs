@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, CheckpointFault, hash};
+use super::happened::Unreadable;
 use super::note::PublicKey;
 use super::tree::{Frontier, HASH_LEN, Hash};
 
@@ -95,6 +96,19 @@ impl Segment {
         let mut bytes = Vec::new();
         zstd::Decoder::new(File::open(self.path(SEALED))?)?.read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Its records as a file that can be opened, whatever is in it.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn opened(&self) -> io::Result<File> {
+        File::open(self.path(if self.is_sealed { SEALED } else { PLAIN }))
+    }
+
+    /// The same as [`Segment::unreadable`], with its name apart.
+    pub(super) fn named(&self, fault: &io::Error) -> Unreadable {
+        Unreadable { name: self.name(), told: self.unreadable(fault) }
     }
 
     /// What a person is told where its records cannot be read: which file, and what names the loss.

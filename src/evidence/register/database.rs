@@ -34,7 +34,10 @@ impl Register {
         let path = directory.join(FILE);
         let is_new = !path.exists();
         let fault = match Self::load(&path, most).and_then(|register| register.held_to(directory)) {
-            Ok(register) => return Ok((register, None)),
+            Ok(mut register) => {
+                register.catch_up(directory)?;
+                return Ok((register, None));
+            }
             Err(fault @ RegisterFault::File { .. }) => return Err(fault),
             Err(RegisterFault::Database { source, .. }) if !is_broken(&source) => {
                 return Err(RegisterFault::Database { path, source });
@@ -114,6 +117,7 @@ impl Register {
         if version == 0 {
             database.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
         }
+        Self::make_events(&database)?;
         database.execute_batch(
             "CREATE TEMP TABLE folded (label INTEGER, name TEXT, PRIMARY KEY (label, name))",
         )?;
@@ -163,6 +167,7 @@ impl Register {
         }
         let latest = database.query_row("SELECT max(hour) FROM hourly", [], |row| row.get(0))?;
         let latest: Option<i64> = latest;
+        let events = Self::known_events(&database)?;
         Ok(Self {
             database,
             path,
@@ -176,6 +181,8 @@ impl Register {
             flows,
             changed: HashMap::new(),
             pending: HashMap::new(),
+            events,
+            new_events: Vec::new(),
             names: HashMap::new(),
             latest: latest.unwrap_or(i64::MIN),
         })
@@ -294,6 +301,7 @@ impl Register {
                 [before],
             )?;
             let gone = self.database.execute("DELETE FROM hourly WHERE hour < ?", [before])?;
+            self.expire_events(before)?;
             self.names.retain(|hour, _| *hour >= before);
             self.commit()?;
             Ok(gone)
@@ -350,6 +358,7 @@ impl Register {
     pub(super) fn commit(&mut self) -> Result<(), rusqlite::Error> {
         self.write_sums()?;
         self.begin()?;
+        self.write_events()?;
         {
             let mut put = self.database.prepare("REPLACE INTO flow VALUES (?, ?, ?, ?, ?)")?;
             let mut end = self.database.prepare("DELETE FROM flow WHERE id = ?")?;

@@ -50,7 +50,8 @@ impl Register {
         while count < PART && self.progress.next < limit {
             let Some(length) = read_line(&mut *begun, &mut next_line).map_err(file)? else { break };
             std::mem::swap(&mut line, &mut next_line);
-            self.hear(&line).map_err(|source| self.fault(source))?;
+            let before = (count > 0).then_some(next_line.as_slice());
+            self.hear(&line, before).map_err(|source| self.fault(source))?;
             self.progress.last = self.progress.position;
             self.progress.position += length;
             self.progress.next += 1;
@@ -61,6 +62,7 @@ impl Register {
         }
         if count > 0 {
             self.progress.hash = hash(&line);
+            self.note_sign(&line);
         } else if let Some(after) = after {
             // The segment ends before the next one begins.
             self.skip(after);

@@ -5,6 +5,7 @@
 //! what it had been judged as until then; the connection itself in the hour in which it ended.
 
 mod database;
+mod events;
 mod feed;
 mod hours;
 pub(super) mod keep;
@@ -175,6 +176,10 @@ pub struct Register {
     /// Flows of which the database knows something else.
     changed: HashMap<String, Option<Flow>>,
     pending: HashMap<Place, Sums>,
+    /// How far what happened to the gateway is known; `None` where the database has no table of it.
+    events: Option<events::Known>,
+    /// Events that the database does not have yet.
+    new_events: Vec<events::Pending>,
     names: HashMap<i64, Names>,
     /// The latest hour of a record.
     latest: i64,
@@ -193,12 +198,15 @@ impl Register {
         &self.progress
     }
 
-    /// Counts one record.
-    fn hear(&mut self, line: &[u8]) -> Result<(), rusqlite::Error> {
+    /// Counts one record; `before` is the one before it, where that was just read.
+    fn hear(&mut self, line: &[u8], before: Option<&[u8]>) -> Result<(), rusqlite::Error> {
         match told(line) {
             None => self.progress.unread += 1,
-            Some(Told::Other) => {}
-            Some(Told::Start(run)) => self.begun(run),
+            Some(Told::Other) => self.note_event(line, before),
+            Some(Told::Start(run)) => {
+                self.note_event(line, before);
+                self.begun(run);
+            }
             Some(Told::Transfer(transfer)) => self.count(&transfer)?,
         }
         Ok(())
