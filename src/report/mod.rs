@@ -19,6 +19,7 @@ pub mod texts;
 pub mod world;
 
 use crate::evidence;
+use crate::evidence::Unreadable;
 use crate::evidence::register::Reconciled;
 use history::History;
 use model::{Model, Preset, Totals};
@@ -59,8 +60,8 @@ pub struct Record {
     pub reconciled: Option<Reconciled>,
     /// Records that were removed before the register had read them, and lines that are no records.
     pub missing: u64,
-    /// Segments that cannot be read, each as a person is told of it.
-    pub unreadable: Vec<String>,
+    /// Segments that cannot be read.
+    pub unreadable: Vec<Unreadable>,
 }
 
 impl Record {
@@ -111,6 +112,14 @@ pub struct Waiver {
 }
 
 impl Report {
+    /// What is said of the segments that cannot be read. What is to be published says nothing of the
+    /// host that it was made on.
+    fn unreadable(&self) -> impl Iterator<Item = &str> {
+        let is_public = self.preset == Preset::Transfers;
+        let segments = self.record.unreadable.iter();
+        segments.map(move |one| if is_public { one.name.as_str() } else { one.told.as_str() })
+    }
+
     /// Whether nothing speaks against the record and the sums: what was looked at holds and agrees.
     #[must_use]
     pub fn is_sound(&self) -> bool {

@@ -210,7 +210,7 @@ pub fn json(report: &Report) -> String {
                 "record": gap.number, "time": instant(gap.at), "lost": gap.lost, "cause": gap.cause,
             })).collect::<Vec<_>>(),
             "missing": record.missing,
-            "unreadable": record.unreadable,
+            "unreadable": report.unreadable().collect::<Vec<_>>(),
             "seconds": {
                 "enforcing": hours(Doing::Enforcing), "observing": hours(Doing::Observing),
                 "stopped": hours(Doing::Stopped), "unknown": hours(Doing::Unknown),

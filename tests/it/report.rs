@@ -645,6 +645,10 @@ fn a_damaged_segment_is_named_by_every_command_and_the_report_is_written() {
     let public = directory.join("signing.pub");
     let verify = || schengate(&["audit", "verify", place, "--key", public.to_str().unwrap()]);
     assert_eq!(verify().0, 0);
+    let key = public.to_str().unwrap();
+    for given in [&["--directory", place, "--key", key][..], &["--key", key, "-d", place]] {
+        assert_eq!(schengate(&[&["audit", "verify"], given].concat()).0, 0, "{given:?}");
+    }
     // One byte, and one after which nobody can read it.
     let whole = fs::read(&sealed).unwrap();
     let flipped = (whole.len() / 2..whole.len()).find_map(|at| {
@@ -656,18 +660,37 @@ fn a_damaged_segment_is_named_by_every_command_and_the_report_is_written() {
     let name = sealed.file_name().unwrap().to_str().unwrap();
     let words = format!("{} cannot be read (damaged", sealed.display());
     let what = format!("`schengate audit verify {place} --key PUB` names what is lost");
-    for more in [&[][..], &["--quick"]] {
+    let is_named = |more: &[&str], words: &str| {
         let (code, page, said) = september(&directory, more);
         assert_eq!(code, 1, "{said}");
-        assert!(said.contains(&words) && said.contains(&what), "{said}");
+        assert!(said.contains(words) && said.contains(&what), "{said}");
         let first = card(&page);
         assert!(first.contains("card ill"), "{first}");
         assert!(first.contains("A part of the record cannot be read."), "{first}");
         assert!(page.contains(name) && !page.contains("The log notes no lost lines."));
+        let (_, out, _) = september(&directory, &[more, &["--format", "json"]].concat());
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["record"]["unreadable"].as_array().map(Vec::len), Some(1));
+    };
+    is_named(&[], &words);
+    // In a hurry nobody looks into what the register has read, and the page says so; what cannot even be
+    // opened is named all the same.
+    let (code, page, said) = september(&directory, &["--quick"]);
+    assert!(code == 0 && card(&page).contains("Not verified for this report."), "{said}");
+    let aside = sealed.with_extension("aside");
+    fs::rename(&sealed, &aside).unwrap();
+    std::os::unix::fs::symlink("nowhere", &sealed).unwrap();
+    is_named(&["--quick"], &format!("{} cannot be read (No such file", sealed.display()));
+    fs::remove_file(&sealed).unwrap();
+    fs::rename(&aside, &sealed).unwrap();
+    // What is to be published names the file, and nothing else of this host.
+    for form in ["html", "json", "csv"] {
+        let more = ["--preset", "transfers", "--format", form];
+        let (code, out, said) = september(&directory, &more);
+        assert!(code == 1 && said.contains(&words), "{said}");
+        assert_eq!(out.contains(name), form != "csv", "{out}");
+        assert!(!out.contains(place), "{out}");
     }
-    let (_, out, _) = september(&directory, &["--quick", "--format", "json"]);
-    let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(report["record"]["unreadable"].as_array().map(Vec::len), Some(1));
     for given in [
         &["reconcile", place][..],
         &["show", "19a-3", place],

@@ -51,9 +51,8 @@ impl Place {
 enum Command {
     /// Verify a whole record offline: name each record that was edited, deleted, inserted or moved
     Verify {
-        /// The directory of the record
-        #[arg(value_name = "DIR")]
-        directory: PathBuf,
+        #[command(flatten)]
+        place: Place,
         /// The public key, or the file that it is in
         #[arg(long, value_name = "PUB")]
         key: String,
@@ -153,8 +152,8 @@ enum Command {
 /// not answer.
 pub(super) fn audit(audit: Audit, out: &mut impl Write) -> io::Result<Exit> {
     match audit.command {
-        Command::Verify { directory, key, head, json } => {
-            verify(&directory, &key, &head, json, out)
+        Command::Verify { place, key, head, json } => {
+            verify(place.directory(), &key, &head, json, out)
         }
         Command::Prove { id, place } => prove(place.directory(), &id, out),
         Command::VerifyProof { file, key } => verify_proof(&file, &key, out),

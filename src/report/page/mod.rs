@@ -147,6 +147,7 @@ fn short(words: &Words<'_>) -> Markup {
     let permitted = model.sum(|row| row.fate.is_let_go() && !row.fate.is_outside());
     let refused = model.sum(|row| row.fate == Fate::Refused);
     let is_public = report.preset == Preset::Transfers;
+    let has_refused = !is_public && report.preset != Preset::Waivers;
     let anchor = match report.preset {
         Preset::Full | Preset::Group => "fates",
         Preset::Transfers | Preset::Waivers => "grounds",
@@ -159,7 +160,7 @@ fn short(words: &Words<'_>) -> Markup {
         section {
             h2 id="short" { (texts.in_short) }
             @if model.rows.is_empty() { p.lead { (texts.nothing) } }
-            div.cards {
+            div.cards.three[!has_refused] {
                 div.card.out {
                     h3 { (texts.left_outside) }
                     p.big { a href={ "#" (anchor) } title=(digits(outside.totals.up, texts)) { (bytes(outside.totals.up, texts)) } }
@@ -170,7 +171,7 @@ fn short(words: &Words<'_>) -> Markup {
                     p.big { a href={ "#" (if is_public { "countries" } else { anchor }) } title=(digits(permitted.totals.up, texts)) { (bytes(permitted.totals.up, texts)) } }
                     p { (of_all(&permitted.totals)) " " (texts.of_all_up) ". " (texts.left_permitted_says) }
                 }
-                @if !is_public && report.preset != Preset::Waivers {
+                @if has_refused {
                     div.card {
                         h3 { (texts.refused) }
                         p.big { a href={ "#" (if report.preset == Preset::Full { "refusals" } else { "rows" }) } { (digits(refused.totals.connections, texts)) } }

@@ -345,7 +345,7 @@ impl Words<'_> {
             }
             @if !record.unreadable.is_empty() {
                 p { b.bad { (texts.unreadable) } }
-                ul { @for segment in record.unreadable.iter().take(LINES_MAX) { li { code { (printable(segment.as_bytes())) } } } }
+                ul { @for segment in report.unreadable().take(LINES_MAX) { li { code { (printable(segment.as_bytes())) } } } }
             }
             dl.facts {
                 div {

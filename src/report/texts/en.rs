@@ -52,7 +52,7 @@ pub(super) const TEXTS: Texts = Texts {
     by_day: "Data sent, day by day",
     by_day_says: "Each column is a day. Orange is what went beyond what place and law permit.",
     map: "Where data went",
-    map_says: "The darker, the more was sent. Orange: some of it went beyond what place and law permit. Data that may have landed in several countries count in each.",
+    map_says: "The stronger the colour, the more was sent. Orange: some of it went beyond what place and law permit. Data that may have landed in several countries count in each.",
     map_borders: "Borders: Natural Earth (public domain). They are drawn for orientation only.",
     legend_permitted: "permitted",
     legend_outside: "some beyond it",
