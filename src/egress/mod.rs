@@ -7,6 +7,7 @@ pub(crate) mod dial;
 mod exchange;
 mod host;
 pub(crate) mod name_binding;
+pub(crate) mod permitted;
 mod question;
 mod resolver;
 mod servers;

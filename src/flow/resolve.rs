@@ -2,7 +2,7 @@
 //! permitted (docs/policy.md §3).
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,22 +11,20 @@ use tokio::time::sleep;
 
 use super::authority::Target;
 use super::evaluate::{
-    NameEvidence, Subject, evaluate_cached, now_ms, over_limit, refused_by_name,
+    Answer, NameEvidence, Subject, evaluate_cached, now_ms, over_limit, refused_by_name,
 };
 use super::refuse::Rejection;
 use super::session::Session;
 use crate::account::{Decision, End};
 use crate::egress::connect::{DialFault, connect};
 use crate::egress::name_binding::Unresolved;
+use crate::egress::permitted::{NotPermitted, resolve_and_judge};
 use crate::identify::{Host, NameSource, Protocol};
 use crate::net::socket::TcpSocket;
-use crate::policy::{Permit, Verdict};
+use crate::policy::{Permit, Policy, Verdict};
 
 /// Head start of an address over the next one (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
-
-/// Addresses of one name that are judged and dialled at most.
-const TRIED_MAX: usize = 16;
 
 /// A connected destination, and what was asked of the policy to reach it.
 #[derive(Debug)]
@@ -75,37 +73,24 @@ pub(super) async fn resolve_and_dial(
     session: &mut Session,
 ) -> Result<Connected, ConnectError> {
     let client = session.record.client().ip();
-    let (addresses, name) = match request.target.host {
-        Host::Address(address) => (vec![address], None),
+    let (address, name, evidence) = match request.target.host {
+        // A name inside the tunnel is heard only after the dial.
+        Host::Address(address) => (address, None, NameEvidence::ClaimedAfterDial),
         Host::Name(name) => {
             let name = Some((name, request.source));
-            let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, request.target.port));
-            let (protocol, evidence) = (request.protocol, NameEvidence::Resolved);
-            let unread = Subject::unread(client, nowhere);
-            let subject = Subject { protocol, name, evidence, ..unread };
-            (resolved(&subject, session).await?, name)
+            (Ipv6Addr::UNSPECIFIED.into(), name, NameEvidence::Resolved)
         }
     };
-    let subject = addresses.into_iter().map(|address| Subject {
-        protocol: request.protocol,
-        name,
-        // Of an address alone, a name inside the tunnel is heard only after the dial.
-        evidence: if name.is_some() {
-            NameEvidence::Resolved
-        } else {
-            NameEvidence::ClaimedAfterDial
-        },
-        ..Subject::unread(client, SocketAddr::new(address, request.target.port))
-    });
+    let unread = Subject::unread(client, SocketAddr::new(address, request.target.port));
+    let subject = Subject { protocol: request.protocol, name, evidence, ..unread };
     let turn = session.worker.registry.turn();
-    let mut permitted = permitted(subject.collect(), session)?;
-    let permits = permitted.iter_mut().take(TRIED_MAX).filter_map(|one| one.permit.take());
-    let permits = permits.collect();
+    let (permits, mut permitted): (Vec<_>, Vec<_>) =
+        judged(&subject, session).await?.into_iter().unzip();
     let (index, upstream) = dial_in_order(permits, session).await?;
     if index >= permitted.len() {
         return Err(ConnectError::Unresolved);
     }
-    let Permitted { subject, judged, .. } = permitted.swap_remove(index);
+    let (subject, judged) = permitted.swap_remove(index);
     if session.worker.registry.turn() == turn {
         session.record.judged(judged);
         session.registration.judged(&subject, &session.record);
@@ -126,16 +111,10 @@ pub(super) async fn resolve_and_evaluate(
     subject: Subject,
     session: &mut Session,
 ) -> Result<Permit, Rejection> {
-    let found = async {
-        let addresses = resolved(&subject, session).await?;
-        let all = addresses.into_iter().map(|address| {
-            let destination = SocketAddr::new(address, subject.destination.port());
-            Subject { destination, ..subject.clone() }
-        });
-        let mut permitted = permitted(all.collect(), session)?;
-        permitted.iter_mut().find_map(|one| one.permit.take()).ok_or(ConnectError::Unresolved)
-    };
-    found.await.map_err(|missed| match missed {
+    let first = judged(&subject, session).await.and_then(|permitted| {
+        permitted.into_iter().next().map(|(permit, _)| permit).ok_or(ConnectError::Unresolved)
+    });
+    first.map_err(|missed| match missed {
         ConnectError::Stopped(stop) => stop,
         ConnectError::Unresolved | ConnectError::Unanswered | ConnectError::Undialled(_) => {
             Rejection::Ended(End::DnsError)
@@ -143,65 +122,67 @@ pub(super) async fn resolve_and_evaluate(
     })
 }
 
-/// The name's addresses, where some address of it might pass: the query for a name that none can
-/// save never leaves. `subject` holds the name, and its port under `::`.
-async fn resolved(subject: &Subject, session: &mut Session) -> Result<Vec<IpAddr>, ConnectError> {
-    let Ok(policy) = session.worker.live.load(now_ms()) else {
-        return Err(ConnectError::Stopped(session.refused(Verdict::overload(subject.destination))));
+/// An address that may be dialled, and what the record says of it then.
+type Permitted = (Permit, (Subject, Decision));
+
+/// The permitted addresses of the name that `subject` holds beside its port, else of its address; the
+/// first of them is noted, or the refusal. No address needs a query of its own: the name is resolved
+/// here.
+async fn judged(subject: &Subject, session: &mut Session) -> Result<Vec<Permitted>, ConnectError> {
+    let at = |ip| SocketAddr::new(ip, subject.destination.port());
+    let (worker, record) = (&session.worker, &mut session.record);
+    let metrics = worker.account.metrics();
+    let resolve = async {
+        let Some((name, source)) = subject.name else { return Ok(vec![subject.destination.ip()]) };
+        record.asks_about(name, source);
+        worker.names.resolve(&name, subject.client).await
     };
-    if let Some(answer) = refused_by_name(&policy, subject, session.record.metrics()) {
-        let noted = session.note(&policy, subject.clone(), answer);
-        return noted.map(|_| Vec::new()).map_err(ConnectError::Stopped);
-    }
-    let Some((name, source)) = &subject.name else { return Err(ConnectError::Unresolved) };
-    session.record.asks_about(*name, *source);
-    match session.worker.names.resolve(name, subject.client).await {
-        Ok(addresses) => Ok(addresses),
-        Err(Unresolved::NoAddress) => Err(ConnectError::Unresolved),
-        Err(Unresolved::NoAnswer) => Err(ConnectError::Unanswered),
-        Err(Unresolved::OverLimit) => {
-            let answer = over_limit(subject, session.record.metrics());
-            let noted = session.note(&policy, subject.clone(), answer);
-            noted.map(|_| Vec::new()).map_err(ConnectError::Stopped)
+    let found = resolve_and_judge(
+        || worker.live.load(now_ms()),
+        |policy| Some((subject.clone(), refused_by_name(policy, subject, metrics)?)),
+        resolve,
+        |policy, ip| {
+            let subject = Subject { destination: at(ip), ..subject.clone() };
+            let answer = evaluate_cached(policy, &subject, metrics)?;
+            Some((answer.verdict, (subject, answer)))
+        },
+    );
+    let (policy, (refused, answer)) = match found.await {
+        Ok(found) => return noted(&found.policy, found.addresses, session),
+        Err(NotPermitted::Refused(policy, refusal)) => (policy, refusal),
+        Err(NotPermitted::Unresolved(policy, Unresolved::OverLimit)) => {
+            (policy, (subject.clone(), over_limit(subject, metrics)))
         }
-    }
+        Err(NotPermitted::Lapsed(ip)) => {
+            let destination = ip.map_or(subject.destination, at);
+            return Err(ConnectError::Stopped(session.refused(Verdict::overload(destination))));
+        }
+        Err(NotPermitted::Unresolved(_, Unresolved::NoAnswer)) => {
+            return Err(ConnectError::Unanswered);
+        }
+        Err(NotPermitted::Unresolved(_, Unresolved::NoAddress) | NotPermitted::NoAddress) => {
+            return Err(ConnectError::Unresolved);
+        }
+    };
+    let refused = session.note(&policy, refused, answer);
+    refused.map(|_| Vec::new()).map_err(ConnectError::Stopped)
 }
 
-/// An address that may be dialled.
-struct Permitted {
-    subject: Subject,
-    judged: Decision,
-    permit: Option<Permit>,
-}
-
-/// Judges every address by one policy, and notes the first permitted one, or the first refusal.
-/// Never waits: the names were resolved here, so that no address needs a query.
-fn permitted(all: Vec<Subject>, session: &mut Session) -> Result<Vec<Permitted>, ConnectError> {
-    let first = all.first().map(|subject| subject.destination).ok_or(ConnectError::Unresolved)?;
-    let Ok(policy) = session.worker.live.load(now_ms()) else {
-        return Err(ConnectError::Stopped(session.refused(Verdict::overload(first))));
+/// Notes the first address, by which all stand in the record until one is connected to.
+fn noted(
+    policy: &Policy,
+    addresses: Vec<(Permit, (Subject, Answer))>,
+    session: &mut Session,
+) -> Result<Vec<Permitted>, ConnectError> {
+    let Some((_, (subject, answer))) = addresses.first() else {
+        return Err(ConnectError::Unresolved);
     };
-    let mut permitted = Vec::new();
-    let mut noted = None;
-    for subject in all {
-        let Some(answer) = evaluate_cached(&policy, &subject, session.record.metrics()) else {
-            continue;
-        };
-        match answer.verdict.permit() {
-            Ok(permit) => {
-                let judged = answer.judged(&policy, &subject);
-                if permitted.is_empty() {
-                    noted = Some((subject.clone(), answer));
-                }
-                permitted.push(Permitted { subject, judged, permit: Some(permit) });
-            }
-            Err(_) if noted.is_none() => noted = Some((subject, answer)),
-            Err(_) => {}
-        }
-    }
-    let (subject, answer) = noted.ok_or(ConnectError::Unresolved)?;
-    let verdict = session.note(&policy, subject, answer);
-    verdict.map(|_| permitted).map_err(ConnectError::Stopped)
+    session.note(policy, subject.clone(), *answer).map(drop).map_err(ConnectError::Stopped)?;
+    let judged = addresses.into_iter().map(|(permit, (subject, answer))| {
+        let judged = answer.judged(policy, &subject);
+        (permit, (subject, judged))
+    });
+    Ok(judged.collect())
 }
 
 /// Connects to the first address that answers. Each has a head start over the next; one that fails

@@ -1,5 +1,6 @@
 //! From a URL to bytes: resolved, judged, dialled where permitted, asked over TLS.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
@@ -28,15 +29,13 @@ use super::take::Validators;
 use crate::control::config::{Names, Update, unfit};
 use crate::control::progress::Progress;
 use crate::control::trust_roots;
+use crate::egress::permitted::{NotPermitted, resolve_and_judge};
 use crate::egress::{Resolver, dial};
 use crate::identify::{HostName, Protocol};
-use crate::policy::{Claim, Permit, Policy, Question, Transport, Verdict};
+use crate::policy::{Claim, Lapsed, Permit, Policy, Question, Transport, Verdict};
 
 /// Redirects that are followed; each is judged like the first address.
 const REDIRECTS_MAX: usize = 5;
-
-/// Addresses of one name that are judged and dialled at most.
-const TRIED_MAX: usize = 16;
 
 /// Time allowed for a connect with its TLS handshake.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -109,30 +108,28 @@ impl<'a> Client<'a> {
             name: Claim::Bound(&host),
             ech: false,
         };
-        // The query for a name that no address could save never leaves.
-        if let Some(verdict) = self.policy.decide_name(&question(Ipv6Addr::UNSPECIFIED.into())) {
-            *judged = Some(verdict);
-            return Err(self.refused(&verdict, &host));
-        }
-        let unresolved = || Fault::Unresolved(host.to_string());
-        let addresses = self.resolver.all(&host).await;
-        let (mut permits, mut refused) = (Vec::new(), None);
-        for address in addresses.into_iter().take(TRIED_MAX) {
-            let verdict = self.policy.decide(&question(address.to_canonical()));
-            match verdict.permit() {
-                Ok(permit) => permits.push(permit),
-                Err(denial) => refused = refused.or_else(|| Some(*denial.verdict())),
+        let found = resolve_and_judge(
+            || Ok(self.policy),
+            |policy| policy.decide_name(&question(Ipv6Addr::UNSPECIFIED.into())),
+            async { Ok::<_, Infallible>(self.resolver.all(&host).await) },
+            |policy, address| {
+                let verdict = policy.decide(&question(address));
+                Some((verdict, verdict))
+            },
+        );
+        match found.await {
+            Ok(found) => {
+                *judged = found.addresses.first().map(|(_, verdict)| *verdict);
+                Ok(found.addresses.into_iter().map(|(permit, _)| permit).collect())
             }
-        }
-        match (permits.first(), refused) {
-            (Some(permit), _) => *judged = Some(*permit.verdict()),
-            (None, Some(verdict)) => {
+            Err(NotPermitted::Refused(_, verdict)) => {
                 *judged = Some(verdict);
-                return Err(self.refused(&verdict, &host));
+                Err(self.refused(&verdict, &host))
             }
-            (None, None) => return Err(unresolved()),
+            Err(NotPermitted::Lapsed(_)) => Err(Fault::Refused(Lapsed.to_string())),
+            Err(NotPermitted::NoAddress) => Err(Fault::Unresolved(host.to_string())),
+            Err(NotPermitted::Unresolved(_, never)) => match never {},
         }
-        Ok(permits)
     }
 
     fn refused(&self, verdict: &Verdict, host: &HostName) -> Fault {
