@@ -72,6 +72,15 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// A file without the tests at its foot.
+fn without_tests(text: &str) -> &str {
+    let mut marks = text.match_indices("#[cfg(test)]\n").map(|(at, mark)| (at, at + mark.len()));
+    let tests = marks.find(|&(_, behind)| {
+        text[behind..].lines().next().is_some_and(|line| line.ends_with("mod tests {"))
+    });
+    tests.map_or(text, |(at, _)| &text[..at])
+}
+
 /// Every `crate::MODULE` that a file names, comments left out.
 fn used(text: &str) -> Vec<(usize, String)> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
@@ -197,7 +206,7 @@ fn what_leaves_is_dialled_in_one_place() {
             continue;
         }
         let text = fs::read_to_string(&path).expect("a source file");
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = without_tests(&text);
         for (at, line) in code.lines().enumerate() {
             if line.trim_start().starts_with("//") || !goes_somewhere(line) {
                 continue;
@@ -321,7 +330,7 @@ fn modules(room: &str) -> BTreeMap<String, BTreeSet<String>> {
     let files: BTreeMap<String, PathBuf> = files.map(|path| (named(&path), path)).collect();
     let uses = |(own, path): (&String, &PathBuf)| {
         let text = fs::read_to_string(path).expect("a source file");
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = without_tests(&text);
         let mut lines = code.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
         let mut paths = Vec::new();
         while let Some(line) = lines.next() {
@@ -446,6 +455,15 @@ fn control_has_no_circle_and_no_arrow_up() {
     assert!(arrows > 250, "{arrows}");
 }
 
+#[test]
+fn the_command_line_has_no_circle() {
+    let uses = modules("cli");
+    assert_eq!(circle(&uses), None);
+    let arrows: usize = uses.values().map(BTreeSet::len).sum();
+    println!("cli: {} modules, {arrows} arrows, 0 circles", uses.len());
+    assert!(arrows > 50, "{arrows}");
+}
+
 /// The rooms of `flow`, each of which uses only those before it. What a worker shares holds the UDP
 /// flows of its SOCKS5 clients, so that their table lies below it and the rest of `udp` above.
 const FLOW_ROOMS: &[&str] = &[
@@ -543,7 +561,7 @@ fn the_rooms_of_the_flow_use_only_those_before_them() {
         let own = place(below).or_else(|| place(top));
         let own = own.unwrap_or_else(|| panic!("{below} has no place in the order"));
         let text = fs::read_to_string(&path).expect("a source file");
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = without_tests(&text);
         for room in flow_rooms(file, code) {
             let other = place(&room).unwrap_or_else(|| panic!("{below} names {room}: no room"));
             assert!(other <= own, "{below} uses {room}, which stands above it");
@@ -565,7 +583,7 @@ fn a_key_of_a_listener_is_read_once_held_once_and_used_where_it_takes_effect() {
     let mut files = Vec::new();
     for path in sources(&src) {
         let text = fs::read_to_string(&path).expect("a source file");
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let code = without_tests(&text);
         let mut lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
         let file = path.strip_prefix(&src).expect("a file of src").to_str().expect("UTF-8");
         if lines.any(|line| line.contains(KEY)) && !file.contains("tests") {
@@ -605,7 +623,7 @@ fn table_below<'t>(text: &'t str, heading: &str) -> Vec<Vec<&'t str>> {
 fn code_of(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/flow").join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{file}: {fault}"));
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = without_tests(&text);
     let is_code = |line: &&str| {
         let line = line.trim_start();
         !line.starts_with("//") && !line.starts_with("use ") && !line.starts_with("pub use ")

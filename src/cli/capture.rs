@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::{Exit, PolicyFile, complain};
+use super::common::{Exit, PolicyFile, complain, log};
 use crate::control::capture::{
     self, CaptureFault, Fences, Finding, Form, Keep, PROBE_INTERFACE, SHORTCUT_TABLE, STATE,
     Servers, TABLE, counted,
@@ -85,7 +85,7 @@ pub(super) fn capture(arguments: Capture, out: &mut impl Write) -> io::Result<Ex
         },
         Command::Keep { rules, state } => match rules.capture() {
             Ok(capture) => {
-                super::log(io::stderr);
+                log(io::stderr);
                 Keep::new(capture, &state).run()
             }
             Err(exit) => return Ok(exit),

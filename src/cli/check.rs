@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Exit, PolicyFile};
+use super::common::{Exit, PolicyFile};
 use crate::control::admin::{Access, AccessFault};
 use crate::control::compile::Compiler;
 use crate::control::config::{self, Data, Fault, Source};

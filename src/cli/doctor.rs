@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Exit, PolicyFile, complain};
+use super::common::{Exit, PolicyFile, complain};
 use crate::control::capture::STATE;
 use crate::control::doctor::{self, Diagnosis, Expected, Files, State};
 use crate::control::load::{self, LoadFault};

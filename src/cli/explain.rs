@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Exit, PolicyFile, complain};
+use super::common::{Exit, PolicyFile, complain, said};
 use crate::control::config;
 use crate::control::explain::{Answer, Asked, Spoken, destination};
 use crate::control::load::load;
@@ -90,7 +90,7 @@ pub(super) fn explain(arguments: &Explain, out: &mut impl Write) -> io::Result<E
         writeln!(out, "{}", answer.json())?;
     } else {
         let file = loaded.compiler.config().path.as_deref();
-        write!(out, "{}", answer.text(&super::said(file)))?;
+        write!(out, "{}", answer.text(&said(file)))?;
     }
     Ok(if answer.verdict().action() == Action::Block { Exit::No } else { Exit::Yes })
 }

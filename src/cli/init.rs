@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::{Exit, complain};
+use super::common::{Exit, complain};
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::{Exit, PolicyFile, complain};
+use super::common::{Exit, PolicyFile, complain};
 use crate::control::load::load;
 use crate::inspect::{Flow, Form, ascii_json, inspect_file};
 use crate::policy::{Action, Claim, Policy, Question};

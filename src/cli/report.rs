@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::audit::{Place, begins, last_entry, miss, public_key, register, second};
-use super::{Exit, PolicyFile, complain};
+use super::audit::place::{Place, last_entry, public_key};
+use super::audit::register::{begins, miss, register, second};
+use super::common::{Exit, PolicyFile, complain};
 use crate::control::config::{self, Config};
 use crate::evidence::note::{PrivateKey, PublicKey};
 use crate::evidence::register::{Query, Register, reconcile, register_path};

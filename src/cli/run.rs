@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-use super::{Exit, complain};
+use super::common::{Exit, complain, log};
 use crate::account::Account;
 use crate::control::capture::STATE;
 use crate::service::{Behind, FrontEnd, LAST_LINES, Options, Service, front};
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: Run) -> Exit {
         Err(fault) => return complain(fault),
     };
     let messages = account.clone();
-    super::log(move || messages.messages());
+    log(move || messages.messages());
     // Where nobody reads stderr, a thread that panics must not wait there with what it says.
     std::panic::set_hook(Box::new(|panic| error!(%panic, "a thread of the gateway panicked")));
     sys::set_mmap_threshold();

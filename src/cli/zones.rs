@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::common::{Exit, PolicyFile, complain};
 use super::explain::instant;
-use super::{Exit, PolicyFile, complain};
 use crate::control::config::{self, Members, Term, ZoneList, Zones};
 use crate::policy::{Country, CountrySet};
 

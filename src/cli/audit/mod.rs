@@ -1,6 +1,7 @@
 //! `schengate audit`: the record read, verified and proven, offline.
 
-mod register;
+pub(super) mod place;
+pub(super) mod register;
 mod reveal;
 mod show;
 
@@ -10,41 +11,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Exit, complain};
+use super::common::{Exit, complain};
 use crate::evidence::checkpoint::{Checkpoint, Proof};
-use crate::evidence::note::{PrivateKey, PublicKey};
+use crate::evidence::note::PrivateKey;
 use crate::evidence::tree::{Frontier, Hash, Window};
 use crate::evidence::{self, Entry, Finding, Segment};
 use crate::report::ocsf;
-pub(super) use crate::report::text::printable;
-pub(super) use register::{begins, miss, register, second};
+use crate::report::text::printable;
+use place::{Place, last_entry, public_key};
 use show::{Export, Format, Selected, is_of};
-
-/// Where the installed service keeps its record.
-pub(super) const INSTALLED: &str = "/var/lib/schengate/audit";
 
 /// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Audit {
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Place {
-    /// The directory of the record
-    #[arg(long, short, value_name = "DIR", default_value = INSTALLED)]
-    directory: PathBuf,
-    /// The directory of the record, as --directory
-    #[arg(value_name = "DIR", conflicts_with = "directory")]
-    at: Option<PathBuf>,
-}
-
-impl Place {
-    /// The directory that is meant, however it was given.
-    pub(super) fn directory(&self) -> &Path {
-        self.at.as_deref().unwrap_or(&self.directory)
-    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -256,27 +237,6 @@ fn ocsf_version(text: &str) -> Result<u8, String> {
     minor
         .filter(|minor| ocsf::VERSIONS.contains(minor))
         .ok_or_else(|| "write a version from 1.1 to 1.9".to_owned())
-}
-
-/// A public key as it is written, or from a file.
-pub(super) fn public_key(given: &str) -> Result<PublicKey, String> {
-    let text = match fs::read_to_string(given) {
-        Ok(text) => text,
-        Err(_) if given.contains('+') => given.to_owned(),
-        Err(fault) => return Err(format!("--key {given}: {fault}")),
-    };
-    PublicKey::parse(&text).map_err(|fault| format!("--key {given}: {fault}"))
-}
-
-/// The last signed checkpoint of a log.
-pub(super) fn last_entry(directory: &Path) -> io::Result<Option<Entry>> {
-    for segment in Segment::all(directory)?.iter().rev() {
-        let entries = segment.entries()?;
-        if let Some(entry) = entries.iter().rev().find_map(|line| Entry::parse(line)) {
-            return Ok(Some(entry));
-        }
-    }
-    Ok(None)
 }
 
 fn head(directory: &Path, as_json: bool, out: &mut impl Write) -> io::Result<Exit> {

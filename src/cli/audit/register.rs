@@ -11,7 +11,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
-use super::{Exit, Place, complain};
+use super::place::Place;
+use crate::cli::common::{Exit, complain};
 use crate::evidence::register::{
     Column, Metrics, Query, REST, Reconciled, Register, RegisterFault, Row, reconcile,
 };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::show::{is_of, walk};
-use super::{Exit, complain};
+use crate::cli::common::{Exit, complain};
 use crate::evidence::{Unrevealed, record_beside, reveal};
 
 /// How long the gateway may take to write what it is left.

@@ -8,7 +8,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Exit, complain};
+use super::place::last_entry;
+use crate::cli::common::{Exit, complain};
 use crate::evidence::tree::leaf_hash;
 use crate::evidence::{Segment, lines};
 use crate::report::ocsf;
@@ -178,7 +179,7 @@ fn ended(walked: Result<(), String>, has_any: bool) -> Exit {
 pub(super) fn export(directory: &Path, export: &Export, out: &mut impl Write) -> io::Result<Exit> {
     let (mut has_any, mut left_out) = (false, 0_u64);
     // The name of the log is known once a checkpoint is.
-    let log = super::last_entry(directory).ok().flatten();
+    let log = last_entry(directory).ok().flatten();
     let log = log.and_then(|entry| entry.note.lines().next().map(str::to_owned));
     let form = ocsf::Form { minor: export.minor, log: log.unwrap_or_default() };
     if export.format == Format::Csv {

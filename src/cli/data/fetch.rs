@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use super::{Exit, PolicyFile, complain};
+use crate::cli::common::{Exit, PolicyFile, complain};
 use crate::cli::progress::Shown;
 use crate::control::update::{Asked, Ended, Report, update};
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use super::{Exit, complain};
+use crate::cli::common::{Exit, complain};
 use crate::cli::explain::instant;
 use crate::cli::progress::Shown;
 use crate::control::config::{CountryField, Source};

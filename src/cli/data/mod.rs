@@ -4,8 +4,9 @@ mod fetch;
 mod make;
 mod show;
 
-use super::{Exit, PolicyFile, complain};
 use std::io::{self, Write};
+
+use super::common::{Exit, PolicyFile};
 
 /// Arguments of `data`.
 #[derive(Debug, clap::Args)]

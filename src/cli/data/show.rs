@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::{Exit, PolicyFile, complain};
+use crate::cli::common::{Exit, PolicyFile, complain};
 use crate::cli::progress::Shown;
 use crate::control::config::{self, CountryField, Source};
 use crate::control::data::{self, DataFault, Kind, Table};

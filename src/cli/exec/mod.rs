@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Exit, PolicyFile, complain};
+use super::common::{Exit, PolicyFile, complain, log};
 use crate::account::Account;
 use crate::control::load;
 use crate::enclosure::{self, Enclosure, Ended, Event, Plan};
@@ -132,7 +132,7 @@ fn served(
     let lines = Lines::default();
     let account = Account::start(Box::new(lines.sink(record)))?;
     let messages = account.clone();
-    super::log(move || messages.messages());
+    log(move || messages.messages());
     let sockets = enclosure.sockets()?;
     let about = origin.about(&loaded);
     let mut gateway = EnclosedGateway::start(loaded, sockets, account.clone())?;

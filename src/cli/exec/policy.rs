@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::summary::About;
-use crate::cli::{PolicyFile, said};
+use crate::cli::common::{PolicyFile, said};
 use crate::control::config::{self, Faults, Loaded};
 use crate::control::load::LoadedPolicy;
 use crate::service::host_name_servers;

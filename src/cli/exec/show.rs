@@ -6,8 +6,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::summary::{Fate, Key, Row, Summary};
-use crate::cli::audit::printable;
 use crate::policy::Reason;
+use crate::report::text::printable;
 use crate::sys::Gone;
 
 /// Codes that a cell shows before it only counts them.

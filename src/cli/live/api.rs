@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::cli::PolicyFile;
+use crate::cli::common::PolicyFile;
 use crate::control::admin::REQUEST;
 use crate::control::config;
 use crate::control::trust_roots;

@@ -6,7 +6,8 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::api::{Api, Reach, block_on, parameters, part};
-use super::{Exit, bytes, first, fit, line, place, span, text, unanswered};
+use super::shown::{bytes, first, fit, line, place, span, text, unanswered};
+use crate::cli::common::Exit;
 
 /// Arguments of `connections`.
 #[derive(Debug, clap::Args)]

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use super::api::{Reach, block_on, parameters};
-use super::{Exit, first, line, place, text, unanswered};
+use super::shown::{first, line, place, text, unanswered};
 use crate::account::notice::printable;
+use crate::cli::common::Exit;
 
 /// Arguments of `tail`.
 #[derive(Debug, clap::Args)]

@@ -8,8 +8,9 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::api::{Api, Fault, Reach, block_on, parameters};
-use super::{Exit, bytes, first, fit, line, place, span, text, unanswered};
+use super::shown::{bytes, first, fit, line, place, span, text, unanswered};
 use crate::account::live::By;
+use crate::cli::common::Exit;
 use crate::sys;
 
 /// Columns and rows where the terminal tells none.

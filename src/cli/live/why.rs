@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use super::api::{Reach, block_on, part};
-use super::{Exit, line, place, text, unanswered};
+use super::shown::{line, place, text, unanswered};
 use crate::account::notice::printable;
+use crate::cli::common::Exit;
 
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap_mangen::roff::{Roff, bold, roman};
 
 use self::pages::Page;
-use super::{Exit, INSTALLED, complain};
+use super::common::{Exit, INSTALLED, complain};
 
 /// Arguments of `man`.
 #[derive(Debug, clap::Args)]
