@@ -1,9 +1,95 @@
 //! The axes of a judgement: every cause that holds is weighed, the strictest action decides
 //! (docs/policy.md §3, step 3).
 
-use super::address_table::Location;
+use super::address_table::{AddressTable, Class, Location};
 use super::blueprint::Causes;
 use super::{Action, AddressKind, CountrySet, Reason};
+
+/// What the axes say where something is not to be found.
+const UNKNOWN: (Action, Reason) = (Action::Block, Reason::Unknown);
+
+/// What the axes come to, weighed ahead for every profile and every class of addresses.
+#[derive(Debug)]
+pub(super) struct AxesTable {
+    profiles: Box<[Profile]>,
+    /// Profile by profile, class by class.
+    outcomes: Box<[(Action, Reason)]>,
+    /// Classes of addresses.
+    classes: usize,
+    /// Whether each source of the address table is older than allowed.
+    stale: Box<[bool]>,
+}
+
+impl AxesTable {
+    /// Weighs everything.
+    pub(super) fn build(table: &AddressTable, profiles: Vec<Profile>, stale: &[bool]) -> Self {
+        let classes = table.classes();
+        let weighed = |profile: &Profile, class: &Class| {
+            class_facts(table, class, stale)
+                .map_or(UNKNOWN, |facts| weigh(profile, &facts, |_, _| ()))
+        };
+        let outcomes = profiles
+            .iter()
+            .flat_map(|profile| classes.iter().map(move |class| weighed(profile, class)))
+            .collect();
+        Self { profiles: profiles.into(), outcomes, classes: classes.len(), stale: stale.into() }
+    }
+
+    /// A profile by its index.
+    #[inline(always)]
+    pub(super) fn profile(&self, index: u32) -> Option<&Profile> {
+        self.profiles.get(index as usize)
+    }
+
+    /// What the axes come to for a class of addresses by itself.
+    #[inline(always)]
+    pub(super) fn of_class(&self, profile: u32, class: usize) -> (Action, Reason) {
+        let at = profile as usize * self.classes + class;
+        self.outcomes.get(at).copied().unwrap_or(UNKNOWN)
+    }
+
+    /// The same for each profile.
+    pub(super) fn of_each_profile(&self, class: usize) -> Vec<(Action, Reason)> {
+        (0..).zip(&self.profiles).map(|(profile, _)| self.of_class(profile, class)).collect()
+    }
+
+    /// What the axes come to for a class of which a name says more: `change` adds it. `heard` is told
+    /// each cause.
+    pub(super) fn weighed(
+        &self,
+        table: &AddressTable,
+        (profile, class): (u32, usize),
+        change: impl FnOnce(&mut Facts<'_>),
+        heard: impl FnMut(Reason, Action),
+    ) -> (Action, Reason) {
+        let facts = table.classes().get(class);
+        let facts = facts.and_then(|class| class_facts(table, class, &self.stale));
+        let (Some(profile), Some(mut facts)) = (self.profile(profile), facts) else {
+            return UNKNOWN;
+        };
+        change(&mut facts);
+        weigh(profile, &facts, heard)
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.outcomes)
+    }
+}
+
+/// What the axes look at for a class by itself, without a name.
+fn class_facts<'a>(table: &'a AddressTable, class: &Class, stale: &[bool]) -> Option<Facts<'a>> {
+    let location = table.locations().get(class.location as usize)?;
+    let operator = table.operators().get(class.operator as usize)?;
+    let too_old = |source: u32| stale.get(source as usize).copied().unwrap_or(false);
+    Some(Facts {
+        kind: class.kind,
+        location,
+        homes: operator.homes,
+        operator_known: operator.is_known(),
+        stale: location.source.is_some_and(too_old),
+    })
+}
 
 /// What a group permits, and what each cause leads to. Groups with equal settings share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,19 +3,22 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::address::{LastBytes, canonical};
+use super::address::canonical;
 use super::address_table::{AddressTable, Class, Location, Operator, leads};
-use super::axes::{Facts, Profile, weigh};
+use super::axes::{AxesTable, Profile};
 use super::blueprint::{Blueprint, FromSpec, GroupSpec, RuleSpec};
+use super::clients::{ClientClass, ClientIndex, GroupState};
 use super::flatten::{AddressBits, flatten_prefixes};
 use super::host_list::HostList;
 use super::ip_table::{IpTable, Memory};
 use super::name_table::NameTable;
-use super::rule_set::{Bits, RuleSetsBuilder, SetId};
-use super::{
-    Action, AddressKind, ClassRules, ClientClass, CountrySet, GroupState, NameLaw, NameRules,
-    OperatorRules, Policy, Reason, RuleState, Transport,
+use super::own::OwnAddresses;
+use super::rule_index::{
+    CarrierSets, ClassRules, KindSets, NameIndex, NameLaw, NameRules, OperatorRules, PortIndex,
+    RuleIndex, RuleState,
 };
+use super::rule_set::{Bits, RuleSetsBuilder, SetId};
+use super::{Action, AddressKind, CountrySet, Policy, Reason, Terms, Transport};
 use crate::identify::{HostName, Protocol};
 
 /// Position of a protocol among the carriers; DTLS counts as `other`.
@@ -26,13 +29,6 @@ pub(super) const fn carrier(protocol: Protocol) -> usize {
         Protocol::Http => 2,
         Protocol::Dtls | Protocol::Other => 3,
     }
-}
-
-/// What the ports of the rules come to.
-struct Ports {
-    classes: Box<[u16]>,
-    sets: Box<[SetId]>,
-    samples: Box<[u16]>,
 }
 
 /// Which protocols may still turn out to run over a transport.
@@ -47,91 +43,27 @@ impl Policy {
     /// Compiles a blueprint.
     #[must_use]
     pub fn build(blueprint: Blueprint) -> Self {
-        let Blueprint { groups, rules, address_table, stale, .. } = &blueprint;
+        let Blueprint { groups, rules, address_table, .. } = &blueprint;
         let mut build = Build { rules, sets: RuleSetsBuilder::new(rules.len()) };
-        let (clients, client_classes) = build.clients(groups);
-        let Ports { classes: port_classes, sets: ports, samples: port_samples } = build.ports();
-        let (names, name_rules) = build.names(&blueprint.host_operators);
-        let (law_names, name_laws) = build.name_laws(&blueprint.host_laws);
-        let mut host_operators: Vec<u32> =
-            blueprint.host_operators.iter().map(|&(_, _, operator)| operator).collect();
-        host_operators.sort_unstable();
-        host_operators.dedup();
-        let carriers = [Transport::Tcp, Transport::Udp].map(|transport| {
-            [Protocol::Tls, Protocol::Quic, Protocol::Http, Protocol::Other]
-                .map(|protocol| build.set(|rule| carries(rule, transport, protocol)))
-        });
-        let any_carrier = [Transport::Tcp, Transport::Udp].map(|transport| {
-            build.set(|rule| carriers_of(transport).iter().any(|&p| carries(rule, transport, p)))
-        });
-        let every_carrier = [Transport::Tcp, Transport::Udp].map(|transport| {
-            build.set(|rule| carriers_of(transport).iter().all(|&p| carries(rule, transport, p)))
-        });
-        let (classes, operators) = build.classes(address_table);
-        let (profiles, group_states) = profiles(groups);
-        let axes = axes(address_table, &profiles, stale);
-        let everything = build.set(|_| true);
-        let block_rules = build.set(|rule| rule.action == Action::Block);
-        let addressless = build
-            .set(|rule| is_unplaced_block(rule) && rule.operator.is_none() && rule.law.is_none());
-        let unplaced = build.set(is_unplaced_block);
-        let [hostless, with_host] =
-            [false, true].map(|with| build.set(|rule| rule.host.is_some() == with));
-        let hosted = Action::ALL
-            .map(|action| build.set(|rule| rule.host.is_some() && rule.action == action));
-        let fromless = build.set(|rule| rule.from.is_none());
-        let toless = build.set(|rule| !rule.to);
-        let loose = build.set(|rule| rule.host.is_none() && rule.from.is_none() && !rule.to);
-        let nothing = build.set(|_| false);
-        let own: Box<[IpAddr]> = blueprint.own.iter().copied().map(canonical).collect();
-        let own_ports: Box<[(IpAddr, u16)]> =
-            blueprint.own_ports.iter().map(|&(ip, port)| (canonical(ip), port)).collect();
+        let (table, classes) = build.clients(groups);
+        let (profiles, groups) = profiles(groups);
+        let axes = AxesTable::build(address_table, profiles, &blueprint.stale);
+        let index = build.index(&blueprint);
         Self {
-            rules: rules.iter().map(RuleState::of).collect(),
-            sets: build.sets.finish(),
-            clients,
-            client_classes,
-            port_classes,
-            ports,
-            port_samples,
-            names,
-            name_rules,
-            hostless,
-            with_host,
-            hosted,
-            fromless,
-            toless,
-            loose,
-            nothing,
-            everything,
-            block_rules,
-            addressless,
-            unplaced,
-            carriers,
-            any_carrier,
-            every_carrier,
-            classes,
-            operators,
-            profiles: profiles.into(),
-            groups: group_states,
-            axes,
-            stale: stale.iter().copied().collect(),
-            host_operators: host_operators.into(),
-            asking: rules.iter().position(asks_operator).unwrap_or(usize::MAX),
-            asks_law: rules.iter().any(|rule| rule.law.is_some()),
-            law_names,
-            name_laws,
-            own_ends: LastBytes::collect(own.iter().chain(own_ports.iter().map(|(ip, _)| ip))),
-            own,
-            own_ports,
-            version: blueprint.version,
-            valid_until_ms: blueprint.valid_until_ms,
-            address_table: blueprint.address_table,
+            terms: Terms {
+                version: blueprint.version,
+                valid_until_ms: blueprint.valid_until_ms,
+                contact: blueprint.contact,
+                ask_url: blueprint.ask_url,
+                grace: blueprint.grace,
+            },
+            own: OwnAddresses::new(&blueprint.own, &blueprint.own_ports),
             binding: blueprint.binding,
             ech: blueprint.ech,
-            contact: blueprint.contact,
-            ask_url: blueprint.ask_url,
-            grace: blueprint.grace,
+            address_table: blueprint.address_table,
+            clients: ClientIndex { table, classes, groups },
+            index,
+            axes,
             #[cfg(test)]
             opens_loopback: false,
         }
@@ -178,6 +110,61 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
+    /// Every look-up of rules.
+    fn index(mut self, blueprint: &Blueprint) -> RuleIndex {
+        let ports = self.ports();
+        let names = self.names(&blueprint.host_operators, &blueprint.host_laws);
+        let carriers = self.carriers();
+        let (classes, operators) = self.classes(&blueprint.address_table);
+        let kinds = self.kinds();
+        RuleIndex {
+            rules: self.rules.iter().map(RuleState::of).collect(),
+            classes,
+            operators,
+            ports,
+            names,
+            carriers,
+            kinds,
+            asking: self.rules.iter().position(asks_operator).unwrap_or(usize::MAX),
+            asks_law: self.rules.iter().any(|rule| rule.law.is_some()),
+            sets: self.sets.finish(),
+        }
+    }
+
+    fn carriers(&mut self) -> CarrierSets {
+        const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+        let each = BOTH.map(|transport| {
+            [Protocol::Tls, Protocol::Quic, Protocol::Http, Protocol::Other]
+                .map(|protocol| self.set(|rule| carries(rule, transport, protocol)))
+        });
+        let any = BOTH.map(|transport| {
+            self.set(|rule| carriers_of(transport).iter().any(|&p| carries(rule, transport, p)))
+        });
+        let every = BOTH.map(|transport| {
+            self.set(|rule| carriers_of(transport).iter().all(|&p| carries(rule, transport, p)))
+        });
+        CarrierSets { each, any, every }
+    }
+
+    fn kinds(&mut self) -> KindSets {
+        KindSets {
+            everything: self.set(|_| true),
+            nothing: self.set(|_| false),
+            hostless: self.set(|rule| rule.host.is_none()),
+            with_host: self.set(|rule| rule.host.is_some()),
+            hosted: Action::ALL
+                .map(|action| self.set(|rule| rule.host.is_some() && rule.action == action)),
+            fromless: self.set(|rule| rule.from.is_none()),
+            toless: self.set(|rule| !rule.to),
+            loose: self.set(|rule| rule.host.is_none() && rule.from.is_none() && !rule.to),
+            block: self.set(|rule| rule.action == Action::Block),
+            addressless: self.set(|rule| {
+                is_unplaced_block(rule) && rule.operator.is_none() && rule.law.is_none()
+            }),
+            unplaced: self.set(is_unplaced_block),
+        }
+    }
+
     fn bits(&self, member: impl Fn(&RuleSpec) -> bool) -> Bits {
         let rules = self.rules.iter().enumerate();
         Bits::collect(self.rules.len(), rules.filter(|(_, rule)| member(rule)).map(|(i, _)| i))
@@ -266,7 +253,7 @@ impl Build<'_> {
     }
 
     /// Ports -> classes; the set of each class, and one port of it.
-    fn ports(&mut self) -> Ports {
+    fn ports(&mut self) -> PortIndex {
         let mut edges: Vec<u32> = vec![0];
         for range in self.rules.iter().filter_map(|rule| rule.port.as_ref()).flatten() {
             edges.extend([u32::from(*range.start()), u32::from(*range.end()) + 1]);
@@ -290,7 +277,7 @@ impl Build<'_> {
             let end = edges.get(at + 1).map_or(65_536, |&next| next as usize);
             classes.resize(end, u16::try_from(class).unwrap_or(u16::MAX));
         }
-        Ports { classes: classes.into(), sets: sets.into(), samples: samples.into() }
+        PortIndex { classes: classes.into(), sets: sets.into(), samples: samples.into() }
     }
 
     /// Names, and those below them, -> one more than the index of the law that they add.
@@ -310,8 +297,22 @@ impl Build<'_> {
         (NameTable::build(patterns.into_iter()), name_laws.into())
     }
 
+    /// What is known of names: what the policy file says of them, and the law that they add.
+    fn names(
+        &mut self,
+        operators: &[(HostName, bool, u32)],
+        laws: &[(HostName, CountrySet)],
+    ) -> NameIndex {
+        let (table, rules) = self.name_rules(operators);
+        let (law_table, laws) = self.name_laws(laws);
+        let mut operators: Vec<u32> = operators.iter().map(|&(_, _, operator)| operator).collect();
+        operators.sort_unstable();
+        operators.dedup();
+        NameIndex { table, rules, operators: operators.into(), law_table, laws }
+    }
+
     /// Names -> what the policy file says of them. Entry 0 is a name that no pattern knows.
-    fn names(&mut self, operators: &[(HostName, bool, u32)]) -> (NameTable, Box<[NameRules]>) {
+    fn name_rules(&mut self, operators: &[(HostName, bool, u32)]) -> (NameTable, Box<[NameRules]>) {
         let mut lists = RuleLists::new();
         let patterns = || self.rules.iter().map(|rule| rule.host.iter().flat_map(HostList::iter));
         let count = patterns().flatten().filter(|host| !host.below).count();
@@ -586,43 +587,6 @@ fn profiles(groups: &[GroupSpec]) -> (Vec<Profile>, Box<[GroupState]>) {
         })
         .collect();
     (profiles, states)
-}
-
-/// The outcome of the axes for each profile and class, profile by profile.
-fn axes(
-    address_table: &AddressTable,
-    profiles: &[Profile],
-    stale: &[bool],
-) -> Box<[(Action, Reason)]> {
-    let mut outcomes = Vec::with_capacity(profiles.len() * address_table.classes().len());
-    for profile in profiles {
-        for class in address_table.classes() {
-            let outcome = class_facts(address_table, class, stale)
-                .map_or((Action::Block, Reason::Unknown), |facts| {
-                    weigh(profile, &facts, |_, _| ())
-                });
-            outcomes.push(outcome);
-        }
-    }
-    outcomes.into()
-}
-
-/// What the axes look at for a class by itself, without a name.
-pub(super) fn class_facts<'a>(
-    address_table: &'a AddressTable,
-    class: &Class,
-    stale: &[bool],
-) -> Option<Facts<'a>> {
-    let location = address_table.locations().get(class.location as usize)?;
-    let operator = address_table.operators().get(class.operator as usize)?;
-    let too_old = |source: u32| stale.get(source as usize).copied().unwrap_or(false);
-    Some(Facts {
-        kind: class.kind,
-        location,
-        homes: operator.homes,
-        operator_known: operator.is_known(),
-        stale: location.source.is_some_and(too_old),
-    })
 }
 
 fn index_of(position: usize) -> u32 {

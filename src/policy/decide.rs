@@ -1,15 +1,17 @@
 //! The judgement: guards, rules in file order, axes (docs/policy.md §3). One function for the data
 //! plane, `explain`, `inspect` and replay; who wants to know the steps passes a [`Trace`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::address::{Target, canonical, target};
-use super::axes::{law_may_turn, weigh};
-use super::compile::{carrier, carriers_of, class_facts};
-use super::rule_set::{self, Named, SetId, Term};
+use super::axes::{Facts, Profile, law_may_turn};
+use super::clients::ClientClass;
+use super::compile::carriers_of;
+use super::rule_index::{NameEntry, NameRules, Subject};
+use super::rule_set::SetId;
 use super::{
-    Action, AddressKind, Binding, Claim, ClientClass, CountrySet, Ech, GroupId, GroupState, Mode,
-    NameEntry, NameLaw, NameRules, NameTable, Policy, Question, Reason, RuleId, Verdict,
+    Action, AddressKind, Binding, Claim, CountrySet, Ech, GroupId, Mode, Policy, Question, Reason,
+    RuleId, Verdict,
 };
 use crate::identify::{HostName, Protocol};
 
@@ -78,20 +80,6 @@ impl Enforced {
     }
 }
 
-/// What the sets are looked up by, gathered once for a question.
-#[derive(Clone, Copy)]
-pub(super) struct Subject {
-    pub(super) client: ClientClass,
-    pub(super) class: usize,
-    pub(super) target: Target,
-    pub(super) port: u16,
-    pub(super) name: NameEntry,
-    pub(super) bound: bool,
-}
-
-/// What the axes say where something is not to be found.
-const UNKNOWN: (Action, Reason) = (Action::Block, Reason::Unknown);
-
 impl Policy {
     /// Judges one connection. Pure; allocates nothing.
     #[must_use]
@@ -104,7 +92,7 @@ impl Policy {
         let target = target(question.destination.ip());
         trace.step(Step::Target(target));
         let subject = self.subject(question, target);
-        let group = self.group(subject.client);
+        let group = self.clients.group(subject.client);
         trace.step(Step::Group(GroupId(subject.client.group), group.mode));
         if let Some(reason) = self.guard(&target, question.destination.port()) {
             return self.verdict(
@@ -130,17 +118,15 @@ impl Policy {
         if let Some(operator) = subject.name.operator {
             trace.step(Step::HostOperator(operator, subject.bound));
         }
-        if let Some(law) = subject.name.law.and_then(|law| self.law(law)) {
+        if let Some(law) = subject.name.law.and_then(|law| self.index.law(law)) {
             trace.step(Step::NameLaw(law.homes));
         }
-        let transport = question.transport as usize;
-        let by_protocol =
-            self.carriers.get(transport).and_then(|row| row.get(carrier(question.protocol)));
+        let by_protocol = self.index.carried(question.transport, question.protocol);
         let enforced = match (by_protocol, name) {
-            (Some(&carrier), Claim::Malformed(names)) => {
+            (Some(carrier), Claim::Malformed(names)) => {
                 self.malformed(question, &subject, names, carrier, trace)
             }
-            (Some(&carrier), _) => self.walk(&subject, name, carrier, None, trace),
+            (Some(carrier), _) => self.walk(&subject, name, carrier, None, trace),
             (None, _) => Enforced::by(Action::Block, Reason::Overload),
         };
         self.verdict(question, subject.client, enforced, false)
@@ -161,10 +147,9 @@ impl Policy {
         if question.protocol != Protocol::Other {
             return self.malformed_over(subject, names, by_protocol, trace);
         }
-        let row = self.carriers.get(question.transport as usize);
-        let either = |&protocol: &Protocol| row?.get(carrier(protocol)).copied();
+        let either = |&protocol: &Protocol| self.index.carried(question.transport, protocol);
         let mut carriers = carriers_of(question.transport).iter().rev().filter_map(either);
-        let other = carriers.next().unwrap_or(self.nothing);
+        let other = carriers.next().unwrap_or(self.index.kinds.nothing);
         let first = self.malformed_over(subject, names, other, trace);
         carriers.fold(first, |strictest, carrier| {
             strictest.or_stricter(self.malformed_over(subject, names, carrier, &mut ()))
@@ -182,7 +167,7 @@ impl Policy {
         trace: &mut impl Trace,
     ) -> Enforced {
         let claim = Claim::Malformed(names);
-        let profile = self.profiles.get(self.group(subject.client).profile as usize);
+        let profile = self.profile(subject.client);
         let cause = profile
             .filter(|profile| {
                 let possible = self.possible(subject, profile, carrier, carrier);
@@ -191,7 +176,7 @@ impl Policy {
             .map(|profile| profile.on.malformed);
         let mut strictest = self.walk_malformed(subject, claim, carrier, cause, trace);
         for name in names {
-            let NameEntry { operator, law, .. } = self.entry(name);
+            let NameEntry { operator, law, .. } = self.index.entry(name);
             if operator.is_none() && law.is_none() {
                 continue;
             }
@@ -221,20 +206,23 @@ impl Policy {
             Ech::Unread => !name_open,
             Ech::Block => true,
         };
-        if ech_matters || (name_open && !self.host_operators.is_empty()) {
+        if ech_matters || (name_open && !self.index.names.operators.is_empty()) {
             return None;
         }
         let subject = self.named(subject, question.name, false);
         let transport = question.transport as usize;
-        let (any, every) = (*self.any_carrier.get(transport)?, *self.every_carrier.get(transport)?);
-        let profile = self.profiles.get(self.group(subject.client).profile as usize)?;
+        let carriers = &self.index.carriers;
+        let (any, every) = (*carriers.any.get(transport)?, *carriers.every.get(transport)?);
+        let profile = self.profile(subject.client)?;
         if name_open && self.possible(&subject, profile, any, every).is_turned_by_law() {
             return None;
         }
         let mut from = 0;
-        while let Some(position) = self.first(&subject, any, subject.name.rules, from) {
-            let rule = self.rules.get(position)?;
-            if !self.sets.contains(every, position) || (name_open && rule.has_host) {
+        while let Some(position) =
+            self.index.first(&self.address_table, &subject, any, subject.name.rules, from)
+        {
+            let rule = self.index.rules.get(position)?;
+            if !self.index.sets.contains(every, position) || (name_open && rule.has_host) {
                 return None;
             }
             if !rule.needs_binding() || subject.bound {
@@ -252,45 +240,23 @@ impl Policy {
         if self.opens_loopback && target.kind == AddressKind::Loop {
             return None;
         }
-        if target.kind == AddressKind::Loop
-            || ((target.outer.is_some() || self.own_ends.holds(target.judged))
-                && self.is_itself(target, port))
-        {
+        if target.kind == AddressKind::Loop || self.own.hold(target, port) {
             return Some(Reason::Loop);
         }
         (target.kind == AddressKind::Guard).then_some(Reason::Guard)
     }
 
-    #[inline(never)]
-    fn is_itself(&self, target: &Target, port: u16) -> bool {
-        let outer = target.outer.map(IpAddr::V6);
-        let is = |own: &IpAddr| *own == target.judged || Some(*own) == outer;
-        self.own.iter().any(is)
-            || self.own_ports.iter().any(|(own, own_port)| is(own) && *own_port == port)
-    }
-
     #[inline(always)]
     pub(super) fn subject(&self, question: &Question<'_>, target: Target) -> Subject {
-        let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
-        let nobody = ClientClass { group: 0, from: self.nothing };
+        let nobody = ClientClass { group: 0, from: self.index.kinds.nothing };
         Subject {
-            client: self.client_classes.get(class as usize).copied().unwrap_or(nobody),
+            client: self.clients.class(question.client).unwrap_or(nobody),
             class: self.address_table.class_of(target.judged),
             target,
             port: question.destination.port(),
-            name: self.unknown_name(),
+            name: self.index.unknown_name(),
             bound: false,
         }
-    }
-
-    /// What a name that no pattern knows leaves possible.
-    pub(super) const fn unknown_name(&self) -> NameEntry {
-        NameEntry { rules: self.nothing, operator: None, law: None }
-    }
-
-    /// What some names add to the law.
-    pub(super) fn law(&self, index: u32) -> Option<&NameLaw> {
-        self.name_laws.get(index as usize)
     }
 
     /// With what is known of the name. Its law is looked up where it could turn the answer, or where
@@ -299,18 +265,18 @@ impl Policy {
     fn named(&self, subject: Subject, name: Claim<'_>, told: bool) -> Subject {
         let Some(host) = name.host() else {
             return Subject {
-                name: NameEntry { rules: self.with_host, ..self.unknown_name() },
+                name: NameEntry { rules: self.index.kinds.with_host, ..self.index.unknown_name() },
                 ..subject
             };
         };
         let bound = matches!(name, Claim::Bound(_)) || self.binding == Binding::Trust;
         let (NameRules { rules, operator }, law) = if told || self.is_turned_by_law(&subject) {
-            let [known, law] = NameTable::values([&self.names, &self.law_names], host);
-            (self.name_rules(known), law.checked_sub(1))
+            let [known, law] = self.index.names.both(host);
+            (self.index.name_rules(known), law.checked_sub(1))
         } else {
-            let known = self.rules_of(host);
+            let known = self.index.rules_of(host);
             // With an operator of its own the axes are weighed anew.
-            (known, known.operator.and_then(|_| self.law_of(host)))
+            (known, known.operator.and_then(|_| self.index.law_of(host)))
         };
         // An `[[operator]]` of the policy that is bound says all there is to say of the law.
         let law = law.filter(|_| !bound || operator.is_none());
@@ -320,43 +286,17 @@ impl Policy {
     /// Whether a law that a name adds could turn what rules and axes come to for an address.
     #[inline(always)]
     fn is_turned_by_law(&self, subject: &Subject) -> bool {
-        let group = self.group(subject.client);
-        self.asks_law
-            || self.profiles.get(group.profile as usize).is_none_or(|profile| {
-                law_may_turn(profile, self.class_axes(group.profile, subject.class))
+        let index = self.clients.group(subject.client).profile;
+        self.index.asks_law
+            || self.axes.profile(index).is_none_or(|profile| {
+                law_may_turn(profile, self.axes.of_class(index, subject.class))
             })
     }
 
-    /// What the policy file says of a name.
-    #[inline]
-    fn rules_of(&self, host: &HostName) -> NameRules {
-        self.name_rules(self.names.value(host))
-    }
-
-    /// What stands for a value of the names.
-    #[inline]
-    fn name_rules(&self, value: u32) -> NameRules {
-        let known = self.name_rules.get(value as usize).copied();
-        known.unwrap_or(NameRules { rules: self.nothing, operator: None })
-    }
-
-    /// The law that a name adds, as an index into `name_laws`.
-    #[inline]
-    pub(super) fn law_of(&self, host: &HostName) -> Option<u32> {
-        self.law_names.value(host).checked_sub(1)
-    }
-
-    /// What is known of a name.
-    pub(super) fn entry(&self, host: &HostName) -> NameEntry {
-        let NameRules { rules, operator } = self.rules_of(host);
-        NameEntry { rules, operator, law: self.law_of(host) }
-    }
-
-    #[inline]
-    pub(super) fn group(&self, client: ClientClass) -> &GroupState {
-        static NOBODY: GroupState =
-            GroupState { name: String::new(), mode: Mode::Enforce, profile: 0 };
-        self.groups.get(client.group as usize).unwrap_or(&NOBODY)
+    /// What a client's group permits.
+    #[inline(always)]
+    pub(super) fn profile(&self, client: ClientClass) -> Option<&Profile> {
+        self.axes.profile(self.clients.group(client).profile)
     }
 
     /// [`Policy::walk`] apart from that of everybody else, so that theirs is without the cause.
@@ -383,19 +323,21 @@ impl Policy {
         mut malformed: Option<Action>,
         trace: &mut impl Trace,
     ) -> Enforced {
-        let Some(profile) = self.profiles.get(self.group(subject.client).profile as usize) else {
+        let Some(profile) = self.profile(subject.client) else {
             return Enforced::by(Action::Block, Reason::Overload);
         };
         let mut floor = None;
         let mut from = 0;
         let mut names = subject.name.rules;
-        while let Some(position) = self.first(subject, carrier, names, from) {
+        while let Some(position) =
+            self.index.first(&self.address_table, subject, carrier, names, from)
+        {
             from = position + 1;
-            let Some(rule) = self.rules.get(position) else { break };
+            let Some(rule) = self.index.rules.get(position) else { break };
             let id = RuleId(u32::try_from(position).unwrap_or(u32::MAX));
             // A name may also say whose law reaches the holder: then it may turn each rule from the
             // first one on that asks for that.
-            if (rule.has_host || position >= self.asking)
+            if (rule.has_host || position >= self.index.asking)
                 && let Some(action) = malformed.take()
             {
                 trace.step(Step::Cause(Reason::Malformed, action, Some(id)));
@@ -410,7 +352,7 @@ impl Policy {
                 Claim::Malformed(names)
                     if rule.has_host
                         && rule.action == Action::Block
-                        && self.hosts(position, names) =>
+                        && self.index.hosts(position, names) =>
                 {
                     None
                 }
@@ -437,7 +379,7 @@ impl Policy {
             // enough, unless each step is to be told.
             let nameless = matches!(name, Claim::Unread | Claim::Malformed([]));
             if nameless && !trace.listens() {
-                names = self.nothing;
+                names = self.index.kinds.nothing;
             }
         }
         if let Some(action) = malformed {
@@ -452,121 +394,35 @@ impl Policy {
         under(floor, Enforced::by(action, reason), trace)
     }
 
-    /// Whether the `host` of a rule holds for one of the names.
-    fn hosts(&self, rule: usize, names: &[HostName]) -> bool {
-        names.iter().any(|name| self.sets.contains(self.rules_of(name).rules, rule))
-    }
-
-    /// The lowest rule from `from` on whose conditions all hold; those with a `host` are the ones of
-    /// `names`.
-    #[inline(always)]
-    fn first(&self, subject: &Subject, carrier: SetId, names: SetId, from: usize) -> Option<usize> {
-        let name = Named { own: names, unasked: self.hostless };
-        self.first_named(subject, carrier, name, from)
-    }
-
-    /// As [`Policy::first`], where `name` says which rules with a `host` and which without are looked
-    /// at.
-    #[inline(always)]
-    pub(super) fn first_named(
-        &self,
-        subject: &Subject,
-        carrier: SetId,
-        name: Named,
-        from: usize,
-    ) -> Option<usize> {
-        let class = self.classes.get(subject.class)?;
-        let port =
-            *self.ports.get(usize::from(*self.port_classes.get(usize::from(subject.port))?))?;
-        let client = Named { own: subject.client.from, unasked: self.fromless };
-        let to = Named { own: class.to, unasked: self.toless };
-        let NameEntry { operator, law, .. } = subject.name;
-        let law_counts = law.is_some() && self.asks_law;
-        if subject.target.outer.is_none() && operator.is_none() && !law_counts {
-            let others = [carrier, port, class.all];
-            let question = rule_set::Question { name, client, to, others, loose: self.loose };
-            return self.sets.first(&question, from);
-        }
-        self.first_rare(subject, carrier, port, [name, client, to], from)
-    }
-
-    /// As [`Policy::first_named`] of an embedded address, whose outer form `to` sees as well, or of a
-    /// name that says whose the address is, or adds a law.
-    #[inline(never)]
-    fn first_rare(
-        &self,
-        subject: &Subject,
-        carrier: SetId,
-        port: SetId,
-        [name, client, to]: [Named; 3],
-        from: usize,
-    ) -> Option<usize> {
-        let class = self.classes.get(subject.class)?;
-        let NameEntry { operator: by_name, law: name_law, .. } = subject.name;
-        let to = match subject.target.outer {
-            Some(outer) => {
-                let outer = self.classes.get(self.address_table.class_of(outer.into()))?;
-                Term::Fold([class.to, outer.to, self.toless, self.toless], self.everything)
-            }
-            None => Term::Named(to),
-        };
-        let operator_sets = |index: u32| self.operators.get(index as usize);
-        let own = operator_sets(self.address_table.classes().get(subject.class)?.operator)?;
-        let named = match by_name {
-            Some(index) => operator_sets(index)?,
-            None => own,
-        };
-        let own = if subject.bound && by_name.is_some() { named } else { own };
-        let added = match name_law {
-            Some(index) => self.law(index)?.rules,
-            None => named.laws,
-        };
-        let either = self.block_rules;
-        let operator = Term::Fold([own.ids, named.ids, named.ids, named.ids], either);
-        let law = Term::Fold([class.place_law, own.laws, named.laws, added], either);
-        let [carrier, port, geo] = [carrier, port, class.geo].map(Term::Set);
-        let [name, client] = [name, client].map(Term::Named);
-        self.sets.first_of(&[carrier, client, port, name, geo, to, operator, law], from)
-    }
-
     #[inline(always)]
     pub(super) fn axes(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
         if subject.name.operator.is_none() && subject.name.law.is_none() && !trace.listens() {
-            return self.class_axes(self.group(subject.client).profile, subject.class);
+            return self.axes.of_class(self.clients.group(subject.client).profile, subject.class);
         }
         self.axes_weighed(subject, trace)
-    }
-
-    /// What the axes come to for a class of addresses by itself.
-    #[inline(always)]
-    fn class_axes(&self, profile: u32, class: usize) -> (Action, Reason) {
-        let at = profile as usize * self.address_table.classes().len() + class;
-        self.axes.get(at).copied().unwrap_or(UNKNOWN)
     }
 
     /// As [`Policy::axes`], where they are not known ahead, or each cause is told.
     #[inline(never)]
     fn axes_weighed(&self, subject: &Subject, trace: &mut impl Trace) -> (Action, Reason) {
-        let profile = self.group(subject.client).profile as usize;
+        let profile = self.clients.group(subject.client).profile;
         let NameEntry { operator: named, law: name_law, .. } = subject.name;
-        let facts = self.address_table.classes().get(subject.class);
-        let facts = facts.and_then(|class| class_facts(&self.address_table, class, &self.stale));
-        let (Some(profile), Some(mut facts)) = (self.profiles.get(profile), facts) else {
-            return UNKNOWN;
-        };
-        if let Some(operator) = named.and_then(|at| self.address_table.operators().get(at as usize))
-        {
-            if subject.bound {
-                facts.homes = operator.homes;
-                facts.operator_known = true;
-            } else {
-                facts.homes |= operator.homes;
+        let named = named.and_then(|at| self.address_table.operators().get(at as usize));
+        let add = |facts: &mut Facts<'_>| {
+            if let Some(operator) = named {
+                if subject.bound {
+                    facts.homes = operator.homes;
+                    facts.operator_known = true;
+                } else {
+                    facts.homes |= operator.homes;
+                }
             }
-        }
-        if let Some(law) = name_law.and_then(|law| self.law(law)) {
-            facts.homes |= law.homes;
-        }
-        weigh(profile, &facts, |reason, action| trace.step(Step::Cause(reason, action, None)))
+            if let Some(law) = name_law.and_then(|law| self.index.law(law)) {
+                facts.homes |= law.homes;
+            }
+        };
+        let heard = |reason, action| trace.step(Step::Cause(reason, action, None));
+        self.axes.weighed(&self.address_table, (profile, subject.class), add, heard)
     }
 
     fn verdict(
@@ -576,7 +432,7 @@ impl Policy {
         enforced: Enforced,
         guard: bool,
     ) -> Verdict {
-        let mode = self.group(client).mode;
+        let mode = self.clients.group(client).mode;
         let would = match mode {
             Mode::Observe => Some(enforced.action),
             Mode::Enforce => None,

@@ -3,13 +3,11 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::address::canonical;
-use super::compile::{carrier, carriers_of};
-use super::rule_set::{Named, SetId, Term};
-use super::{
-    Action, ClientClass, GroupId, GroupState, Mode, NameEntry, Policy, Question, Reason, RuleId,
-    Transport, Verdict,
-};
+use super::clients::{ClientClass, GroupState};
+use super::compile::carriers_of;
+use super::rule_index::NameEntry;
+use super::rule_set::SetId;
+use super::{Action, GroupId, Mode, Policy, Question, Reason, RuleId, Transport, Verdict};
 
 /// What the name alone settles.
 struct Settled {
@@ -28,13 +26,12 @@ impl Policy {
     pub fn decide_name(&self, question: &Question<'_>) -> Option<Verdict> {
         // A hello with ECH may lose its name (`[names] ech`); an explicit request has no hello yet.
         let name = question.name.host().filter(|_| !question.ech)?;
-        let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
-        let client = *self.client_classes.get(class as usize)?;
-        let group = self.groups.get(client.group as usize)?;
+        let client = self.clients.class(question.client)?;
+        let group = self.clients.group(client);
         if group.mode == Mode::Observe {
             return None;
         }
-        let NameEntry { rules, operator, law } = self.entry(name);
+        let NameEntry { rules, operator, law } = self.index.entry(name);
         let settled = match self.refused_by_rule(question, client, rules, operator) {
             Walk::Refused(rule) => Settled { reason: Reason::Rule, rule: Some(rule) },
             Walk::Possible => return None,
@@ -62,9 +59,9 @@ impl Policy {
         if let Some(refused) = self.refuses_name(question) {
             return refused;
         }
-        let class = question.client.map_or(0, |client| self.clients.value(canonical(client)));
-        let group = self.client_classes.get(class as usize).map_or(0, |client| client.group);
-        let mode = self.groups.get(group as usize).map_or(Mode::Enforce, |group| group.mode);
+        let group = self.clients.class(question.client).map_or(0, |client| client.group);
+        let mode =
+            self.clients.groups.get(group as usize).map_or(Mode::Enforce, |group| group.mode);
         Verdict {
             action: Action::Allow,
             reason: Reason::Permitted,
@@ -100,7 +97,7 @@ impl Policy {
         let over = [Transport::Tcp, Transport::Udp].into_iter().flat_map(|transport| {
             carriers_of(transport).iter().map(move |&protocol| (transport, protocol))
         });
-        self.port_samples.iter().flat_map(move |&port| {
+        self.index.ports.samples.iter().flat_map(move |&port| {
             over.clone().map(move |(transport, protocol)| Question {
                 destination: SocketAddr::new(ip, port),
                 transport,
@@ -113,8 +110,8 @@ impl Policy {
     /// What `[policy.on] mismatch` leads to for the clients of a group.
     #[must_use]
     pub fn on_mismatch(&self, group: GroupId) -> Action {
-        let group = self.groups.get(group.0 as usize);
-        let profile = group.and_then(|group| self.profiles.get(group.profile as usize));
+        let group = self.clients.groups.get(group.0 as usize);
+        let profile = group.and_then(|group| self.axes.profile(group.profile));
         profile.map_or(Action::Block, |profile| profile.on.mismatch)
     }
 
@@ -126,40 +123,22 @@ impl Policy {
         names: SetId,
         operator: Option<u32>,
     ) -> Walk {
-        let port = question.destination.port();
-        let ports = self.port_classes.get(usize::from(port));
-        let ports = ports.and_then(|&class| self.ports.get(usize::from(class)));
-        let carriers = self.carriers.get(question.transport as usize);
-        let carried = carriers.and_then(|row| row.get(carrier(question.protocol)));
-        let (Some(&ports), Some(&carried)) = (ports, carried) else { return Walk::Possible };
-        let client = Named { own: client.from, unasked: self.fromless };
-        let name = Named { own: names, unasked: self.hostless };
-        let [client, name] = [client, name].map(Term::Named);
-        let terms = [Term::Set(carried), client, Term::Set(ports), name];
+        let port = self.index.port(question.destination.port());
+        let carried = self.index.carried(question.transport, question.protocol);
+        let (Some(port), Some(carried)) = (port, carried) else { return Walk::Possible };
         let mut from = 0;
-        while let Some(position) = self.sets.first_of(&terms, from) {
-            let Some(rule) = self.rules.get(position) else { return Walk::Possible };
+        while let Some(position) = self.index.first_anywhere(client, port, carried, names, from) {
+            let Some(rule) = self.index.rules.get(position) else { return Walk::Possible };
             if rule.action != Action::Block {
                 return Walk::Possible;
             }
-            if self.holds_everywhere(position, operator) {
+            if self.index.holds_everywhere(position, operator) {
                 return Walk::Refused(RuleId(u32::try_from(position).unwrap_or(u32::MAX)));
             }
             // A block rule about some addresses takes them out, and says nothing of the others.
             from = position + 1;
         }
         Walk::NoRule
-    }
-
-    /// Whether a block rule matches whatever the address is: it has no condition about it, or only
-    /// such as the name's own operator meets (a block rule matches on any possibility).
-    fn holds_everywhere(&self, rule: usize, operator: Option<u32>) -> bool {
-        match operator.and_then(|index| self.operators.get(index as usize)) {
-            Some(of) => {
-                [self.unplaced, of.ids, of.laws].iter().all(|&s| self.sets.contains(s, rule))
-            }
-            None => self.sets.contains(self.addressless, rule),
-        }
     }
 
     /// Where no rule is in the way, the law of the name's own operator, or else the law that the name
@@ -173,9 +152,9 @@ impl Policy {
     ) -> Option<Reason> {
         let homes = match operator {
             Some(operator) => self.address_table.operators().get(operator as usize)?.homes,
-            None => self.law(law?)?.homes,
+            None => self.index.law(law?)?.homes,
         };
-        let profile = self.profiles.get(group.profile as usize)?;
+        let profile = self.axes.profile(group.profile)?;
         let blocks = profile.on.law == Action::Block && profile.on.private == Action::Block;
         let foreign = !homes.is_subset(profile.permit_law?);
         (blocks && foreign).then_some(Reason::Law)

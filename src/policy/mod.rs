@@ -2,16 +2,17 @@
 //! and replay.
 //!
 //! A policy is compiled when it is loaded. Each dimension of a question is looked up once: client
-//! address, destination address, port, carrier (transport and protocol) and name each give a set of
-//! rules as bits (`rule_set`); the first bit of their intersection is the rule that decides. What
-//! the axes say is computed ahead for each class of addresses and each group. So a verdict is a few
-//! table look-ups, a few words and-ed and a count of trailing zeros, whatever the number of rules,
-//! and touches neither heap nor clock.
+//! address (`clients`), destination address, port, carrier (transport and protocol) and name each
+//! give a set of rules (`rule_index`) as bits (`rule_set`); the first bit of their intersection is
+//! the rule that decides. What the axes say is computed ahead for each class of addresses and each
+//! group (`axes`). So a verdict is a few table look-ups, a few words and-ed and a count of trailing
+//! zeros, whatever the number of rules, and touches neither heap nor clock.
 
 mod address;
 mod address_table;
 mod axes;
 mod blueprint;
+mod clients;
 mod compile;
 mod country;
 mod decide;
@@ -25,7 +26,9 @@ mod ip_table;
 mod live;
 mod name_table;
 mod outlook;
+mod own;
 pub mod probe;
+mod rule_index;
 mod rule_set;
 mod shortcut;
 mod verdict;
@@ -60,162 +63,35 @@ pub use verdict::{
 };
 pub use widening::{Host, Widened, Widening, widening};
 
-use address::LastBytes;
-use axes::Profile;
-use rule_set::{RuleSets, SetId};
+use axes::AxesTable;
+use clients::ClientIndex;
+use own::OwnAddresses;
+use rule_index::RuleIndex;
 
 /// A compiled policy: every table and every rule, good until an instant.
 #[derive(Debug)]
 pub struct Policy {
-    version: String,
-    valid_until_ms: i64,
-    contact: Option<String>,
-    ask_url: Option<String>,
-    grace: Duration,
+    terms: Terms,
+    own: OwnAddresses,
     binding: Binding,
     ech: Ech,
-    own: Box<[IpAddr]>,
-    own_ports: Box<[(IpAddr, u16)]>,
-    /// Of both.
-    own_ends: LastBytes,
-
     address_table: Arc<AddressTable>,
-    stale: Box<[bool]>,
-    /// For each class of the address table.
-    classes: Box<[ClassRules]>,
-    /// For each operator of the address table.
-    operators: Box<[OperatorRules]>,
-
-    clients: IpTable,
-    client_classes: Box<[ClientClass]>,
-    groups: Box<[GroupState]>,
-    profiles: Box<[Profile]>,
-    /// Outcome of the axes, profile by profile, class by class.
-    axes: Box<[(Action, Reason)]>,
-
-    rules: Box<[RuleState]>,
-    sets: RuleSets,
-    port_classes: Box<[u16]>,
-    ports: Box<[SetId]>,
-    /// One port of each class.
-    port_samples: Box<[u16]>,
-    names: NameTable,
-    name_rules: Box<[NameRules]>,
-    /// The operators that have hosts, each once.
-    host_operators: Box<[u32]>,
-    /// The first rule with a condition about the operator or the law; else [`usize::MAX`].
-    asking: usize,
-    /// Some rule has a condition about the law.
-    asks_law: bool,
-    /// The names that add a law, apart from those above: they are asked only where a law could turn
-    /// the answer. One more than the index into `name_laws`.
-    law_names: NameTable,
-    /// What names may add to the law, each set of homes once.
-    name_laws: Box<[NameLaw]>,
-    /// Rules in force by transport and protocol.
-    carriers: [[SetId; 4]; 2],
-    /// Rules in force over some protocol of a transport, and over every one.
-    any_carrier: [SetId; 2],
-    every_carrier: [SetId; 2],
-    everything: SetId,
-    nothing: SetId,
-    /// Rules without `host`, and with one.
-    hostless: SetId,
-    with_host: SetId,
-    /// Rules with `host`, by what they do, in the order of [`Action::ALL`].
-    hosted: [SetId; 3],
-    fromless: SetId,
-    toless: SetId,
-    /// Rules without `host`, `from` and `to`.
-    loose: SetId,
-    block_rules: SetId,
-    /// Block rules without a condition about the address, and those whose only ones are about the
-    /// operator and its law.
-    addressless: SetId,
-    unplaced: SetId,
+    clients: ClientIndex,
+    index: RuleIndex,
+    axes: AxesTable,
     /// The policies of [`fixture`] alone judge the loopback addresses as they judge others.
     #[cfg(test)]
     opens_loopback: bool,
 }
 
-/// The rules that a class of addresses leaves possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct ClassRules {
-    /// By all but `to`, with the class's own operator: the common case, in one set.
-    all: SetId,
-    /// By location, region and AS number.
-    geo: SetId,
-    /// Those whose `to` holds.
-    to: SetId,
-    /// By `law`, as far as the place decides it.
-    place_law: SetId,
-}
-
-/// The rules that an operator leaves possible.
-#[derive(Debug, Clone, Copy)]
-struct OperatorRules {
-    /// By `operator`.
-    ids: SetId,
-    /// By `law`, as far as the operator's homes decide it.
-    laws: SetId,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct ClientClass {
-    group: u32,
-    /// Rules whose `from` holds.
-    from: SetId,
-}
-
+/// What a policy says of itself; no verdict depends on it.
 #[derive(Debug)]
-struct GroupState {
-    name: String,
-    mode: Mode,
-    profile: u32,
-}
-
-#[derive(Debug)]
-struct RuleState {
-    name: String,
-    basis: Option<String>,
-    action: Action,
-    reason: Reason,
-    has_host: bool,
-}
-
-impl RuleState {
-    /// An allow or log rule by name holds only where the name is tied to the address.
-    fn needs_binding(&self) -> bool {
-        self.has_host && self.action != Action::Block
-    }
-}
-
-/// What the policy file says of a name.
-#[derive(Debug, Clone, Copy)]
-struct NameRules {
-    /// Rules whose `host` holds for the name.
-    rules: SetId,
-    /// The `[[operator]]` that the name belongs to, as an index into the address table.
-    operator: Option<u32>,
-}
-
-/// What is known of a name.
-#[derive(Debug, Clone, Copy)]
-struct NameEntry {
-    /// Rules whose `host` holds for the name.
-    rules: SetId,
-    /// The `[[operator]]` that the name belongs to, as an index into the address table.
-    operator: Option<u32>,
-    /// What law the name adds, as an index into [`Policy::name_laws`].
-    law: Option<u32>,
-}
-
-/// The law that some names add.
-#[derive(Debug, Clone, Copy)]
-struct NameLaw {
-    homes: CountrySet,
-    /// Rules that these homes leave possible.
-    rules: SetId,
+struct Terms {
+    version: String,
+    valid_until_ms: i64,
+    contact: Option<String>,
+    ask_url: Option<String>,
+    grace: Duration,
 }
 
 /// What is known of one address, for records, answers and `explain`.
@@ -274,7 +150,11 @@ impl Policy {
     /// The law that a name adds, whatever address it has.
     #[must_use]
     pub fn name_law(&self, name: &HostName) -> CountrySet {
-        self.law_of(name).and_then(|law| self.law(law)).map(|law| law.homes).unwrap_or_default()
+        self.index
+            .law_of(name)
+            .and_then(|law| self.index.law(law))
+            .map(|law| law.homes)
+            .unwrap_or_default()
     }
 
     /// The facts by address.
@@ -286,68 +166,64 @@ impl Policy {
     /// The name of a rule.
     #[must_use]
     pub fn rule_name(&self, rule: RuleId) -> &str {
-        self.rules.get(rule.0 as usize).map_or("", |rule| rule.name.as_str())
+        self.index.rules.get(rule.0 as usize).map_or("", |rule| rule.name.as_str())
     }
 
     /// The ground on which data leave by a rule, as the policy file says.
     #[must_use]
     pub fn rule_basis(&self, rule: RuleId) -> Option<&str> {
-        self.rules.get(rule.0 as usize)?.basis.as_deref()
+        self.index.rules.get(rule.0 as usize)?.basis.as_deref()
     }
 
     /// The name of a group; `default` is the policy of clients in no group.
     #[must_use]
     pub fn group_name(&self, group: GroupId) -> &str {
-        self.groups.get(group.0 as usize).map_or("default", |group| group.name.as_str())
+        self.clients.groups.get(group.0 as usize).map_or("default", |group| group.name.as_str())
     }
 
     /// The policy's version: the first 12 hex digits of the digest of file and data.
     #[must_use]
     pub fn version(&self) -> &str {
-        &self.version
+        &self.terms.version
     }
 
     /// The operator's contact line for those who are refused.
     #[must_use]
     pub fn contact(&self) -> Option<&str> {
-        self.contact.as_deref()
+        self.terms.contact.as_deref()
     }
 
     /// Where those who are refused can ask for the destination.
     #[must_use]
     pub fn ask_url(&self) -> Option<&str> {
-        self.ask_url.as_deref()
+        self.terms.ask_url.as_deref()
     }
 
     /// How long a live connection that is no longer permitted may go on.
     #[must_use]
     pub const fn grace(&self) -> Duration {
-        self.grace
+        self.terms.grace
     }
 
     /// First instant, in milliseconds since 1970 UTC, at which the policy is no longer what the
     /// file says (a waiver ends, a zone changes); `i64::MAX` where there is none.
     #[must_use]
     pub const fn valid_until_ms(&self) -> i64 {
-        self.valid_until_ms
+        self.terms.valid_until_ms
     }
 
     /// Whether some client is under `enforce`.
     #[must_use]
     pub fn enforces(&self) -> bool {
-        self.groups.iter().any(|group| group.mode == Mode::Enforce)
+        self.clients.groups.iter().any(|group| group.mode == Mode::Enforce)
     }
 
     /// Bytes held by tables and sets, the address table included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.address_table.table_bytes()
-            + self.sets.bytes()
-            + self.clients.bytes()
-            + self.names.bytes()
-            + self.law_names.bytes()
-            + size_of_val(&*self.classes)
-            + size_of_val(&*self.axes)
-            + size_of_val(&*self.port_classes)
+            + self.clients.table.bytes()
+            + self.index.bytes()
+            + self.axes.bytes()
     }
 }

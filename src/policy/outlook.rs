@@ -3,9 +3,9 @@
 
 use super::address::target;
 use super::axes::Profile;
-use super::decide::Subject;
+use super::rule_index::{NameEntry, NameLaw, Subject};
 use super::rule_set::{Named, SetId};
-use super::{Action, Binding, Claim, Ech, NameEntry, NameLaw, Policy, Question, Verdict};
+use super::{Action, Binding, Claim, Ech, Policy, Question, Verdict};
 
 /// What is known of a verdict before a byte was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +81,9 @@ impl Policy {
         }
         let subject = self.subject(question, at);
         let transport = question.transport as usize;
-        let profile = self.profiles.get(self.group(subject.client).profile as usize);
-        let (Some(profile), Some(&any), Some(&every)) =
-            (profile, self.any_carrier.get(transport), self.every_carrier.get(transport))
+        let carriers = &self.index.carriers;
+        let (any, every) = (carriers.any.get(transport), carriers.every.get(transport));
+        let (Some(profile), Some(&any), Some(&every)) = (self.profile(subject.client), any, every)
         else {
             return Outlook::Open;
         };
@@ -110,9 +110,9 @@ impl Policy {
         any: SetId,
         every: SetId,
     ) -> Possible {
-        let subject = Subject { name: self.unknown_name(), bound: false, ..*subject };
+        let subject = Subject { name: self.index.unknown_name(), bound: false, ..*subject };
         // A claimed or bound name may say whose the address is, and so what rules and axes see.
-        if self.asking != usize::MAX && !self.host_operators.is_empty() {
+        if self.index.asking != usize::MAX && !self.index.names.operators.is_empty() {
             let actions = [true; Action::ALL.len()];
             return Possible { actions, ..Possible::default() };
         }
@@ -121,9 +121,9 @@ impl Policy {
         let foreign = |law: &NameLaw| {
             profile.permit_law.is_some_and(|permitted| !law.homes.is_subset(permitted))
         };
-        let laws = self.name_laws.iter().zip(0..);
-        let laws = laws.filter(|(law, _)| self.asks_law || foreign(law));
-        let few = if self.asks_law { usize::MAX } else { 1 };
+        let laws = self.index.names.laws.iter().zip(0..);
+        let laws = laws.filter(|(law, _)| self.index.asks_law || foreign(law));
+        let few = if self.index.asks_law { usize::MAX } else { 1 };
         for (_, law) in laws.take(few) {
             if possible.differ() {
                 break;
@@ -144,18 +144,19 @@ impl Policy {
         every: SetId,
     ) -> Possible {
         let mut possible = Possible::default();
-        let hostless = Named { own: self.nothing, unasked: self.hostless };
+        let (table, kinds) = (&*self.address_table, &self.index.kinds);
+        let hostless = Named { own: kinds.nothing, unasked: kinds.hostless };
         let mut from = 0;
         // The first rule without a `host` that holds in any case ends the walk.
         let end = loop {
-            let Some(position) = self.first_named(subject, any, hostless, from) else {
+            let Some(position) = self.index.first_named(table, subject, any, hostless, from) else {
                 self.possible_axes(subject, &mut possible);
                 break usize::MAX;
             };
-            if let Some(rule) = self.rules.get(position) {
+            if let Some(rule) = self.index.rules.get(position) {
                 possible.add(rule.action);
             }
-            if self.sets.contains(every, position) {
+            if self.index.sets.contains(every, position) {
                 break position;
             }
             if possible.differ() {
@@ -163,16 +164,16 @@ impl Policy {
             }
             from = position + 1;
         };
-        for (action, own) in Action::ALL.into_iter().zip(self.hosted) {
+        for (action, own) in Action::ALL.into_iter().zip(kinds.hosted) {
             // Nothing that follows could make them agree again; and equal sets have one id.
             if possible.differ() {
                 break;
             }
-            if own == self.nothing {
+            if own == kinds.nothing {
                 continue;
             }
-            let hosted = Named { own, unasked: self.nothing };
-            let first = self.first_named(subject, any, hosted, 0);
+            let hosted = Named { own, unasked: kinds.nothing };
+            let first = self.index.first_named(table, subject, any, hosted, 0);
             if first.is_none_or(|position| position > end) {
                 continue;
             }
@@ -191,7 +192,7 @@ impl Policy {
     /// What the axes may come to, whosever the name is.
     fn possible_axes(&self, subject: &Subject, possible: &mut Possible) {
         possible.add(self.axes(subject, &mut ()).0);
-        for &operator in &self.host_operators {
+        for &operator in &self.index.names.operators {
             for bound in [false, true] {
                 let name = NameEntry { operator: Some(operator), ..subject.name };
                 possible.add(self.axes(&Subject { name, bound, ..*subject }, &mut ()).0);

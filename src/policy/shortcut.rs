@@ -188,12 +188,12 @@ impl Policy {
     /// prefix, and the one behind its last, are enough: every class begins at one of these.
     #[must_use]
     pub fn clients(&self, candidates: impl IntoIterator<Item = IpAddr>) -> Clients {
-        let mut of_class: Vec<Option<Option<IpAddr>>> = vec![None; self.client_classes.len()];
+        let mut of_class: Vec<Option<Option<IpAddr>>> = vec![None; self.clients.classes.len()];
         if let Some(nobody) = of_class.first_mut() {
             *nobody = Some(None);
         }
         for candidate in candidates {
-            let class = self.clients.value(canonical(candidate)) as usize;
+            let class = self.clients.position(Some(candidate)) as usize;
             if let Some(slot) = of_class.get_mut(class) {
                 slot.get_or_insert(Some(candidate));
             }
@@ -278,7 +278,7 @@ impl Policy {
         let mut planes: Vec<(Vec<Option<KernelVerdict>>, PortClass)> = Vec::new();
         let mut known: HashMap<Vec<Option<KernelVerdict>>, usize> = HashMap::new();
         // Without an enforced client nothing is the kernel's, whatever the address.
-        let transports = if self.groups.iter().all(|group| group.mode == Mode::Enforce) {
+        let transports = if self.clients.groups.iter().all(|group| group.mode == Mode::Enforce) {
             [Transport::Tcp, Transport::Udp].as_slice()
         } else {
             &[]
@@ -311,8 +311,8 @@ impl Policy {
             ..plane
         };
         let shortcut = Shortcut {
-            version: self.version.clone(),
-            valid_until_ms: self.valid_until_ms,
+            version: self.terms.version.clone(),
+            valid_until_ms: self.terms.valid_until_ms,
             planes: planes.into_iter().map(cut).collect(),
         };
         match shortcut.intervals() {
@@ -363,15 +363,14 @@ impl Policy {
 
     /// Whether an address is the gateway itself, on any port.
     pub(super) fn is_own(&self, ip: IpAddr) -> bool {
-        let ports = self.own_ports.iter().map(|(own, _)| own);
-        self.own.iter().chain(ports).any(|own| *own == canonical(ip))
+        self.own.all().any(|own| own == canonical(ip))
     }
 
     /// Neighbouring ports of one class.
     fn port_ranges(&self) -> Vec<RangeInclusive<u16>> {
         let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
         let mut before = None;
-        for (port, class) in (0..=u16::MAX).zip(self.port_classes.iter()) {
+        for (port, class) in (0..=u16::MAX).zip(self.index.ports.classes.iter()) {
             match ranges.last_mut() {
                 Some(range) if before == Some(class) => *range = *range.start()..=port,
                 _ => ranges.push(port..=port),
@@ -384,7 +383,7 @@ impl Policy {
     /// What no interval may hold: the gateway's own addresses, and those that carry another.
     fn kept_out(&self) -> (Stretches<u32>, Stretches<u128>) {
         let (mut v4, mut v6) = (Vec::new(), EMBEDDING.to_vec());
-        for own in self.own.iter().chain(self.own_ports.iter().map(|(own, _)| own)) {
+        for own in self.own.all() {
             match own {
                 IpAddr::V4(ip) => v4.push((ip.to_bits(), ip.to_bits())),
                 IpAddr::V6(ip) => v6.push((ip.to_bits(), ip.to_bits())),

@@ -10,10 +10,8 @@ use std::ops::{RangeInclusive, Sub};
 
 use super::address::{canonical, target};
 use super::compile::carriers_of;
-use super::{
-    Action, AddressKind, Claim, ClassRules, CountrySet, HostRef, Policy, Question, Reason,
-    Transport,
-};
+use super::rule_index::ClassRules;
+use super::{Action, AddressKind, Claim, CountrySet, HostRef, Policy, Question, Reason, Transport};
 use crate::identify::HostName;
 
 /// Questions that are asked at the most, of each policy.
@@ -354,13 +352,11 @@ fn overlaps<A: Copy + Ord + From<u8> + Sub<Output = A>>(
 fn kind(policy: &Policy, class: u32) -> Kind {
     let classes = policy.address_table.classes();
     let at = class as usize;
-    let axes = (0..policy.profiles.len())
-        .filter_map(|profile| policy.axes.get(profile * classes.len() + at).copied());
     Kind {
         kind: classes.get(at).map_or(AddressKind::Guard, |class| class.kind),
-        rules: policy.classes.get(at).copied(),
-        axes: axes.collect(),
-        class: (!policy.host_operators.is_empty()).then_some(class),
+        rules: policy.index.classes.get(at).copied(),
+        axes: policy.axes.of_each_profile(at),
+        class: (!policy.index.names.operators.is_empty()).then_some(class),
     }
 }
 
@@ -370,9 +366,7 @@ fn clients_of_both(
     new: &Policy,
     candidates: impl IntoIterator<Item = IpAddr>,
 ) -> Vec<Option<IpAddr>> {
-    let class = |policy: &Policy, client: Option<IpAddr>| {
-        client.map_or(0, |client| policy.clients.value(canonical(client)))
-    };
+    let class = |policy: &Policy, client| policy.clients.position(client);
     let mut seen = HashSet::new();
     let all = std::iter::once(None).chain(candidates.into_iter().map(Some));
     all.filter(|client| seen.insert((class(old, *client), class(new, *client)))).collect()
@@ -385,7 +379,8 @@ type Ports = (u16, Vec<RangeInclusive<u16>>);
 fn ports_of_both(old: &Policy, new: &Policy) -> Vec<Ports> {
     let mut found: BTreeMap<(u16, u16), Ports> = BTreeMap::new();
     let mut before = None;
-    let classes = old.port_classes.iter().copied().zip(new.port_classes.iter().copied());
+    let classes =
+        old.index.ports.classes.iter().copied().zip(new.index.ports.classes.iter().copied());
     for (port, pair) in (0..=u16::MAX).zip(classes) {
         let (_, ranges) = found.entry(pair).or_insert_with(|| (port, Vec::new()));
         match ranges.last_mut() {
@@ -413,7 +408,7 @@ fn names_of_both<'a>(
         };
         // A pattern that leaves no room for a label above it stands for no name.
         let Ok(name) = HostName::parse(name.as_bytes()) else { continue };
-        if seen.insert((old.names.value(&name), new.names.value(&name))) {
+        if seen.insert((old.index.names.table.value(&name), new.index.names.table.value(&name))) {
             found.push((name, pattern));
         }
     }
