@@ -75,17 +75,21 @@ impl Spoken {
     }
 }
 
+/// What is neither an address nor one with a port.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("write 192.0.2.1, 192.0.2.1:443, 2001:db8::1 or [2001:db8::1]:443")]
+pub struct NotADestination;
+
 /// Reads an address, or an address and a port; without one it is 443.
 ///
 /// # Errors
 /// What to write instead.
-pub fn destination(text: &str) -> Result<SocketAddr, String> {
+pub fn destination(text: &str) -> Result<SocketAddr, NotADestination> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(SocketAddr::new(address, 443));
     }
-    text.parse()
-        .map_err(|_| "write 192.0.2.1, 192.0.2.1:443, 2001:db8::1 or [2001:db8::1]:443".into())
+    text.parse().map_err(|_| NotADestination)
 }
 
 /// A verdict with all that it rests on.

@@ -167,7 +167,8 @@ pub(super) async fn explain(console: &Console, query: &str) -> Result<Value, Wro
         (spoken != Spoken::Other || text == "other").then_some(spoken)
     };
     let protocol = parameters.parsed("protocol", "tls, quic, http, dtls or other", protocol)?;
-    let to = parameters.text("to").map(destination).transpose().map_err(Wrong::query)?;
+    let to = parameters.text("to").map(destination).transpose();
+    let to = to.map_err(|fault| Wrong::query(fault.to_string()))?;
     let asked = |to| -> Result<Asked, Wrong> {
         Ok(Asked {
             to,

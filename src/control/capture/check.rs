@@ -58,9 +58,8 @@ impl Fences {
         found.push((Check::Fence, first_fault(families(), fence)));
         let routed = &self.delivery.routed;
         found.push((Check::Routing, first_fault(routed.iter().copied(), routing::way_fault)));
-        let switches: Vec<_> = families()
-            .map(|family| sys::switches(family == Family::V6).map_err(|error| error.to_string()))
-            .collect();
+        let switches: Vec<_> =
+            families().map(|family| sys::switches(family == Family::V6)).collect();
         if !self.shortcut {
             let others = others(&found);
             found.push((Check::Forwarding, forwarding(&switches, &others)));
@@ -202,12 +201,12 @@ fn offload(listed: Listed) -> Finding {
     }
 }
 
-type Seen = [Result<Vec<Switches>, String>];
+type Seen = [io::Result<Vec<Switches>>];
 
 /// The name of the first interface, in either family, that `is` so.
-fn interface(seen: &Seen, is: impl Fn(&Switches) -> bool) -> Result<Option<&str>, String> {
+fn interface(seen: &Seen, is: impl Fn(&Switches) -> bool) -> Result<Option<&str>, &io::Error> {
     for family in seen {
-        let interfaces = family.as_ref().map_err(Clone::clone)?;
+        let interfaces = family.as_ref()?;
         if let Some(found) = interfaces.iter().find(|switches| is(switches)) {
             return Ok(Some(&found.interface));
         }
@@ -217,7 +216,7 @@ fn interface(seen: &Seen, is: impl Fn(&Switches) -> bool) -> Result<Option<&str>
 
 fn forwarding(seen: &Seen, others: &str) -> Finding {
     match interface(seen, |switches| switches.forwarding) {
-        Err(why) => Finding::Unseen(why),
+        Err(error) => Finding::Unseen(error.to_string()),
         Ok(None) => Finding::Intact,
         Ok(Some(name)) => Finding::Broken(format!(
             "{name} forwards: something switched it on (`schengate capture up` switches it off); {others}"
@@ -243,7 +242,7 @@ pub(super) fn forwarding_interfaces() -> io::Result<Vec<String>> {
 
 fn reverse_path(seen: &Seen) -> Finding {
     match interface(seen, |switches| switches.strict) {
-        Err(why) => Finding::Unseen(why),
+        Err(error) => Finding::Unseen(error.to_string()),
         Ok(None) => Finding::Intact,
         Ok(Some(name)) => Finding::Broken(format!(
             "{name} filters by strict reverse path (rp_filter=1): what is routed back by another \
@@ -339,7 +338,7 @@ table inet schengate {
         );
         assert_eq!(reverse_path(&one(true, false)), Finding::Intact);
         assert!(matches!(reverse_path(&one(false, true)), Finding::Broken(_)));
-        assert!(matches!(forwarding(&[Err("none".into())], ""), Finding::Unseen(_)));
+        assert!(matches!(forwarding(&[Err(io::Error::other("none"))], ""), Finding::Unseen(_)));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::family::Family;
 use super::finding::{Check, Finding};
@@ -18,6 +18,39 @@ use crate::sys::{self, Link};
 
 /// The switches of the network.
 const SWITCHES: &str = "/proc/sys/net";
+
+/// Why it is not seen whether something is in the way.
+#[derive(Debug, thiserror::Error)]
+enum Unseen<'a> {
+    /// Nobody lets us look at the rules.
+    #[error("the rules, which name the interfaces, are not seen")]
+    Rules,
+    /// The kernel does not tell its interfaces.
+    #[error("interfaces: {0}")]
+    Interfaces(&'a io::Error),
+    /// A switch that is there cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Switch {
+        /// Its file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It depends on the interface.
+    #[error(
+        "whether clients come in by the bridge {bridge}, whose packets br_netfilter shows to the \
+         rules too early (`{mend}`): name the interface"
+    )]
+    Unnamed {
+        /// The bridge.
+        bridge: String,
+        /// The command that mends it.
+        mend: String,
+    },
+}
+
+/// What is in the way, in words, if anything is.
+type InTheWay<'a> = Result<Option<String>, Unseen<'a>>;
 
 /// What is captured, as far as it decides what can be in the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,30 +97,26 @@ impl Delivery {
             }
             found.push((Check::AcceptMark, finding(accept_mark(switches))));
         }
-        let names = self.interfaces.as_deref();
-        let names =
-            names.ok_or_else(|| "the rules, which name the interfaces, are not seen".to_owned());
-        let known = names.and_then(|names| {
-            let links = links.as_ref().map_err(|error| format!("interfaces: {error}"))?;
-            Ok((names, links.as_slice()))
-        });
+        let known = || {
+            let names = self.interfaces.as_deref().ok_or(Unseen::Rules)?;
+            Ok((names, links.as_deref().map_err(Unseen::Interfaces)?))
+        };
         if !self.handed.is_empty() {
-            let bridges = known.clone();
-            let bridges = bridges.and_then(|(names, links)| self.bridges(switches, names, links));
+            let bridges = known().and_then(|(names, links)| self.bridges(switches, names, links));
             found.push((Check::Bridge, finding(bridges)));
         }
-        found.push((Check::Port, finding(known.map(|(names, links)| port(names, links)))));
+        found.push((Check::Port, finding(known().map(|(names, links)| port(names, links)))));
         found
     }
 
     /// The mark of a packet is used for the way back to its source, which is then this host itself:
     /// not to be believed, and dropped. For IPv4 alone.
-    fn valid_mark(&self, switches: &Path) -> Result<Option<String>, String> {
+    fn valid_mark(&self, switches: &Path) -> InTheWay<'static> {
         let conf = switches.join("ipv4/conf");
         let is_on = |name: &str| read(&conf.join(name).join("src_valid_mark"));
         let mut names = vec!["all".to_owned()];
         if self.answers {
-            let listed = fs::read_dir(&conf).map_err(|error| unread(&conf, &error))?;
+            let listed = fs::read_dir(&conf).map_err(|source| unread(&conf, source))?;
             let listed = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
             names.extend(listed.filter(|name| !["all", "default", "lo"].contains(&&**name)));
         } else {
@@ -109,12 +138,7 @@ impl Delivery {
 
     /// A bridge that shows its packets to the hooks before they are for this host: the socket that
     /// `tproxy` gives them is taken off again.
-    fn bridges(
-        &self,
-        switches: &Path,
-        names: &[String],
-        links: &[Link],
-    ) -> Result<Option<String>, String> {
+    fn bridges(&self, switches: &Path, names: &[String], links: &[Link]) -> InTheWay<'static> {
         let bridges = links.iter().filter_map(|link| Some((&link.name, link.bridge?)));
         for (name, own) in bridges {
             for (family, (key, option)) in Family::ALL.into_iter().zip([
@@ -132,10 +156,7 @@ impl Delivery {
                     (false, false) => continue,
                 };
                 if names.is_empty() {
-                    return Err(format!(
-                        "whether clients come in by the bridge {name}, whose packets br_netfilter shows \
-                         to the rules too early (`{mend}`): name the interface"
-                    ));
+                    return Err(Unseen::Unnamed { bridge: name.clone(), mend });
                 }
                 if !names.contains(name) {
                     continue;
@@ -152,7 +173,7 @@ impl Delivery {
 }
 
 /// What a connection is accepted by is taken over by its answers, which then lead back to this host.
-fn accept_mark(switches: &Path) -> Result<Option<String>, String> {
+fn accept_mark(switches: &Path) -> InTheWay<'static> {
     let is_on = read(&switches.join("ipv4/tcp_fwmark_accept"))? == Some(true);
     Ok(is_on.then(|| {
         "answers to clients bear the mark of their packets, and never leave: `sysctl -w \
@@ -172,26 +193,26 @@ fn port(names: &[String], links: &[Link]) -> Option<String> {
     ))
 }
 
-fn finding(looked: Result<Option<String>, String>) -> Finding {
+fn finding(looked: InTheWay<'_>) -> Finding {
     match looked {
         Ok(None) => Finding::Intact,
         Ok(Some(how)) => Finding::Broken(how),
-        Err(why) => Finding::Unseen(why),
+        Err(why) => Finding::Unseen(why.to_string()),
     }
 }
 
 /// Whether a switch is on; `None` where there is none of that name in this kernel.
-fn read(path: &Path) -> Result<Option<bool>, String> {
+fn read(path: &Path) -> Result<Option<bool>, Unseen<'static>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim() != "0")),
         // Without the folder of all of them nothing is known.
         Err(e) if e.kind() == io::ErrorKind::NotFound && Path::new(SWITCHES).exists() => Ok(None),
-        Err(error) => Err(unread(path, &error)),
+        Err(source) => Err(unread(path, source)),
     }
 }
 
-fn unread(path: &Path, error: &io::Error) -> String {
-    format!("{}: {error}", path.display())
+fn unread(path: &Path, source: io::Error) -> Unseen<'static> {
+    Unseen::Switch { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
-use super::fault::Fault;
+use super::fault::{Fault, NoCredential};
 use crate::control::config::{self, CredentialAt, CredentialSent, percent_encoded};
 
 /// The longest credential.
@@ -60,21 +60,19 @@ impl Credential {
             CredentialAt::Named(name) => match std::env::var_os(DIRECTORY) {
                 Some(directory) => PathBuf::from(directory).join(name),
                 None => {
-                    let why = "there is no $CREDENTIALS_DIRECTORY; write LoadCredential= into the \
-                               unit, or credential_file into the policy";
-                    return Err(Fault::Credential { path: None, why: why.to_owned() });
+                    return Err(Fault::Credential { path: None, why: NoCredential::NoDirectory });
                 }
             },
         };
         let bytes = read(&path)?;
-        let wrong = |why: &str| Fault::Credential { path: Some(path), why: why.to_owned() };
+        let wrong = |why| Fault::Credential { path: Some(path), why };
         let text = String::from_utf8(bytes).unwrap_or_default();
         let text = text.trim_end_matches(['\r', '\n']);
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong("does not hold one line of visible ASCII and nothing else"));
+            return Err(wrong(NoCredential::NotALine));
         }
         if config.sent == CredentialSent::Basic(None) && !text.contains(':') {
-            return Err(wrong("does not hold user:password; write `user` into the policy"));
+            return Err(wrong(NoCredential::NoUser));
         }
         Ok(Self::new(text, config.sent.clone()))
     }
@@ -133,22 +131,22 @@ impl Credential {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    let fault = |why: String| Fault::Credential { path: Some(path.to_owned()), why };
+    let fault = |why| Fault::Credential { path: Some(path.to_owned()), why };
     let mut open = OpenOptions::new();
     let opened = open.read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let opened = opened.map_err(|error| fault(format!("cannot be opened: {error}")))?;
-    let about = opened.metadata().map_err(|error| fault(error.to_string()))?;
+    let opened = opened.map_err(|error| fault(NoCredential::Unopened(error)))?;
+    let about = opened.metadata().map_err(|error| fault(NoCredential::Unknown(error)))?;
     if !about.is_file() {
-        return Err(fault("is not a regular file".to_owned()));
+        return Err(fault(NoCredential::NoFile));
     }
     if about.mode() & 0o007 != 0 {
         return Err(Fault::Exposed(path.to_owned()));
     }
     let mut bytes = Vec::new();
     let read = opened.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| fault(format!("cannot be read: {error}")))?;
+    read.map_err(|error| fault(NoCredential::Unread(error)))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_BYTES) {
-        return Err(fault(format!("is longer than {MAX_BYTES} bytes")));
+        return Err(fault(NoCredential::Long(MAX_BYTES)));
     }
     Ok(bytes)
 }

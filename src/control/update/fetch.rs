@@ -1,7 +1,6 @@
 //! From a URL to bytes: resolved, judged, dialled where permitted, asked over TLS.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -46,20 +45,6 @@ const HEAD_MAX_BYTES: usize = 64 << 10;
 /// The longest ETag that is kept.
 const ETAG_MAX_BYTES: usize = 1 << 10;
 
-/// An error with what caused it, as one line; what others wrote into it is escaped.
-fn chain(error: &dyn Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        cause = inner.source();
-    }
-    said.escape_debug().to_string()
-}
-
 /// What is asked for. Its URL may hold a credential, so that `shown` stands for it in every text.
 pub(super) struct Target<'t> {
     pub(super) url: Url,
@@ -83,9 +68,16 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// To be made within the runtime that will ask. Asks the resolvers of `names`, else those of the host.
-    pub(super) fn new(policy: &'a Policy, names: &Names, update: &Update) -> Result<Self, String> {
-        let tls = trust_roots::client(update.ca.as_deref()).map_err(|fault| fault.to_string())?;
-        let of_resolvers = trust_roots::of_resolvers(names).map_err(|fault| fault.to_string())?;
+    ///
+    /// # Errors
+    /// Where nobody could vouch for those who are asked over TLS.
+    pub(super) fn new(
+        policy: &'a Policy,
+        names: &Names,
+        update: &Update,
+    ) -> Result<Self, trust_roots::Fault> {
+        let tls = trust_roots::client(update.ca.as_deref())?;
+        let of_resolvers = trust_roots::of_resolvers(names)?;
         Ok(Self { policy, resolver: Resolver::new(&names.resolvers, of_resolvers), tls })
     }
 
@@ -126,22 +118,19 @@ impl<'a> Client<'a> {
                 *judged = Some(verdict);
                 Err(self.refused(&verdict, &host))
             }
-            Err(NotPermitted::Lapsed(_)) => Err(Fault::Refused(Lapsed.to_string())),
+            Err(NotPermitted::Lapsed(_)) => Err(Lapsed.into()),
             Err(NotPermitted::NoAddress) => Err(Fault::Unresolved(host.to_string())),
             Err(NotPermitted::Unresolved(_, never)) => match never {},
         }
     }
 
     fn refused(&self, verdict: &Verdict, host: &HostName) -> Fault {
-        let rule = verdict.rule().map(|rule| format!(" `{}`", self.policy.rule_name(rule)));
-        let (reason, rule) = (verdict.reason(), rule.unwrap_or_default());
-        let at = verdict.destination();
-        let help = if at.ip().is_unspecified() {
-            format!("{host}, whatever its address")
-        } else {
-            format!("`schengate explain --to {at} --host {host}` shows each step")
-        };
-        Fault::Refused(format!("{reason}{rule}: {} ({help})", reason.sentence()))
+        Fault::Refused {
+            reason: verdict.reason(),
+            rule: verdict.rule().map(|rule| self.policy.rule_name(rule).to_owned()),
+            at: verdict.destination(),
+            host: host.to_string(),
+        }
     }
 
     /// A connection to a permitted address of the URL's host.
@@ -157,12 +146,10 @@ impl<'a> Client<'a> {
             *judged = Some(verdict);
             match tokio::time::timeout(CONNECT_PATIENCE, self.dial(&permit, &host)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => {
-                    last = Fault::Unreached { at: permit.destination(), said: chain(&error) };
-                }
+                Ok(Err(source)) => last = Fault::Unreached { at: permit.destination(), source },
                 Err(_) => {
-                    let said = "no answer in time".to_owned();
-                    last = Fault::Unreached { at: permit.destination(), said };
+                    let source = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+                    last = Fault::Unreached { at: permit.destination(), source };
                 }
             }
         }
@@ -226,12 +213,12 @@ impl<'a> Client<'a> {
     ) -> Result<Answer, Fault> {
         let host = url.host_str().unwrap_or_default().to_owned();
         let stream = self.dialled(url, judged).await?;
-        let broken = |said: &dyn Error| Fault::Broken { host: host.clone(), said: chain(said) };
+        let broken = |source| Fault::Broken { host: host.clone(), source };
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_MAX_BYTES)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
             .await
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| broken(error.into()))?;
         // It ends with the answer; what it has to say of its end, the answer says as well.
         tokio::spawn(async move { drop(connection.await) });
         let target = match url.query() {
@@ -253,8 +240,8 @@ impl<'a> Client<'a> {
         if let Some((name, value)) = credential.and_then(Credential::header) {
             request = request.header(name, value);
         }
-        let request = request.body(Empty::new()).map_err(|error| broken(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let request = request.body(Empty::new()).map_err(|error| broken(error.into()))?;
+        let response = sender.send_request(request).await.map_err(|error| broken(error.into()))?;
         Ok(Answer { shown: shown.to_owned(), host, response })
     }
 
@@ -330,7 +317,7 @@ impl Answer {
         while let Some(frame) = body.frame().await {
             let broken = |error: hyper::Error| Fault::Broken {
                 host: self.host.clone(),
-                said: chain(&error),
+                source: error.into(),
             };
             let Ok(bytes) = frame.map_err(broken)?.into_data() else { continue };
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);

@@ -14,6 +14,7 @@ mod fetch;
 mod take;
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -30,6 +31,7 @@ use super::config::{Digest, SourceUrl, Update, UpdateSource};
 use super::data::{self, Data};
 use super::load::{Fetching, LoadFault, load_to_fetch};
 use super::progress::Progress;
+use super::trust_roots;
 use crate::policy::{Action, CountrySet, Verdict};
 
 /// What is asked for.
@@ -45,8 +47,8 @@ pub struct Asked<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum CannotUpdate {
     /// The policy does not load.
-    #[error("{0}")]
-    Policy(LoadFault),
+    #[error(transparent)]
+    Policy(#[from] LoadFault),
     /// The policy names no source.
     #[error("the policy names nothing to fetch; write [data.update] and [[data.update.source]]")]
     Off,
@@ -58,9 +60,12 @@ pub enum CannotUpdate {
         /// Those that there are.
         there: String,
     },
-    /// No TLS, or no runtime.
-    #[error("{0}")]
-    Broken(String),
+    /// Nobody could vouch for those who are asked over TLS.
+    #[error(transparent)]
+    Trust(#[from] trust_roots::Fault),
+    /// There is no runtime.
+    #[error(transparent)]
+    Runtime(#[from] io::Error),
 }
 
 /// What became of a source.
@@ -117,17 +122,15 @@ pub fn update(
     now: Timestamp,
     progress: &dyn Progress,
 ) -> Result<(Vec<data::DataFault>, Vec<Report>), CannotUpdate> {
-    let loaded = load_to_fetch(path, now).map_err(CannotUpdate::Policy)?;
+    let loaded = load_to_fetch(path, now)?;
     let Fetching { compiler, settings, update, permitted, left_out } = loaded;
     let update = update.as_ref().ok_or(CannotUpdate::Off)?;
     let sources = chosen(update, asked.names)?;
     let policy = compiler.policy_at(now);
-    let broken = |error: std::io::Error| CannotUpdate::Broken(error.to_string());
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
-    let reports = runtime.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let fetched: Result<_, CannotUpdate> = runtime.block_on(async {
         let names = &compiler.config().names;
-        let client = Client::new(&policy, names, update).map_err(CannotUpdate::Broken)?;
+        let client = Client::new(&policy, names, update)?;
         let (settings, dry_run) = (&settings, asked.dry_run);
         let today = now.to_zoned(TimeZone::UTC).date();
         let job = Job { client, settings, permitted, dry_run, today, progress };
@@ -136,8 +139,8 @@ pub fn update(
             reports.push(job.report(source, update).await);
         }
         Ok(reports)
-    })?;
-    Ok((left_out, reports))
+    });
+    Ok((left_out, fetched?))
 }
 
 fn chosen<'u>(update: &'u Update, names: &[String]) -> Result<Vec<&'u UpdateSource>, CannotUpdate> {
