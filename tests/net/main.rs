@@ -26,6 +26,7 @@ mod associate;
 mod audit;
 mod audit_gateway;
 mod audit_privacy;
+mod browser;
 mod capture;
 mod catalogue_answers;
 mod catalogue_connections;

@@ -357,7 +357,7 @@ fn refusals(refusals: &Value) -> Markup {
             div #refused data-part {
                 @if all.is_empty() { p.empty { "Nothing was refused, or would be, since the gateway began." } }
                 @else {
-                    div.scroll tabindex="0" role="region" aria-label="Refusals" {
+                    div.scroll tabindex="0" role="region" aria-label="List of refusals" {
                         table.rows {
                             thead { tr {
                                 th scope="col" { "Time" } th scope="col" { "Why" } th scope="col" { "Place" }
@@ -395,12 +395,12 @@ fn connections(connections: &Value) -> Markup {
             div #live data-part {
                 @if all.is_empty() { p.empty { "No live connection." } }
                 @else {
-                    div.scroll tabindex="0" role="region" aria-label="Live connections" {
+                    div.scroll tabindex="0" role="region" aria-label="List of live connections" {
                         table.rows {
                             thead { tr {
                                 th scope="col" { "Client" } th scope="col" { "Name or address" } th scope="col" { "Place" }
                                 th scope="col" { "Why" } th.num scope="col" { "Up" } th.num scope="col" { "Down" }
-                                th.num scope="col" { "Age" } th.script scope="col" { "" }
+                                th.num scope="col" { "Age" } th.script scope="col" { "End" }
                             } }
                             tbody {
                                 @for row in all {

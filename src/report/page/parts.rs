@@ -140,7 +140,7 @@ impl Words<'_> {
                         thead {
                             tr {
                                 th { (self.heading(by)) }
-                                th {}
+                                th { span.unseen { (texts.share) } }
                                 th.n { (texts.up) }
                                 th.n { (texts.legend_outside) }
                                 th.n { (texts.down) }

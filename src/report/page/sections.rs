@@ -26,7 +26,7 @@ impl Words<'_> {
         html! {
             div.scroll tabindex="0" {
                 table {
-                    thead { tr { th { (texts.what_became) } th {} th.n { (texts.up) } th.n { (texts.share) } th.n { (texts.down) } th.n { (texts.opened) } th.n { (texts.connections) } th { (texts.rows) } } }
+                    thead { tr { th { (texts.what_became) } th { span.unseen { (texts.share) } } th.n { (texts.up) } th.n { (texts.share) } th.n { (texts.down) } th.n { (texts.opened) } th.n { (texts.connections) } th { (texts.rows) } } }
                     tbody {
                         @for (fate, part) in &parts {
                             tr {
@@ -127,7 +127,7 @@ impl Words<'_> {
             @if causes.is_empty() { p { (texts.none) } } @else {
                 div.scroll tabindex="0" {
                     table {
-                        thead { tr { th { (texts.reason) } th {} th.n { (texts.connections) } th { (texts.top_names) } th { (texts.rows) } } }
+                        thead { tr { th { (texts.reason) } th { span.unseen { (texts.share) } } th.n { (texts.connections) } th { (texts.top_names) } th { (texts.rows) } } }
                         tbody {
                             @for part in &causes {
                                 tr {
@@ -427,7 +427,7 @@ impl Words<'_> {
         html! {
             div.scroll tabindex="0" {
                 table {
-                    thead { tr { th {} th.n { (texts.connections) } th.n { (texts.opened) } th.n { (texts.up) " (" (texts.bytes[0]) ")" } th.n { (texts.down) " (" (texts.bytes[0]) ")" } } }
+                    thead { tr { td {} th.n { (texts.connections) } th.n { (texts.opened) } th.n { (texts.up) " (" (texts.bytes[0]) ")" } th.n { (texts.down) " (" (texts.bytes[0]) ")" } } }
                     tbody {
                         (line(texts.rows_add_up, &report.model.total))
                         @if let Some(asked) = &report.asked { (line(texts.asked_at_once, asked)) }

@@ -1,0 +1,42 @@
+// Runs axe-core over every page that a person sees: light and dark, wide and narrow. A finding fails.
+import { readFileSync } from "node:fs";
+import { check, looked, opened, require, withBrowser } from "./common.mjs";
+
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+const findings = async (page) => {
+  // Asked of the browser itself, so that the page's policy of scripts stays as it is.
+  await page.evaluate(axe);
+  const { violations, passes } = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })");
+  check(passes.length > 5, "next to nothing was looked at");
+  return violations.map(({ id, help, nodes }) => ({
+    id,
+    help,
+    nodes: nodes.slice(0, 5).map((node) => node.target.join(" ") + ": " + node.failureSummary),
+  }));
+};
+
+await withBrowser(async () => {
+  const all = [];
+  for (const [name, address] of Object.entries(looked.pages)) {
+    for (const dark of [false, true]) {
+      for (const width of [1280, 390]) {
+        await opened(address, { width, dark }, async (page) => {
+          if (name === "page" && width === 1280) {
+            // What is behind a click is looked at as well.
+            await page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })");
+          }
+          const found = await findings(page);
+          console.log(`${name}, ${dark ? "dark" : "light"}, ${width}: ${found.length} findings`);
+          if (found.length) all.push({ name, dark, width, found });
+          if (name !== "page") return;
+          await page.locator("a.event").first().click();
+          await page.locator("dialog[open] section").waitFor();
+          const inside = await findings(page);
+          if (inside.length) all.push({ name: "dialog", dark, width, found: inside });
+        });
+      }
+    }
+  }
+  check(all.length === 0, JSON.stringify(all, null, 1));
+});
