@@ -255,6 +255,13 @@ impl Reactor {
         Ok(Token { index, number })
     }
 
+    /// The tasks run in the order in which they are woken. What has ended can wait: to close two
+    /// sockets takes as long as to pass on a hello, for which somebody waits.
+    fn note_all(&mut self, events: &Events) {
+        events.iter().filter(|event| !event.ended).for_each(|event| self.note(event));
+        events.iter().filter(|event| event.ended).for_each(|event| self.note(event));
+    }
+
     fn note(&mut self, event: Event) {
         let index = usize::try_from(event.token >> 32).unwrap_or(usize::MAX);
         let Some(place) = self.places.get_mut(index) else { return };
@@ -306,7 +313,7 @@ async fn turn(watched: &AsyncFd<Rc<Epoll>>) -> io::Error {
         }
         HERE.with_borrow_mut(|here| {
             if let Some(reactor) = here {
-                events.iter().for_each(|event| reactor.note(event));
+                reactor.note_all(&events);
             }
         });
         if events.len() < BUSY {
@@ -406,6 +413,36 @@ mod tests {
         assert!(token.may_try(Side::Read), "the reset is still to be read");
         token.exhausted(Side::Read);
         assert!(!token.may_try(Side::Read), "a read in vain counts even then");
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn who_goes_on_is_woken_before_who_has_ended() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let (mut clients, mut tasks) = (Vec::new(), Vec::new());
+        for number in 0..4 {
+            let (client, server) = pair();
+            let token = Token::new(server.as_fd(), false).unwrap();
+            poll_fn(|context| token.poll(Side::Write, context)).await.unwrap();
+            let order = Rc::clone(&order);
+            tasks.push(spawn_local(async move {
+                poll_fn(|context| token.poll(Side::Read, context)).await.unwrap();
+                order.borrow_mut().push(number);
+                drop(server);
+            }));
+            clients.push(client);
+        }
+        // All wait, and one event after the other comes before the reactor turns.
+        tokio::task::yield_now().await;
+        for (number, client) in clients.iter_mut().enumerate() {
+            match number % 2 {
+                0 => client.shutdown(std::net::Shutdown::Write).unwrap(),
+                _ => client.write_all(b"x").unwrap(),
+            }
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*order.borrow(), [1, 3, 0, 2]);
     }
 
     #[tokio::test(flavor = "local")]
