@@ -22,6 +22,8 @@ pub mod evidence;
 pub mod flow;
 pub mod identify;
 pub mod inspect;
+mod ip;
+pub mod lane;
 mod net;
 pub mod policy;
 pub mod report;

@@ -10,12 +10,10 @@ use super::http::{Client, Held};
 use crate::account::notice::{Failure, NOTICE_POLICY, sf_string};
 use crate::account::{End, Facts, Named, Notice, Record};
 use crate::identify::Protocol;
+use crate::identify::tls::ACCESS_DENIED;
 use crate::net::close::{self, Bounds};
 use crate::net::socket::TcpSocket;
 use crate::policy::{Denial, Policy};
-
-/// A fatal `access_denied` alert (49) in a plaintext record of version 3.3 (RFC 8446 §5.1, §6.2).
-const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// How long, and for how many bytes, a client that was answered may go on sending. To close on
 /// unread bytes is a reset, which would overtake the answer.

@@ -1,7 +1,7 @@
 //! A reading position in one handshake message, which may lie in many records.
 
 /// TLS record header: type, version (2), length (2) (RFC 8446 §5.1).
-pub(super) const RECORD_HEADER: usize = 5;
+pub const RECORD_HEADER: usize = 5;
 
 /// A view of a handshake message. The message lies in one piece (`near`), or goes on in the records
 /// of `far`, whose headers are hopped over while reading: nothing is copied together, so a hello of

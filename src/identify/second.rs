@@ -4,14 +4,10 @@
 use std::sync::Arc;
 
 use super::name::HostName;
-use super::reader::RECORD_HEADER;
-use super::tls::{Found, HELLO_MAX, Hello, Walked, read};
-
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
-const CLIENT_HELLO: u8 = 1;
+use super::tls::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, CLIENT_HELLO, Found, HANDSHAKE, HELLO_MAX, Hello,
+    RECORD_HEADER, Walked, read,
+};
 
 /// Bytes behind the first hello that are followed. Before a second hello stand at most a
 /// ChangeCipherSpec and early data, of which servers skip 16 KiB by default (RFC 8446 §4.2.10);
@@ -172,6 +168,13 @@ impl SecondHello {
         // As `Hello::covers`, for a hello of which only so much is kept.
         name == self.first.as_deref() && second.name_fault.is_none() && (self.ech || !second.ech)
     }
+}
+
+/// Where the hello ends that begins `seen`, all that the client has sent from byte 0; `None` where it
+/// is not whole, or does not end with its record, as it must (RFC 8446 §5.1).
+#[must_use]
+pub fn hello_end(seen: &[u8]) -> Option<usize> {
+    Some(seen.len() - behind_hello(seen)?.len())
 }
 
 /// The bytes behind a whole hello; `None` where it does not end with its record.

@@ -10,11 +10,12 @@ use std::ops::Range;
 
 use super::fault::Fault;
 use super::name::{BadName, HostName, NAME_MAX};
+pub use super::reader::RECORD_HEADER;
 use super::reader::Reader;
 pub use super::records::RECORDS_MAX;
 pub(super) use super::records::Walked;
 use super::records::{Walk, find_hello};
-pub use super::second::{SecondHello, Watch};
+pub use super::second::{SecondHello, Watch, hello_end};
 
 /// The largest hello that is read, in bytes of handshake message. Browsers send about 2 KiB with a
 /// post-quantum key share; the largest that OpenSSL accepts is 128 KiB, by default.
@@ -24,10 +25,16 @@ pub const HELLO_MAX: usize = 64 * 1024;
 /// §6.2.3).
 const CIPHERTEXT_MAX: u16 = (1 << 14) + 2048;
 
-const ALERT: u8 = 21;
-const CHANGE_CIPHER_SPEC: u8 = 20;
+/// Content type of ChangeCipherSpec records (RFC 8446 §5.1).
+pub const CHANGE_CIPHER_SPEC: u8 = 20;
+/// Content type of alerts.
+pub const ALERT: u8 = 21;
 /// Content type of handshake records, in TLS and DTLS.
-pub(super) const HANDSHAKE: u8 = 22;
+pub const HANDSHAKE: u8 = 22;
+/// Content type of application data, early data among it.
+pub const APPLICATION_DATA: u8 = 23;
+/// A fatal `access_denied` alert (49) in a plaintext record of version 3.3 (RFC 8446 §5.1, §6.2).
+pub const ACCESS_DENIED: [u8; 7] = [ALERT, 3, 3, 0, 2, 2, 49];
 /// Handshake type, in TLS, DTLS and QUIC.
 pub(super) const CLIENT_HELLO: u8 = 1;
 

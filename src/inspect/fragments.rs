@@ -1,9 +1,9 @@
 //! The fragments of IP packets, joined as a receiver does (RFC 8200 §4.5, RFC 5722, RFC 815).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::IpAddr;
 
 use super::unread::Unread;
+use crate::ip::{Fragment, Key};
 
 /// Frames after which an incomplete packet is given up, counted from its first fragment. A receiver
 /// waits 30 to 60 seconds.
@@ -14,28 +14,6 @@ const HELD_MAX: usize = 64 * 1024 * 1024;
 
 /// The largest packet that a length of 16 bits can say.
 const LENGTH_MAX: usize = 65_535;
-
-/// Whose fragments belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) from: IpAddr,
-    pub(super) to: IpAddr,
-    pub(super) id: u32,
-    /// The protocol, of IPv4 alone (RFC 791 §3.2; RFC 8200 has it in the first fragment).
-    pub(super) kind: Option<u8>,
-}
-
-/// A piece of a packet.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fragment<'a> {
-    /// What its header says is behind the last header that every fragment repeats.
-    pub(super) kind: u8,
-    /// Offset in bytes.
-    pub(super) offset: usize,
-    /// Others follow.
-    pub(super) more: bool,
-    pub(super) bytes: &'a [u8],
-}
 
 #[derive(Debug)]
 struct Partial {
@@ -179,6 +157,8 @@ impl Partial {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const KEY: Key = Key {

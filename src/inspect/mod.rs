@@ -5,7 +5,6 @@
 mod capture;
 mod flow;
 mod fragments;
-mod ip;
 mod packet;
 mod raw;
 mod stream;

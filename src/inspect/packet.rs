@@ -6,8 +6,8 @@ use etherparse::{TcpSlice, UdpSlice};
 use pcap_parser::Linktype;
 
 use super::fragments::Fragments;
-use super::ip::{self, Part as IpPart};
 use super::unread::{Tally, Unread};
+use crate::ip::{self, Part as IpPart};
 
 /// A TCP segment or UDP datagram.
 #[derive(Debug, Clone, Copy)]
@@ -202,7 +202,7 @@ impl Decoder {
                 };
                 let part = match key.kind {
                     Some(_) => IpPart::Whole { kind, payload: &joined },
-                    None => ip::extensions(from, to, kind, &joined)?,
+                    None => ip::extensions(from, to, kind, &joined)?.part,
                 };
                 self.part(from, to, part, 0, sink)
             }

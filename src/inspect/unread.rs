@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::ip::BadHeader;
+
 /// A kind of packets, or of connections, that could not be read. Those that carry no connection
 /// (ARP, ICMP, spanning tree ...) are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +57,12 @@ impl fmt::Display for Unread {
                 write!(f, "connections whose first bytes are not all in the file")
             }
         }
+    }
+}
+
+impl From<BadHeader> for Unread {
+    fn from(_: BadHeader) -> Self {
+        Self::Header
     }
 }
 

@@ -11,6 +11,9 @@ mod flights;
 mod gateway;
 #[path = "../support/mmdb.rs"]
 mod mmdb;
+#[allow(clippy::duplicate_mod, reason = "the fuzz targets have it too, as a crate of their own")]
+#[path = "../support/packets.rs"]
+mod packets;
 #[path = "../support/schema.rs"]
 mod schema;
 #[path = "../support/mod.rs"]
@@ -29,6 +32,7 @@ mod export;
 mod fuzz_corpus;
 mod identify;
 mod inspect;
+mod lane;
 mod malformed;
 mod operations;
 mod packaging;
