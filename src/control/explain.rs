@@ -1,6 +1,7 @@
 //! One verdict with each step, source, date and rule: what `schengate explain` prints, and what the API
 //! of the admin listener answers. Judged by the policy that it is given, and nothing is looked up.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,11 +13,12 @@ use serde_json::{Value, json};
 use super::capture::{Capture, Form, Servers, candidates};
 use super::compile::Compiler;
 use super::config::{Rule, Shortcut};
-use super::data::{Facts, Located, RegionPlace, embedded_registrant};
+use super::data::{Facts, Located, RegionPlace, SourceInfo, embedded_registrant};
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
     Action, AddressKind, AddressTable, Binding, Claim, Class, Country, CountrySet, Datapath, Ech,
-    Location, Mode, Operator, Policy, Question, Reason, RuleId, Step, Transport, Verdict,
+    Location, Mode, Operator, Policy, Question, Reason, RuleId, SourceNote, Step, Transport,
+    Verdict,
 };
 
 /// What is asked.
@@ -594,6 +596,26 @@ const REGISTRANT_OFF: &str = "of the space in the EEA whose operator is known, 4
                               elsewhere than at home, and 7 % under a law of the EEA or an adequate \
                               one while another reaches its owner";
 
+/// What is to be said of each region in a list of the policy's own whose country nobody knows: whatever
+/// lies in it is unknown, and a look at one address would be the first to tell.
+#[must_use]
+pub fn unplaced_regions(policy: &Policy, tables: &[SourceInfo]) -> Vec<String> {
+    let addresses = policy.address_table();
+    let mut said = BTreeSet::new();
+    for location in addresses.locations().iter().filter(|location| location.unknown) {
+        let source = location.source.and_then(|at| addresses.sources().get(at as usize));
+        let is_own = |source: &&SourceNote| {
+            tables.iter().any(|table| table.origin.is_some() && table.name == source.name)
+        };
+        let Some(source) = source.filter(is_own) else { continue };
+        let regions = location.regions.iter();
+        let regions = regions.filter_map(|&at| addresses.regions().get(at as usize));
+        let why = regions.filter_map(|region| unplaced(region));
+        said.extend(why.map(|why| format!("the table {}: {why}", source.name)));
+    }
+    said.into_iter().collect()
+}
+
 /// Why a published region, `provider:region`, has no country.
 fn unplaced(region: &str) -> Option<String> {
     let (provider, key) = region.split_once(':')?;
@@ -612,6 +634,7 @@ const fn stands(kind: AddressKind) -> &'static str {
     match kind {
         AddressKind::Ordinary => "ordinary address space",
         AddressKind::Private => "private address space: no table is asked",
+        AddressKind::Unallocated => "address space that nobody holds: no table is asked",
         AddressKind::Special => "special-purpose address space: no table is asked",
         AddressKind::Guard => "an address that nothing opens",
         AddressKind::Loop => "the gateway itself or loopback",

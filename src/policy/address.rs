@@ -6,10 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// What an address is before any table is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddressKind {
-    /// Globally routed space: the tables are asked.
+    /// Space that a registry may have given to somebody: the tables are asked.
     Ordinary,
     /// RFC 1918, CGNAT (RFC 6598), link-local, ULA (RFC 4193).
     Private,
+    /// Of 2000::/3, what IANA has given to no registry: judged as ordinary space is, but nobody can be
+    /// there, whatever a table says of it.
+    Unallocated,
     /// Other special-purpose space (IANA registries; for IPv6 also all that lies outside 2000::/3).
     Special,
     /// Never opened: 0.0.0.0/8, multicast, 240.0.0.0/4, `::/96`, the cloud metadata services.
@@ -50,7 +53,10 @@ pub fn target(address: IpAddr) -> Target {
     let kind = match address_kind(judged) {
         AddressKind::Ordinary => AddressKind::Ordinary,
         AddressKind::Loop => AddressKind::Loop,
-        AddressKind::Private | AddressKind::Special | AddressKind::Guard => AddressKind::Guard,
+        AddressKind::Private
+        | AddressKind::Unallocated
+        | AddressKind::Special
+        | AddressKind::Guard => AddressKind::Guard,
     };
     Target { judged, outer: Some(outer), kind }
 }
@@ -121,12 +127,63 @@ pub fn address_kind(address: IpAddr) -> AddressKind {
             let listed = V6_FIRST[(bits >> 120) as usize];
             match listed.then(|| V6.iter().find(holds)).flatten() {
                 Some(&(_, _, kind)) => kind,
-                None if bits >> 125 == 1 => AddressKind::Ordinary,
-                None => AddressKind::Special,
+                None if bits >> 125 != 1 => AddressKind::Special,
+                None if is_allocated(bits) => AddressKind::Ordinary,
+                None => AddressKind::Unallocated,
             }
         }
     }
 }
+
+/// Whether IANA has given the space around an IPv6 address to a registry.
+#[inline]
+const fn is_allocated(bits: u128) -> bool {
+    let block = (bits >> BLOCK_SHIFT) as usize;
+    if block < FIRST_BLOCK || block - FIRST_BLOCK >= BLOCKS.len() {
+        return false;
+    }
+    match BLOCKS[block - FIRST_BLOCK] {
+        Block::Free => false,
+        Block::Whole => true,
+        Block::Part => {
+            let mut at = 0;
+            while at < ALLOCATED_V6.len() {
+                let (net, len) = ALLOCATED_V6[at];
+                if (bits ^ net) >> (128 - len) == 0 {
+                    return true;
+                }
+                at += 1;
+            }
+            false
+        }
+    }
+}
+
+/// How much of a /12 is allocated.
+#[derive(Clone, Copy)]
+enum Block {
+    Free,
+    Part,
+    Whole,
+}
+
+const BLOCK_SHIFT: u32 = 128 - 12;
+
+/// The first /12 of 2000::/3.
+const FIRST_BLOCK: usize = 0x200;
+
+/// Each /12 of 2000::/3, so that most addresses are settled without going through [`ALLOCATED_V6`].
+const BLOCKS: [Block; 0x200] = {
+    let mut blocks = [Block::Free; 0x200];
+    let mut at = 0;
+    while at < ALLOCATED_V6.len() {
+        let (net, len) = ALLOCATED_V6[at];
+        blocks[(net >> BLOCK_SHIFT) as usize - FIRST_BLOCK] =
+            if len == 12 { Block::Whole } else { Block::Part };
+        at += 1;
+    }
+    blocks
+};
 
 /// Whether an entry of the list begins with this byte: most addresses are settled by it, and going
 /// through the lists is the dearer part of a verdict.
@@ -206,6 +263,50 @@ const V6: &[(u128, u32, AddressKind)] = &[
     (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0]), 20, AddressKind::Special), // documentation
 ];
 
+/// What IANA has given to the five registries, ascending and none longer than a /23: "IPv6 Global Unicast
+/// Address Assignments" as of 2024-11-01, less what [`V6`] holds. IANA gives away one block in some years.
+/// What it gives after that day is nobody's here until a later version, or a `[[place]]`, says otherwise.
+const ALLOCATED_V6: &[(u128, u32)] = &[
+    (block(0x2001, 0x0200), 23),
+    (block(0x2001, 0x0400), 23),
+    (block(0x2001, 0x0600), 23),
+    (block(0x2001, 0x0800), 22),
+    (block(0x2001, 0x0c00), 23),
+    (block(0x2001, 0x0e00), 23),
+    (block(0x2001, 0x1200), 23),
+    (block(0x2001, 0x1400), 22),
+    (block(0x2001, 0x1800), 23),
+    (block(0x2001, 0x1a00), 23),
+    (block(0x2001, 0x1c00), 22),
+    (block(0x2001, 0x2000), 19),
+    (block(0x2001, 0x4000), 23),
+    (block(0x2001, 0x4200), 23),
+    (block(0x2001, 0x4400), 23),
+    (block(0x2001, 0x4600), 23),
+    (block(0x2001, 0x4800), 23),
+    (block(0x2001, 0x4a00), 23),
+    (block(0x2001, 0x4c00), 23),
+    (block(0x2001, 0x5000), 20),
+    (block(0x2001, 0x8000), 19),
+    (block(0x2001, 0xa000), 20),
+    (block(0x2001, 0xb000), 20),
+    (block(0x2003, 0x0000), 18),
+    (block(0x2400, 0x0000), 12),
+    (block(0x2410, 0x0000), 12),
+    (block(0x2600, 0x0000), 12),
+    (block(0x2610, 0x0000), 23),
+    (block(0x2620, 0x0000), 23),
+    (block(0x2630, 0x0000), 12),
+    (block(0x2800, 0x0000), 12),
+    (block(0x2a00, 0x0000), 12),
+    (block(0x2a10, 0x0000), 12),
+    (block(0x2c00, 0x0000), 12),
+];
+
+const fn block(first: u16, second: u16) -> u128 {
+    v6([first, second, 0, 0, 0, 0, 0, 0])
+}
+
 const fn v4(octets: [u8; 4]) -> u32 {
     u32::from_be_bytes(octets)
 }
@@ -221,14 +322,20 @@ pub fn special_v4() -> impl Iterator<Item = (u32, u32, AddressKind)> {
     V4.iter().map(|&(net, len, kind)| (net, net | ones_v4(len), kind))
 }
 
-/// As [`special_v4`]; of the space outside 2000::/3 the whole is given.
+/// As [`special_v4`]; of the space outside 2000::/3 the whole is given, and within it what IANA has given
+/// to no registry.
 pub fn special_v6() -> impl Iterator<Item = (u128, u128, AddressKind)> {
-    let outside = [
-        (0, v6([0x2000, 0, 0, 0, 0, 0, 0, 0]) - 1, AddressKind::Special),
-        (v6([0x4000, 0, 0, 0, 0, 0, 0, 0]), u128::MAX, AddressKind::Special),
-    ];
+    let first = block(0x2000, 0);
+    let last = block(0x4000, 0) - 1;
+    let outside =
+        [(0, first - 1, AddressKind::Special), (last + 1, u128::MAX, AddressKind::Special)];
     let listed = V6.iter().map(|&(net, len, kind)| (net, net | ones_v6(len), kind));
-    listed.chain(outside)
+    let starts = std::iter::once(first)
+        .chain(ALLOCATED_V6.iter().map(|&(net, len)| (net | ones_v6(len)) + 1));
+    let ends = ALLOCATED_V6.iter().map(|&(net, _)| net - 1).chain([last]);
+    let free = starts.zip(ends).filter(|(first, last)| first <= last);
+    let free = free.map(|(first, last)| (first, last, AddressKind::Unallocated));
+    listed.chain(outside).chain(free)
 }
 
 const fn ones_v4(len: u32) -> u32 {
@@ -255,7 +362,7 @@ mod tests {
 
     #[test]
     fn every_class_is_told_at_its_edges() {
-        use AddressKind::{Guard, Loop, Ordinary, Private, Special};
+        use AddressKind::{Guard, Loop, Ordinary, Private, Special, Unallocated};
         for (text, expected) in [
             ("0.255.255.255", Guard),
             ("1.0.0.0", Ordinary),
@@ -285,6 +392,21 @@ mod tests {
             ("ff02::1", Guard),
             ("2001:1ff:ffff::", Special),
             ("2001:200::", Ordinary),
+            ("2001:1000::1", Unallocated),
+            ("2001:3fff:ffff::", Ordinary),
+            ("2003:3fff:ffff::", Ordinary),
+            ("2003:4000::", Unallocated),
+            ("23ff:ffff::", Unallocated),
+            ("2400::", Ordinary),
+            ("241f:ffff::", Ordinary),
+            ("2420::", Unallocated),
+            ("2610:1ff:ffff::", Ordinary),
+            ("2610:200::", Unallocated),
+            ("2a1f:ffff::", Ordinary),
+            ("2a20::", Unallocated),
+            ("2d00::1", Unallocated),
+            ("3800::1", Unallocated),
+            ("3ffe::1", Unallocated),
             ("2001:db8::1", Special),
             ("2a00::1", Ordinary),
             ("4000::1", Special),

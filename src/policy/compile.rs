@@ -407,7 +407,8 @@ impl Build<'_> {
                     .locations()
                     .get(class.location as usize)
                     .is_some_and(|at| at.placed);
-                if class.kind != AddressKind::Ordinary && !placed {
+                let open = [AddressKind::Ordinary, AddressKind::Unallocated];
+                if !open.contains(&class.kind) && !placed {
                     geo = geo.and(&opens_special);
                 }
                 let (a, b) = (at(&place_laws, class.location), at(&home_laws, class.operator));

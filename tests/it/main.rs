@@ -19,6 +19,7 @@ mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod address_blocks;
 mod api;
 mod bad_data;
 mod config;

@@ -91,8 +91,9 @@ enum Layer {
 const FIXED: usize = 6;
 
 /// Every kind of address.
-const KINDS: [AddressKind; 5] = [
+const KINDS: [AddressKind; 6] = [
     AddressKind::Ordinary,
+    AddressKind::Unallocated,
     AddressKind::Private,
     AddressKind::Special,
     AddressKind::Guard,

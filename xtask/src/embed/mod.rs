@@ -2,6 +2,7 @@
 //! packages give the same bytes.
 
 mod cloud;
+mod held;
 mod iptocc;
 mod msgpack;
 mod witness;
@@ -23,6 +24,7 @@ use schengate::control::data::{
 };
 use schengate::policy::CountrySet;
 
+use self::held::{Held, Spans};
 use self::witness::Echo;
 use crate::Done;
 
@@ -56,19 +58,20 @@ fn rebuild(from: &Path, out: &Path) -> Result<Vec<SourceInfo>, DataFault> {
     let server = load_country(&sdk.join("server-country.mmdb"))?;
     let dbip = load_country(&sdk.join("dbip-country-lite.mmdb"))?;
     let registered = registered(&from.join("iptocc"))?;
-    let networks = networks(&from.join("asn"))?;
+    let (networks, announced) = networks(&from.join("asn"))?;
     let hosters = hosters();
     let share = |asn| if hosters.contains(&asn) { HOSTER_AT_HOME } else { AT_HOME };
     let permitted = permitted();
     let echo = Echo {
-        registered: &registered.v4,
+        registered: &registered,
         homes: &witness::homes(&networks.v4, &dbip.ranges.v4, share),
         permitted: &|place| matches!(place, Located::Country(at) if permitted.contains(at)),
     };
     let heard = witness::hear([&places, &server.ranges, &dbip.ranges], &echo);
+    let held = Held::of(&registered, announced);
     let tables = [
-        decided(from, [&server, &dbip], heard.decided)?,
-        dissent(&sdk, &dbip, heard.dissent)?,
+        decided(from, [&server, &dbip], held.within(&heard.decided))?,
+        dissent(&sdk, &dbip, held.within(&heard.dissent))?,
         registrant(&from.join("iptocc"), registered)?,
         operators(&from.join("asn"), networks)?,
         cloud::table(from, &places, &dbip.ranges)?,
@@ -107,7 +110,7 @@ fn geo_whois(package: &Path) -> Result<Ranges<Located>, DataFault> {
 }
 
 /// Where two of the three country tables, else the first of them, say that an address is, but for what
-/// only echoes the registrant ([`witness`]). It is of the date that two of them have reached.
+/// only echoes the registrant ([`witness`]); nothing of space that nobody holds ([`held`]). It is of the date that two of them have reached.
 fn decided(
     from: &Path,
     newer: [&CountryTable; 2],
@@ -181,17 +184,19 @@ fn permitted() -> CountrySet {
 }
 
 /// The AS table, less every AS number that is in no row of `operators.csv`: nothing is known of
-/// those, so that nothing would follow from knowing them.
-fn networks(package: &Path) -> Result<Ranges<u32>, DataFault> {
+/// those, so that nothing would follow from knowing them. Beside it, all that any AS announces.
+fn networks(package: &Path) -> Result<(Ranges<u32>, Spans), DataFault> {
     let listed: HashSet<u32> = Facts::built_in().operators.iter().map(|o| o.asn).collect();
     let mut builder = Builder::default();
+    let mut announced = Spans::default();
     for file in ["asn-ipv4.csv", "asn-ipv6.csv"] {
         let path = package.join(file);
         let content = file::read(&path)?;
-        listed_rows(&content.bytes, &listed, &mut builder)
+        network_rows(&content.bytes, &listed, &mut builder, &mut announced)
             .map_err(|bad| DataFault::at_row(&path, bad))?;
     }
-    builder.finish().map_err(|bad| DataFault::at_row(package, bad.into()))
+    let listed = builder.finish().map_err(|bad| DataFault::at_row(package, bad.into()))?;
+    Ok((listed, announced))
 }
 
 fn operators(package: &Path, ranges: Ranges<u32>) -> Result<Made, DataFault> {
@@ -206,9 +211,14 @@ fn operators(package: &Path, ranges: Ranges<u32>) -> Result<Made, DataFault> {
     Ok(("asn.sgt", header, Body::Asn(ranges)))
 }
 
-/// Passes the other rows over before they are looked at: two of the package's rows contradict each
-/// other (AS 721 and 749), which the loader would refuse.
-fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> Result<(), BadRow> {
+/// Keeps of rows that are not listed no more than that somebody announces them: two of the package's
+/// rows contradict each other (AS 721 and 749), which the loader would refuse.
+fn network_rows(
+    bytes: &[u8],
+    listed: &HashSet<u32>,
+    into: &mut Builder<u32>,
+    announced: &mut Spans,
+) -> Result<(), BadRow> {
     let mut columns = Vec::new();
     for (row, line) in text::lines(bytes) {
         text::fields(line, Separator::Comma, &mut columns)
@@ -216,8 +226,12 @@ fn listed_rows(bytes: &[u8], listed: &HashSet<u32>, into: &mut Builder<u32>) -> 
         let [first, last, asn, ..] = columns.as_slice() else {
             return Err(BadRow::new(row, "has fewer than three columns; is the file whole?"));
         };
-        if let Some(asn) = text::as_number(row, asn)?.filter(|asn| listed.contains(asn)) {
-            into.push(row, text::address(row, first)?, text::address(row, last)?, Some(asn))?;
+        if let Some(asn) = text::as_number(row, asn)? {
+            let (first, last) = (text::address(row, first)?, text::address(row, last)?);
+            announced.push(first, last);
+            if listed.contains(&asn) {
+                into.push(row, first, last, Some(asn))?;
+            }
         }
     }
     Ok(())

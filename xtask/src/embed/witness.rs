@@ -7,7 +7,9 @@
 //! Where those two agree on the country in which the address is registered, they may only have copied
 //! it: leased space is registered far away. Of a network that the last witness sees nearly whole in one
 //! country, that witness then decides for IPv4, unless its country is permitted by the default policy and
-//! theirs is not. Measured against the places on which GeoLite2 of 2026-09 and IPFire of 2026-06 agree,
+//! theirs is not. What the last witness alone knows counts only where the address is registered in the
+//! country that it names: it names one for every address, also for those of which it knows nothing.
+//! Measured against the places on which GeoLite2 of 2026-09 and IPFire of 2026-06 agree,
 //! by `config/README.md`.
 
 use std::collections::HashMap;
@@ -27,11 +29,11 @@ pub(super) struct Heard {
     pub(super) dissent: Ranges<Located>,
 }
 
-/// What may speak for the last witness against the two others, of IPv4.
+/// What may speak for the last witness: where it is alone, and of IPv4 against the two others.
 pub(super) struct Echo<'a> {
     /// Where the holder of each address is registered.
-    pub(super) registered: &'a [Range<u32>],
-    /// The one country of the network of each address.
+    pub(super) registered: &'a Ranges<Located>,
+    /// The one country of the network of each address of IPv4.
     pub(super) homes: &'a [Range<u32>],
     /// Whether the default policy permits a place.
     pub(super) permitted: &'a dyn Fn(Located) -> bool,
@@ -40,11 +42,13 @@ pub(super) struct Echo<'a> {
 pub(super) fn hear(witnesses: [&Ranges<Located>; 3], echo: &Echo<'_>) -> Heard {
     let v4 = witnesses.map(|of| of.v4.as_slice());
     let decide_v4 = |said: [Option<Located>; 3], beside: [Option<Located>; 2]| {
-        echo.unmasked(said, beside).or_else(|| decide(said))
+        echo.unmasked(said, beside).or_else(|| decide(said, beside))
     };
-    let (decided_v4, dissent_v4) = family(v4, [echo.registered, echo.homes], LEAST_V4, &decide_v4);
+    let beside = [echo.registered.v4.as_slice(), echo.homes];
+    let (decided_v4, dissent_v4) = family(v4, beside, LEAST_V4, &decide_v4);
     let v6 = witnesses.map(|of| of.v6.as_slice());
-    let (decided_v6, dissent_v6) = family(v6, [&[], &[]], LEAST_V6, &|said, _| decide(said));
+    let beside = [echo.registered.v6.as_slice(), &[]];
+    let (decided_v6, dissent_v6) = family(v6, beside, LEAST_V6, &decide);
     Heard {
         decided: Ranges { v4: decided_v4, v6: decided_v6 },
         dissent: Ranges { v4: dissent_v4, v6: dissent_v6 },
@@ -97,7 +101,7 @@ pub(super) fn homes(
 }
 
 /// An address of either family, as a number.
-trait Number: Copy + Ord + Into<u128> + 'static {
+pub(super) trait Number: Copy + Ord + Into<u128> + 'static {
     const MAX: Self;
     fn after(self) -> Option<Self>;
     fn before(self) -> Option<Self>;
@@ -169,8 +173,12 @@ fn says<A: Number>(ranges: &mut &[Range<A>], address: A) -> Option<Located> {
     ranges.first().filter(|range| range.0 <= address).map(|range| range.2)
 }
 
-fn decide([first, second, third]: [Option<Located>; 3]) -> Option<Located> {
-    if second.is_some() && second == third { second } else { first.or(second).or(third) }
+fn decide(
+    [first, second, third]: [Option<Located>; 3],
+    [registered, _]: [Option<Located>; 2],
+) -> Option<Located> {
+    let alone = third.filter(|_| third == registered);
+    if second.is_some() && second == third { second } else { first.or(second).or(alone) }
 }
 
 fn push<A: Number>(into: &mut Vec<Range<A>>, range: Range<A>) {
@@ -200,12 +208,15 @@ mod tests {
         let first = table(&[(0, 0x3ff, "FR"), (0x1000, 0x10ff, "NL")]);
         let second = table(&[(0x100, 0x2ff, "US"), (0x1000, 0x10ff, "NL"), (0x2000, 0x20ff, "IE")]);
         let third = table(&[(0x200, 0x2ff, "US"), (0x300, 0x4ff, "DE"), (0x1000, 0x1007, "BE")]);
-        let heard = hear([&first, &second, &third], &SILENT);
+        let registered = table(&[(0x400, 0x47f, "DE"), (0x480, 0x4ff, "US")]);
+        let echo = Echo { registered: &registered, homes: &[], permitted: &|_| false };
+        let heard = hear([&first, &second, &third], &echo);
+        // What the last one alone knows is where the registrant is, or nowhere.
         let wanted = table(&[
             (0, 0x1ff, "FR"),
             (0x200, 0x2ff, "US"),
             (0x300, 0x3ff, "FR"),
-            (0x400, 0x4ff, "DE"),
+            (0x400, 0x47f, "DE"),
             (0x1000, 0x10ff, "NL"),
             (0x2000, 0x20ff, "IE"),
         ]);
@@ -216,9 +227,6 @@ mod tests {
         let dissent = table(&[(0x300, 0x3ff, "DE"), (0x1000, 0x1007, "BE")]);
         assert_eq!(heard.dissent.v6, dissent.v6);
     }
-
-    /// Nothing speaks for the last witness.
-    const SILENT: Echo<'_> = Echo { registered: &[], homes: &[], permitted: &|_| false };
 
     #[test]
     fn of_a_network_in_one_country_the_last_witness_tells_a_place_from_a_registrants_seat() {
@@ -240,7 +248,7 @@ mod tests {
             "8 is in two countries"
         );
         let echo =
-            Echo { registered: &leased.v4, homes: &homes, permitted: &|place| place == at("FR") };
+            Echo { registered: &leased, homes: &homes, permitted: &|place| place == at("FR") };
         let heard = hear([&leased, &leased, &seen], &echo);
         // 7 is where it is seen; 8 is nowhere at home; 9 would be permitted then, and stays outside.
         let wanted = table(&[(0, 0x3ff, "US"), (0x1000, 0x13ff, "SC"), (0x2000, 0x23ff, "US")]);
@@ -252,7 +260,8 @@ mod tests {
     fn the_last_address_is_reached() {
         let first = table(&[(u32::MAX - 0xff, u32::MAX, "FR")]);
         let third = table(&[(u32::MAX - 0xfff, u32::MAX, "DE")]);
-        let heard = hear([&first, &Ranges::default(), &third], &SILENT);
+        let echo = Echo { registered: &third, homes: &[], permitted: &|_| false };
+        let heard = hear([&first, &Ranges::default(), &third], &echo);
         let wanted =
             table(&[(u32::MAX - 0xfff, u32::MAX - 0x100, "DE"), (u32::MAX - 0xff, u32::MAX, "FR")]);
         assert_eq!(heard.decided, wanted);
