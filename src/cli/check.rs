@@ -13,6 +13,7 @@ use crate::control::admin::{Access, AccessFault};
 use crate::control::compile::Compiler;
 use crate::control::config::{self, Data, Fault, Source};
 use crate::control::data::DataFault;
+use crate::control::explain::unplaced_regions;
 use crate::control::load::{Against, LoadFault, load_against};
 
 /// Arguments of `check`.
@@ -53,6 +54,7 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
                 "faults": [],
                 "lints": loaded.lints,
                 "old_tables": old_tables(&loaded.compiler, now),
+                "unplaced_regions": unplaced(&loaded.compiler, now),
             }),
             Err(LoadFault::Policy(faults)) => {
                 let faults: Vec<_> = faults.0.iter().map(policy_fault).collect();
@@ -78,6 +80,9 @@ pub(super) fn check(arguments: Check, out: &mut impl Write) -> io::Result<Exit> 
             }
             for old in old_tables(&loaded.compiler, now) {
                 eprintln!("warning: {old}");
+            }
+            for region in unplaced(&loaded.compiler, now) {
+                eprintln!("warning: {region}");
             }
             let compiler = &loaded.compiler;
             let policy = compiler.policy_at(now);
@@ -121,6 +126,11 @@ fn not_served(fault: &AccessFault, as_json: bool, out: &mut impl Write) -> io::R
 /// What is to be said of each table that is older than 90 days.
 fn old_tables(compiler: &Compiler, now: Timestamp) -> Vec<String> {
     compiler.infos().iter().filter_map(|info| info.old(now)).collect()
+}
+
+/// What is to be said of each region of the policy's own lists that has no country.
+fn unplaced(compiler: &Compiler, now: Timestamp) -> Vec<String> {
+    unplaced_regions(&compiler.policy_at(now), compiler.infos())
 }
 
 /// A fault of the policy; what is not known is null, as in one of a table.

@@ -192,3 +192,60 @@ fn a_list_of_a_provider_grows_stale_by_itself_and_what_is_old_is_told_of() {
     let old = told["old_tables"].as_array().unwrap();
     assert!(old.iter().any(|old| old.as_str().unwrap().contains("a.csv")), "{told}");
 }
+
+#[test]
+fn a_region_of_a_list_that_nobody_places_is_unknown_and_check_says_so() {
+    let own = folder(r#"["own.csv", "embedded"]"#);
+    let list = "cidr,provider,region,country\n\
+                184.76.0.0/16,aws,eu-nowhere-9,\n\
+                184.77.0.0/16,aws,eu-nowhere-8,FR\n\
+                184.78.0.0/16,aws,eu-west-3,\n";
+    fs::write(own.path().join("own.csv"), list).unwrap();
+    let unplaced = explain(own.path(), "184.76.0.1");
+    assert_eq!((&unplaced["verdict"], &unplaced["reason"]), (&"block".into(), &"unknown".into()));
+    assert_eq!(location(own.path(), "184.76.0.1").0, [] as [&str; 0]);
+    // The country table would place it, and is not asked: the list says that it is somewhere else.
+    assert_eq!(location(own.path(), "184.77.0.1").0, ["FR"]);
+    assert_eq!(location(own.path(), "184.78.0.1").0, ["FR"]);
+    let check = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_schengate"));
+        let output = command.args(["check", "--config"]).arg(own.path().join("policy.toml"));
+        let output = output.args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        output
+    };
+    let told = "the table own.csv: region aws:eu-nowhere-9: it is not in the built-in list of \
+                regions; a [[place]] may say where it is";
+    let said = String::from_utf8(check(&[]).stderr).unwrap();
+    assert!(said.contains(&format!("warning: {told}\n")), "{said}");
+    let answer: Value = serde_json::from_slice(&check(&["--json"]).stdout).unwrap();
+    assert_eq!(answer["unplaced_regions"], serde_json::json!([told]));
+}
+
+#[test]
+fn lists_that_contradict_each_other_open_nothing_that_one_of_them_refuses() {
+    // Two lists of one provider: the first speaks. Two that name none: either may be right, so that
+    // both have to be permitted. Two country tables: the first decides, the second disputes it.
+    let two = folder(r#"["b.csv", "c.csv"]"#);
+    let permit = |countries: &str, more: &str| {
+        let text = format!(
+            "schema = 1\n[policy]\npermit = {countries}\n[policy.on]\ndisputed = \"block\"\n\
+             [data]\nproviders = [\"b.csv\", \"c.csv\"]\n{more}"
+        );
+        fs::write(two.path().join("policy.toml"), text).unwrap();
+        let said = explain(two.path(), "9.9.9.9");
+        (said["verdict"].as_str().unwrap().to_owned(), said["reason"].as_str().unwrap().to_owned())
+    };
+    let says = |action: &str, reason: &str| (action.to_owned(), reason.to_owned());
+    assert_eq!(permit("[\"BE\", \"NL\"]", ""), says("allow", "permitted"));
+    assert_eq!(permit("[\"BE\"]", ""), says("block", "outside"));
+    assert_eq!(permit("[\"NL\"]", ""), says("block", "outside"));
+    fs::write(two.path().join("b.csv"), "192.0.2.0/24,BE,,,\n").unwrap();
+    fs::write(two.path().join("c.csv"), "198.51.100.0/24,BE,,,\n").unwrap();
+    fs::write(two.path().join("first.csv"), "9.9.9.0,9.9.9.255,BE\n").unwrap();
+    fs::write(two.path().join("second.csv"), "9.9.9.0,9.9.9.255,NL\n").unwrap();
+    let tables = "country = [\"first.csv\", \"second.csv\"]\n";
+    assert_eq!(permit("[\"BE\", \"NL\"]", tables), says("allow", "permitted"));
+    assert_eq!(permit("[\"BE\"]", tables), says("block", "disputed"));
+    assert_eq!(permit("[\"NL\"]", tables), says("block", "outside"));
+}
