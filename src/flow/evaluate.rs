@@ -1,5 +1,9 @@
 //! Evaluates a connection by a policy: what is asked, which evidence ties its name to its address, and
 //! when the resolver has to be asked. The same for transparent and explicit connections.
+//!
+//! The policy is asked once, and twice where it matters whether the name belongs to the address: at a
+//! rule by name that permits, or where the name is of an `[[operator]]`. Before anything was read it is
+//! asked for its outlook alone ([`evaluate_early`]), which is another question: what could come of it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -355,14 +359,18 @@ fn evaluate(policy: &Policy, subject: &Subject) -> Evaluated {
     let Some((name, _)) = &subject.name else {
         return settled(decide(subject.nameless()), None);
     };
-    let as_bound = decide(Claim::Bound(name));
     if subject.evidence == NameEvidence::Resolved {
-        return settled(as_bound, Some(true));
+        return settled(decide(Claim::Bound(name)), Some(true));
     }
     if policy.binding() == Binding::Trust {
-        return settled(as_bound, None);
+        return settled(decide(Claim::Bound(name)), None);
     }
-    let as_claimed = decide(Claim::Claimed(name));
+    let (as_claimed, hangs) = policy.decide_claimed(&subject.question(Claim::Claimed(name)));
+    let as_claimed = with_inside(policy, subject, as_claimed);
+    if !hangs {
+        return settled(as_claimed, None);
+    }
+    let as_bound = decide(Claim::Bound(name));
     if as_claimed == as_bound {
         return settled(as_claimed, None);
     }

@@ -62,6 +62,22 @@ impl Trace for Vec<Step> {
     }
 }
 
+/// Notes whether it mattered that a name is claimed alone. Whether one is bound is asked for in two
+/// places: at a rule that needs it, and where the name is of an `[[operator]]`. Both are steps.
+#[derive(Default)]
+struct HangsOnBinding(bool);
+
+impl Trace for HangsOnBinding {
+    #[inline(always)]
+    fn step(&mut self, step: Step) {
+        self.0 |= matches!(step, Step::Cause(Reason::Mismatch, ..) | Step::HostOperator(..));
+    }
+
+    fn listens(&self) -> bool {
+        false
+    }
+}
+
 /// What `enforce` does.
 #[derive(Clone, Copy)]
 struct Enforced {
@@ -85,6 +101,15 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Verdict {
         self.decide_traced(question, &mut ())
+    }
+
+    /// As [`Policy::decide`], of a name that is claimed, and whether another verdict may come of it
+    /// where the name is bound. Where none may, the question need not be asked twice.
+    #[must_use]
+    pub fn decide_claimed(&self, question: &Question<'_>) -> (Verdict, bool) {
+        let mut hangs = HangsOnBinding::default();
+        let verdict = self.decide_traced(question, &mut hangs);
+        (verdict, hangs.0)
     }
 
     /// As [`Policy::decide`], and tells each step.

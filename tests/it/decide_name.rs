@@ -192,6 +192,38 @@ fn what_is_refused_by_name_is_refused_at_every_address() {
     assert!(refused > 300, "the sample refuses by name often enough to say something: {refused}");
 }
 
+#[test]
+fn a_claim_is_judged_once_where_it_comes_to_what_a_bound_name_comes_to() {
+    // An operator is the address's own for sure where the name is bound, and else one that it may be.
+    let own = "[[rule]]\nname = \"own\"\noperator = [\"afar\"]\naction = \"log\"\nreason = \"x\"\n";
+    let (mut once, mut twice) = (0, 0);
+    for seed in 0..120 {
+        let text = drawn(seed) + own;
+        let policy = compile(&text);
+        for name in NAMES {
+            let name = HostName::parse(name.as_bytes()).expect("a name");
+            for client in ["10.7.0.1", "10.8.0.1", "10.9.0.1"] {
+                for (port, protocol) in [(443, Protocol::Tls), (80, Protocol::Http)] {
+                    for address in ADDRESSES {
+                        let of =
+                            |claim| policy.decide(&ask(client, address, port, protocol, claim));
+                        let (bound, claimed) = (of(Claim::Bound(&name)), of(Claim::Claimed(&name)));
+                        let claim = ask(client, address, port, protocol, Claim::Claimed(&name));
+                        let (verdict, hangs) = policy.decide_claimed(&claim);
+                        let told = format!("{name} from {client} at {address}:{port}\n{text}");
+                        assert_eq!(verdict, claimed, "{told}");
+                        assert!(hangs || verdict == bound, "{told}");
+                        once += u32::from(!hangs);
+                        twice += u32::from(verdict != bound);
+                    }
+                }
+            }
+        }
+    }
+    println!("{once} were settled by one question, of {twice} the binding turns the answer");
+    assert!(once > 10_000 && twice > 1_000, "{once}, {twice}");
+}
+
 /// What a policy of [`HEAD`] and these rules says about a name before it is resolved.
 fn before(rules: &str, client: &str, name: &str) -> Option<(Reason, Option<String>)> {
     let policy = compile(&format!("{HEAD}{rules}"));
