@@ -45,6 +45,8 @@ pub(super) fn days(days: &BTreeMap<i64, Day>, (from, to): (i64, i64), texts: &Te
     let most = columns.values().map(|day| day.permitted.saturating_add(day.outside)).max();
     let most = most.unwrap_or(0).max(1);
     let step = 1000.0 / shown as f64;
+    // Of few days the columns are no walls.
+    let wide = (step * 0.76).min(90.0);
     let tall = |number: u64| number as f64 * 150.0 / most as f64;
     html! {
         svg.days viewBox="0 -30 1000 220" role="img" aria-label=(texts.by_day) {
@@ -53,7 +55,7 @@ pub(super) fn days(days: &BTreeMap<i64, Day>, (from, to): (i64, i64), texts: &Te
             line.axis x1="0" x2="1000" y1="160" y2="160" {}
             text.tick x="0" y="4" { (bytes(most, texts)) }
             @for (at, column) in &columns {
-                @let x = *at as f64 * step + step * 0.12;
+                @let x = *at as f64 * step + (step - wide) / 2.0;
                 @let whole = tall(column.permitted.saturating_add(column.outside));
                 @let other = tall(column.outside);
                 @let begin = day((first + at * each) * DAY);
@@ -62,14 +64,14 @@ pub(super) fn days(days: &BTreeMap<i64, Day>, (from, to): (i64, i64), texts: &Te
                         (begin) ": " (bytes(column.permitted.saturating_add(column.outside), texts))
                         ", " (texts.legend_outside) " " (bytes(column.outside, texts))
                     }
-                    rect.fill x=(format!("{x:.1}")) width=(format!("{:.1}", step * 0.76))
+                    rect.fill x=(format!("{x:.1}")) width=(format!("{wide:.1}"))
                         y=(format!("{:.1}", 160.0 - whole)) height=(format!("{whole:.1}")) {}
-                    rect.fill-out x=(format!("{x:.1}")) width=(format!("{:.1}", step * 0.76))
+                    rect.fill-out x=(format!("{x:.1}")) width=(format!("{wide:.1}"))
                         y=(format!("{:.1}", 160.0 - other)) height=(format!("{other:.1}")) {}
                 }
             }
             text.tick x="0" y="180" { (day(first * DAY)) }
-            text.tick x="1000" y="180" text-anchor="end" { (day((first + count - 1) * DAY)) }
+            @if count > 1 { text.tick x="1000" y="180" text-anchor="end" { (day((first + count - 1) * DAY)) } }
         }
     }
 }

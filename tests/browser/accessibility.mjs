@@ -16,6 +16,18 @@ const findings = async (page) => {
   }));
 };
 
+// A dark screen has a dark report, and paper a white one.
+const paper = async (page) => {
+  const look = "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('main')).backgroundColor, getComputedStyle(document.querySelector('h1')).color].join(' ')";
+  const light = /^rgb\((\d+), (\d+), (\d+)\)/;
+  const isLight = (colour) => light.exec(colour).slice(1).every((part) => Number(part) > 200);
+  const screen = await page.evaluate(look);
+  check(!isLight(screen), "a dark screen has a page of", screen);
+  await page.emulateMedia({ media: "print" });
+  const print = await page.evaluate(look);
+  check(print.startsWith("rgb(255, 255, 255) rgb(255, 255, 255) ") && !isLight(print.split(") ")[2] + ")"), "paper has", print);
+};
+
 await withBrowser(async () => {
   const all = [];
   for (const [name, address] of Object.entries(looked.pages)) {
@@ -29,6 +41,7 @@ await withBrowser(async () => {
           const found = await findings(page);
           console.log(`${name}, ${dark ? "dark" : "light"}, ${width}: ${found.length} findings`);
           if (found.length) all.push({ name, dark, width, found });
+          if (dark && ["report", "rapport"].includes(name)) await paper(page);
           if (name !== "page") return;
           await page.locator("a.event").first().click();
           await page.locator("dialog[open] section").waitFor();

@@ -122,7 +122,7 @@ fn head(words: &Words<'_>, title: &str) -> Markup {
             h1 { (title) }
             p.lead { (texts.subtitle) }
             dl.facts {
-                div { dt { (texts.span) } dd { (minute(from.saturating_mul(1000))) " – " (minute(to.saturating_mul(1000))) " UTC" } }
+                div { dt { (texts.span) } dd { time { (minute(from.saturating_mul(1000))) " –" } " " time { (minute(to.saturating_mul(1000))) " UTC" } } }
                 div {
                     dt { (texts.group) }
                     dd {
@@ -175,7 +175,7 @@ fn short(words: &Words<'_>) -> Markup {
                     div.card {
                         h3 { (texts.refused) }
                         p.big { a href={ "#" (if report.preset == Preset::Full { "refusals" } else { "rows" }) } { (digits(refused.totals.connections, texts)) } }
-                        p { (texts.connections_of) ". " (texts.refused_says) }
+                        p { (texts.refused_says) }
                     }
                 }
                 (record_card(words))

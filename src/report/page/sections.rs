@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::charts;
-use super::super::figures::{country, digits, hours, minute, share};
+use super::super::figures::{bytes, country, digits, hours, minute, share};
 use super::super::history::{Doing, InForce};
 use super::super::model::{By, Fate, Name, Part, Totals, UNDECIDABLE};
 use super::super::tables::{State, Used, used};
@@ -75,12 +75,17 @@ impl Words<'_> {
             @if self.report.waivers.is_none() { p.note { (texts.policy_not_read) } }
             @if all.is_empty() { p { (texts.waivers_none) } } @else {
                 div.scroll tabindex="0" {
-                    table {
+                    table.stack {
                         thead { tr { th { (texts.waiver) } th { (texts.owner) } th { (texts.reason) } th.n { (texts.days_left) } th.n { (texts.up) } th.n { (texts.connections) } th { (texts.rows) } } }
                         tbody { @for waiver in &all { (self.waiver(waiver)) } }
                         tfoot {
                             @let whole = self.report.model.sum(|row| row.fate == Fate::Waiver);
-                            tr { th scope="row" { (texts.sum) } td {} td {} td {} (self.bytes(whole.totals.up)) (self.number(whole.totals.connections)) td {} }
+                            tr {
+                                th scope="row" { (texts.sum) } td {} td {} td {}
+                                td.n title=(digits(whole.totals.up, texts)) data-label=(texts.up) { (bytes(whole.totals.up, texts)) }
+                                td.n data-label=(texts.connections) { (digits(whole.totals.connections, texts)) }
+                                td {}
+                            }
                         }
                     }
                 }
@@ -93,24 +98,30 @@ impl Words<'_> {
         html! {
             tr {
                 th.name scope="row" {
-                    (printable(waiver.rule.as_bytes()))
-                    @if !waiver.basis.is_empty() { br; span.note { (printable(waiver.basis.as_bytes())) } }
-                }
-                td.name { (printable(waiver.owner.as_bytes())) }
-                td.name { (printable(waiver.reason.as_bytes())) }
-                td.n {
-                    @match waiver.state {
-                        State::Days(days) => (digits(days, texts)),
-                        State::Ended => (texts.ended),
-                        State::NotBegun => (texts.not_begun),
-                        State::Gone => (texts.not_in_policy),
-                        State::NotKnown => "?",
+                    span {
+                        (printable(waiver.rule.as_bytes()))
+                        @if !waiver.basis.is_empty() { br; span.note { (printable(waiver.basis.as_bytes())) } }
                     }
-                    @let end = waiver.end(texts);
-                    @if !end.is_empty() { br; span.note.end { (printable(end.as_bytes())) } }
                 }
-                (self.bytes(waiver.part.totals.up))
-                @if waiver.part.rows.is_empty() { td.n { (texts.unused) } } @else { (self.number(waiver.part.totals.connections)) }
+                td.name data-label=(texts.owner) { (printable(waiver.owner.as_bytes())) }
+                td.name data-label=(texts.reason) { (printable(waiver.reason.as_bytes())) }
+                td.n data-label=(texts.days_left) {
+                    span {
+                        @match waiver.state {
+                            State::Days(days) => (digits(days, texts)),
+                            State::Ended => (texts.ended),
+                            State::NotBegun => (texts.not_begun),
+                            State::Gone => (texts.not_in_policy),
+                            State::NotKnown => "?",
+                        }
+                        @let end = waiver.end(texts);
+                        @if !end.is_empty() { br; span.note.end { (printable(end.as_bytes())) } }
+                    }
+                }
+                td.n title=(digits(waiver.part.totals.up, texts)) data-label=(texts.up) { (bytes(waiver.part.totals.up, texts)) }
+                td.n data-label=(texts.connections) {
+                    @if waiver.part.rows.is_empty() { (texts.unused) } @else { (digits(waiver.part.totals.connections, texts)) }
+                }
                 (self.refs(&waiver.part.rows))
             }
         }

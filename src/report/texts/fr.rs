@@ -38,7 +38,7 @@ pub(super) const TEXTS: Texts = Texts {
     rows: "Lignes",
     sum: "Total",
     others: "Autres",
-    more: "autres",
+    more: "de plus",
     none: "Néant.",
     unknown_place: "Lieu inconnu",
     unknown_law: "Droit applicable inconnu",
