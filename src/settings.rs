@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::identify::HostName;
@@ -115,6 +116,76 @@ impl ListenMode {
             Self::Tproxy => "tproxy",
             Self::Redirect => "redirect",
             Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// `[[listen]] mode = "lane"`: flows that the kernel carries once they are judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// Queues in which new flows wait for their verdict. Default 21320 to 21323.
+    pub queues: RangeInclusive<u16>,
+    /// Interfaces by which their clients come in; empty: those of the capture.
+    pub interfaces: Vec<String>,
+    /// What becomes of live flows when the process ends or hangs. Default: they stop.
+    pub on_death: OnDeath,
+    /// Time after which a flow ends, whatever it does. Default: never.
+    pub lifetime: Option<Duration>,
+    /// Flows at once; more go to the proxy. Default 65,536.
+    pub max_connections: usize,
+    /// The same for one client. Default as in [`Listen`].
+    pub max_connections_per_client: Option<usize>,
+}
+
+impl Lane {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        queues: 21_320..=21_323,
+        interfaces: Vec::new(),
+        on_death: OnDeath::Halt,
+        lifetime: None,
+        max_connections: Listen::DEFAULT.max_connections,
+        max_connections_per_client: None,
+    };
+
+    /// Firewall mark of the packets that the kernel may forward.
+    pub const FORWARDED: u32 = 0x5348;
+    /// The bits of a connection mark that say that it is the lane's, and their value.
+    pub const MARK_MASK: u32 = 0xffff_0000;
+    /// See [`Lane::MARK_MASK`].
+    pub const MARK: u32 = 0x534c_0000;
+    /// Connection mark of a flow that the proxy takes.
+    pub const PROXIED: u32 = Self::MARK | 1;
+    /// Connection mark of a flow that is refused, or no longer permitted: it is reset both ways.
+    pub const REFUSED: u32 = Self::MARK | 2;
+    /// The table of its rules, of family `inet`.
+    pub const TABLE: &str = "schengate_lane";
+    /// The set of the marks whose flows are carried, in [`Lane::TABLE`].
+    pub const CARRIED_SET: &str = "carried";
+
+    /// Connection mark of a flow that is carried; `epoch`, 0 to 8191, tells one process from another.
+    #[must_use]
+    pub const fn carried(epoch: u16) -> u32 {
+        Self::MARK | ((epoch as u32 & 0x1fff) << 3) | 3
+    }
+}
+
+/// `[[listen]] on_death` of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDeath {
+    /// What is carried stops within a second.
+    Halt,
+    /// It goes on unwatched, and the next process takes it over.
+    Carry,
+}
+
+impl OnDeath {
+    /// `stop` or `carry`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Halt => "stop",
+            Self::Carry => "carry",
         }
     }
 }

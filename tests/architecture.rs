@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["sys"]),
     // The one way out, and what the gateway asks of its own.
     ("egress", &["identify", "policy", "account", "settings", "sys", "net"]),
-    ("flow", &["identify", "policy", "account", "settings", "sys", "net", "egress", "lane"]),
+    ("flow", &["identify", "policy", "account", "settings", "sys", "net", "egress", "lane", "ip"]),
     // Packets in, what becomes of them out: of the connections that the kernel carries.
     ("lane", &["identify", "ip"]),
     // The headers of IP, for those who read packets.
@@ -509,6 +509,7 @@ const FLOW_ROOMS: &[&str] = &[
     "forward",
     "proxy",
     "serve",
+    "lane",
     "drain",
 ];
 

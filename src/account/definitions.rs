@@ -5,7 +5,7 @@ use metrics::{
     gauge, histogram,
 };
 
-use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
+use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, LaneLoss, Limit, Probed};
 use super::sharded::Bounds;
 use crate::policy::Action;
 
@@ -56,6 +56,7 @@ pub(super) struct Taken {
     pub(super) limit: [Counter; Limit::WORDS.len()],
     pub(super) probed: [Counter; Probed::WORDS.len()],
     pub(super) accept: [Counter; Accept::WORDS.len()],
+    pub(super) lane_lost: [Counter; LaneLoss::WORDS.len()],
     pub(super) dropped: [Counter; Dropped::WORDS.len()],
     pub(super) dns: [Counter; DnsQuery::WORDS.len()],
     pub(super) bypass: [Counter; 3],
@@ -95,6 +96,8 @@ impl Taken {
             limit: Limit::WORDS
                 .map(|label| counter!("schengate_limits_hit_total", "limit" => label)),
             probed: Probed::WORDS.map(|label| counter!("schengate_probes_total", "proto" => label)),
+            lane_lost: LaneLoss::WORDS
+                .map(|label| counter!("schengate_lane_lost_total", "what" => label)),
             accept: Accept::WORDS
                 .map(|label| counter!("schengate_accept_errors_total", "class" => label)),
             dropped: Dropped::WORDS
@@ -183,6 +186,10 @@ pub(super) fn describe() {
     describe_counter!(
         "schengate_dns_queries_total",
         "Questions to the gateway's own name server, by result."
+    );
+    describe_counter!(
+        "schengate_lane_lost_total",
+        "Packets and messages of the kernel that the lane lost; none of them was let pass."
     );
     describe_counter!("schengate_audit_lost_total", "Lines of the record that were lost.");
     describe_gauge!("schengate_audit_writing", "1 where the record of [audit] is written.");

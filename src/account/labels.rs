@@ -78,6 +78,20 @@ labels! {
         Tcp = "tcp",
         /// A datagram.
         Udp = "udp",
+        /// The first packet of either, in a queue of the lane; it goes on and arrives as that.
+        Lane = "lane",
+    }
+}
+
+labels! {
+    /// What of the lane was lost: the label `what` of `schengate_lane_lost_total`.
+    pub enum LaneLoss {
+        /// Packets that a queue had no room to show; they are dropped, and come again.
+        Packets = "packets",
+        /// Packets that cannot be read, or begin no flow; they are dropped.
+        Unread = "unread",
+        /// Word of connections that have ended; the kernel's list makes it good.
+        Ends = "ends",
     }
 }
 

@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{
 
 use super::Ingress;
 use super::definitions::{BOUNDS, HISTOGRAMS, Taken, describe};
-use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
+use super::labels::{Accept, Connect, DnsQuery, Dropped, Hello, LaneLoss, Limit, Probed};
 use super::sharded::{BUCKETS_MAX, Samples, ShardedCounters};
 use crate::evidence::Status;
 use crate::policy::{Action, Country, CountrySet, Reason, Verdict};
@@ -305,6 +305,11 @@ impl Metrics {
     /// A probe of the capture arrived.
     pub fn probed(&self, probed: Probed) {
         self.taken.probed[probed as usize].increment(1);
+    }
+
+    /// The lane lost something, and let nothing pass for it.
+    pub fn lane_lost(&self, what: LaneLoss) {
+        self.taken.lane_lost[what as usize].increment(1);
     }
 
     /// A UDP datagram, or the answer to one, was dropped.

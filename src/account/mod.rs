@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 pub use context::{DecisionContext, Facts};
-pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, Limit, Probed};
+pub use labels::{Accept, Connect, DnsQuery, Dropped, Hello, LaneLoss, Limit, Probed};
 pub use metrics::{Counts, Metrics};
 pub use notice::Notice;
 pub use recent::Happened;
@@ -56,13 +56,15 @@ pub enum Ingress {
     Proxy,
     /// A question to the gateway's own name server.
     Dns,
+    /// A lane: judged here, carried by the kernel.
+    Lane,
 }
 
 impl Ingress {
     /// Each, in the order of the labels.
-    pub const ALL: [Self; 4] = [Self::Tproxy, Self::Redirect, Self::Proxy, Self::Dns];
+    pub const ALL: [Self; 5] = [Self::Tproxy, Self::Redirect, Self::Proxy, Self::Dns, Self::Lane];
 
-    /// `tproxy`, `redirect`, `proxy` or `dns`.
+    /// `tproxy`, `redirect`, `proxy`, `dns` or `lane`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -70,6 +72,7 @@ impl Ingress {
             Self::Redirect => "redirect",
             Self::Proxy => "proxy",
             Self::Dns => "dns",
+            Self::Lane => "lane",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::control::capture::{
     self, CaptureFault, Fences, Finding, Form, Keep, PROBE_INTERFACE, SHORTCUT_TABLE, STATE,
     Servers, TABLE, counted,
 };
-use crate::control::config;
+use crate::control::config::{self, Lane};
 use crate::sys;
 
 /// Arguments of `capture`.
@@ -106,7 +106,8 @@ fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
         Ok(loaded) => loaded.config,
         Err(faults) => return Ok(complain(faults)),
     };
-    let Some(fences) = Fences::new(&config.listen, config.capture.shortcut) else {
+    let lane = config.lane.as_ref();
+    let Some(fences) = Fences::new(&config.listen, config.capture.shortcut, lane) else {
         // Nothing was looked at: a timer that runs this must not take it for "intact".
         let help = match file.taken() {
             Some(_) => "a captured one has mode = \"tproxy\" or \"redirect\"",
@@ -128,15 +129,17 @@ fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
 
 fn show(out: &mut impl Write) -> io::Result<Exit> {
     let read = |table| sys::counters(table);
-    let (rules, shortcut) = match (read(TABLE), read(SHORTCUT_TABLE)) {
-        (Ok(rules), Ok(shortcut)) => (rules, shortcut),
-        (Err(error), _) | (_, Err(error)) => {
+    let (rules, lane, shortcut) = match (read(TABLE), read(Lane::TABLE), read(SHORTCUT_TABLE)) {
+        (Ok(rules), Ok(lane), Ok(shortcut)) => (rules, lane, shortcut),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
             return Ok(complain(format_args!("the kernel's counters: {error}")));
         }
     };
-    for counter in rules {
-        let (name, packets, bytes) = (counter.name, counter.packets, counter.bytes);
-        writeln!(out, "{:6} {name:19} {packets:12} packets {bytes:16} bytes", "rules")?;
+    for (of, counters) in [("rules", rules), ("lane", lane)] {
+        for counter in counters {
+            let (name, packets, bytes) = (counter.name, counter.packets, counter.bytes);
+            writeln!(out, "{of:6} {name:19} {packets:12} packets {bytes:16} bytes")?;
+        }
     }
     for counter in shortcut {
         if let Some(what) = counted(&counter.name) {
@@ -163,6 +166,7 @@ fn fail(fault: CaptureFault) -> Exit {
         CaptureFault::Interface { .. }
         | CaptureFault::NoUser { .. }
         | CaptureFault::RuleTaken { .. }
+        | CaptureFault::Queue { .. }
         | CaptureFault::Switch { .. }
         | CaptureFault::Intervals(_)
         | CaptureFault::Routing(_)
@@ -192,6 +196,7 @@ impl Rules {
         let capture = capture::Capture::new(form, listen)
             .and_then(|capture| capture.on_interfaces(&self.interfaces()))
             .and_then(|capture| capture.with_shortcut(loaded.config.capture.shortcut, listen))
+            .and_then(|capture| capture.with_lane(loaded.config.lane.as_ref(), listen))
             .map_err(fail)?;
         if self.host {
             return capture.with_servers(Servers::new(&loaded.config)).map_err(fail);

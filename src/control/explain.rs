@@ -17,8 +17,8 @@ use super::data::{Facts, Located, RegionPlace, SourceInfo, embedded_registrant};
 use crate::identify::{HostName, Protocol};
 use crate::policy::{
     Action, AddressKind, AddressTable, Binding, Claim, Class, Country, CountrySet, Datapath, Ech,
-    Location, Mode, Operator, Policy, Question, Reason, RuleId, SourceNote, Step, Transport,
-    Verdict,
+    Location, Mode, Operator, Outlook, Policy, Question, Reason, RuleId, SourceNote, Step,
+    Transport, Verdict,
 };
 
 /// What is asked.
@@ -160,9 +160,13 @@ impl<'a> Answer<'a> {
         answer
     }
 
-    /// Whether the kernel carries or refuses the connection by itself; `Err` says why it does not.
-    fn path(&self) -> Result<(), &'static str> {
+    /// How the kernel carries or refuses the connection: by itself, or once the gateway has judged it;
+    /// `Err` says why it does neither.
+    fn path(&self) -> Result<&'static str, &'static str> {
         let config = self.compiler.config();
+        if config.lane.is_some() {
+            return self.lane();
+        }
         if config.capture.shortcut == Shortcut::Off {
             return Err("`capture.shortcut` is off");
         }
@@ -175,7 +179,24 @@ impl<'a> Answer<'a> {
             {
                 Err("`capture.shortcut` is \"permitted\": refusals are recorded")
             }
-            Datapath::Kernel(_, _) => Ok(()),
+            Datapath::Kernel(_, _) => Ok("kernel"),
+        }
+    }
+
+    /// Whether the lane takes the connection, which its first packet decides.
+    fn lane(&self) -> Result<&'static str, &'static str> {
+        let (_, transport) = self.asked.protocol.carried();
+        let (client, destination) = (self.asked.client, self.asked.to);
+        let protocol = Protocol::Other;
+        let name = Claim::Unread;
+        let question = Question { client, destination, transport, protocol, name, ech: false };
+        match self.policy.outlook(&question) {
+            Outlook::Settled(verdict) if verdict.action() == Action::Block => {
+                Err("its addresses refuse it: the listener beside the lane answers and records")
+            }
+            Outlook::Settled(_) => Ok("lane"),
+            Outlook::Unless(_) => Err("a name in its first bytes could refuse it"),
+            Outlook::Open => Err("a name in its first bytes may decide"),
         }
     }
 
@@ -513,7 +534,7 @@ impl<'a> Answer<'a> {
                 "registrant": self.registrant.map(Country::code),
             },
             "law": codes(self.law),
-            "path": if path.is_ok() { "kernel" } else { "gateway" },
+            "path": path.unwrap_or("gateway"),
             "path_reason": path.err(),
             "host_unjudged": self.unjudged(),
             "ground": rule.and_then(|id| self.rule(id)).map(|rule| json!({
@@ -557,9 +578,13 @@ impl<'a> Answer<'a> {
         )?;
         writeln!(out, "file         {file}")?;
         writeln!(out, "law          {}", self.law)?;
-        if self.compiler.config().capture.shortcut != Shortcut::Off {
+        let config = self.compiler.config();
+        if config.lane.is_some() || config.capture.shortcut != Shortcut::Off {
             match self.path() {
-                Ok(()) => writeln!(out, "path         kernel, where the capture has a short cut")?,
+                Ok("lane") => {
+                    writeln!(out, "path         lane: judged here, carried by the kernel")?
+                }
+                Ok(_) => writeln!(out, "path         kernel, where the capture has a short cut")?,
                 Err(why) => writeln!(out, "path         gateway: {why}")?,
             }
         }

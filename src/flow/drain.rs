@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::accept;
 use super::dns;
+use super::lane;
 use super::listener::{self, Listener};
 use super::registry::Registry;
 use super::serve::serve;
@@ -45,6 +46,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// stops at once.
 pub struct DataPlane {
     workers: Vec<WorkerThread>,
+    /// Dropped after the workers have ended: their flows end by it.
+    lane: Option<lane::Watching>,
     listeners: Vec<(Ingress, SocketAddr)>,
 }
 
@@ -67,6 +70,7 @@ enum Command {
 struct WorkerParts {
     listeners: Vec<(std::net::TcpListener, Listener)>,
     datagrams: Vec<UdpListener>,
+    lane: Option<lane::Part>,
     live: Arc<Live>,
     account: Account,
     names: NamesOf,
@@ -163,6 +167,16 @@ impl DataPlane {
             listeners.push((Ingress::Dns, opened.address));
             name_server = Some((opened, dns));
         }
+        let (mut lane_parts, mut lane) = (Vec::new(), None);
+        if let Some(settings) = &settings.lane {
+            let mut listener = Listener::of_lane(settings);
+            if settings.max_connections_per_client.is_none() {
+                listener.slots.share(&clients);
+            }
+            let (parts, watching) = lane::open(settings, &listener, count, account.clone())?;
+            (lane_parts, lane) = (parts, Some(watching));
+        }
+        let mut lane_parts = lane_parts.into_iter();
         let ports = udp::Ports::new();
         let NameService { resolvers, tls, .. } = settings.names;
         let resolver = Arc::new(Resolver::new(&resolvers, tls));
@@ -174,6 +188,7 @@ impl DataPlane {
             let parts = WorkerParts {
                 listeners,
                 datagrams,
+                lane: lane_parts.next(),
                 live: Arc::clone(&live),
                 account: account.clone(),
                 names: Arc::clone(&names),
@@ -191,7 +206,7 @@ impl DataPlane {
             on_start.recv().map_err(|_| io::Error::other("a worker ended at its start"))??;
             workers.push(WorkerThread { commands, thread });
         }
-        Ok(Self { workers, listeners })
+        Ok(Self { workers, lane, listeners })
     }
 
     /// The ingress of every listener and the address it is bound to, in the order of the settings.
@@ -221,7 +236,8 @@ impl DataPlane {
     #[must_use]
     pub fn ping(&self, limit: Duration) -> bool {
         let (answer, heard) = mpsc::channel();
-        self.workers.iter().all(|w| w.commands.send(Command::Ping(answer.clone())).is_ok())
+        self.lane.as_ref().is_none_or(lane::Watching::lives)
+            && self.workers.iter().all(|w| w.commands.send(Command::Ping(answer.clone())).is_ok())
             && self.workers.iter().all(|_| heard.recv_timeout(limit).is_ok())
     }
 
@@ -357,7 +373,10 @@ fn work(mut parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
             stopping: watch::Sender::new(false),
         });
         let mut accepting = JoinSet::new();
-        if parts.listeners.iter().any(|(_, listener)| listener.lifetime.is_some()) {
+        let ends = |listener: &Listener| listener.lifetime.is_some();
+        if parts.listeners.iter().any(|(_, listener)| ends(listener))
+            || parts.lane.as_ref().is_some_and(|lane| ends(lane.listener()))
+        {
             spawn_local(async move { registry.end_the_old().await });
         }
         let counting = Rc::clone(&worker);
@@ -389,6 +408,9 @@ fn work(mut parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
                     return;
                 }
             }
+        }
+        if let Some(part) = parts.lane {
+            accepting.spawn_local(lane::run(part, Rc::clone(&worker)));
         }
         if let Some((opened, dns)) = parts.dns {
             accepting.spawn_local(dns::run(opened, dns, parts.resolver, Rc::clone(&worker)));

@@ -13,7 +13,7 @@ use crate::account::Ingress;
 use crate::net::bind::{Sharing, bind};
 use crate::net::dialled::{Dialled, Source};
 use crate::net::socket::{delay_acks, prepare, set_limits};
-use crate::settings::{Listen, ListenMode};
+use crate::settings::{Lane, Listen, ListenMode};
 
 /// Connections that the kernel holds until they are accepted; it takes less where
 /// net.core.somaxconn is lower.
@@ -29,6 +29,7 @@ pub(super) struct Listener {
     pub(super) dialled: Option<Arc<Dialled>>,
     /// Its connections at once, over all workers.
     pub(super) slots: Slots,
+    ingress: Ingress,
 }
 
 impl Deref for Listener {
@@ -45,8 +46,22 @@ impl Listener {
         Self {
             dialled: settings.keep_source.then(Arc::default),
             slots: Slots::new(settings.max_connections, settings.max_connections_per_client),
+            ingress: settings.mode.into(),
             settings: Listen { address, ..settings },
         }
+    }
+
+    /// That of a lane, which has no address: what comes in by it goes on as it is.
+    pub(super) fn of_lane(lane: &Lane) -> Self {
+        let settings = Listen {
+            mode: ListenMode::Tproxy,
+            lifetime: lane.lifetime,
+            max_connections: lane.max_connections,
+            max_connections_per_client: lane.max_connections_per_client,
+            ..Listen::DEFAULT
+        };
+        let address = settings.address;
+        Self { ingress: Ingress::Lane, ..Self::new(settings, address) }
     }
 
     /// How long a relay in which no byte moves is kept.
@@ -56,8 +71,8 @@ impl Listener {
     }
 
     /// How its connections stand in the record.
-    pub(super) fn ingress(&self) -> Ingress {
-        self.mode.into()
+    pub(super) const fn ingress(&self) -> Ingress {
+        self.ingress
     }
 
     /// The same for the UDP socket beside a listener, under limits of its own.

@@ -45,6 +45,7 @@ mod first_flight;
 mod forward;
 mod hello_retry;
 mod http;
+mod lane;
 mod listener;
 mod origin;
 mod overload;

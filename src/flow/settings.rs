@@ -9,13 +9,15 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use crate::egress::NamesLimit;
-use crate::settings::{Dns, Listen, Resolver};
+use crate::settings::{Dns, Lane, Listen, Resolver};
 
 /// Everything that is fixed for the life of a data plane.
 #[derive(Debug)]
 pub struct Settings {
     /// Where connections come in.
     pub listeners: Vec<Listener>,
+    /// Which flows the kernel carries, where some are.
+    pub lane: Option<Lane>,
     /// Worker threads; each has a socket of its own on every address.
     pub workers: NonZeroUsize,
     /// Each worker keeps to a processor of its own.

@@ -544,6 +544,7 @@ fn plane(policy: Fixture, resolver: &FakeResolver, kept: &CapturedLog) -> (DataP
         names,
         dns: None,
         dns_sockets: None,
+        lane: None,
     };
     let names =
         std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| resolver.names());

@@ -64,6 +64,7 @@ impl EnclosedGateway {
             names: settings::name_service(config)?,
             dns: Some(Dns { listen: names, rate: QUESTIONS, client: CLIENT, ..dns }),
             dns_sockets: Some(sockets.names),
+            lane: None,
             listeners: vec![Listener {
                 settings: listen(config.listen.first(), &sockets.tcp, sockets.quic.as_ref())?,
                 socket: Some(sockets.tcp),

@@ -96,6 +96,7 @@ impl Service {
             affinity: options.affinity,
             names: name_service(config)?,
             dns: config.dns.clone(),
+            lane: config.lane.clone(),
             dns_sockets: None,
             listeners: listeners(config, &mut inherited),
         };
@@ -107,6 +108,16 @@ impl Service {
         console.serves(Arc::new(OfPlane(plane.connections())));
         for (ingress, address) in plane.listeners() {
             info!(mode = ingress.label(), %address, "listening");
+        }
+        if let Some(lane) = &config.lane {
+            let (queues, on_death) = (&lane.queues, lane.on_death.label());
+            info!(
+                mode = "lane",
+                first = queues.start(),
+                last = queues.end(),
+                on_death,
+                "listening"
+            );
         }
         watch.follow(policies.config(), Instant::now());
         let monitor = CaptureMonitor::start(policies.config(), account.clone())?;

@@ -3,6 +3,7 @@
 
 mod channel;
 mod confine;
+mod conntrack;
 mod descriptors;
 pub mod epoll;
 mod links;
@@ -17,9 +18,11 @@ mod options;
 mod parent;
 mod passed;
 mod pipe;
+mod queue;
 mod receive;
 mod route;
 mod ruleset;
+mod sets;
 mod signals;
 mod socket;
 mod spawn;
@@ -33,6 +36,7 @@ pub use channel::{Channel, Packet};
 pub use confine::{
     close_at_exec, drop_capabilities, forbid_ways_out, hide_from_others, holds_network_socket,
 };
+pub use conntrack::{ConnectionCounting, Conntrack, ConntrackEnds, FlowKey, Heard, Tracked};
 pub use descriptors::{connections_max, is_reserved, raise_descriptor_limit, unreserved};
 pub use links::{Link, links, local_addresses};
 pub use local::{add_own_address, deliver_all_here, start_loopback};
@@ -44,6 +48,7 @@ pub use options::choose_port_at_connect;
 pub use parent::{end_with_parent, outlive_parent, signal};
 pub use passed::{Passed, inherited};
 pub use pipe::Pipe;
+pub use queue::{PacketQueue, QueueBatch, Queued, Verdicts};
 pub use receive::{Received, first_byte, receive, shortest_round_trip, tell_left, unacknowledged};
 pub use route::{
     Act, AddressWatch, RoutingRule, Switches, add_routing_rule, delete_routing_rule,
@@ -53,6 +58,7 @@ pub use ruleset::{Diverted, divert};
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
+pub use sets::{MarkSet, queue_by_target};
 pub use signals::{Signals, Woken};
 pub use socket::{accept, is_of_this_network};
 pub use spawn::{Forked, Gone, foreground, fork, leave, reap, take_terminal, unshare, wait};

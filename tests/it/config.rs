@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use schengate::control::config::{
-    Config, Faults, From, ListenMode, Loaded, Members, PlaceLocation, Source, Term, ZoneList, load,
-    parse, parse_at,
+    Config, Faults, From, Lane, ListenMode, Loaded, Members, OnDeath, PlaceLocation, Source, Term,
+    ZoneList, load, parse, parse_at,
 };
 use schengate::policy::{Action, Binding, Country, Mode};
 
@@ -905,4 +905,45 @@ fn a_taken_port_is_told_as_an_address() {
     let (status, _, told) = schengate(&["run", "--config", file.to_str().unwrap()]);
     assert_eq!(status, Some(2));
     assert!(told.contains(&format!("schengate: listener {at}: Address already in use")), "{told}");
+}
+
+#[test]
+fn a_lane_is_read_and_what_it_cannot_have_is_said() {
+    let tproxy = "[[listen]]\nmode = 'tproxy'\naddress = '[::]:15001'\n";
+    let lane = |more: &str| format!("{tproxy}[[listen]]\nmode = 'lane'\n{more}");
+    assert!(sound(tproxy).lane.is_none());
+    let config = sound(&lane(""));
+    assert_eq!((config.listen.len(), config.lane), (1, Some(Lane::DEFAULT)));
+    let more = "queues = '7-9'\ninterface = ['lan0', 'br0.7']\non_death = 'carry'\nlifetime = '1h'\n\
+                max_connections = 10\nmax_connections_per_client = 5\n";
+    let read = sound(&lane(more)).lane.unwrap();
+    assert_eq!((read.queues, read.on_death), (7..=9, OnDeath::Carry));
+    assert_eq!(read.interfaces, ["lan0", "br0.7"]);
+    assert_eq!(read.lifetime, Some(Duration::from_secs(3600)));
+    assert_eq!((read.max_connections, read.max_connections_per_client), (10, Some(5)));
+    assert_eq!(sound(&lane("queues = '7'")).lane.unwrap().queues, 7..=7);
+    for queues in ["", "9-7", "0-256", "70000", "a", "1-2-3", "-1"] {
+        let found = faults(&lane(&format!("queues = '{queues}'")));
+        assert!(found.len() == 1 && found[0].contains("256 queues"), "{queues}: {found:?}");
+    }
+    for (more, said) in [
+        ("address = '[::]:15002'", "a lane has no such key"),
+        ("peek_timeout = '1s'", "a lane has no such key"),
+        ("keep_source = true", "a lane has no such key"),
+        ("interface = []", "interface"),
+        ("interface = ['']", "the text is empty"),
+        ("on_death = 'live'", "none of the values"),
+        ("[[listen]]\nmode = 'lane'", "another [[listen]] with mode = \"lane\""),
+        ("[capture]\nshortcut = 'permitted'", "a short cut beside a [[listen]]"),
+    ] {
+        let found = faults(&lane(more));
+        assert!(found.len() == 1 && found[0].contains(said), "{more}: {found:?}");
+    }
+    let alone = faults("[[listen]]\nmode = 'lane'\n");
+    assert!(
+        alone.len() == 1 && alone[0].contains("no listener with mode = \"tproxy\""),
+        "{alone:?}"
+    );
+    let misplaced = faults(&format!("{tproxy}on_death = 'carry'\n"));
+    assert!(misplaced.len() == 1 && misplaced[0].contains("only a lane"), "{misplaced:?}");
 }

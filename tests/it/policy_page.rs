@@ -50,6 +50,10 @@ fn beside(table: &str) -> (&'static str, &'static [(&'static str, &'static str)]
         "place" => ("", &[("to", "[\"192.0.2.0/24\"]"), ("location", "[\"FR\"]")]),
         "dns" => ("[names]\nresolvers = [\"192.0.2.53:53\"]\n", &[("listen", "\"192.0.2.1:53\"")]),
         "listen" => ("", &[("mode", "\"tproxy\""), ("address", "\"127.0.0.1:15001\"")]),
+        "lane" => (
+            "[[listen]]\nmode = \"tproxy\"\naddress = \"127.0.0.1:15001\"\n",
+            &[("mode", "\"lane\"")],
+        ),
         "capture" => ("[[listen]]\nmode = \"tproxy\"\naddress = \"127.0.0.1:15001\"\n", &[]),
         "data" => ("", &[("country", "[\"t.csv\"]")]),
         "data.update" => (
@@ -71,7 +75,8 @@ fn beside(table: &str) -> (&'static str, &'static [(&'static str, &'static str)]
 
 /// A policy in which nothing but `key` could be wrong; without it where it has no value.
 fn file(key: &keys::Key, value: Option<&str>) -> String {
-    let (before, required) = beside(key.table);
+    let of_lane = ["queues", "interface", "on_death"].contains(&key.name);
+    let (before, required) = beside(if of_lane { "lane" } else { key.table });
     let with = match key.name {
         "pack_key" => Some(("pack", "\"site.sgp\"")),
         "certificate" => Some(("key", "\"admin.key\"")),

@@ -116,12 +116,13 @@ fn the_service_holds_no_capability() {
     assert_eq!(values(&service, "NoNewPrivileges"), ["yes"]);
 }
 
-/// Only who asks for the kernel short cut gives the service a capability, and one only.
+/// Only who asks for the kernel short cut or for a lane gives the service a capability, and one only.
 #[test]
-fn the_short_cut_gives_the_service_one_capability() {
-    let drop_in = read("schengate-shortcut.conf");
-    assert_eq!(values(&drop_in, "CapabilityBoundingSet"), ["CAP_NET_ADMIN"]);
-    assert_eq!(values(&drop_in, "AmbientCapabilities"), ["CAP_NET_ADMIN"]);
+fn the_short_cut_and_the_lane_give_the_service_one_capability() {
+    for drop_in in ["schengate-shortcut.conf", "schengate-lane.conf"].map(read) {
+        assert_eq!(values(&drop_in, "CapabilityBoundingSet"), ["CAP_NET_ADMIN"]);
+        assert_eq!(values(&drop_in, "AmbientCapabilities"), ["CAP_NET_ADMIN"]);
+    }
 }
 
 /// CAP_NET_ADMIN is the keeper's, and nothing else is; who stops `nftables` must not stop it.

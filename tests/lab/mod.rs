@@ -261,6 +261,11 @@ impl Gateway<'_> {
         open.expect("the gateway lives").count()
     }
 
+    /// The same, where the process is still there.
+    pub(crate) fn descriptors_if_there(&self) -> Option<usize> {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok().map(Iterator::count)
+    }
+
     /// Every line of the record so far that ends a connection or request.
     pub(crate) fn final_lines(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.log).unwrap();

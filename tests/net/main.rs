@@ -42,6 +42,7 @@ mod dashboard;
 mod dns;
 mod exec;
 mod exec_ways;
+mod lane;
 mod netns;
 mod netns_udp;
 mod oci;
@@ -68,6 +69,7 @@ fn a_helper_process_does_as_its_role_says() {
         Ok("visitor") => site::visitor(),
         Ok("origin") => request_streams::origin(),
         Ok("asker") => request_streams::asker(),
+        Ok("uncapped") => lane::uncapped(),
         Ok("filler") => shortcut::filler(),
         Ok("mirror") => update::mirror(),
         _ => return lab::role::run_if_asked(),

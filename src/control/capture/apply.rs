@@ -8,7 +8,7 @@ use super::fault::CaptureFault;
 use super::matches::EMPTY_TABLE;
 use super::model::{Capture, Form};
 use super::program::{checked, nft, words};
-use super::{routing, shortcut};
+use super::{lane, routing, shortcut};
 
 /// The guard's rules, as `systemd/schengate-guard.nft` holds them: a forward hook that drops all.
 pub const GUARD: &str = include_str!("../../../systemd/schengate-guard.nft");
@@ -22,25 +22,28 @@ impl Capture {
         let routing: String = families
             .flat_map(|family| {
                 let routed = self.routed().any(|routed| routed == family);
-                routing::shown(family, routed, self.shortcut.is_some())
+                routing::shown(family, routed, self.forwards())
             })
             .map(|line| format!("# {line}\n"))
             .collect();
-        format!("{}{routing}{}{}", self.guard(), self.ruleset(), self.frame())
+        let queue = self.lane.as_ref().map(lane::shown).unwrap_or_default();
+        format!("{}{routing}{}{}{queue}", self.guard(), self.ruleset(), self.frame())
     }
 
     /// The guard of the gateway form.
     fn guard(&self) -> String {
-        match (self.form, self.shortcut) {
+        match (self.form, self.forwards()) {
             (Form::Host { .. }, _) => String::new(),
-            (Form::Gateway, None) => GUARD.to_owned(),
-            (Form::Gateway, Some(_)) => shortcut::guard(GUARD),
+            (Form::Gateway, false) => GUARD.to_owned(),
+            (Form::Gateway, true) => shortcut::guard(GUARD),
         }
     }
 
-    /// The frame of the short cut, where there is one.
+    /// The frame of the short cut, where there is one, and of the lane.
     fn frame(&self) -> String {
-        self.shortcut.map_or_else(String::new, |masquerade| shortcut::frame(self, masquerade))
+        let shortcut = self.shortcut.map(|masquerade| shortcut::frame(self, masquerade));
+        let lane = self.lane.as_ref().map(|lane| lane::frame(self, lane));
+        [shortcut, lane].into_iter().flatten().collect()
     }
 
     /// Sets the guard (gateway form), the routes and the rules, in this order. May be repeated, and
@@ -55,6 +58,10 @@ impl Capture {
             if self.shortcut.is_none() {
                 end_shortcut()?;
             }
+            match &self.lane {
+                None => end_lane()?,
+                Some(_) => lane::count()?,
+            }
             nft(&self.guard())?;
         }
         for family in families() {
@@ -65,12 +72,16 @@ impl Capture {
                 routing::unroute(family)?
             }
             if self.form == Form::Gateway {
-                routing::set_fence(family, self.shortcut.is_some())?;
+                routing::set_fence(family, self.forwards())?;
             }
         }
         // One transaction: what is marked is not captured, and nothing is marked by halves.
         nft(&format!("{}{}", self.ruleset(), self.frame()))?;
-        if self.shortcut.is_some() { switch_forwarding("1") } else { Ok(()) }
+        if let Some(lane) = &self.lane {
+            lane::queue(lane)?;
+            lane::forget_soon();
+        }
+        if self.forwards() { switch_forwarding("1") } else { Ok(()) }
     }
 
     /// Takes back the rules and the routes of either form, and leaves the guard. May be repeated.
@@ -79,6 +90,7 @@ impl Capture {
     /// The first step that fails, with what was said.
     pub fn down() -> Result<(), CaptureFault> {
         end_shortcut()?;
+        end_lane()?;
         nft(EMPTY_TABLE)?;
         families().try_for_each(routing::unroute)
     }
@@ -113,6 +125,15 @@ fn end_shortcut() -> Result<(), CaptureFault> {
     }
     switch_forwarding("0")?;
     nft(&format!("{GUARD}{}", shortcut::EMPTY_TABLE))
+}
+
+/// The same for the lane: what it carried is dropped from then on.
+fn end_lane() -> Result<(), CaptureFault> {
+    if lane::end()? {
+        switch_forwarding("0")?;
+        nft(GUARD)?;
+    }
+    Ok(())
 }
 
 /// Switches forwarding of both families, as far as the kernel has them.

@@ -5,16 +5,17 @@
 //! to everybody, tables of the firewall to CAP_NET_ADMIN alone.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use super::delivery::Delivery;
 use super::family::{Family, families};
 use super::fault::CaptureFault;
 use super::finding::{Check, Finding};
+use super::matches::NEAR;
 use super::model::{Capture, Form};
-use super::probe::NEAR;
 use super::program::{checked, words};
-use super::{routing, shortcut};
-use crate::control::config::{Listen, ListenMode, Shortcut};
+use super::{lane, routing, shortcut};
+use crate::control::config::{Lane, Listen, ListenMode, Shortcut};
 use crate::sys::{self, Switches};
 
 /// What should stand for the listeners of a policy.
@@ -22,20 +23,24 @@ use crate::sys::{self, Switches};
 pub struct Fences {
     /// What is in the way of packets; the rules that stand name the interfaces.
     delivery: Delivery,
-    shortcut: bool,
+    /// The kernel forwards what bears a mark.
+    forwards: bool,
+    /// The queues of the lane, where there is one.
+    lane: Option<RangeInclusive<u16>>,
 }
 
 impl Fences {
     /// What `capture up` sets for these listeners; `None` where none of them is captured for.
     #[must_use]
-    pub fn new(listen: &[Listen], shortcut: Shortcut) -> Option<Self> {
+    pub fn new(listen: &[Listen], shortcut: Shortcut, lane: Option<&Lane>) -> Option<Self> {
         let captured = listen.iter().filter(|listen| listen.mode != ListenMode::Proxy);
         captured.clone().next()?;
         let capture = Capture::new(Form::Gateway, listen).ok();
         let udp = listen.iter().rev().filter_map(|listen| listen.udp);
         let capture = capture.map(|capture| udp.fold(capture, Capture::with_udp));
         let delivery = capture.as_ref().map(Delivery::of).unwrap_or_default();
-        Some(Self { delivery, shortcut: shortcut != Shortcut::Off })
+        let forwards = shortcut != Shortcut::Off || lane.is_some();
+        Some(Self { delivery, forwards, lane: lane.map(|lane| lane.queues.clone()) })
     }
 
     /// Looks at everything once.
@@ -52,15 +57,19 @@ impl Fences {
             return found;
         }
         let guard = || list("list table inet schengate_guard");
-        found.push((Check::Guard, guard_stands(&chains, guard, self.shortcut)));
+        found.push((Check::Guard, guard_stands(&chains, guard, self.forwards)));
         found.push((Check::Offload, offload(list("list flowtables"))));
-        let fence = |family| routing::fence_fault(family, self.shortcut);
+        let fence = |family| routing::fence_fault(family, self.forwards);
         found.push((Check::Fence, first_fault(families(), fence)));
         let routed = &self.delivery.routed;
         found.push((Check::Routing, first_fault(routed.iter().copied(), routing::way_fault)));
         let switches: Vec<_> =
             families().map(|family| sys::switches(family == Family::V6)).collect();
-        if !self.shortcut {
+        if let Some(queues) = &self.lane {
+            let listed = list(&format!("-t list table inet {}", Lane::TABLE));
+            found.push((Check::Lane, lane_stands(&chains, listed, queues)));
+        }
+        if !self.forwards {
             let others = others(&found);
             found.push((Check::Forwarding, forwarding(&switches, &others)));
         }
@@ -188,6 +197,21 @@ fn guard_stands(chains: &Listed, list: impl FnOnce() -> Listed, shortcut: bool) 
                 Some(rule) => Finding::Broken(format!("the guard has a rule more: {rule}")),
             }
         }
+    }
+}
+
+fn lane_stands(chains: &Listed, listed: Listed, queues: &RangeInclusive<u16>) -> Finding {
+    match (chains, listed) {
+        (Err(fault), _) => Finding::Unseen(fault.to_string()),
+        (Ok(chains), _) if table_of(chains, Lane::TABLE).is_none() => Finding::Broken(format!(
+            "no table inet {}: `schengate capture up` sets it",
+            Lane::TABLE
+        )),
+        (_, Err(fault)) => Finding::Unseen(fault.to_string()),
+        (_, Ok(listed)) => match lane::wrong(&listed, queues) {
+            Some(how) => Finding::Broken(how),
+            None => Finding::Intact,
+        },
     }
 }
 

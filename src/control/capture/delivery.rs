@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use super::family::Family;
 use super::finding::{Check, Finding};
+use super::matches::NEAR;
 use super::model::{Capture, Target};
-use super::probe::NEAR;
 use crate::control::config::ListenMode;
 use crate::sys::{self, Link};
 

@@ -27,10 +27,21 @@ pub enum CaptureFault {
     },
     /// The short cut forwards what arrives, wherever it arrives.
     #[error(
-        "the kernel short cut needs the clients' side by name, or it would forward what comes \
-         from the far side: add --interface NAME"
+        "the kernel short cut, or a lane, needs the clients' side by name, or it would forward what \
+         comes from the far side: add --interface NAME"
     )]
     NoSide,
+    /// The kernel hands packets over in neither way.
+    #[error(
+        "the kernel hands no packets to queues, which a lane needs: by nft: {by_nft}; by x_tables"
+    )]
+    Queue {
+        /// Why not by `nft_queue`.
+        by_nft: String,
+        /// Why not by `xt_NFQUEUE` and `nft_compat`.
+        #[source]
+        source: io::Error,
+    },
     /// A switch of the kernel cannot be set.
     #[error("{path} cannot be set")]
     Switch {

@@ -28,6 +28,8 @@ pub enum Check {
     Bridge,
     /// No interface that is named is the port of another one.
     Port,
+    /// The rules of the lane are there, its queues are read, and the kernel counts what it carries.
+    Lane,
 }
 
 impl Check {
@@ -46,6 +48,7 @@ impl Check {
             Self::AcceptMark => "tcp_fwmark_accept",
             Self::Bridge => "br_netfilter",
             Self::Port => "bridge_port",
+            Self::Lane => "lane",
         }
     }
 

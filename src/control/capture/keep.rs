@@ -233,9 +233,9 @@ impl Keep {
         seen.collect()
     }
 
-    /// Whether nothing may be forwarded: not even what the short cut marks.
+    /// Whether nothing may be forwarded: not even what bears a mark.
     fn forbids_forwarding(&self) -> bool {
-        self.capture.form == Form::Gateway && self.capture.shortcut.is_none()
+        self.capture.form == Form::Gateway && !self.capture.forwards()
     }
 
     /// What stands now.
@@ -252,8 +252,12 @@ impl Keep {
         }
         let guard = shown("nft", "-s -t list table inet schengate_guard");
         current.insert("guard", guard.unwrap_or_default());
-        let fence = |family| routing::fence_fault(family, self.capture.shortcut.is_some());
+        let fence = |family| routing::fence_fault(family, self.capture.forwards());
         current.insert("fence", said(families().map(fence)));
+        if self.capture.lane.is_some() {
+            let table = shown("nft", "-s -t list table inet schengate_lane");
+            current.insert("lane", table.unwrap_or_default());
+        }
         if self.forbids_forwarding() {
             let forwarding = forwarding_interfaces();
             let names = forwarding.map_or_else(|why| why.to_string(), |names| names.join(" "));
@@ -311,11 +315,17 @@ fn stop_forwarding() -> Result<(), CaptureFault> {
     Ok(())
 }
 
-/// Whether messages of nf_tables may be about a table of ours, but for the sets of the short cut,
-/// which the gateway changes itself.
+/// Whether messages of nf_tables may be about a table of ours, but for the sets of the short cut and
+/// the elements of the lane, which the gateway changes itself.
 fn is_of_our_tables(read: &[u8]) -> bool {
-    let names = |name: &[u8]| read.windows(name.len()).any(|part| part == name);
-    names(b"schengate\0") || names(b"schengate_guard\0")
+    /// `NFNL_SUBSYS_NFTABLES << 8` with the numbers of a new element and of one that is gone.
+    const ELEMENTS: [u16; 2] = [0x0a0c, 0x0a0e];
+    sys::messages(read).any(|(kind, message)| {
+        let names = |name: &[u8]| message.windows(name.len()).any(|part| part == name);
+        names(b"schengate\0")
+            || names(b"schengate_guard\0")
+            || (names(b"schengate_lane\0") && !ELEMENTS.contains(&kind))
+    })
 }
 
 /// Whether messages of rtnetlink(7) are about routing rules, our routing table, or forwarding.
@@ -351,8 +361,12 @@ mod tests {
         assert!(!is_of_our_routing(&theirs));
         assert!(is_of_our_routing(&[theirs.clone(), ours].concat()));
         assert!(is_of_our_routing(&[theirs, message(libc::RTM_DELRULE, &[0; 12])].concat()));
-        assert!(!is_of_our_tables(b"\x08\0\x01\0schengate_shortcut\0"));
-        assert!(is_of_our_tables(b"\x08\0\x01\0schengate_guard\0"));
+        let of_table =
+            |kind, name: &[u8]| is_of_our_tables(&message(kind, &[b"\x08\0\x01\0", name].concat()));
+        assert!(!of_table(0x0a06, b"schengate_shortcut\0"));
+        assert!(of_table(0x0a06, b"schengate_guard\0"));
+        assert!(of_table(0x0a06, b"schengate_lane\0"));
+        assert!(!of_table(0x0a0c, b"schengate_lane\0"), "the gateway says that it lives");
     }
 
     #[test]

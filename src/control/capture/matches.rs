@@ -31,3 +31,6 @@ pub(super) const HTTPS: u16 = 443;
 pub(super) const ECHO_MAX: [u16; 2] = [84, 104];
 pub(super) const ERROR_MAX: [u16; 2] = [576, 1280];
 pub(super) const NEIGHBOUR_MAX: u16 = 120;
+
+/// The interface by which probes arrive: the rules capture it as they do the clients'.
+pub const NEAR: &str = "schg-near";

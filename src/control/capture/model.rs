@@ -1,11 +1,13 @@
 //! What is to be captured, and by which listeners: checked where it is made.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use super::family::Family;
 use super::fault::CaptureFault;
+use super::matches::NEAR;
 use super::servers::Servers;
-use crate::control::config::{Listen, ListenMode, Shortcut};
+use crate::control::config::{Lane, Listen, ListenMode, Shortcut};
 use crate::sys;
 
 /// The user that the service runs as, where nobody says otherwise.
@@ -49,6 +51,17 @@ pub struct Capture {
     /// The kernel judges by itself what the gateway tells it to; whether its address is then the
     /// one that destinations see.
     pub(super) shortcut: Option<Masquerade>,
+    /// The kernel carries what the gateway has judged.
+    pub(super) lane: Option<LaneRules>,
+}
+
+/// What the rules of a lane have to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LaneRules {
+    pub(super) queues: RangeInclusive<u16>,
+    /// The clients' interfaces whose flows it takes, and that of the probes.
+    pub(super) interfaces: Vec<String>,
+    pub(super) masquerade: Masquerade,
 }
 
 /// Whether destinations see the gateway's address instead of the client's.
@@ -100,7 +113,45 @@ impl Capture {
             keeps_source: form == Form::Gateway && listen.iter().any(keeps),
             servers: Servers::default(),
             shortcut: None,
+            lane: None,
         })
+    }
+
+    /// Makes room for the lane (gateway form), where there is one: what the gateway has judged is
+    /// forwarded by the kernel. Its interfaces are captured beside those that were named; destinations
+    /// see the gateway's address, unless the first listener keeps the clients'.
+    ///
+    /// # Errors
+    /// [`CaptureFault::NoSide`] where no interface was named, [`CaptureFault::Interface`] for a name
+    /// that is none.
+    pub fn with_lane(
+        mut self,
+        lane: Option<&Lane>,
+        listen: &[Listen],
+    ) -> Result<Self, CaptureFault> {
+        let Some(lane) = lane.filter(|_| self.form == Form::Gateway) else { return Ok(self) };
+        let mut all = self.interfaces.clone();
+        all.extend(lane.interfaces.iter().filter(|name| !self.interfaces.contains(name)).cloned());
+        if all.is_empty() {
+            return Err(CaptureFault::NoSide);
+        }
+        if !all.iter().any(|name| name == NEAR) {
+            all.push(NEAR.to_owned());
+        }
+        self = self.on_interfaces(&all)?;
+        let interfaces = match lane.interfaces.as_slice() {
+            [] => all,
+            named => named.iter().cloned().chain([NEAR.to_owned()]).collect(),
+        };
+        let mut captured = listen.iter().filter(|listen| listen.mode != ListenMode::Proxy);
+        let masquerade = !captured.next().is_some_and(|listen| listen.keep_source);
+        self.lane = Some(LaneRules { queues: lane.queues.clone(), interfaces, masquerade });
+        Ok(self)
+    }
+
+    /// Whether the kernel forwards anything, by a mark.
+    pub(super) const fn forwards(&self) -> bool {
+        self.shortcut.is_some() || self.lane.is_some()
     }
 
     /// Makes room for the kernel short cut (gateway form): what the gateway puts into its sets is

@@ -15,7 +15,7 @@ use super::finding::{Check, Finding};
 use super::set_sync::{DesiredState, KernelSetSync, State};
 use super::shortcut::{TABLE as SHORTCUT_TABLE, counted};
 use crate::account::Account;
-use crate::control::config::{Config, Listen, ListenMode, Shortcut};
+use crate::control::config::{Config, Lane, Listen, ListenMode, Shortcut};
 use crate::sys;
 
 /// Time between two polls: what is torn down is told of in less than ten seconds.
@@ -47,6 +47,7 @@ impl CaptureMonitor {
             account,
             listen: config.listen.clone(),
             setting: config.capture.shortcut,
+            lane: config.lane.clone(),
             found: HashMap::new(),
             state: State::Off,
             counted: HashMap::new(),
@@ -85,6 +86,7 @@ struct Watch {
     account: Account,
     listen: Vec<Listen>,
     setting: Shortcut,
+    lane: Option<Lane>,
     /// What was found at the last look.
     found: HashMap<Check, Finding>,
     state: State,
@@ -154,7 +156,9 @@ impl Watch {
     }
 
     fn poll(&mut self) {
-        let Some(fences) = Fences::new(&self.listen, self.setting) else { return };
+        let Some(fences) = Fences::new(&self.listen, self.setting, self.lane.as_ref()) else {
+            return;
+        };
         let mut hindered = None;
         for (check, finding) in fences.look() {
             if let (Finding::Broken(how), true) = (&finding, Check::HINDERS.contains(&check)) {

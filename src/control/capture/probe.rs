@@ -13,14 +13,12 @@ use etherparse::{
 
 use super::family::Family;
 use super::fault::CaptureFault;
+use super::matches::NEAR;
 use super::model::Capture;
 use super::program::{checked, words};
 use super::state::Seen;
 use crate::policy::probe::{FROM, TO};
 use crate::sys::Tun;
-
-/// The interface by which probes arrive: the rules capture it as they do the clients'.
-pub const NEAR: &str = "schg-near";
 
 /// The interface on which they would come out.
 pub(super) const FAR: &str = "schg-far";

@@ -37,7 +37,7 @@ impl Capture {
     fn gateway(&self) -> Vec<String> {
         let redirected = self.redirected();
         let mut rules = vec![hook("filter", "prerouting", "mangle")];
-        let judged = self.shortcut.map(|_| format!("meta mark {:#x}", shortcut::MARK));
+        let judged = self.forwards().then(|| format!("meta mark {:#x}", shortcut::MARK));
         rules.extend(judged.iter().map(|marked| format!("{marked} accept")));
         rules.extend(self.answers());
         rules.extend(self.elsewhere());

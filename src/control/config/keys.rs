@@ -192,8 +192,8 @@ pub const KEYS: &[Key] = &[
     key("dns", "rate", Form::Number, "100", "40", "Questions a second that one client may ask."),
     key("dns", "types", Form::Texts, "A AAAA CNAME HTTPS MX NS PTR SOA SRV SVCB", "[\"A\", \"AAAA\", \"TYPE16\"]", "Types of record that may be asked for; all others are refused."),
 
-    key("listen", "mode", Form::Word, REQUIRED, "\"tproxy\"", "`tproxy`, `redirect`, or `proxy`: HTTP CONNECT, plain HTTP and SOCKS5 on one port."),
-    key("listen", "address", Form::Address, REQUIRED, "\"[::]:15001\"", "Where it listens."),
+    key("listen", "mode", Form::Word, REQUIRED, "\"tproxy\"", "`tproxy`, `redirect`, or `proxy`: HTTP CONNECT, plain HTTP and SOCKS5 on one port; or `lane` (docs/lane.md)."),
+    key("listen", "address", Form::Address, "required, but for a lane", "\"[::]:15001\"", "Where it listens."),
     key("listen", "peek_timeout", Form::Duration, "\"3s\"", "\"500ms\"", "How long first bytes are awaited; 50 ms to 60 s."),
     key("listen", "connect_timeout", Form::Duration, "\"10s\"", "\"5s\"", "How long the destination may take to answer; 50 ms to 5 min."),
     key("listen", "idle_timeout", Form::Duration, "\"1h\"", "\"10m\"", "How long a connection may be silent; 1 s to 30 days."),
@@ -207,6 +207,9 @@ pub const KEYS: &[Key] = &[
     key("listen", "silent", Form::Flag, "false", "true", "Whether a refused client is told nothing."),
     key("listen", "starttls", Form::Flag, "false", "true", "Whether STARTTLS is followed to the name in the hello; captured clients."),
     key("listen", "udp", Form::FlagOrAddress, "true for `tproxy`, else false", "\"[::]:443\"", "Whether UDP is taken as well, and where."),
+    key("listen", "queues", Form::Text, "\"21320-21323\"", "\"21320-21327\"", "Of a lane: the queues of the kernel in which new flows wait; one for each worker, or more."),
+    key("listen", "interface", Form::Texts, "those of `capture up --interface`", "[\"lan0\"]", "Of a lane: the interfaces by which its clients come in."),
+    key("listen", "on_death", Form::Word, "\"stop\"", "\"carry\"", "Of a lane: what becomes of live flows when the gateway dies or hangs: `stop` within 1 s, or `carry` on until the next start."),
 
     key("admin", "address", Form::Address, "\"127.0.0.1:9643\"", "\"127.0.0.1:9000\"", "Where `/metrics`, `/healthz`, `/readyz`, the API and the page are ([api.md](api.md))."),
     key("admin", "socket", Form::Path, NONE, "\"/run/schengate/admin.sock\"", "A Unix socket that answers the same, for its owner and group."),

@@ -1,27 +1,32 @@
 //! `[[listen]]`: where clients come in.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::fields::or;
 use super::model::Admin;
-use super::reader::{Reader, Table};
-use super::{net, time};
-use crate::settings::{Listen, ListenMode};
+use super::reader::{Item, Reader, Table};
+use super::{keys, net, time};
+use crate::settings::{Lane, Listen, ListenMode, OnDeath};
 
 /// `[[listen]]`; a file without one has an explicit proxy on loopback, as no file has.
 pub(super) fn listeners(
     reader: &mut Reader<'_>,
     root: &Table<'_>,
     admin: Option<&Admin>,
-) -> Option<Vec<Listen>> {
+) -> Option<(Vec<Listen>, Option<Lane>)> {
     if !root.has("listen") {
         let address = SocketAddr::from(([127, 0, 0, 1], 3128));
-        return Some(vec![Listen { mode: ListenMode::Proxy, address, ..LISTEN }]);
+        return Some((vec![Listen { mode: ListenMode::Proxy, address, ..LISTEN }], None));
     }
-    let tables = reader.tables(root, "listen");
+    let is_lane = |table: &Table<'_>| {
+        table.item("mode").is_some_and(|item| item.value.as_str() == Some(LANE))
+    };
+    let (lanes, tables): (Vec<_>, Vec<_>) =
+        reader.tables(root, "listen").into_iter().partition(is_lane);
     let mut taken: Vec<(SocketAddr, &str)> =
         admin.iter().map(|admin| (admin.address, "[admin]")).collect();
     let mut taken_udp: Vec<SocketAddr> = Vec::new();
@@ -51,7 +56,108 @@ pub(super) fn listeners(
             Some(listen)
         })
         .collect();
-    read.into_iter().collect()
+    let listen: Option<Vec<Listen>> = read.into_iter().collect();
+    let lane = match lanes.as_slice() {
+        [] => Some(None),
+        [table] => lane(reader, table, listen.as_deref()).map(Some),
+        [_, second, ..] => {
+            if let Some(item) = second.item("mode") {
+                let help = "leave one of them; it has queues and interfaces as many as it needs";
+                reader.fault(&item, "there is another [[listen]] with mode = \"lane\"", help);
+            }
+            None
+        }
+    };
+    Some((listen?, lane?))
+}
+
+/// The word for a lane, which is no listener of a socket.
+const LANE: &str = "lane";
+
+/// The keys of a lane; the others are of sockets, or of what the proxy reads.
+const LANE_KEYS: [&str; 7] = [
+    "mode",
+    "queues",
+    "interface",
+    "on_death",
+    "lifetime",
+    "max_connections",
+    "max_connections_per_client",
+];
+
+/// `[[listen]] mode = "lane"`.
+fn lane(reader: &mut Reader<'_>, table: &Table<'_>, listen: Option<&[Listen]>) -> Option<Lane> {
+    reader.only(table);
+    for key in keys::of("listen").into_iter().filter(|key| !LANE_KEYS.contains(key)) {
+        if let Some(item) = table.item(key) {
+            let help =
+                "take it out, or write it to the [[listen]] with mode = \"tproxy\" beside it";
+            reader.fault(&item, "a lane has no such key: the kernel carries what it permits", help);
+        }
+    }
+    let default = Lane::DEFAULT;
+    let queues = or(table, "queues", default.queues, |item| queues(reader, item));
+    let interfaces = match table.item("interface") {
+        Some(item) => interfaces(reader, &item),
+        None => Some(default.interfaces),
+    };
+    let words = [OnDeath::Halt, OnDeath::Carry].map(|word| (word.label(), word));
+    let on_death = or(table, "on_death", default.on_death, |item| reader.word(item, &words));
+    let (second, month) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 60 * 60));
+    let lifetime = match table.item("lifetime") {
+        Some(item) => time::duration(reader, &item, second, Some(month)).map(Some),
+        None => Some(None),
+    };
+    let max_connections = or(table, "max_connections", default.max_connections, |item| {
+        usize::try_from(reader.number(item, 1..10_000_001)?).ok()
+    });
+    let max_connections_per_client = per_client(reader, table, max_connections);
+    if !listen?.iter().any(|listen| listen.mode == ListenMode::Tproxy)
+        && let Some(item) = table.item("mode")
+    {
+        let help = "add [[listen]] with mode = \"tproxy\" and an address: what a lane does not \
+                    carry goes there, refusals too";
+        reader.fault(&item, "there is no listener with mode = \"tproxy\" beside the lane", help);
+        return None;
+    }
+    Some(Lane {
+        queues: queues?,
+        interfaces: interfaces?,
+        on_death: on_death?,
+        lifetime: lifetime?,
+        max_connections: max_connections?,
+        max_connections_per_client: max_connections_per_client?,
+    })
+}
+
+/// Most queues of a lane.
+const QUEUES_MAX: u16 = 256;
+
+/// `"21320-21323"`, or one number.
+fn queues(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<RangeInclusive<u16>> {
+    let help = "write the first and the last: queues = \"21320-21323\"";
+    let text = reader.string(item, help)?;
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
+        (Ok(first), Ok(last)) if first <= last && last - first < QUEUES_MAX => Some(first..=last),
+        _ => {
+            reader.fault(item, "that is not a range of 256 queues at most, of 0 to 65535", help);
+            None
+        }
+    }
+}
+
+/// Names of interfaces, none of them empty.
+fn interfaces(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<String>> {
+    let help = "write interface = [\"lan0\"], or leave it out: those of `capture up --interface`";
+    let items = reader.list(item, help)?;
+    let names: Option<Vec<_>> = items.iter().map(|item| reader.line(item)).collect();
+    let names = names?;
+    if names.is_empty() {
+        reader.fault(item, "no interface is named", help);
+        return None;
+    }
+    Some(names)
 }
 
 /// The defaults of a listener.
@@ -59,9 +165,15 @@ const LISTEN: Listen = Listen::DEFAULT;
 
 fn listener(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
     reader.only(table);
+    for key in ["queues", "interface", "on_death"] {
+        if let Some(item) = table.item(key) {
+            let help = "write it to a [[listen]] with mode = \"lane\", or take it out";
+            reader.fault(&item, "only a lane has such a key", help);
+        }
+    }
     let modes = [ListenMode::Tproxy, ListenMode::Redirect, ListenMode::Proxy];
     let modes = modes.map(|mode| (mode.label(), mode));
-    let help = "write mode = \"tproxy\", \"redirect\" or \"proxy\"";
+    let help = "write mode = \"tproxy\", \"redirect\", \"proxy\" or \"lane\"";
     let mode = reader.required(table, "mode", help).and_then(|item| reader.word(&item, &modes));
     let help = "write address and port: address = \"127.0.0.1:3128\"";
     let address = reader.required(table, "address", help);

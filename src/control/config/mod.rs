@@ -50,7 +50,7 @@ pub use super::data::{CountryField, Data, PackKey, Source};
 pub use super::host_pattern::{HostPattern, host_name};
 pub use super::spelling::nearest;
 use crate::policy::Mode;
-pub use crate::settings::{Dns, Listen, ListenMode, Resolver};
+pub use crate::settings::{Dns, Lane, Listen, ListenMode, OnDeath, Resolver};
 
 /// What holds where no file is given, written out.
 pub const DEFAULT: &str = include_str!("../../../config/default.toml");

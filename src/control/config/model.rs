@@ -15,7 +15,7 @@ use crate::egress::NamesLimit;
 use crate::evidence;
 use crate::identify::Protocol;
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Mode, Transport};
-use crate::settings::{Dns, Listen, Resolver};
+use crate::settings::{Dns, Lane, Listen, Resolver};
 
 /// A policy file whose every part is known to be sound.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct Config {
     pub dns: Option<Dns>,
     /// `[[listen]]`, in file order.
     pub listen: Vec<Listen>,
+    /// `[[listen]]` with `mode = "lane"`: which flows the kernel carries once they are judged.
+    pub lane: Option<Lane>,
     /// `[admin]`.
     pub admin: Admin,
     /// `[capture]`.

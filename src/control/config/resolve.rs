@@ -92,8 +92,9 @@ pub(super) fn config(
     let bindings = name_settings(reader, name_table.as_ref());
     let dns = dns(reader, root, bindings.as_ref());
     let admin = admin(reader, root);
-    let listen = listen::listeners(reader, root, admin.as_ref());
-    let capture = capture(reader, root, listen.as_deref());
+    let (listen, lane) = listen::listeners(reader, root, admin.as_ref()).unzip();
+    let has_lane = lane.as_ref().is_some_and(Option::is_some);
+    let capture = capture(reader, root, listen.as_deref(), has_lane);
     let audit = audit::audit(reader, root);
     let log = audit::log(reader, root, root.has("audit"));
     let (rules, tables_of_rules) = rules.unzip();
@@ -119,6 +120,7 @@ pub(super) fn config(
         names: bindings?,
         dns: dns?,
         listen: listen?,
+        lane: lane?,
         admin: admin?,
         capture: capture?,
         data: data?,
@@ -499,6 +501,7 @@ fn capture(
     reader: &mut Reader<'_>,
     root: &Table<'_>,
     listen: Option<&[Listen]>,
+    has_lane: bool,
 ) -> Option<Capture> {
     let default = Capture::default();
     if !root.has("capture") {
@@ -513,6 +516,12 @@ fn capture(
     if let Some(item) = table.item("shortcut").filter(|_| shortcut != Shortcut::Off && !captures) {
         let help = "listen with mode = \"tproxy\" or \"redirect\", or take the key out";
         reader.fault(&item, "a short cut past an explicit proxy, which clients choose", help);
+        return None;
+    }
+    if let Some(item) = table.item("shortcut").filter(|_| shortcut != Shortcut::Off && has_lane) {
+        let help = "take one of them out: a lane carries the same flows and records them, a short \
+                    cut counts them";
+        reader.fault(&item, "a short cut beside a [[listen]] with mode = \"lane\"", help);
         return None;
     }
     let ntp = or(&table, "ntp", default.ntp, |item| net::addresses(reader, item));

@@ -38,7 +38,9 @@ pub fn look(files: &Files, wanted: Expected<'_>, now: Timestamp) -> Vec<Diagnosi
 /// The checks of `schengate capture check`.
 fn fences(wanted: Expected<'_>) -> Vec<Diagnosis> {
     let config = wanted.config;
-    let fences = config.and_then(|config| Fences::new(&config.listen, config.capture.shortcut));
+    let fences = config.and_then(|config| {
+        Fences::new(&config.listen, config.capture.shortcut, config.lane.as_ref())
+    });
     let look = fences.map(|fences| fences.look()).unwrap_or_default();
     look.into_iter()
         .map(|(check, finding)| {

@@ -1,0 +1,458 @@
+//! The lane at work between a client and a world: what is permitted by its addresses is carried by the
+//! kernel and recorded, everything else is the proxy's, and nothing passes where a part of it is gone.
+
+use std::collections::BTreeMap;
+
+use schengate::settings;
+use schengate::sys::{self, PacketQueue, QueueBatch, Queued, Verdicts};
+use serde_json::{Value, json};
+
+use crate::lab::role::{self, EXCHANGE, GREETING, SILENCE, hex, unhex};
+use crate::lab::{self, Gateway, Helper, Lab, PERMITTED, REFUSED, at, lab, said, wait_until};
+
+/// As the client reads it: nothing is to be sent back.
+const QUIET: &[u8] = &[0; 8];
+
+/// What the client says more, on a connection that is carried.
+const MORE: &[u8] = b"bytes that stay here";
+
+/// [`PERMITTED`] is in France, which is permitted; [`REFUSED`] is in the United States.
+fn written(permit: &str, lane: &str, more: &str) -> String {
+    let (places, admin) = (lab::places(), lab::ADMIN);
+    format!(
+        "schema = 1
+[policy]
+permit = [\"{permit}\"]
+[names]
+binding = \"trust\"
+{places}[[listen]]
+mode = \"tproxy\"
+address = \"[::]:15001\"
+peek_timeout = \"500ms\"
+[[listen]]
+mode = \"lane\"
+interface = [\"lan0\"]
+{lane}
+[admin]
+address = \"{admin}\"
+{more}"
+    )
+}
+
+/// A gateway at work with a lane, the world behind it and a client before it.
+struct Scene<'lab> {
+    lab: &'lab Lab,
+    gateway: Gateway<'lab>,
+    world: Helper,
+    client: Helper,
+}
+
+impl<'lab> Scene<'lab> {
+    fn start(lab: &'lab Lab, lane: &str, more: &str) -> Self {
+        let world = lab.world.helper("world");
+        // What has ended is forgotten soon.
+        let soon = "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=1 \
+                    net.netfilter.nf_conntrack_udp_timeout=2";
+        lab.gateway.shell(soon).unwrap();
+        let gateway = lab.start_gateway(&written("FR", lane, more));
+        gateway.capture();
+        let scene = Self { lab, gateway, world, client: lab.client.helper("client") };
+        scene.carries();
+        scene
+    }
+
+    /// Waits until the kernel carries what is permitted.
+    fn carries(&self) {
+        wait_until("the lane carries", || (!carried(self.lab).is_empty()).then_some(()));
+    }
+
+    fn exchange(&mut self, ip: &str, up: u64, down: u64) -> Value {
+        let to = at(ip, EXCHANGE);
+        self.client.ask(&json!({"do": "exchange", "to": to, "up": up, "down": down}))
+    }
+
+    /// Opens a connection that stays, and waits until its first bytes are in the world.
+    fn keep(&mut self, ip: &str) {
+        let before = self.world.arrived(ip).0;
+        let to = at(ip, EXCHANGE);
+        let kept = self.client.ask(&json!({"do": "keep", "to": to, "hex": hex(QUIET)}));
+        assert!(kept["kept"].is_u64(), "{kept}");
+        wait_until("the first bytes have arrived", || {
+            (self.world.arrived(ip).0 == before + 8).then_some(())
+        });
+    }
+
+    /// Says more on the connection that was opened last.
+    fn say_on(&mut self, ip: &str) -> Value {
+        let to = at(ip, EXCHANGE);
+        let more =
+            json!({"do": "say-on", "to": to, "hex": hex(MORE), "patience_ms": 700, "enough": 1});
+        self.client.ask(&more)
+    }
+
+    /// Tries the permitted and the refused side anew, TCP and UDP, each with payload.
+    fn try_all(&mut self) -> Vec<Value> {
+        let mut ends = Vec::new();
+        for ip in [PERMITTED, REFUSED].concat() {
+            let payload = hex(&[QUIET, b"never to be seen"].concat());
+            let to = at(ip, EXCHANGE);
+            let (tcp, udp) = (
+                json!({"do": "send", "to": to, "hex": payload, "patience_ms": 400, "enough": 1}),
+                json!({"do": "udp", "to": to, "hex": payload, "patience_ms": 100}),
+            );
+            ends.push(self.client.ask(&tcp));
+            ends.push(self.client.ask(&udp));
+        }
+        ends
+    }
+
+    /// Every byte that the world has seen, by address.
+    fn arrived(&mut self) -> BTreeMap<&'static str, u64> {
+        let all = [PERMITTED, REFUSED].concat();
+        all.into_iter().map(|ip| (ip, self.world.arrived(ip).0)).collect()
+    }
+
+    /// The record's lines of the lane, of one event, once there are so many of them.
+    fn lane_lines(&self, event: &str, count: usize) -> Vec<Value> {
+        wait_until(&format!("{count} lines {event} of the lane"), || {
+            // Who lists connections has the kernel forget those that are over.
+            drop(self.lab.gateway.shell("cat /proc/net/nf_conntrack >/dev/null"));
+            let lines: Vec<Value> = self.gateway.records();
+            let of_lane = |line: &Value| line["listener"] == "lane" && line["event"] == event;
+            let lines: Vec<Value> = lines.into_iter().filter(of_lane).collect();
+            (lines.len() >= count).then_some(lines)
+        })
+    }
+
+    fn log(&self) -> Vec<Value> {
+        self.gateway.records()
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill")
+            .args([&format!("-{name}"), &self.gateway.pid().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+/// The marks of what the kernel carries.
+fn carried(lab: &Lab) -> String {
+    let listed = lab.gateway.shell("nft list set inet schengate_lane carried").unwrap_or_default();
+    listed.split_once("elements = {").map_or(String::new(), |(_, rest)| rest.to_owned())
+}
+
+/// A counter of the lane's rules.
+fn counted(lab: &Lab, name: &str) -> u64 {
+    let shown = capture(lab, &["show"]).1;
+    let line = shown.lines().find(|line| line.starts_with(&format!("lane   {name} ")));
+    let line = line.unwrap_or_else(|| panic!("no counter {name}: {shown}"));
+    line.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+/// `schengate capture`, in the gateway's namespace: whether it succeeded, and what it said.
+fn capture(lab: &Lab, arguments: &[&str]) -> (bool, String) {
+    let mut command = lab.gateway.command(env!("CARGO_BIN_EXE_schengate"));
+    let output = command.arg("capture").args(arguments).output().unwrap();
+    (output.status.success(), said(&output))
+}
+
+#[test]
+fn a_permitted_flow_is_carried_by_the_kernel_and_recorded_with_its_bytes() {
+    let Some(lab) = lab("a lane") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    for (at, ip) in PERMITTED.into_iter().enumerate() {
+        let here = scene.exchange(ip, 3_000_000, 2_000_000);
+        assert_eq!(here["received"], 2_000_000, "{here}");
+        wait_until("all of the client's bytes are in the world", || {
+            (scene.world.arrived(ip).0 == 3_000_008).then_some(())
+        });
+        let closed = scene.lane_lines("close", at + 1);
+        let line = closed.iter().find(|line| line["destination"] == lab::at(ip, EXCHANGE)).unwrap();
+        assert_eq!((&line["verdict"], &line["reason"]), (&json!("allow"), &json!("permitted")));
+        assert_eq!((&line["transport"], &line["end"]), (&json!("tcp"), &json!("done")), "{line}");
+        // Whole packets: the payload, and at least 52 bytes of headers for each 64 KiB of it.
+        let bytes = |key: &str| line[key].as_u64().unwrap();
+        assert!((3_000_008..3_400_000).contains(&bytes("bytes_up")), "{line}");
+        assert!((2_000_000..2_400_000).contains(&bytes("bytes_down")), "{line}");
+        let opened = scene.lane_lines("open", at + 1);
+        assert!(opened.iter().any(|opened| opened["id"] == line["id"]));
+    }
+    // The proxy saw none of it.
+    assert!(scene.log().iter().all(|line| line["listener"] == "lane"), "{:?}", scene.log());
+    assert_eq!(scene.gateway.count("mode=\"lane\",verdict=\"allow\",reason=\"permitted\""), 2.0);
+    assert_eq!((counted(&lab, "unqueued"), counted(&lab, "refused")), (0, 0));
+    let whole = capture(&lab, &["check", "--config", scene.gateway.config().to_str().unwrap()]);
+    let line = whole.1.lines().find(|line| line.contains("lane ")).unwrap_or_default();
+    assert!(line.ends_with("intact"), "{}", whole.1);
+}
+
+#[test]
+fn a_datagram_is_carried_and_recorded_as_well() {
+    let Some(lab) = lab("a lane for datagrams") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    for ip in PERMITTED {
+        let ask = json!({"do": "udp", "to": at(ip, EXCHANGE), "hex": "00112233"});
+        assert_eq!(scene.client.ask(&ask)["received"], "00112233");
+    }
+    let closed = scene.lane_lines("close", 2);
+    for (ip, headers) in PERMITTED.into_iter().zip([28, 48]) {
+        let line = closed.iter().find(|line| line["destination"] == at(ip, EXCHANGE)).unwrap();
+        assert_eq!((&line["transport"], &line["end"]), (&json!("udp"), &json!("idle")), "{line}");
+        // Exactly what the kernel counted: one datagram each way, its headers with it.
+        let exact = json!(headers + 4);
+        assert_eq!((&line["bytes_up"], &line["bytes_down"]), (&exact, &exact), "{line}");
+    }
+}
+
+#[test]
+fn what_is_refused_by_its_addresses_is_the_proxys_to_refuse_and_record() {
+    let Some(lab) = lab("a lane and refusals") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    for ip in REFUSED {
+        let payload = hex(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        let end = scene.client.ask(&json!({"do": "send", "to": at(ip, 80), "hex": payload}));
+        let answer = String::from_utf8(unhex(end["received"].as_str().unwrap())).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 451 "), "{ip}: {end}");
+        let udp = json!({"do": "udp", "to": at(ip, 443), "hex": "00", "patience_ms": 3000});
+        let end = scene.client.ask(&udp);
+        assert!(end["end"] != "silence" && end["received"] == "", "{ip}: {end}");
+        assert_eq!(scene.world.arrived(ip), (0, 0));
+    }
+    let refused = wait_until("every refusal is recorded", || {
+        let lines = scene.log();
+        let lines: Vec<_> = lines.into_iter().filter(|line| line["event"] == "refused").collect();
+        (lines.len() >= 4).then_some(lines)
+    });
+    for line in refused {
+        assert_eq!((&line["listener"], &line["reason"]), (&json!("tproxy"), &json!("outside")));
+    }
+}
+
+#[test]
+fn what_a_name_decides_is_the_proxys() {
+    let Some(lab) = lab("a lane and names") else { return };
+    let by_name = "[[rule]]\nname = 'n'\nhost = ['refused.example']\naction = 'block'\n";
+    let mut scene = Scene::start(&lab, "", by_name);
+    let ip = PERMITTED[0];
+    for (host, answer) in [("refused.example", "HTTP/1.1 451 "), ("a.example", "HTTP/1.1 200 ")] {
+        let payload = hex(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        let end = scene.client.ask(&json!({"do": "send", "to": at(ip, 80), "hex": payload}));
+        let got = String::from_utf8(unhex(end["received"].as_str().unwrap())).unwrap();
+        assert!(got.starts_with(answer), "{host}: {got}");
+        assert!(host == "refused.example" || got.ends_with(GREETING), "{got}");
+    }
+    let lines = wait_until("both are recorded", || {
+        let lines = scene.log();
+        let last = |line: &&Value| line["event"] == "refused" || line["event"] == "close";
+        (lines.iter().filter(last).count() == 2).then_some(lines)
+    });
+    assert!(lines.iter().all(|line| line["listener"] == "tproxy"), "{lines:?}");
+    assert_eq!(scene.gateway.count("mode=\"lane\""), 0.0);
+}
+
+#[test]
+fn a_later_policy_ends_what_is_carried_both_ways_and_leaves_the_rest() {
+    let Some(lab) = lab("a lane and a later policy") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    scene.keep(PERMITTED[1]);
+    scene.keep(PERMITTED[0]);
+    // One whose server has not closed its side: it hears of the reset.
+    let silent = json!({"do": "keep", "to": at(PERMITTED[0], SILENCE), "hex": "00"});
+    assert!(scene.client.ask(&silent)["kept"].is_u64());
+    let block = format!("[[rule]]\nname = 'n'\nto = ['{}/32']\naction = 'block'\n", PERMITTED[0]);
+    scene.gateway.reload(&written("FR", "", &block));
+    let closed = scene.lane_lines("close", 2);
+    assert_eq!(closed.len(), 2, "{closed:?}");
+    for line in closed {
+        assert_eq!((&line["end"], &line["reason"]), (&json!("policy-change"), &json!("rule")));
+        assert!(line["destination"].as_str().unwrap().starts_with(PERMITTED[0]), "{line}");
+        assert!(line["bytes_up"].as_u64().unwrap() > 8, "{line}");
+    }
+    let before = scene.arrived();
+    let more = json!({"do": "say-on", "to": at(PERMITTED[0], SILENCE), "hex": hex(MORE)});
+    let end = scene.client.ask(&more);
+    assert_eq!(end["end"], "reset", "{end}");
+    scene.say_on(PERMITTED[0]);
+    assert_eq!(scene.arrived(), before);
+    assert!(counted(&lab, "refused") >= 2);
+    // The other one goes on.
+    scene.say_on(PERMITTED[1]);
+    wait_until("the other's bytes arrive", || {
+        (scene.arrived()[PERMITTED[1]] == before[PERMITTED[1]] + MORE.len() as u64).then_some(())
+    });
+    assert_eq!(scene.arrived()[PERMITTED[0]], before[PERMITTED[0]]);
+}
+
+/// What becomes of a gateway, what is then tried, and whether it carries again by itself.
+type Case = (&'static str, fn(&mut Scene<'_>));
+
+/// After each of these nothing of a new flow arrives, nor a byte more of one that was carried.
+const STOPPED: &[Case] = &[
+    ("killed", |scene| scene.gateway.kill()),
+    ("stopped", |scene| scene.signal("STOP")),
+    ("the lane's table is deleted", |scene| {
+        scene.signal("STOP");
+        scene.lab.gateway.shell("nft delete table inet schengate_lane").unwrap();
+    }),
+    ("every rule is flushed", |scene| {
+        scene.lab.gateway.shell("nft flush ruleset").unwrap();
+    }),
+    ("every rule is flushed, and the process is gone", |scene| {
+        scene.gateway.kill();
+        scene.lab.gateway.shell("nft flush ruleset").unwrap();
+    }),
+    ("the rule that hands packets over is gone", |scene| {
+        scene.signal("STOP");
+        scene.lab.gateway.shell("nft flush chain inet schengate_lane hand_over").unwrap();
+    }),
+    ("the rules behind the verdict are gone", |scene| {
+        scene.signal("STOP");
+        scene.lab.gateway.shell("nft flush chain inet schengate_lane judged").unwrap();
+    }),
+    ("the kernel forgets every connection", |scene| {
+        scene.signal("STOP");
+        scene.lab.gateway.shell("conntrack -F 2>/dev/null").unwrap();
+    }),
+];
+
+#[test]
+fn nothing_passes_where_a_part_of_the_lane_is_gone() {
+    for (what, befalls) in STOPPED {
+        let Some(lab) = lab("a lane that fails") else { return };
+        let mut scene = Scene::start(&lab, "", "");
+        let ip = PERMITTED[0];
+        scene.keep(ip);
+        lab.switch_forwarding_on();
+        befalls(&mut scene);
+        // What is carried stops within a second.
+        wait_until(what, || carried(&lab).is_empty().then_some(()));
+        let before = scene.arrived();
+        scene.try_all();
+        scene.say_on(ip);
+        scene.try_all();
+        assert_eq!(scene.arrived(), before, "{what}: bytes in the world");
+        if scene.gateway.descriptors_if_there().is_some() {
+            scene.signal("CONT");
+        }
+    }
+}
+
+#[test]
+fn a_live_flow_goes_on_under_the_next_process_where_the_policy_says_so() {
+    let Some(lab) = lab("a lane that carries on") else { return };
+    let carry = "on_death = \"carry\"\n";
+    let mut scene = Scene::start(&lab, carry, "");
+    let ip = PERMITTED[0];
+    scene.keep(ip);
+    scene.keep(ip);
+    let before = scene.world.arrived(ip).0;
+    scene.gateway.kill();
+    // Nobody judges, so nothing new passes; what was permitted goes on.
+    scene.try_all();
+    assert_eq!(scene.world.arrived(ip).0, before);
+    scene.say_on(ip);
+    let went_on = before + MORE.len() as u64;
+    wait_until("it goes on", || (scene.world.arrived(ip).0 == went_on).then_some(()));
+    let old = carried(&lab);
+    // The next process finds it, judges it, and records it.
+    scene.gateway = lab.start_gateway(&written("FR", carry, ""));
+    scene.carries();
+    let opened = scene.lane_lines("open", 1);
+    assert_eq!(opened[0]["destination"], at(ip, EXCHANGE), "{opened:?}");
+    wait_until("the mark of the last process is gone", || {
+        let now = carried(&lab);
+        (now != old && now.matches("0x").count() == 1).then_some(())
+    });
+    scene.say_on(ip);
+    let went_on = went_on + MORE.len() as u64;
+    wait_until("it goes on", || (scene.world.arrived(ip).0 == went_on).then_some(()));
+}
+
+#[test]
+fn a_queue_that_somebody_else_reads_is_no_start() {
+    let Some(lab) = lab("a lane and another program") else { return };
+    let _first = Scene::start(&lab, "queues = \"7-8\"\n", "");
+    let admin = lab::ADMIN.replace("9643", "9644");
+    let policy = written("FR", "queues = \"8\"\n", "").replace(lab::ADMIN, &admin);
+    let policy = lab.write("second.toml", &policy.replace("15001", "15002"));
+    let mut second = lab.gateway.command(env!("CARGO_BIN_EXE_schengate"));
+    let output = second.args(["run", "--config"]).arg(policy).output().unwrap();
+    assert!(!output.status.success());
+    let why = said(&output);
+    assert!(why.contains("queue 8: another program reads it"), "{why}");
+}
+
+#[test]
+fn a_queue_that_is_full_drops_and_nothing_of_it_passes_unjudged() {
+    let Some(lab) = lab("a lane whose queue is full") else { return };
+    let mut scene = Scene::start(&lab, "queues = \"7\"\n", "");
+    lab.gateway.shell(lab::BEHIND_THE_CLIENT).unwrap();
+    scene.signal("STOP");
+    for ip in [REFUSED[0], PERMITTED[0]] {
+        let flood =
+            json!({"do": "flood", "to": at(ip, EXCHANGE), "hex": "00112233", "count": 15_000});
+        assert_eq!(scene.client.ask(&flood)["sent"], 15_000);
+    }
+    let listed = lab.gateway.shell("cat /proc/self/net/netfilter/nfnetlink_queue").unwrap();
+    let words: Vec<u64> =
+        listed.split_whitespace().map(|word| word.parse().unwrap_or_default()).collect();
+    assert!(words[5] + words[6] > 5000, "packets were dropped: {listed}");
+    assert!(scene.arrived().values().all(|bytes| *bytes == 0), "{:?}", scene.arrived());
+    scene.signal("CONT");
+    scene.carries();
+    // What waited is judged now, and what comes then is served.
+    let here = scene.exchange(PERMITTED[1], 1000, 2000);
+    assert_eq!(here["received"], 2000, "{here}");
+    wait_until("the kernel's want of room was noticed", || {
+        (scene.gateway.count("schengate_lane_lost_total{what=\"packets\"}") > 0.0).then_some(())
+    });
+    assert_eq!(REFUSED.map(|ip| scene.world.arrived(ip).0), [0, 0]);
+}
+
+/// Takes a packet from a queue, gives up what it may do, and lets the packet go all the same.
+pub(crate) fn uncapped() {
+    let queue = PacketQueue::bind(7, 64).unwrap();
+    role::serve(|_| {
+        let (mut batch, mut verdicts) = (QueueBatch::default(), Verdicts::default());
+        wait_until("a packet waits", || {
+            queue.receive(&mut batch).ok()?;
+            batch.messages().find_map(|queued| match queued {
+                Queued::Packet { id, .. } => {
+                    verdicts.accept(7, id, settings::Lane::FORWARDED);
+                    Some(())
+                }
+                Queued::Fault(_) => None,
+            })
+        });
+        sys::drop_capabilities(false).unwrap();
+        let told = queue.send(&mut verdicts).map_err(|fault| fault.raw_os_error());
+        let said = told.map_or_else(Some, |()| {
+            wait_until("the kernel answers", || {
+                queue.receive(&mut batch).ok()?;
+                batch.messages().find_map(|queued| match queued {
+                    Queued::Fault(fault) => Some(Some(fault.raw_os_error())),
+                    Queued::Packet { .. } => None,
+                })
+            })
+        });
+        json!(said.flatten())
+    });
+}
+
+#[test]
+fn a_verdict_of_who_may_not_say_one_lets_nothing_pass() {
+    let Some(lab) = lab("a lane without a capability") else { return };
+    let policy = lab.write("policy.toml", &written("FR", "queues = \"7\"\n", ""));
+    let up = capture(&lab, &["up", "--gateway", "--config", policy.to_str().unwrap()]);
+    assert!(up.0, "{}", up.1);
+    let mut world = lab.world.helper("world");
+    let (mut client, mut uncapped) = (lab.client.helper("client"), lab.gateway.helper("uncapped"));
+    let udp =
+        json!({"do": "udp", "to": at(PERMITTED[0], EXCHANGE), "hex": "00", "patience_ms": 100});
+    client.ask(&udp);
+    assert_eq!(uncapped.ask(&json!("go")), libc::EPERM);
+    assert_eq!(world.arrived(PERMITTED[0]), (0, 0));
+    assert_eq!(client.ask(&udp)["end"], "silence");
+    assert_eq!(world.arrived(PERMITTED[0]), (0, 0));
+}
