@@ -1,7 +1,8 @@
 //! One country table out of three, and what speaks against it.
 //!
 //! Two witnesses that agree decide against the third; where no two do, the first that knows the
-//! address decides. The last of them is kept beside the result, where it says something else. It is
+//! address decides, but where all three say something else: of that the first is right for one address in
+//! nine, and nobody decides. The last of them is kept beside the result, where it says something else. It is
 //! the one that does not come from the same work as the other two, so that its dissent says most.
 //!
 //! Where those two agree on the country in which the address is registered, they may only have copied
@@ -177,8 +178,11 @@ fn decide(
     [first, second, third]: [Option<Located>; 3],
     [registered, _]: [Option<Located>; 2],
 ) -> Option<Located> {
-    let alone = third.filter(|_| third == registered);
-    if second.is_some() && second == third { second } else { first.or(second).or(alone) }
+    match (first, second, third) {
+        (_, Some(second), Some(third)) if second == third => Some(second),
+        (Some(first), Some(second), Some(third)) if first != second && first != third => None,
+        _ => first.or(second).or_else(|| third.filter(|_| third == registered)),
+    }
 }
 
 fn push<A: Number>(into: &mut Vec<Range<A>>, range: Range<A>) {
@@ -205,13 +209,24 @@ mod tests {
 
     #[test]
     fn two_of_three_decide_and_the_last_one_dissents() {
-        let first = table(&[(0, 0x3ff, "FR"), (0x1000, 0x10ff, "NL")]);
-        let second = table(&[(0x100, 0x2ff, "US"), (0x1000, 0x10ff, "NL"), (0x2000, 0x20ff, "IE")]);
-        let third = table(&[(0x200, 0x2ff, "US"), (0x300, 0x4ff, "DE"), (0x1000, 0x1007, "BE")]);
+        let first = table(&[(0, 0x3ff, "FR"), (0x1000, 0x10ff, "NL"), (0x3000, 0x30ff, "FR")]);
+        let second = table(&[
+            (0x100, 0x2ff, "US"),
+            (0x1000, 0x10ff, "NL"),
+            (0x2000, 0x20ff, "IE"),
+            (0x3000, 0x30ff, "US"),
+        ]);
+        let third = table(&[
+            (0x200, 0x2ff, "US"),
+            (0x300, 0x4ff, "DE"),
+            (0x1000, 0x1007, "BE"),
+            (0x3000, 0x30ff, "DE"),
+        ]);
         let registered = table(&[(0x400, 0x47f, "DE"), (0x480, 0x4ff, "US")]);
         let echo = Echo { registered: &registered, homes: &[], permitted: &|_| false };
         let heard = hear([&first, &second, &third], &echo);
-        // What the last one alone knows is where the registrant is, or nowhere.
+        // What the last one alone knows is where the registrant is, or nowhere; so is that of which all
+        // three say something else.
         let wanted = table(&[
             (0, 0x1ff, "FR"),
             (0x200, 0x2ff, "US"),
