@@ -38,6 +38,7 @@ pub use update::Rejudged;
 use crate::evidence::{self, Shown, Sink, SinkFault};
 use crate::identify::{Fault, HostName, NameSource, Protocol};
 use crate::policy::Verdict;
+use crate::report::distance::{Distances, Position};
 use folded::Folded;
 use line::{Line, key};
 use log::{Kind, Log};
@@ -184,6 +185,8 @@ struct Inner {
     sink: OnceLock<Sink>,
     /// How clients stand in the record and on the log; as they are where nobody said.
     clients: OnceLock<Shown>,
+    /// How far countries are, where it is known where the gateway stands.
+    distances: OnceLock<Distances>,
     /// A [`View`].
     view: AtomicU8,
     sources: RefusedNames,
@@ -215,6 +218,7 @@ impl Account {
             log,
             sink: OnceLock::new(),
             clients: OnceLock::new(),
+            distances: OnceLock::new(),
             view: AtomicU8::new(View::All as u8),
             sources: RefusedNames::default(),
             folded: Folded::default(),
@@ -247,6 +251,13 @@ impl Account {
     #[must_use]
     pub fn show_clients(&self, shown: Shown) -> bool {
         self.0.clients.set(shown).is_ok()
+    }
+
+    /// The gateway stands there: what is measured is held against how far countries are; `false` where that
+    /// was said already.
+    #[must_use]
+    pub fn stand_at(&self, position: Position) -> bool {
+        self.0.distances.set(Distances::of(position)).is_ok()
     }
 
     /// Has the keys of pseudonyms ready that are needed now and next, and records what became of them.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::evidence::{self as sink, OnDisk, Unkept};
 use crate::identify::{Fault, HostName, NameSource};
-use crate::policy::{Action, AddressKind, Reason, Transport, target};
+use crate::policy::{Action, AddressKind, CountrySet, Reason, Transport, target};
 
 /// Ports on which name servers are asked: DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
 const RESOLVER_PORTS: [u16; 2] = [53, 853];
@@ -362,6 +362,18 @@ impl Record {
         })
     }
 
+    /// The countries of the location, where light could be at none of them and back in the time that was
+    /// measured.
+    fn contradicted(&self) -> Option<CountrySet> {
+        let (distances, round_trip) =
+            self.account.0.distances.get().zip(self.bytes.round_trip())?;
+        let place = self.judged.as_deref()?.context.facts().place;
+        // What answers from many places may answer from the nearest.
+        let location = if place.anycast { CountrySet::EMPTY } else { place.codes };
+        let contradicted = distances.contradicted(location, round_trip);
+        (!contradicted.is_empty()).then_some(contradicted)
+    }
+
     /// Puts the line behind what is in the buffer. Fields that do not apply are null.
     fn put(&self, buffer: &mut Vec<u8>, event: &'static str, end: Option<End>, now: Timestamp) {
         let (bytes_up, bytes_down) = self.bytes.totals();
@@ -408,6 +420,9 @@ impl Record {
         line.number(key!("bytes_down"), Some(bytes_down));
         line.number(key!("duration_ms"), Some(duration));
         line.number(key!("rtt_min_us"), self.bytes.round_trip().map(Into::into));
+        if let Some(contradicted) = self.contradicted() {
+            line.codes(key!("rtt_contradicts"), Some(contradicted));
+        }
         line.label(key!("end"), end.map(End::label));
         line.number(key!("queries"), (self.queries > 0).then(|| self.queries.into()));
         line.end();

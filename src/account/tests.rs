@@ -2,7 +2,7 @@
 
 use super::kept::{self, CapturedLog};
 use super::*;
-use crate::policy::{Action, Reason};
+use crate::policy::{Action, AddressInfo, Country, Reason};
 
 fn judged(action: Action) -> Decision {
     let destination = "198.51.100.7:443".parse().unwrap();
@@ -79,6 +79,37 @@ async fn a_forwarded_connection_has_an_open_and_a_close_line() {
     let text = account.metrics().render();
     assert!(text.contains("schengate_bytes_total{direction=\"up\"} 3"), "{text}");
     assert!(text.contains("schengate_connections_active 0"), "{text}");
+}
+
+/// The line that ends a connection to these countries, which answered in this time, of a gateway in
+/// Munich.
+fn ended_after(location: &[&str], anycast: bool, round_trip: u32) -> serde_json::Value {
+    let kept = CapturedLog::default();
+    let account = kept.account();
+    assert!(account.stand_at("48.14,11.58".parse().unwrap()));
+    assert!(!account.stand_at("0,0".parse().unwrap()), "it was said already");
+    let mut record = account.open(client(), Ingress::Tproxy);
+    let codes = location.iter().filter_map(|code| Country::from_code(code)).collect();
+    let place = AddressInfo { codes, anycast, ..AddressInfo::default() };
+    let context = DecisionContext::of(&Facts { place, ..Facts::default() });
+    record.judged(Decision { context, ..judged(Action::Allow) });
+    record.reached_within(NonZeroU32::new(round_trip));
+    record.finish(End::Done);
+    kept.lines(&account).remove(0)
+}
+
+#[test]
+fn a_round_trip_that_is_too_short_for_every_country_is_recorded_as_contradicting() {
+    let told = |location: &[&str], anycast, round_trip| {
+        ended_after(location, anycast, round_trip).get("rtt_contradicts").cloned()
+    };
+    assert_eq!(told(&["US"], false, 5_000), Some(serde_json::json!(["US"])));
+    assert_eq!(told(&["ES", "US"], false, 5_000), Some(serde_json::json!(["ES", "US"])));
+    assert_eq!(told(&["DE", "US"], false, 5_000), None);
+    assert_eq!(told(&["US"], false, 100_000), None);
+    assert_eq!(told(&["US"], true, 5_000), None, "it answers from many places");
+    assert_eq!(told(&["US"], false, 0), None, "nothing was measured");
+    assert_eq!(told(&[], false, 5_000), None);
 }
 
 #[test]

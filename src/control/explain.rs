@@ -20,6 +20,7 @@ use crate::policy::{
     Location, Mode, Operator, Outlook, Policy, Question, Reason, RuleId, SourceNote, Step,
     Transport, Verdict,
 };
+use crate::report::distance::{Distances, Position};
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -392,6 +393,12 @@ impl<'a> Answer<'a> {
             sentence.push_str(&format!(", region {}", regions.join(" or ")));
         }
         said.push(sentence);
+        if let Some((position, least)) = self.round_trip() {
+            said.push(format!(
+                "light in fibre takes {:.1} ms from {position} to there and back, at the least",
+                least / 1000.0
+            ));
+        }
         if location.unknown {
             said.extend(regions.iter().filter_map(|region| unplaced(region)));
         }
@@ -477,6 +484,14 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Where the gateway stands, and the shortest round trip from there to the location, microseconds.
+    fn round_trip(&self) -> Option<(Position, f64)> {
+        let location = self.location().filter(|location| !location.anycast)?;
+        let position = self.compiler.config().position?;
+        let least = Distances::to(position, location.codes).round_trip(location.codes)?;
+        Some((position, least))
+    }
+
     /// Who says otherwise, and since when.
     fn dissenters(&self, location: &Location) -> Vec<Value> {
         let each = location.dissenters.iter().map(|&(source, country)| {
@@ -522,6 +537,7 @@ impl<'a> Answer<'a> {
                 "source": location.and_then(|at| at.source).map(|source| self.source_name(source)),
                 "as_of": location.and_then(|at| at.source).and_then(|source| self.source_date(source)),
                 "region": self.regions().first(),
+                "rtt_least_us": self.round_trip().map(|(_, least)| least as u64),
                 "dissent": codes(location.map(|location| location.dissent).unwrap_or_default()),
                 "dissenters": location.map(|location| self.dissenters(location)).unwrap_or_default(),
             },

@@ -7,6 +7,7 @@
 //! ```
 
 mod charts;
+pub mod distance;
 pub mod figures;
 pub mod history;
 pub mod model;

@@ -215,6 +215,19 @@ pub struct Name {
     pub partial: bool,
 }
 
+/// Connections that were measured to be nearer than every country of their location.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contradicted {
+    /// The operator's id; empty where nobody knows.
+    pub operator: String,
+    /// The name; empty where there is none, `*` the rest.
+    pub name: String,
+    /// The countries.
+    pub location: String,
+    /// How many.
+    pub connections: u64,
+}
+
 /// A day, as it begins in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Day {
@@ -258,10 +271,16 @@ pub struct Model {
     pub first_seen: FirstSeen,
     /// How many names there are beside those that are listed.
     pub more_names: usize,
+    /// What was measured to be nearer than its location, most connections first.
+    pub contradicted: Vec<Contradicted>,
+    /// How many of them there are beside those that are listed.
+    pub more_contradicted: usize,
 }
 
 /// Names of a list at the most.
 const NAMES_MAX: usize = 100;
+/// Contradicted locations of a list, at the most.
+const CONTRADICTED_MAX: usize = 200;
 /// Names that are new, at the most.
 const NEW_MAX: usize = 1000;
 /// Refused names of one reason at the most.
@@ -279,6 +298,8 @@ pub struct Builder {
     model: Model,
     names: HashMap<Box<str>, NameSums>,
     refused: HashMap<(Box<str>, Box<str>), u64>,
+    /// By operator, name and location.
+    contradicted: HashMap<[Box<str>; 3], u64>,
     new_countries: HashMap<String, i64>,
     new_operators: HashMap<String, i64>,
     old_labels: HashSet<i64>,
@@ -305,6 +326,7 @@ impl Builder {
             model: Model::default(),
             names: HashMap::new(),
             refused: HashMap::new(),
+            contradicted: HashMap::new(),
             new_countries: HashMap::new(),
             new_operators: HashMap::new(),
             old_labels: HashSet::new(),
@@ -387,6 +409,11 @@ impl Builder {
         if fate == Fate::Refused {
             day.refused += totals.connections;
         }
+        // Of what is published nobody's name is said.
+        if sums.contradicted > 0 && self.preset != Preset::Transfers {
+            let key = [row.operator.as_str(), hourly.name, row.location.as_str()].map(Box::from);
+            *self.contradicted.entry(key).or_default() += sums.contradicted;
+        }
         let has_name = !hourly.name.is_empty() && hourly.name != REST;
         if !has_name || self.preset == Preset::Transfers {
             return;
@@ -442,6 +469,24 @@ impl Builder {
             };
             order(one).cmp(&order(other)).then_with(|| texts(one).cmp(&texts(other)))
         });
+        let mut contradicted: Vec<Contradicted> = self
+            .contradicted
+            .into_iter()
+            .map(|([operator, name, location], connections)| Contradicted {
+                operator: operator.into(),
+                name: name.into(),
+                location: location.into(),
+                connections,
+            })
+            .collect();
+        contradicted.sort_by(|one, other| {
+            let texts =
+                |of: &Contradicted| (of.operator.clone(), of.name.clone(), of.location.clone());
+            other.connections.cmp(&one.connections).then_with(|| texts(one).cmp(&texts(other)))
+        });
+        model.more_contradicted = contradicted.len().saturating_sub(CONTRADICTED_MAX);
+        contradicted.truncate(CONTRADICTED_MAX);
+        model.contradicted = contradicted;
         model.more_names = self.names.len().saturating_sub(NAMES_MAX);
         let names = largest(self.names.iter(), NAMES_MAX);
         model.names = names;

@@ -183,6 +183,11 @@ pub fn json(report: &Report) -> String {
             let names = names.iter().map(|(name, count)| json!({ "name": name, "connections": count }));
             json!({ "reason": reason, "names": names.collect::<Vec<_>>() })
         }).collect::<Vec<_>>(),
+        "contradicted": model.contradicted.iter().map(|one| json!({
+            "operator": text(&one.operator), "name": text(&one.name),
+            "location": words(&one.location), "connections": one.connections,
+        })).collect::<Vec<_>>(),
+        "more_contradicted": model.more_contradicted,
         "names": model.names.iter().map(name).collect::<Vec<_>>(), "more_names": model.more_names,
         "first_seen": {
             "known_before": model.first_seen.hours_before,

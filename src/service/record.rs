@@ -44,6 +44,7 @@ pub(super) fn keep(config: &Config, account: &Account, waits: bool) -> Result<He
         }
         Err(fault) => return Err(fault),
     };
+    let _is_first = config.position.is_none_or(|position| account.stand_at(position));
     let heard = begin(settings, account, waits)?;
     match account.prepare_clients() {
         Err(fault) if !is_passed => Err(fault),

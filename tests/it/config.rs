@@ -128,6 +128,14 @@ fn unknown_keys_and_wrong_types_say_what_was_meant() {
 }
 
 #[test]
+fn where_the_gateway_stands_is_a_country_or_degrees() {
+    for bad in ["EU", "GF", "48.14", "91,0", "0,200", "48.14,11.58,500"] {
+        let fault = format!("5:12: audit.position: \"{bad}\" is not a position");
+        one_fault(&format!("[audit]\nposition = '{bad}'"), &fault, "48.14,11.58");
+    }
+}
+
+#[test]
 fn a_list_is_never_empty_and_never_a_single_value() {
     let empty = "the list is empty; it means neither \"any\" nor \"none\"";
     for key in ["from", "host", "host_file", "to", "location", "law", "operator", "asn", "region"] {

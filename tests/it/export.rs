@@ -20,14 +20,14 @@ const HOSTILE: [&str; 8] = [
     "\u{1b}[2J\u{202e}moc.elpmaxe",
 ];
 
-fn schengate(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn schengate(arguments: &[&str]) -> (i32, String, String) {
     let done = Command::new(env!("CARGO_BIN_EXE_schengate")).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (done.status.code().unwrap(), text(done.stdout), text(done.stderr))
 }
 
 /// A record of each kind that there is, those of connections with every hostile name.
-fn log(directory: &Path) -> usize {
+pub(crate) fn log(directory: &Path) -> usize {
     let mut records = Vec::new();
     let mut put = |mut record: Value| {
         record["seq"] = records.len().into();

@@ -28,6 +28,7 @@ mod corpus;
 mod data;
 mod data_page;
 mod decide_name;
+mod distance;
 mod doctor;
 mod export;
 mod fuzz_corpus;

@@ -57,7 +57,12 @@ impl Event {
             "location": ["DE"], "anycast": false, "operator": "o", "law": ["DE", "US"],
             "group": self.group, "rule": self.rule, "basis": null, "verdict": "allow",
             "reason": "permitted", "listener": "tproxy", "transport": "tcp", "bytes_up": up,
-            "bytes_down": down })
+            "bytes_down": down, "rtt_contradicts": self.is_contradicted().then_some(["DE"]) })
+    }
+
+    /// It ended, and was too near for its location.
+    fn is_contradicted(&self) -> bool {
+        self.event == "close" && self.connection.is_multiple_of(3)
     }
 
     fn hour(&self) -> i64 {
@@ -133,6 +138,11 @@ fn agrees(directory: &Path, events: &[Event]) -> Result<(), TestCaseError> {
     let (rows, wanted) = (rows(directory), fold(events));
     let plain = rows.iter().map(|(key, (numbers, _))| (key.clone(), *numbers));
     prop_assert_eq!(nameless(plain), nameless(wanted.clone().into_iter()));
+    let database = Connection::open(register_path(directory)).unwrap();
+    let contradicted = "SELECT ifnull(sum(contradicted), 0) FROM transfer";
+    let contradicted: i64 = database.query_row(contradicted, [], |row| row.get(0)).unwrap();
+    let wanted_of_them = events.iter().filter(|event| event.is_contradicted()).count();
+    prop_assert_eq!(usize::try_from(contradicted).unwrap(), wanted_of_them);
     for (key, (numbers, is_partial)) in &rows {
         let whole = wanted.get(key);
         if key.3 == REST || *is_partial {
@@ -336,6 +346,38 @@ fn a_register_that_cannot_be_read_is_moved_aside_and_made_anew() {
     let (mut register, why) = Register::open(dir.path(), 1000).unwrap();
     read_all(&mut register, dir.path(), u64::MAX);
     assert_eq!((why, rows(dir.path())), (None, before), "one that is lost is made anew");
+}
+
+#[test]
+fn a_register_of_before_the_last_column_is_read_and_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (events, before) = made(dir.path());
+    let path = register_path(dir.path());
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "DROP VIEW transfer; ALTER TABLE hourly DROP COLUMN contradicted;
+             CREATE VIEW transfer AS SELECT * FROM hourly",
+        )
+        .unwrap();
+    // Who only reads it changes nothing.
+    let register = Register::read(dir.path()).unwrap().unwrap();
+    let row = register.query(&Query::default()).unwrap().remove(0);
+    assert_eq!((row.sums.contradicted, row.sums.connections > 0), (0, true));
+    let mut hours = 0;
+    register.each_row((0, i64::MAX), |row| hours += u64::from(row.sums.contradicted == 0)).unwrap();
+    assert!(hours > 0);
+    drop(register);
+    let (mut register, why) = Register::open(dir.path(), 1000).unwrap();
+    assert_eq!(why, None);
+    let more = Event { event: "close", connection: 3, at: 7000, ..events[0].clone() };
+    segment(dir.path(), 0, std::iter::once(more.record(events.len())));
+    read_all(&mut register, dir.path(), u64::MAX);
+    let row = register.query(&Query::default()).unwrap().remove(0);
+    assert_eq!(row.sums.contradicted, 1);
+    drop(register);
+    let after = rows(dir.path());
+    assert!(before.keys().all(|key| after.contains_key(key)));
 }
 
 #[test]

@@ -211,7 +211,11 @@ fn month(sink: &Sink, connections: u64) {
                     "bytes_up": up / 2, "bytes_down": down / 3, "duration_ms": 5 }),
                 );
             }
-            put(sink, &record("close", at + 4000, up, down));
+            let mut close = record("close", at + 4000, up, down);
+            if name == "research.example.edu" {
+                close["rtt_contradicts"] = json!(location);
+            }
+            put(sink, &close);
         }
     }
     for (then, event, more) in after {
@@ -382,6 +386,22 @@ fn the_numbers_of_a_month_are_those_that_sql_gives() {
     }
     // Nothing that was there before is new, and what is new was not there.
     let database = Connection::open(register_path(&directory)).unwrap();
+    // What was measured to be nearer than its location is named, and to nobody outside.
+    let contradicted = "SELECT sum(contradicted) FROM hourly WHERE hour >= ? AND hour < ?";
+    let (from, to) = SEPTEMBER;
+    let contradicted: i64 = database.query_row(contradicted, [from, to], |row| row.get(0)).unwrap();
+    assert!(contradicted > 5);
+    let wanted = json!([{ "operator": "amazon", "name": "research.example.edu", "location": ["US"],
+        "connections": contradicted }]);
+    assert_eq!((&report["contradicted"], &report["more_contradicted"]), (&wanted, &json!(0)));
+    for (language, says) in [("en", "sooner than light"), ("fr", "plus tôt que la lumière")] {
+        let (_, page, _) = september(&directory, &["--lang", language]);
+        let (_, section) = page.split_once("id=\"contradicted\"").unwrap();
+        let section = section.split_once("<section").map_or(section, |(section, _)| section);
+        assert!(section.contains(says) && section.contains("research.example.edu"), "{section}");
+    }
+    let (_, public, _) = september(&directory, &["--preset", "transfers", "--format", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&public).unwrap()["contradicted"], json!([]));
     let first = &report["first_seen"];
     for name in first["names"].as_array().unwrap() {
         let count: i64 = database
@@ -907,7 +927,7 @@ fn a_large_register_gives_a_report_of_bounded_size() {
         let hour = SEPTEMBER.0 + row * 720 / rows * 3600;
         // The most used labels are few.
         let label = if row % 10 == 0 { row / 10 % 2000 } else { row % 60 };
-        part.prepare("INSERT INTO hourly VALUES (?, ?, ?, 70, 70, ?, 900, ?, ?, 0)")
+        part.prepare("INSERT INTO hourly VALUES (?, ?, ?, 70, 70, ?, 900, ?, ?, 0, 0)")
             .unwrap()
             .execute(rusqlite::params![
                 hour,

@@ -1,7 +1,7 @@
-//! Makes the map and the names of countries that reports show, from the unpacked packages that
-//! `config/README.md` names. The same packages give the same bytes.
+//! Makes the map and the names of countries that reports show, and the cells by which distances are told,
+//! from the unpacked packages that `config/README.md` names. The same packages give the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,11 +26,15 @@ pub(crate) struct World {
 /// Width of the map in its own units; whole numbers are then half a point on a page.
 const WIDTH: f64 = 2000.0;
 
-/// Writes `world.csv` and `countries.csv`.
+/// Cells of a degree: `src/report/distance.rs` reads them.
+const CELLS: f64 = 2.0;
+
+/// Writes `world.csv`, `countries.csv` and `cells.csv`.
 pub(crate) fn run(arguments: &World) -> Done {
     let (world, countries) = build(&arguments.from)?;
+    let cells = cells(&arguments.from)?;
     fs::create_dir_all(&arguments.out)?;
-    for (file, text) in [("world.csv", world), ("countries.csv", countries)] {
+    for (file, text) in [("world.csv", world), ("countries.csv", countries), ("cells.csv", cells)] {
         fs::write(arguments.out.join(file), &text)?;
         println!("{file}: {} rows, {} bytes", text.lines().count() - 1, text.len());
     }
@@ -91,6 +95,79 @@ fn build(from: &Path) -> Result<(String, String), Box<dyn std::error::Error>> {
         writeln!(countries, "{code},{},{}", called(&english)?, called(&french)?)?;
     }
     Ok((world, countries))
+}
+
+/// The cells of the earth that each country touches.
+fn cells(from: &Path) -> Result<String, Box<dyn std::error::Error>> {
+    let numbers = numbers(&read(&from.join("cldr-core/supplemental/codeMappings.json"))?);
+    let fine = Topology::read(&from.join("world-atlas/countries-10m.json"))?;
+    let mut of_country: BTreeMap<String, BTreeSet<(i64, i64)>> = BTreeMap::new();
+    for geometry in fine.countries() {
+        if let Some(code) = geometry.code(&numbers) {
+            of_country.entry(code).or_default().extend(touched(&fine.outlines(geometry)));
+        }
+    }
+    let mut text = "iso2,cells\n".to_owned();
+    for (code, cells) in &of_country {
+        let mut runs: Vec<(i64, i64, i64)> = Vec::new();
+        for &(row, column) in cells {
+            match runs.last_mut() {
+                Some((before, _, last)) if *before == row && *last + 1 == column => *last = column,
+                _ => runs.push((row, column, column)),
+            }
+        }
+        let run = |(row, first, last): &(i64, i64, i64)| {
+            if first == last { format!("{row}:{first}") } else { format!("{row}:{first}-{last}") }
+        };
+        writeln!(text, "{code},{}", runs.iter().map(run).collect::<Vec<_>>().join(";"))?;
+    }
+    Ok(text)
+}
+
+/// The cells, each by its row and column, that rings in degrees go through or have within.
+fn touched(rings: &[Ring]) -> BTreeSet<(i64, i64)> {
+    let (most_rows, most_columns) = ((180.0 * CELLS) as i64 - 1, (360.0 * CELLS) as i64 - 1);
+    let cell = |x: f64, y: f64| {
+        let row = ((y + 90.0) * CELLS).floor() as i64;
+        let column = ((x + 180.0) * CELLS).floor() as i64;
+        (row.clamp(0, most_rows), column.clamp(0, most_columns))
+    };
+    // Steps of a hundredth of a cell, and what is that near to the next one counts there as well: a
+    // line that cuts a corner between two steps is none that is passed over.
+    let step = 0.01 / CELLS;
+    let mut cells = BTreeSet::new();
+    for ring in rings {
+        for pair in ring.windows(2) {
+            let [(x0, y0), (x1, y1)] = *pair else { continue };
+            let steps = ((x1 - x0).abs().max((y1 - y0).abs()) / step).ceil().max(1.0);
+            for at in 0..=steps as i64 {
+                let part = at as f64 / steps;
+                let (x, y) = (x0 + part * (x1 - x0), y0 + part * (y1 - y0));
+                for (dx, dy) in [(-step, -step), (-step, step), (step, -step), (step, step)] {
+                    cells.insert(cell(x + dx, y + dy));
+                }
+            }
+        }
+    }
+    // A cell that no line goes through is within as a whole, or not at all: by its middle, to the west of
+    // which lines go by an odd number of times.
+    for row in 0..=most_rows {
+        let y = (row as f64 + 0.5) / CELLS - 90.0;
+        let mut crossings = Vec::new();
+        for pair in rings.iter().flat_map(|ring| ring.windows(2)) {
+            let [(x0, y0), (x1, y1)] = *pair else { continue };
+            if (y0 > y) != (y1 > y) {
+                crossings.push(x0 + (y - y0) / (y1 - y0) * (x1 - x0));
+            }
+        }
+        crossings.sort_by(f64::total_cmp);
+        for pair in crossings.chunks_exact(2) {
+            let first = ((pair[0] + 180.0) * CELLS - 0.5).ceil() as i64;
+            let last = ((pair[1] + 180.0) * CELLS - 0.5).floor() as i64;
+            cells.extend((first..=last).map(|column| (row, column.clamp(0, most_columns))));
+        }
+    }
+    cells
 }
 
 fn read(path: &Path) -> Result<Value, Box<dyn std::error::Error>> {
@@ -190,6 +267,12 @@ impl Topology {
 
     /// The rings of a country, projected.
     fn rings(&self, geometry: &Geometry) -> Vec<Ring> {
+        let projected = |ring: Ring| ring.into_iter().map(|(x, y)| project(x, y)).collect();
+        self.outlines(geometry).into_iter().map(projected).collect()
+    }
+
+    /// The rings of a country in degrees, none over the 180th meridian.
+    fn outlines(&self, geometry: &Geometry) -> Vec<Ring> {
         let rings: Vec<&Vec<i64>> = match &geometry.shape {
             Shape::Polygon(rings) => rings.iter().collect(),
             Shape::MultiPolygon(polygons) => polygons.iter().flatten().collect(),
@@ -213,7 +296,7 @@ impl Topology {
     }
 }
 
-/// A ring in degrees, projected; one that goes over the 180th meridian is cut there.
+/// A ring in degrees; one that goes over the 180th meridian is cut there.
 fn halves(ring: &Ring) -> Vec<Ring> {
     // Where it goes over it, its longitudes go on: 179, 181.
     let (mut turns, mut before) = (0.0, None);
@@ -230,9 +313,7 @@ fn halves(ring: &Ring) -> Vec<Ring> {
         let east = clipped(&ring, |x| 180.0 - x);
         clipped(&east, |x| x + 180.0)
     });
-    let is_there = |ring: &Ring| !ring.is_empty();
-    let parts = shifted.into_iter().filter(is_there);
-    parts.map(|ring| ring.into_iter().map(|(x, y)| project(x, y)).collect()).collect()
+    shifted.into_iter().filter(|ring| !ring.is_empty()).collect()
 }
 
 /// What of a closed ring is on one side of a meridian (Sutherland and Hodgman); `inside` is not
@@ -333,6 +414,7 @@ mod tests {
         let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/map");
         assert!(world == fs::read_to_string(kept.join("world.csv")).unwrap());
         assert!(countries == fs::read_to_string(kept.join("countries.csv")).unwrap());
+        assert!(cells(&from).unwrap() == fs::read_to_string(kept.join("cells.csv")).unwrap());
     }
 
     #[test]
@@ -352,14 +434,34 @@ mod tests {
         let halves = halves(&ring);
         assert_eq!(halves.len(), 2);
         for half in halves {
-            let (low, high) =
-                half.iter().fold((WIDTH, 0_f64), |(low, high), &(x, _)| (low.min(x), high.max(x)));
-            assert!(high - low < WIDTH / 30.0, "{half:?}");
+            let (low, high) = half
+                .iter()
+                .fold((180_f64, -180_f64), |(low, high), &(x, _)| (low.min(x), high.max(x)));
+            assert!(high - low < 11.0, "{half:?}");
         }
         // One that does not is left as it is.
         let ring = vec![(10.0, 0.0), (20.0, 0.0), (20.0, 10.0), (10.0, 0.0)];
-        let wanted: Ring = ring.iter().map(|&(x, y)| project(x, y)).collect();
-        assert_eq!(super::halves(&ring), [wanted]);
+        assert_eq!(super::halves(&ring), [ring]);
+    }
+
+    #[test]
+    fn a_country_touches_the_cells_it_goes_through_and_those_within() {
+        let square = |low: f64, high: f64| -> Ring {
+            vec![(low, low), (high, low), (high, high), (low, high), (low, low)]
+        };
+        // Rows and columns of half degrees from -90 and -180: 0 is in (180, 360).
+        let cells = touched(&[square(0.1, 1.9)]);
+        let wanted = (180..184).flat_map(|row| (360..364).map(move |column| (row, column)));
+        assert_eq!(cells, wanted.collect());
+        // A hole of whole cells is none of it, and its edge is.
+        let cells = touched(&[square(0.1, 9.9), square(2.1, 7.9)]);
+        assert!(cells.contains(&(184, 364)) && !cells.contains(&(190, 370)));
+        // A point of land is a cell, or those that it is between.
+        assert_eq!(touched(&[square(0.2, 0.201)]).len(), 1);
+        assert_eq!(touched(&[square(0.0, 0.001)]).len(), 4);
+        // Nothing is outside of the earth.
+        let edge = vec![(179.9, 89.9), (180.0, 89.9), (180.0, 90.0), (179.9, 89.9)];
+        assert_eq!(touched(&[edge]).into_iter().collect::<Vec<_>>(), [(359, 719)]);
     }
 
     #[test]

@@ -19,8 +19,16 @@ use crate::evidence::register::{
 use crate::report::text::{cell, printable};
 
 /// The names of the sums, as in the table.
-const SUMS: [&str; 7] =
-    ["connections", "opened", "bytes_up", "bytes_down", "first_seen", "last_seen", "partial"];
+const SUMS: [&str; 8] = [
+    "connections",
+    "opened",
+    "bytes_up",
+    "bytes_down",
+    "first_seen",
+    "last_seen",
+    "partial",
+    "contradicted",
+];
 
 /// Arguments of `audit register`.
 #[derive(Debug, clap::Args)]
@@ -185,6 +193,7 @@ fn cells(row: &Row) -> Vec<String> {
         [sums.connections, sums.opened, sums.bytes_up, sums.bytes_down].map(|n| n.to_string()),
     );
     cells.extend([instant(sums.first_seen), instant(sums.last_seen), row.partial.to_string()]);
+    cells.push(sums.contradicted.to_string());
     cells
 }
 
@@ -196,14 +205,16 @@ fn object(names: &[&str], row: &Row) -> Value {
         instant(sums.first_seen).into(),
         instant(sums.last_seen).into(),
         row.partial.into(),
+        sums.contradicted.into(),
     ]);
     Value::Object(names.iter().map(|name| (*name).to_owned()).zip(values).collect::<Map<_, _>>())
 }
 
 /// A table for people: columns as wide as what is in them, numbers to the right.
 fn table(names: &[&str], rows: &[Row], out: &mut impl Write) -> io::Result<()> {
-    // When a name is whole, and what a reader does not need to see each time.
-    let shown = names.len() - 1;
+    // When a name is whole, and which places are contradicted: what a reader does not need to see each
+    // time.
+    let shown = names.len() - 2;
     let first_number = names.len() - SUMS.len();
     let text = |text: &String| {
         let safe = printable(text.as_bytes());

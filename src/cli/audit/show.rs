@@ -46,7 +46,7 @@ pub(super) enum Selected {
 }
 
 /// The columns of a table, in its order.
-const COLUMNS: [&str; 75] = [
+const COLUMNS: [&str; 76] = [
     "seq",
     "event",
     "id",
@@ -81,6 +81,7 @@ const COLUMNS: [&str; 75] = [
     "bytes_down",
     "duration_ms",
     "rtt_min_us",
+    "rtt_contradicts",
     "end",
     "queries",
     "count",

@@ -41,6 +41,20 @@ pub(super) fn run(arguments: &Why, out: &mut impl Write) -> io::Result<Exit> {
     Ok(if is_refused { Exit::No } else { Exit::Yes })
 }
 
+/// What the round trip says of the location.
+fn measured(event: &Value) -> String {
+    let Some(round_trip) = event["rtt_min_us"].as_u64() else { return String::new() };
+    let (whole, part) = (round_trip / 1000, round_trip % 1000);
+    let contradicts = text(&event["rtt_contradicts"]);
+    if contradicts.is_empty() {
+        return format!("{whole}.{part:03} ms of round trip at the least");
+    }
+    format!(
+        "{whole}.{part:03} ms of round trip, in which light comes back from nowhere in {contradicts}: \
+         it was not there, or something nearer answered"
+    )
+}
+
 fn say(answer: &Value, out: &mut impl Write) -> io::Result<()> {
     let event = &answer["event"];
     match answer["told"]["text"].as_str() {
@@ -73,6 +87,7 @@ fn say(answer: &Value, out: &mut impl Write) -> io::Result<()> {
         ("mode", text(&event["mode"])),
         ("would", text(&event["would"])),
         ("end", text(&event["end"])),
+        ("measured", measured(event)),
     ];
     for (term, said) in rows.iter().filter(|(_, said)| !said.is_empty()) {
         line(out, &format!("{term:12} {said}"))?;
@@ -106,4 +121,19 @@ fn say(answer: &Value, out: &mut impl Write) -> io::Result<()> {
         line(out, &format!("{:3}. {}", at + 1, text(step)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_was_measured_is_said_with_what_it_contradicts() {
+        assert_eq!(measured(&json!({ "rtt_min_us": null })), "");
+        let plain = measured(&json!({ "rtt_min_us": 12_034 }));
+        assert_eq!(plain, "12.034 ms of round trip at the least");
+        let told = measured(&json!({ "rtt_min_us": 900, "rtt_contradicts": ["ES", "US"] }));
+        assert!(told.starts_with("0.900 ms") && told.contains("nowhere in ES US"), "{told}");
+    }
 }

@@ -9,6 +9,7 @@ use super::reader::{Reader, Table};
 use super::time;
 use crate::account::View;
 use crate::evidence::{Clients, Durability, OnFailure, Pseudonyms, Settings};
+use crate::report::distance::{NoPosition, Position};
 
 /// Where the installed service may write.
 const DIRECTORY: &str = "/var/lib/schengate/audit";
@@ -37,10 +38,14 @@ enum Word {
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `[audit]`; `None` where it is not written: the record is then the lines on the log alone.
-pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<Settings>> {
+/// `[audit]` and the position in it; `None` where it is not written: the record is then the lines on the
+/// log alone.
+pub(super) fn audit(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+) -> Option<(Option<Settings>, Option<Position>)> {
     if !root.has("audit") {
-        return Some(None);
+        return Some((None, None));
     }
     let table = reader.table(root, "audit")?;
     reader.only(&table);
@@ -83,7 +88,13 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
     let register_retain =
         optional(&table, "register_retain", |item| time::duration(reader, item, DAY, None));
     let clients = clients(reader, &table, directory.as_deref());
-    Some(Some(Settings {
+    let position = optional(&table, "position", |item| {
+        let text = reader.line(item)?;
+        let wrong = |_| Wrong::new(format!("{text:?} is not a position"), NoPosition::HELP);
+        let position = text.parse::<Position>().map_err(wrong);
+        reader.keep(item, position)
+    });
+    let settings = Settings {
         directory: directory?,
         key: key?,
         name: name?,
@@ -100,7 +111,8 @@ pub(super) fn audit(reader: &mut Reader<'_>, root: &Table<'_>) -> Option<Option<
         register_names: register_names?,
         register_retain: register_retain?,
         clients: clients?,
-    }))
+    };
+    Some((Some(settings), position?))
 }
 
 /// How clients stand in the record.

@@ -274,6 +274,7 @@ pub const KEYS: &[Key] = &[
     key("audit", "pseudonym_period", Form::Duration, "\"7d\"", "\"1d\"", "How long the key of pseudonyms is good for, 1h to 366d."),
     key("audit", "pseudonym_keys", Form::Path, "`pseudonym-keys` in the directory", "\"/srv/pseudonym-keys\"", "Where the keys of pseudonyms are, a file for each period."),
     key("audit", "pseudonym_retain", Form::Duration, "for ever", "\"90d\"", "How long such a key is kept after its period; then nobody can tell any more who it was."),
+    key("audit", "position", Form::Text, "nothing is held against distances", "\"48.14,11.58\"", "Where the gateway stands, a country's code or degrees north and east: a round trip that is too short for every country of a location is recorded as contradicting it."),
     key("audit", "retain_bytes", Form::Number, "no limit", "100000000000", "Size of the record above which the oldest segments are removed."),
 
     key("log", "connections", Form::Word, "`\"refused\"` with `[audit]`, else `\"all\"`", "\"all\"", "Lines of connections on the log: `all`, `refused`, `none`; without `[audit]` nothing but `all`."),

@@ -15,6 +15,7 @@ use crate::egress::NamesLimit;
 use crate::evidence;
 use crate::identify::Protocol;
 use crate::policy::{Action, Binding, Causes, Country, Ech, HostList, Mode, Transport};
+use crate::report::distance::Position;
 use crate::settings::{Dns, Lane, Listen, Resolver};
 
 /// A policy file whose every part is known to be sound.
@@ -58,6 +59,8 @@ pub struct Config {
     pub services: Vec<SourceInfo>,
     /// `[audit]`; `None` where the lines on the log are the record.
     pub audit: Option<evidence::Settings>,
+    /// `[audit] position`: where the gateway stands; `None` where nobody said.
+    pub position: Option<Position>,
     /// `[log] connections`.
     pub log: View,
 }

@@ -95,7 +95,7 @@ pub(super) fn config(
     let (listen, lane) = listen::listeners(reader, root, admin.as_ref()).unzip();
     let has_lane = lane.as_ref().is_some_and(Option::is_some);
     let capture = capture(reader, root, listen.as_deref(), has_lane);
-    let audit = audit::audit(reader, root);
+    let (audit, position) = audit::audit(reader, root).unzip();
     let log = audit::log(reader, root, root.has("audit"));
     let (rules, tables_of_rules) = rules.unzip();
     let mark = |&at: &usize| rule_tables.get(at).map(Mark::of);
@@ -127,6 +127,7 @@ pub(super) fn config(
         update: update?,
         services: services.infos().to_vec(),
         audit: audit?,
+        position: position?,
         log: log?,
     };
     Some((config, marks, unknown_regions))

@@ -17,12 +17,16 @@ const ADD_UP: &str = "ON CONFLICT DO UPDATE SET opened = opened + excluded.opene
     bytes_up = bytes_up + excluded.bytes_up,
     bytes_down = bytes_down + excluded.bytes_down,
     first_seen = min(first_seen, excluded.first_seen),
-    last_seen = max(last_seen, excluded.last_seen)";
+    last_seen = max(last_seen, excluded.last_seen),
+    contradicted = contradicted + excluded.contradicted";
 
 /// The form of the database that this program writes.
 const VERSION: i64 = 1;
 
 const SCHEMA: &str = include_str!("schema.sql");
+
+/// What others query it by.
+const VIEW: &str = include_str!("view.sql");
 
 impl Register {
     /// The register of a log, to write to it; made anew where it cannot be read, or is not this log's.
@@ -115,7 +119,13 @@ impl Register {
         database.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON")?;
         let version: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
-            database.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
+            database.execute_batch(&format!("BEGIN; {SCHEMA} {VIEW} COMMIT;"))?;
+        } else if !has_contradicted(&database)? {
+            // It was made before there was such a column; what it knows stays.
+            database.execute_batch(&format!(
+                "BEGIN; DROP VIEW transfer;
+                 ALTER TABLE hourly ADD COLUMN contradicted INTEGER NOT NULL DEFAULT 0; {VIEW} COMMIT;"
+            ))?;
         }
         Self::make_events(&database)?;
         database.execute_batch(
@@ -168,6 +178,7 @@ impl Register {
         let latest = database.query_row("SELECT max(hour) FROM hourly", [], |row| row.get(0))?;
         let latest: Option<i64> = latest;
         let events = Self::known_events(&database)?;
+        let contradicted = if has_contradicted(&database)? { "contradicted" } else { "0" };
         Ok(Self {
             database,
             path,
@@ -185,6 +196,7 @@ impl Register {
             new_events: Vec::new(),
             names: HashMap::new(),
             latest: latest.unwrap_or(i64::MIN),
+            contradicted,
         })
     }
 
@@ -269,7 +281,8 @@ impl Register {
             .prepare(&format!(
                 "INSERT INTO hourly
                  SELECT hour, label, '*', sum(opened), sum(connections), sum(bytes_up),
-                        sum(bytes_down), min(first_seen), max(last_seen), 0
+                        sum(bytes_down), min(first_seen), max(last_seen), 0,
+                        sum(contradicted)
                  FROM hourly WHERE hour = ?1 AND (label, name) IN (SELECT label, name FROM temp.folded)
                  GROUP BY label {ADD_UP}"
             ))?
@@ -326,7 +339,7 @@ impl Register {
         }
         self.begin()?;
         let mut add = self.database.prepare(&format!(
-            "INSERT INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {ADD_UP}"
+            "INSERT INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {ADD_UP}"
         ))?;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         for ((hour, label, name), sums) in self.pending.drain() {
@@ -346,6 +359,7 @@ impl Register {
                 sums.first_seen,
                 sums.last_seen,
                 i64::from(is_new_among_rest),
+                number(sums.contradicted),
             ])?;
         }
         Ok(())
@@ -399,9 +413,21 @@ impl Register {
         RegisterFault::Database { path: self.path.clone(), source }
     }
 
+    /// The column of connections that were measured to be nearer than their location; a nought in a
+    /// register that is read and was made before there was one.
+    pub(super) const fn contradicted(&self) -> &'static str {
+        self.contradicted
+    }
+
     pub(super) const fn database(&self) -> &Connection {
         &self.database
     }
+}
+
+/// Whether a database knows which connections were measured to be nearer than their location.
+fn has_contradicted(database: &Connection) -> Result<bool, rusqlite::Error> {
+    let known = "SELECT count(*) FROM pragma_table_info('hourly') WHERE name = 'contradicted'";
+    database.query_row(known, [], |row| row.get::<_, i64>(0)).map(|known| known > 0)
 }
 
 /// Whether a fault is of the database itself: of what is in it, not of the disk it is on.

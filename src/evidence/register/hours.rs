@@ -35,10 +35,11 @@ impl Register {
         mut see: impl FnMut(Hourly<'_>),
     ) -> Result<(), RegisterFault> {
         let mut run = || -> Result<(), rusqlite::Error> {
-            let mut select = self.database().prepare(
+            let mut select = self.database().prepare(&format!(
                 "SELECT hour, label, name, opened, connections, bytes_up, bytes_down, first_seen, \
-                 last_seen, partial FROM hourly WHERE hour >= ? AND hour < ?",
-            )?;
+                 last_seen, partial, {} FROM hourly WHERE hour >= ? AND hour < ?",
+                self.contradicted()
+            ))?;
             let mut rows = select.query(params![from, to])?;
             while let Some(row) = rows.next()? {
                 let number = |at| row.get::<_, i64>(at).map(i64::unsigned_abs);
@@ -53,6 +54,7 @@ impl Register {
                         bytes_down: number(6)?,
                         first_seen: row.get(7)?,
                         last_seen: row.get(8)?,
+                        contradicted: number(10)?,
                     },
                     partial: row.get::<_, i64>(9)? != 0,
                 });

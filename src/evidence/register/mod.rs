@@ -87,6 +87,8 @@ pub struct Sums {
     pub first_seen: i64,
     /// The last one.
     pub last_seen: i64,
+    /// Connections of which the round trip was too short for every country of the location.
+    pub contradicted: u64,
 }
 
 impl Sums {
@@ -98,6 +100,7 @@ impl Sums {
         bytes_down: 0,
         first_seen: i64::MAX,
         last_seen: i64::MIN,
+        contradicted: 0,
     };
 
     fn add(&mut self, other: &Self) {
@@ -107,6 +110,7 @@ impl Sums {
         self.bytes_down = self.bytes_down.saturating_add(other.bytes_down);
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
+        self.contradicted += other.contradicted;
     }
 
     /// What one record adds, which moved so many bytes more.
@@ -118,6 +122,7 @@ impl Sums {
             bytes_down: down,
             first_seen: transfer.first.min(transfer.at),
             last_seen: transfer.at,
+            contradicted: if transfer.is_contradicted { transfer.times } else { 0 },
         }
     }
 }
@@ -183,6 +188,8 @@ pub struct Register {
     names: HashMap<i64, Names>,
     /// The latest hour of a record.
     latest: i64,
+    /// The column `contradicted`, or what stands for it in a register that was made before there was one.
+    contradicted: &'static str,
 }
 
 /// Where the register of a log is.

@@ -106,9 +106,11 @@ impl Register {
     /// The database cannot be read.
     pub fn query(&self, query: &Query) -> Result<Vec<Row>, RegisterFault> {
         let columns: Vec<&str> = query.by.iter().map(|column| column.sql()).collect();
-        let mut text = "SELECT sum(opened), sum(connections), sum(bytes_up), sum(bytes_down), \
-                        min(first_seen), max(last_seen), max(partial)"
-            .to_owned();
+        let mut text = format!(
+            "SELECT sum(opened), sum(connections), sum(bytes_up), sum(bytes_down), \
+             min(first_seen), max(last_seen), max(partial), sum({})",
+            self.contradicted()
+        );
         for column in &columns {
             text = text + ", " + column;
         }
@@ -127,16 +129,16 @@ impl Register {
         if !columns.is_empty() {
             // By their places: an alias would hide a column of the same name.
             let places = |from: usize| (from..from + columns.len()).map(|at| at.to_string());
-            text = text + " GROUP BY " + &places(8).collect::<Vec<_>>().join(", ");
+            text = text + " GROUP BY " + &places(9).collect::<Vec<_>>().join(", ");
         }
         let mut order: Vec<String> = Vec::new();
         for (at, column) in query.by.iter().enumerate() {
             if matches!(column, Column::Hour | Column::Day) {
-                order.push((at + 8).to_string());
+                order.push((at + 9).to_string());
             }
         }
         order.extend(["sum(bytes_up + bytes_down) DESC".to_owned(), "2 DESC".to_owned()]);
-        order.extend((8..8 + columns.len()).map(|at| at.to_string()));
+        order.extend((9..9 + columns.len()).map(|at| at.to_string()));
         text = text + " ORDER BY " + &order.join(", ");
         let run = || -> Result<Vec<Row>, rusqlite::Error> {
             let mut select = self.database().prepare(&text)?;
@@ -148,7 +150,7 @@ impl Register {
                 if row.get::<_, Option<i64>>(0)?.is_none() {
                     continue;
                 }
-                let values = (7..7 + columns.len()).map(|at| row.get::<_, String>(at));
+                let values = (8..8 + columns.len()).map(|at| row.get::<_, String>(at));
                 answer.push(Row {
                     values: values.collect::<Result<_, _>>()?,
                     sums: Sums {
@@ -158,6 +160,7 @@ impl Register {
                         bytes_down: number(3)?,
                         first_seen: row.get(4)?,
                         last_seen: row.get(5)?,
+                        contradicted: number(7)?,
                     },
                     partial: row.get::<_, i64>(6)? != 0,
                 });

@@ -8,11 +8,11 @@ use super::told::{Stage, Told, Transfer, told};
 use super::{LABELS, Label, REST, Register, RegisterFault};
 use crate::evidence::segment::{Segment, lines};
 
-/// Numbers of one row: opened, connections, bytes up and down.
-type Numbers = [u64; 4];
+/// Numbers of one row: opened, connections, bytes up and down, contradicted.
+type Numbers = [u64; 5];
 
 /// The names of [`Numbers`].
-const NUMBERS: [&str; 4] = ["opened", "connections", "bytes_up", "bytes_down"];
+const NUMBERS: [&str; 5] = ["opened", "connections", "bytes_up", "bytes_down", "contradicted"];
 
 /// What of `/metrics` is held against the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -292,6 +292,7 @@ impl Plain {
                 if transfer.stage == Stage::Final { transfer.times } else { 0 },
                 transfer.bytes.0.saturating_sub(up),
                 transfer.bytes.1.saturating_sub(down),
+                if transfer.is_contradicted { transfer.times } else { 0 },
             ];
             let add = |row: &mut Numbers| {
                 row.iter_mut().zip(numbers).for_each(|(sum, more)| *sum += more);
@@ -330,9 +331,10 @@ fn sums(register: &Register) -> Result<(Rows, Named), rusqlite::Error> {
     let (mut all, mut named) = (HashMap::new(), Named::new());
     let by_number: HashMap<i64, &Label> =
         register.labels.iter().map(|(label, number)| (*number, label)).collect();
-    let mut select = register.database().prepare(
-        "SELECT hour, label, name, opened, connections, bytes_up, bytes_down, partial FROM hourly",
-    )?;
+    let mut select = register.database().prepare(&format!(
+        "SELECT hour, label, name, opened, connections, bytes_up, bytes_down, {}, partial FROM hourly",
+        register.contradicted()
+    ))?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let (hour, label): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -345,7 +347,7 @@ fn sums(register: &Register) -> Result<(Rows, Named), rusqlite::Error> {
         let sum: &mut Numbers = all.entry((hour, label.clone())).or_default();
         sum.iter_mut().zip(numbers).for_each(|(sum, more)| *sum += more);
         if name != REST {
-            let is_partial = row.get::<_, i64>(7)? != 0;
+            let is_partial = row.get::<_, i64>(8)? != 0;
             named.insert((hour, label, name.into()), (numbers, is_partial));
         }
     }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// What sums are kept by, beside the hour and the name: the columns of the table `label`.
 pub const LABELS: [&str; 10] = [
@@ -63,6 +64,8 @@ pub(super) struct Transfer {
     /// How many the record stands for, and when the first of them was.
     pub(super) times: u64,
     pub(super) first: i64,
+    /// It ended, and was measured to be nearer than every country of its location.
+    pub(super) is_contradicted: bool,
 }
 
 impl Transfer {
@@ -118,6 +121,7 @@ struct Fields<'a> {
     bytes_down: Option<u64>,
     count: Option<u64>,
     first: Option<serde_json::Value>,
+    rtt_contradicts: Option<IgnoredAny>,
 }
 
 /// Reads a record; `None` where it is not one.
@@ -162,6 +166,7 @@ pub(super) fn told(line: &[u8]) -> Option<Told> {
         bytes: (fields.bytes_up.unwrap_or(0), fields.bytes_down.unwrap_or(0)),
         times: fields.count.unwrap_or(1),
         first: first.map_or(at, Timestamp::as_millisecond),
+        is_contradicted: stage == Stage::Final && fields.rtt_contradicts.is_some(),
     }))
 }
 
@@ -200,6 +205,7 @@ mod tests {
             bytes: (0, 0),
             times: 1,
             first: at,
+            is_contradicted: false,
         };
         assert_eq!((at(-1).hour(), at(0).hour(), at(3_600_000).hour()), (-3600, 0, 3600));
     }

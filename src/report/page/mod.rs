@@ -100,6 +100,7 @@ fn sections(words: &Words<'_>) -> Vec<Section> {
             ("names", texts.names, words.names()),
             first_seen,
             ("undecidable", texts.undecidable, words.undecidable()),
+            ("contradicted", texts.contradicted, words.contradicted()),
             ("blind", texts.blind, words.blind()),
             ("in-force", texts.in_force, words.in_force()),
             whole,

@@ -9,6 +9,7 @@ use super::super::model::{By, Fate, Name, Part, Totals, UNDECIDABLE};
 use super::super::tables::{State, Used, used};
 use super::super::text::printable;
 use super::parts::{ROWS_MAX, Words};
+use crate::evidence::register::REST;
 
 /// Lines of a list that could be of any length.
 const LINES_MAX: usize = 200;
@@ -260,6 +261,36 @@ impl Words<'_> {
                         tfoot { tr { th scope="row" { (texts.sum) } (self.number(whole.totals.connections)) td {} (self.bytes(whole.totals.up)) (self.number(whole.refused)) td {} } }
                     }
                 }
+            }
+        }
+    }
+
+    pub(super) fn contradicted(&self) -> Markup {
+        let (texts, model) = (self.texts, &self.report.model);
+        let name = |name: &str| match name {
+            "" => "–".to_owned(),
+            REST => texts.others.to_owned(),
+            name => printable(name.as_bytes()),
+        };
+        html! {
+            p.note { (texts.contradicted_says) }
+            @if model.contradicted.is_empty() { p { (texts.contradicted_none) } } @else {
+                div.scroll tabindex="0" {
+                    table {
+                        thead { tr { th { (texts.operator) } th { (texts.name) } th { (texts.location) } th.n { (texts.connections) } } }
+                        tbody {
+                            @for one in &model.contradicted {
+                                tr {
+                                    th.name scope="row" { (self.key(By::Operator, &one.operator)) }
+                                    td.name.host { (name(&one.name)) }
+                                    td { (self.key(By::Location, &one.location)) }
+                                    (self.number(one.connections))
+                                }
+                            }
+                        }
+                    }
+                }
+                @if model.more_contradicted > 0 { p.note { "+ " (digits(model.more_contradicted as u64, texts)) " " (texts.more) } }
             }
         }
     }

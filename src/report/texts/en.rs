@@ -92,6 +92,9 @@ pub(super) const TEXTS: Texts = Texts {
     name: "Name",
     undecidable: "What could not be decided",
     undecidable_says: "Connections of which the gateway could not know the place, the law or the name. What became of them is what the policy says for such cases.",
+    contradicted: "Places that a measured time contradicts",
+    contradicted_says: "Connections that were answered sooner than light in fibre could have come back from any country of their location. The place that the tables name is then wrong, or something nearer answered. Only what a gateway measured that knows where it stands is here.",
+    contradicted_none: "No measured time contradicts a place.",
     blind: "What a gateway cannot see",
     blind_spots: [
         "What is inside TLS. Two services behind one address and one name are one to it, and so is what a permitted server passes on.",

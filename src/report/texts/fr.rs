@@ -92,6 +92,9 @@ pub(super) const TEXTS: Texts = Texts {
     name: "Nom",
     undecidable: "Cas indécidables",
     undecidable_says: "Connexions dont la passerelle n’a pas pu déterminer le lieu, le droit applicable ou le nom. La suite donnée est celle que la politique prévoit pour ces cas.",
+    contradicted: "Lieux qu’un temps mesuré contredit",
+    contradicted_says: "Connexions dont la réponse est venue plus tôt que la lumière dans une fibre n’aurait pu revenir d’aucun des pays de leur lieu. Le lieu que disent les tables est alors faux, ou bien quelque chose de plus proche a répondu. N’est compté ici que ce qu’a mesuré une passerelle qui connaît sa propre position.",
+    contradicted_none: "Aucun temps mesuré ne contredit un lieu.",
     blind: "Ce qu’une passerelle ne peut pas voir",
     blind_spots: [
         "L’intérieur de TLS. Deux services derrière la même adresse et le même nom ne se distinguent pas, pas plus que ce qu’un serveur autorisé transmet à son tour.",
