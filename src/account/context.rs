@@ -110,6 +110,16 @@ impl DecisionContext {
         }
     }
 
+    /// Whether another one tells the same of the connection, whichever policy and table it has it from.
+    #[must_use]
+    pub fn says_as(&self, other: &Self) -> bool {
+        fn told(context: &DecisionContext) -> Facts<'_> {
+            let facts = context.facts();
+            Facts { place: AddressInfo { source: None, ..facts.place }, policy: None, ..facts }
+        }
+        told(self) == told(other)
+    }
+
     /// The same, where another thing than the rule decided.
     #[must_use]
     pub fn without_rule(&self) -> Arc<Self> {

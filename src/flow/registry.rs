@@ -22,7 +22,7 @@ use crate::account::{
     Account, Bytes, Decision, DecisionContext, End, Ingress, Named, Record, Rejudged,
 };
 use crate::identify::{BadName, HostName};
-use crate::policy::{Action, Reason};
+use crate::policy::{Action, Mode, Reason};
 
 /// Live connections that are looked at before others have their turn.
 const LOOK_SHARE: usize = 256;
@@ -118,18 +118,39 @@ struct Shown {
     ingress: Ingress,
     action: Action,
     reason: Reason,
+    would: Option<Action>,
+    mode: Mode,
 }
 
 impl Shown {
     fn of(record: &Record) -> Option<Self> {
         let judged = record.judgement()?;
+        let Decision { verdict, context, .. } = judged;
         Some(Self {
-            context: Arc::clone(&judged.context),
+            context: Arc::clone(context),
             port: record.client().port(),
             ingress: record.ingress(),
-            action: judged.verdict.action(),
-            reason: judged.verdict.reason(),
+            action: verdict.action(),
+            reason: verdict.reason(),
+            would: verdict.would(),
+            mode: verdict.mode(),
         })
+    }
+
+    /// The connection was judged again.
+    fn follow(&mut self, judged: &Decision) {
+        let Decision { verdict, context, .. } = judged;
+        self.context = Arc::clone(context);
+        (self.action, self.reason) = (verdict.action(), verdict.reason());
+        (self.would, self.mode) = (verdict.would(), verdict.mode());
+    }
+
+    /// Whether a later judgement says the same, whatever policy and tables gave it.
+    fn is_as(&self, judged: &Decision) -> bool {
+        let verdict = &judged.verdict;
+        (self.action, self.reason, self.would, self.mode)
+            == (verdict.action(), verdict.reason(), verdict.would(), verdict.mode())
+            && self.context.says_as(&judged.context)
     }
 }
 
@@ -405,21 +426,25 @@ impl ConnHandle {
 
     /// Keeps a verdict that takes the place of the one in the record.
     pub(super) fn judge(&self, judged: Decision) {
+        self.with_facts(|facts| facts.shown.iter_mut().for_each(|shown| shown.follow(&judged)));
         self.judged.set(Some(Box::new(judged)));
         self.untold.set(false);
     }
 
-    /// A later policy lets the connection go on: recorded now, and at a later look where there is no
-    /// room for it.
+    /// A later policy lets the connection go on. Where it does so otherwise than before, that is recorded
+    /// now, and at a later look where there is no room for it; that the policy is another one stands in
+    /// the record of the reload, and need not stand there once more for each connection.
     pub(super) fn goes_on(&self, judged: Decision, account: &Account) {
-        let before = self.last_judged();
-        if let Some(before) = before.filter(|before| !judged.differs(before)) {
-            // Two looks at one change of the policy find the same.
-            return self.judged.set(Some(Box::new(before)));
-        }
+        let is_as =
+            |facts: &mut ConnFacts| facts.shown.as_ref().is_some_and(|it| it.is_as(&judged));
+        let is_known = self.with_facts(is_as) == Some(true);
+        // What waits to be told is told as it is now.
+        let waits = self.untold.get();
         self.judge(judged);
-        self.untold.set(true);
-        self.tell_judged(account);
+        if waits || !is_known {
+            self.untold.set(true);
+            self.tell_judged(account);
+        }
     }
 
     /// Counts what was forwarded, and records what is to be said.

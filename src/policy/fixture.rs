@@ -41,6 +41,7 @@ pub(crate) struct Fixture {
     own_ports: Vec<(IpAddr, u16)>,
     grace: Duration,
     valid_until_ms: i64,
+    version: &'static str,
 }
 
 impl Fixture {
@@ -81,6 +82,7 @@ impl Fixture {
             own_ports: Vec::new(),
             grace: Duration::ZERO,
             valid_until_ms: i64::MAX,
+            version: "0123456789ab",
         }
     }
 
@@ -132,6 +134,12 @@ impl Fixture {
     /// Says what the causes lead to.
     pub(crate) fn on(mut self, change: impl FnOnce(&mut Causes)) -> Self {
         change(&mut self.group.on);
+        self
+    }
+
+    /// Another version of the same.
+    pub(crate) const fn of_version(mut self, version: &'static str) -> Self {
+        self.version = version;
         self
     }
 
@@ -189,7 +197,7 @@ impl Fixture {
             ..AddressTableParts::default()
         };
         let mut policy = Policy::build(Blueprint {
-            version: "0123456789ab".to_owned(),
+            version: self.version.to_owned(),
             valid_until_ms: self.valid_until_ms,
             address_table: Arc::new(AddressTable::build(parts)),
             stale: Vec::new(),

@@ -115,6 +115,21 @@ peek_timeout = '100ms'
     )
 }
 
+/// Tables of a row each, so that a start takes the time of nothing but the record: those in the program
+/// take a second or more to build.
+fn light(lab: &lab::Lab) -> String {
+    let country = lab.write("country.csv", "192.0.2.0,192.0.2.255,FR\n");
+    let asn = lab.write("asn.csv", "192.0.2.0,192.0.2.255,64500,example\n");
+    let cloud =
+        lab.write("cloud.csv", "cidr,provider,region,country\n192.0.2.0/24,example,r1,FR\n");
+    format!(
+        "[data]\nmemory = 'compact'\ncountry = ['{}']\nasn = ['{}']\nproviders = ['{}']\n",
+        country.display(),
+        asn.display(),
+        cloud.display()
+    )
+}
+
 /// Whether a value is as a part of docs/record.schema.json says: the words of JSON Schema that it
 /// uses, and no others.
 pub(crate) fn fits(schema: &Value, value: &Value) -> Result<(), String> {
@@ -194,8 +209,9 @@ fn a04_killed_under_load_the_gateway_has_an_open_line_for_every_byte_outside() {
     let (mut world, mut client) =
         (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
     let to = at(PERMITTED[0], NOTED);
+    let light = policy(dir.path(), "") + &light(&lab);
     for round in 0..kills {
-        let mut gateway = lab.start_gateway(&policy(dir.path(), ""));
+        let mut gateway = lab.start_gateway(&light);
         if round == 0 {
             gateway.capture();
         }
@@ -360,8 +376,9 @@ fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
     assert_ne!(once(REFUSED[0]), "noted\n");
     let waiver = format!(
         "[[rule]]\nname = 'w'\nowner = 'IT'\nreason = 'x'\nuntil = 2999-01-01\n\
-         to = ['{}/32']\nport = [{NOTED}]\naction = 'allow'\n",
-        REFUSED[0]
+         to = ['{}/32']\nport = [{NOTED}]\naction = 'allow'\n\
+         [[rule]]\nname = 'seen'\nto = ['{}/32']\nport = [{NOTED}]\naction = 'log'\n",
+        REFUSED[0], PERMITTED[0]
     );
     gateway.reload(&policy(dir.path(), &waiver));
     judged_again(1);
@@ -416,6 +433,67 @@ fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
             panic!("{why}");
         }
     }
+}
+
+/// Scrapers that ask for `/metrics` and take no answer, or have never asked for all of it.
+pub(crate) fn scrapers() {
+    let mut held = Vec::new();
+    role::serve(|question| {
+        let count = question["count"].as_u64().unwrap_or(0);
+        for number in 0..count {
+            let Ok(mut stream) = TcpStream::connect(lab::ADMIN) else { continue };
+            let ask = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+            // Every other one stops in the middle of its request.
+            let part = if number % 2 == 0 { ask.len() } else { ask.len() / 2 };
+            stream.write_all(&ask[..part]).ok();
+            held.push(stream);
+        }
+        // A byte more of each request that is not whole; nothing is read.
+        for stream in &mut held {
+            stream.set_nonblocking(true).ok();
+            stream.write(b"x").ok();
+        }
+        json!(held.len())
+    });
+}
+
+#[test]
+fn a11_a_hundred_slow_scrapers_hold_up_no_connection() {
+    let Some(lab) = lab("a11") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (mut world, mut client) =
+        (lab.world.helper("audit-world"), lab.client.helper("audit-client"));
+    let mut gateway = lab.start_gateway(&(policy(dir.path(), "") + &light(&lab)));
+    gateway.capture();
+    let mut scrapers = lab.gateway.helper("audit-scrapers");
+    let p99 = |client: &mut lab::Helper| {
+        let mut took: Vec<Duration> = (0..300)
+            .map(|_| {
+                let begun = std::time::Instant::now();
+                let told = client.ask(&json!({ "do": "once", "to": at(PERMITTED[0], NOTED) }));
+                assert_eq!(told, "noted\n");
+                begun.elapsed()
+            })
+            .collect();
+        took.sort_unstable();
+        took[took.len() * 99 / 100]
+    };
+    let alone = p99(&mut client);
+    assert_eq!(scrapers.ask(&json!({ "count": 100 })), 100);
+    let beside = p99(&mut client);
+    scrapers.ask(&json!({}));
+    eprintln!("p99 of a connection: {alone:?} alone, {beside:?} beside 100 slow scrapers");
+    // None was refused, none is without its record, and a refusal is one still.
+    assert_ne!(client.ask(&json!({ "do": "once", "to": at(REFUSED[0], NOTED) })), "noted\n");
+    assert_eq!(world.ask(&json!("seen")).as_array().unwrap().len(), 600);
+    drop(scrapers);
+    wait_until("the connections have ended", || {
+        gateway.shows("schengate_connections_active 0").then_some(())
+    });
+    gateway.stop();
+    let records = records(dir.path());
+    let of = |event: &str| records.iter().filter(|record| record["event"] == event).count();
+    assert_eq!((of("open"), of("close"), of("refused")), (600, 600, 1));
 }
 
 #[test]
