@@ -44,6 +44,7 @@ mod presets;
 mod register;
 mod reload;
 mod report;
+mod rsyslog;
 mod scenarios;
 mod services;
 mod systemd;

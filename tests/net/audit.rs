@@ -376,6 +376,52 @@ fn a05_a_torn_tail_is_cut_and_recorded_and_the_log_goes_on() {
     }
 }
 
+/// What `audit export` writes of a log, a value a line.
+fn exported(directory: &Path) -> Vec<Value> {
+    let mut export = Command::new(env!("CARGO_BIN_EXE_schengate"));
+    let output = export.args(["audit", "export"]).arg(directory).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a07_what_is_delivered_twice_or_lost_on_the_way_shows_by_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path());
+    let first = exported(dir.path());
+    let sink = Sink::start(&settings(dir.path()), false).unwrap();
+    assert!(put(&sink, Kind::Opening, &line("open", "after")));
+    assert!(sink.close(LIMIT));
+    // A shipper that had no answer sends all of it once more.
+    let again = exported(dir.path());
+    assert!(again.len() > first.len());
+    let number = |record: &Value| record["seq"].as_u64().unwrap();
+    let mut kept: HashMap<u64, &Value> = HashMap::new();
+    for record in first.iter().chain(&again) {
+        let before = kept.insert(number(record), record);
+        assert!(before.is_none_or(|before| before == record), "{record}");
+    }
+    assert_eq!(kept.len(), again.len());
+    let ids: HashSet<_> = kept.values().filter_map(|one| one["id"].as_str()).collect();
+    let named = kept.values().filter(|one| one["id"].is_string()).count();
+    assert_eq!(ids.len(), named, "an id is one record's, with open lines alone");
+    // A collector that took some and lost them has a gap in the numbers, and what it lacks is to be had.
+    let mut chance = Chance(0x5eed_0a07);
+    let lost: HashSet<u64> = (0..20).map(|_| chance.below(kept.len() - 1) as u64).collect();
+    kept.retain(|number, _| !lost.contains(number));
+    let last = *kept.keys().max().unwrap();
+    let missing: HashSet<u64> = (0..=last).filter(|number| !kept.contains_key(number)).collect();
+    assert_eq!(missing, lost);
+    for number in missing {
+        let mut show = Command::new(env!("CARGO_BIN_EXE_schengate"));
+        let output =
+            show.args(["audit", "show", &number.to_string(), "-d"]).arg(dir.path()).output();
+        let told: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        assert_eq!(told, again[number as usize]);
+    }
+}
+
 #[test]
 fn a_fork_and_a_segment_that_is_gone_are_named() {
     let dir = tempfile::tempdir().unwrap();

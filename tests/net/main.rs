@@ -64,6 +64,7 @@ fn a_helper_process_does_as_its_role_says() {
         Ok("abrupt-client") => abrupt::client(),
         Ok("audit-world") => audit_gateway::world(),
         Ok("audit-client") => audit_gateway::client(),
+        Ok("audit-scrapers") => audit_gateway::scrapers(),
         Ok(role) if role.starts_with("audit-") => audit::play(role),
         Ok("site") => site::site(),
         Ok("visitor") => site::visitor(),

@@ -1,5 +1,5 @@
 //! A mixed load over reloads, after which the counters of final verdicts equal the final lines of the
-//! record exactly, and memory and descriptors are where they were.
+//! record exactly, the transfer register the segments and the counters, and memory and descriptors are where they were.
 //!
 //! A few rounds, each with a reload, unless `SCHENGATE_SOAK` says how many seconds it lasts; then the
 //! reloads are 20, spread over them:
@@ -10,7 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -28,8 +29,9 @@ const RELOADS: u32 = 20;
 /// Descriptors of the empty pipes that the workers keep.
 const PIPES: usize = 64;
 
-/// `permits`: whether [`PERMITTED`] is permitted.
-fn policy(permits: bool, word: u32) -> String {
+/// `record`: where the record is kept; `permits`: whether [`PERMITTED`] is permitted.
+fn policy(record: &Path, permits: bool, word: u32) -> String {
+    let record = record.display();
     let (places, admin) = (lab::places(), lab::ADMIN);
     let permit = if permits { "FR" } else { "DE" };
     format!(
@@ -66,6 +68,12 @@ max_connections_per_client = 0
 
 [admin]
 address = \"{admin}\"
+
+[audit]
+directory = \"{record}\"
+
+[log]
+connections = \"all\"
 "
     )
 }
@@ -86,6 +94,7 @@ fn hello(name: &str) -> Vec<u8> {
 struct Soak<'lab> {
     gateway: Gateway<'lab>,
     log: PathBuf,
+    record: tempfile::TempDir,
     world: Helper,
     client: Helper,
 }
@@ -93,10 +102,11 @@ struct Soak<'lab> {
 impl<'lab> Soak<'lab> {
     fn start(lab: &'lab Lab) -> Self {
         let (world, client) = (lab.world.helper("world"), lab.client.helper("client"));
-        let gateway = lab.start_gateway(&policy(true, 0));
+        let record = tempfile::tempdir().unwrap();
+        let gateway = lab.start_gateway(&policy(record.path(), true, 0));
         gateway.capture();
         let log = lab.write("soak", "").with_file_name("gateway.log");
-        Self { gateway, log, world, client }
+        Self { gateway, log, record, world, client }
     }
 
     fn send(&mut self, to: &str, bytes: &[u8]) -> Value {
@@ -164,25 +174,25 @@ impl<'lab> Soak<'lab> {
     fn reload(&mut self, word: u32) {
         let crowd = json!({"do": "crowd", "to": at(PERMITTED[0], SILENCE), "count": 5});
         assert_eq!(self.client.ask(&crowd), 5);
-        self.gateway.reload(&policy(false, word));
+        self.gateway.reload(&policy(self.record.path(), false, word));
         wait_until("what was held is cut", || {
             let cut = r#"schengate_verdicts_final_total{verdict="block",reason="outside"}"#;
             (self.gateway.count(cut) >= 5.0 * f64::from(word)).then_some(())
         });
         self.client.ask(&json!("disperse"));
-        self.gateway.reload(&policy(true, word));
+        self.gateway.reload(&policy(self.record.path(), true, word));
     }
 
     /// Waits until nobody is served any more.
     fn quiet(&mut self) {
         // UDP flows end by their silence, which lasts 30 s and more: a reload that refuses all of
         // them ends them now.
-        self.gateway.reload(&policy(false, 0));
+        self.gateway.reload(&policy(self.record.path(), false, 0));
         wait_until("every connection has ended", || {
             self.world.ask(&json!("let go"));
             (self.gateway.count("schengate_connections_active ") == 0.0).then_some(())
         });
-        self.gateway.reload(&policy(true, 0));
+        self.gateway.reload(&policy(self.record.path(), true, 0));
     }
 
     /// Final lines of the record, by verdict and reason.
@@ -221,9 +231,31 @@ impl<'lab> Soak<'lab> {
         });
         assert_eq!(self.lines(), counters, "final lines, and counters of them");
         assert_eq!(self.gateway.count("schengate_audit_lost_total "), 0.0);
+        self.reconciled();
         let bytes = self.gateway.count("schengate_bytes_total{direction=\"up\"}");
         assert_eq!(bytes as u64, self.bytes_up(), "bytes up");
         counters.values().sum()
+    }
+
+    /// Holds the register, the segments and the counters against each other.
+    fn reconciled(&self) {
+        let metrics = self.log.with_file_name("metrics");
+        let told = wait_until("the register has read everything", || {
+            fs::write(&metrics, self.gateway.metrics()).unwrap();
+            let mut reconcile = Command::new(env!("CARGO_BIN_EXE_schengate"));
+            reconcile.args(["audit", "reconcile", "--json", "--metrics"]).arg(&metrics);
+            let output = reconcile.arg("-d").arg(self.record.path()).output().unwrap();
+            let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            // What is not in a segment yet is no difference.
+            (told["behind"] == 0 && told["agrees"] == true).then_some(told)
+        });
+        assert!(told["counters"].as_u64() > Some(10) && told["lost"] == 0, "{told}");
+        assert_eq!(
+            (&told["differences"], &told["hours_left_out"]),
+            (&json!([]), &json!(0)),
+            "{told}"
+        );
+        println!("reconciled: {told}");
     }
 
     fn bytes_up(&self) -> u64 {
