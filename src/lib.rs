@@ -14,6 +14,7 @@
 //! `identify` and `policy` are pure: bytes and facts in, a value out.
 
 pub mod account;
+pub mod broker;
 pub mod cli;
 pub mod control;
 pub mod egress;

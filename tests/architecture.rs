@@ -12,6 +12,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sys", &[]),
     // A command in namespaces of its own, and the sockets that lead out of them: knows of no policy.
     ("enclosure", &["sys"]),
+    // Opens a few files and runs `nft` for a gateway that may do neither.
+    ("broker", &["sys"]),
     // Plain data that the policy file is read into and both planes work by.
     ("settings", &["identify"]),
     // The record as evidence: of the world it knows files, and of the system a shared mapping.
@@ -20,8 +22,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Sockets, and who waits for them.
     ("net", &["sys"]),
     // The one way out, and what the gateway asks of its own.
-    ("egress", &["identify", "policy", "account", "settings", "sys", "net"]),
-    ("flow", &["identify", "policy", "account", "settings", "sys", "net", "egress", "lane", "ip"]),
+    ("egress", &["identify", "policy", "account", "settings", "sys", "net", "broker"]),
+    (
+        "flow",
+        &[
+            "identify", "policy", "account", "settings", "sys", "net", "egress", "lane", "ip",
+            "broker",
+        ],
+    ),
     // Packets in, what becomes of them out: of the connections that the kernel carries.
     ("lane", &["identify", "ip"]),
     // The headers of IP, for those who read packets.
@@ -31,7 +39,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("report", &["policy", "evidence"]),
     (
         "control",
-        &["identify", "policy", "account", "settings", "sys", "egress", "evidence", "report"],
+        &[
+            "identify", "policy", "account", "settings", "sys", "egress", "evidence", "report",
+            "broker",
+        ],
     ),
     // Wires the control plane to the data plane.
     (
@@ -47,6 +58,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "flow",
             "control",
             "enclosure",
+            "broker",
         ],
     ),
     (
@@ -63,6 +75,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "control",
             "service",
             "enclosure",
+            "broker",
         ],
     ),
 ];

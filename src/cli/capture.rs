@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::common::{Exit, PolicyFile, complain, log};
 use crate::control::capture::{
-    self, CaptureFault, Fences, Finding, Form, Keep, PROBE_INTERFACE, SHORTCUT_TABLE, STATE,
+    self, CaptureFault, Fences, Finding, Form, Keep, Nft, PROBE_INTERFACE, SHORTCUT_TABLE, STATE,
     Servers, TABLE, counted,
 };
 use crate::control::config::{self, Lane};
@@ -116,7 +116,7 @@ fn check(file: &PolicyFile, out: &mut impl Write) -> io::Result<Exit> {
         return Ok(complain(format_args!("no [[listen]] is captured for; {help}")));
     };
     let mut exit = Exit::Yes;
-    for (check, finding) in fences.look() {
+    for (check, finding) in fences.look(&Nft::Here) {
         writeln!(out, "{:12} {finding}", check.label())?;
         exit = match (exit, &finding) {
             (_, Finding::Broken(_)) | (Exit::No, _) => Exit::No,

@@ -11,6 +11,7 @@ use tracing::error;
 
 use super::common::{Exit, complain, log};
 use crate::account::Account;
+use crate::broker::Broker;
 use crate::control::capture::STATE;
 use crate::service::{Behind, FrontEnd, LAST_LINES, Options, Service, front};
 use crate::sys;
@@ -49,6 +50,13 @@ pub(super) fn run(arguments: Run) -> Exit {
         Ok(behind) => behind,
         Err(error) => return complain(error),
     };
+    // Before the first thread: it is a copy of this process.
+    let broker = match Broker::start(&arguments.keeper) {
+        Ok(broker) => broker,
+        Err(fault) => {
+            return complain(format_args!("the process beside the gateway (broker): {fault}"));
+        }
+    };
     let account = match account() {
         Ok(account) => account,
         Err(fault) => return complain(fault),
@@ -58,7 +66,7 @@ pub(super) fn run(arguments: Run) -> Exit {
     // Where nobody reads stderr, a thread that panics must not wait there with what it says.
     std::panic::set_hook(Box::new(|panic| error!(%panic, "a thread of the gateway panicked")));
     sys::set_mmap_threshold();
-    let started = Service::start(options(arguments), behind, account.clone());
+    let started = Service::start(options(arguments), behind, broker, account.clone());
     let ended = started.map(Service::supervise);
     let _written = account.flush(LAST_LINES);
     match ended {
@@ -68,9 +76,9 @@ pub(super) fn run(arguments: Run) -> Exit {
 }
 
 fn options(arguments: Run) -> Options {
-    let Run { config, workers, affinity, drain, hand_over: _, keeper, allow_older } = arguments;
+    let Run { config, workers, affinity, drain, hand_over: _, keeper: _, allow_older } = arguments;
     let drain = Duration::from_secs(drain);
-    Options { config, workers, affinity, drain, keeper, allow_older }
+    Options { config, workers, affinity, drain, allow_older }
 }
 
 /// Stands in front of the gateway, and ends as it does.

@@ -41,6 +41,7 @@ pub use self::keep::Keep;
 pub use self::matches::{MARK, NEAR as PROBE_INTERFACE, ROUTE_TABLE, TABLE};
 pub use self::model::{Capture, Form, USER, user_id};
 pub use self::monitor::{CaptureMonitor, POLL_EVERY};
+pub use self::program::Nft;
 pub use self::servers::Servers;
 pub use self::set_sync::{DesiredState, KernelSetSync, State, candidates};
 pub use self::shortcut::{Counted, TABLE as SHORTCUT_TABLE, counted};

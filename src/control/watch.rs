@@ -158,7 +158,7 @@ impl Watch {
 }
 
 /// Every file that a load of this policy reads.
-fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
+pub fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
     let data = &config.data;
     let lists = [&data.country, &data.asn, &data.providers, &data.services].into_iter().flatten();
     let tables = lists.filter_map(|source| match source {

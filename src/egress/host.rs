@@ -1,17 +1,17 @@
 //! Reads what this host says about names, `/etc/resolv.conf` and `/etc/hosts`, again when they change.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::servers::Servers;
+use crate::broker::{self, Feed, Followed, News};
 use crate::identify::HostName;
 use crate::settings::Resolver as Server;
 
@@ -27,45 +27,45 @@ pub(super) type Hosts = HashMap<Box<str>, Vec<IpAddr>>;
 /// The host's own resolvers and names.
 #[derive(Debug)]
 pub(super) struct Host {
-    resolv: PathBuf,
-    hosts: PathBuf,
+    files: Files,
     state: Mutex<State>,
+}
+
+/// Where the two files come from, the one with the name servers first.
+#[derive(Debug)]
+enum Files {
+    /// They are opened here.
+    Here(Box<Mutex<[Followed; 2]>>),
+    /// Another process opens them, where this one may not.
+    Told(Feed),
 }
 
 #[derive(Debug)]
 struct State {
     looked: Option<Instant>,
-    resolv: Option<Stamp>,
-    hosts: Option<Stamp>,
     servers: Arc<Servers>,
     names: Arc<Hosts>,
 }
 
-/// What tells one version of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp([i64; 5], u64);
-
-impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
-        let data = fs::metadata(path)?;
-        let times = [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
-        let [mtime, mtime_ns, ctime, ctime_ns] = times;
-        let size = i64::try_from(data.size()).unwrap_or(i64::MAX);
-        Ok(Self([mtime, mtime_ns, ctime, ctime_ns, size], data.ino()))
-    }
-}
-
 impl Host {
     /// Of the files in these places.
-    pub(super) fn new(resolv: impl Into<PathBuf>, hosts: impl Into<PathBuf>) -> Self {
+    pub(super) fn new(resolv: impl AsRef<Path>, hosts: impl AsRef<Path>) -> Self {
+        let files = [Followed::new(resolv.as_ref()), Followed::new(hosts.as_ref())];
+        Self::of(Files::Here(Box::new(Mutex::new(files))))
+    }
+
+    /// Of the files that another process opens.
+    pub(super) fn told(feed: Feed) -> Self {
+        Self::of(Files::Told(feed))
+    }
+
+    fn of(files: Files) -> Self {
         let state = State {
             looked: None,
-            resolv: None,
-            hosts: None,
             servers: Arc::new(Servers::new(Vec::new(), None)),
             names: Arc::default(),
         };
-        let host = Self { resolv: resolv.into(), hosts: hosts.into(), state: Mutex::new(state) };
+        let host = Self { files, state: Mutex::new(state) };
         host.now();
         host
     }
@@ -77,48 +77,66 @@ impl Host {
         if state.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK) {
             let is_first = state.looked.is_none();
             state.looked = Some(now);
-            if let Some(text) = read_again(&self.resolv, &mut state.resolv, is_first) {
-                let servers = name_servers(&text);
-                if servers.is_empty() {
-                    tracing::warn!("no name server in /etc/resolv.conf: no name has an address");
-                } else if !is_first {
-                    let named: Vec<_> = servers.iter().map(|it| it.at.to_string()).collect();
-                    let named = named.join(" ");
-                    tracing::info!(servers = named, "/etc/resolv.conf is another one: taken up");
-                }
-                state.servers = Arc::new(Servers::new(servers, None));
-            }
-            if let Some(text) = read_again(&self.hosts, &mut state.hosts, is_first) {
-                state.names = Arc::new(names(&text));
-                if !is_first {
-                    let names = state.names.len();
-                    tracing::info!(names, "/etc/hosts is another one: taken up");
-                }
+            for (place, text) in self.files.news(is_first) {
+                state.take(place, text, is_first);
             }
         }
         (Arc::clone(&state.servers), Arc::clone(&state.names))
     }
 }
 
-/// The file's text, where it is not the one of before. What cannot be read changes nothing.
-fn read_again(path: &Path, stamp: &mut Option<Stamp>, is_first: bool) -> Option<String> {
-    // Before the text: what is written meanwhile is seen at the next look.
-    let read = Stamp::of(path).and_then(|now| {
-        let is_new = *stamp != Some(now);
-        let text = if is_new { Some(fs::read(path)?) } else { None };
-        Ok((now, text))
-    });
-    match read {
-        Ok((now, text)) => {
-            *stamp = Some(now);
-            text.map(|text| String::from_utf8_lossy(&text).into_owned())
-        }
-        Err(fault) => {
-            if is_first || stamp.take().is_some() {
-                let path = path.display();
-                tracing::warn!(%path, %fault, "cannot be read: what was read of it before holds");
+impl Files {
+    /// What is new of them. Waits at the first time alone.
+    fn news(&self, is_first: bool) -> Vec<News> {
+        match self {
+            Self::Here(files) => {
+                let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+                let read = |file: io::Result<File>| {
+                    let mut text = Vec::new();
+                    file?.read_to_end(&mut text)?;
+                    Ok(text)
+                };
+                let news = files.iter_mut().enumerate();
+                news.filter_map(|(place, file)| Some((place, read(file.look()?)))).collect()
             }
-            None
+            Self::Told(feed) => {
+                let news = if is_first { feed.first() } else { feed.news() };
+                news.unwrap_or_else(|fault| {
+                    tracing::error!(%fault, "/etc/resolv.conf and /etc/hosts are not followed");
+                    Vec::new()
+                })
+            }
+        }
+    }
+}
+
+impl State {
+    /// What a file says now. One that cannot be read changes nothing.
+    fn take(&mut self, place: usize, text: io::Result<Vec<u8>>, is_first: bool) {
+        let path = if place == 0 { broker::RESOLV } else { broker::HOSTS };
+        let text = match text {
+            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+            Err(fault) => {
+                tracing::warn!(path, %fault, "cannot be read: what was read of it before holds");
+                return;
+            }
+        };
+        if place == 0 {
+            let servers = name_servers(&text);
+            if servers.is_empty() {
+                tracing::warn!("no name server in /etc/resolv.conf: no name has an address");
+            } else if !is_first {
+                let named: Vec<_> = servers.iter().map(|it| it.at.to_string()).collect();
+                let named = named.join(" ");
+                tracing::info!(servers = named, "/etc/resolv.conf is another one: taken up");
+            }
+            self.servers = Arc::new(Servers::new(servers, None));
+        } else {
+            self.names = Arc::new(names(&text));
+            if !is_first {
+                let names = self.names.len();
+                tracing::info!(names, "/etc/hosts is another one: taken up");
+            }
         }
     }
 }
@@ -126,7 +144,7 @@ fn read_again(path: &Path, stamp: &mut Option<Stamp>, is_first: bool) -> Option<
 /// The addresses of the name servers that this host has now.
 #[must_use]
 pub fn host_name_servers() -> Vec<IpAddr> {
-    let text = fs::read("/etc/resolv.conf").unwrap_or_default();
+    let text = fs::read(broker::RESOLV).unwrap_or_default();
     name_servers(&String::from_utf8_lossy(&text)).iter().map(|server| server.at.ip()).collect()
 }
 

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::host::Host;
 use super::question::Question;
 use super::servers::{ANSWER_TIMEOUT, Servers};
+use crate::broker::{self, Feed};
 use crate::identify::HostName;
 use crate::settings::Resolver as Server;
 
@@ -74,10 +75,21 @@ impl Resolver {
     #[must_use]
     pub fn new(servers: &[Server], tls: Option<Arc<ClientConfig>>) -> Self {
         Self(if servers.is_empty() {
-            Source::Host(Host::new("/etc/resolv.conf", "/etc/hosts"))
+            Source::Host(Host::new(broker::RESOLV, broker::HOSTS))
         } else {
             Source::Named(Arc::new(Servers::new(servers.to_vec(), tls)))
         })
+    }
+
+    /// As [`Resolver::new`], where another process opens the files of the host's configuration.
+    #[must_use]
+    pub fn told(servers: &[Server], tls: Option<Arc<ClientConfig>>, files: Feed) -> Self {
+        // Who names the resolvers lets go of the files.
+        if servers.is_empty() {
+            Self(Source::Host(Host::told(files)))
+        } else {
+            Self::new(servers, tls)
+        }
     }
 
     /// The name servers.

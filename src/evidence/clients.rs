@@ -7,10 +7,10 @@
 //! was changed for that.
 
 use std::cell::RefCell;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use ring::digest::{SHA256, digest};
 use ring::hmac::{self, HMAC_SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::settings::{Clients, Pseudonyms};
+use super::settings::{Clients, KEYS_MODE, Pseudonyms, make_folder};
 use super::sink::SinkFault;
 use super::writer::HOLD;
 
@@ -112,8 +112,7 @@ impl Shown {
             Clients::Prefix { v4, v6 } => How::Prefix(*v4, *v6),
             Clients::Pseudonym(pseudonyms) => {
                 let directory = pseudonyms.keys.clone();
-                let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-                made.map_err(SinkFault::file(&directory, "cannot be made"))?;
+                make_folder(&directory, KEYS_MODE)?;
                 let hold = settings.directory.join(HOLD);
                 let settings = pseudonyms.clone();
                 How::Keyed(Box::new(Keyed {

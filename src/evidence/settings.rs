@@ -1,7 +1,11 @@
 //! How the record is kept (`[audit]`).
 
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use super::sink::SinkFault;
 
 /// `[audit]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +90,24 @@ pub enum OnFailure {
 }
 
 impl Settings {
+    /// Makes the folders that are not there: of the log, and of the keys of pseudonyms.
+    ///
+    /// # Errors
+    /// One cannot be made.
+    pub fn make_folders(&self) -> Result<(), SinkFault> {
+        make_folder(&self.directory, LOG_MODE)?;
+        self.keys().map_or(Ok(()), |keys| make_folder(keys, KEYS_MODE))
+    }
+
+    /// The folder with the keys of pseudonyms, where there are any.
+    #[must_use]
+    pub fn keys(&self) -> Option<&Path> {
+        match &self.clients {
+            Clients::Plain | Clients::Prefix { .. } => None,
+            Clients::Pseudonym(pseudonyms) => Some(&pseudonyms.keys),
+        }
+    }
+
     /// What holds where nothing but the directory is given.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
@@ -112,4 +134,14 @@ impl Settings {
             clients: Clients::Plain,
         }
     }
+}
+
+/// Permissions of the folder of the log, and of the one with the keys of pseudonyms.
+pub(super) const LOG_MODE: u32 = 0o750;
+pub(super) const KEYS_MODE: u32 = 0o700;
+
+/// Makes a folder, and those above it, where it is not there.
+pub(super) fn make_folder(path: &Path, mode: u32) -> Result<(), SinkFault> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(SinkFault::file(path, "cannot be made"))
 }

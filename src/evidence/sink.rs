@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use ring::digest::{SHA256, digest};
 use super::note::{NoteFault, PrivateKey};
 use super::register::keep::Keeper;
 use super::ring::{Found, Ring};
-use super::settings::{Durability, OnFailure, Settings};
+use super::settings::{Durability, LOG_MODE, OnFailure, Settings, make_folder};
 use super::writer::Writer;
 
 /// Words of one ring: 4 MiB, some 6,000 lines.
@@ -185,8 +185,7 @@ impl Sink {
     /// [`SinkFault`] names the file and what is wrong with it.
     pub fn start(settings: &Settings, waits: bool) -> Result<Self, SinkFault> {
         let directory = &settings.directory;
-        let made = DirBuilder::new().recursive(true).mode(0o750).create(directory);
-        made.map_err(SinkFault::file(directory, "cannot be made"))?;
+        make_folder(directory, LOG_MODE)?;
         let key = signing_key(settings)?;
         let (ring, ring_file, ring_path) = own_ring(directory)?;
         let shared = Arc::new(Shared {

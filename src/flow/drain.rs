@@ -36,7 +36,7 @@ use crate::egress::{Allowance, Resolver};
 use crate::net::dialled::Dialled;
 use crate::policy::Live;
 use crate::settings::{Dns, Listen, ListenMode};
-use crate::sys;
+use crate::sys::{self, Role};
 
 /// Time that connections which were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -83,6 +83,8 @@ struct WorkerParts {
     commands: UnboundedReceiver<Command>,
     /// Which of the processors that the process may use the worker keeps to.
     processor: Option<usize>,
+    /// It gives up every call that it does not need, before it reads a byte.
+    confined: bool,
 }
 
 /// A worker's socket of a UDP listener, and how many flows it may have.
@@ -178,8 +180,11 @@ impl DataPlane {
         }
         let mut lane_parts = lane_parts.into_iter();
         let ports = udp::Ports::new();
-        let NameService { resolvers, tls, .. } = settings.names;
-        let resolver = Arc::new(Resolver::new(&resolvers, tls));
+        let NameService { resolvers, tls, host, .. } = settings.names;
+        let resolver = Arc::new(match host {
+            None => Resolver::new(&resolvers, tls),
+            Some(files) => Resolver::told(&resolvers, tls, files),
+        });
         // Workers that are already running end when their commands are dropped with this vector.
         let mut workers = Vec::with_capacity(count);
         for (number, (listeners, datagrams)) in listening.into_iter().zip(udp_listeners).enumerate()
@@ -198,6 +203,7 @@ impl DataPlane {
                 ports: Arc::clone(&ports),
                 commands: received,
                 processor: settings.affinity.then_some(number),
+                confined: settings.confined,
             };
             let (started, on_start) = mpsc::channel();
             let thread = thread::Builder::new()
@@ -361,6 +367,13 @@ fn work(mut parts: WorkerParts, started: &mpsc::Sender<io::Result<()>>) {
             && let Err(fault) = sys::keep_to_processor(number)
         {
             tracing::warn!(%fault, number, "a worker keeps to no processor");
+        }
+        if parts.confined
+            && let Err(fault) = sys::restrict_calls(Role::Worker)
+        {
+            let text = format!("a worker cannot be confined: {fault}");
+            started.send(Err(io::Error::other(text))).ok();
+            return;
         }
         let registry = Rc::new(Registry::default());
         let worker = Rc::new(Worker {

@@ -9,7 +9,6 @@ use socket2::SockRef;
 
 use crate::net::canonical;
 use crate::settings::ListenMode;
-use crate::sys;
 
 /// Why a connection has no destination that it could be sent to.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +39,7 @@ pub(super) fn of(
         }
     };
     let origin = canonical(origin.map_err(Fault::Unknown)?);
-    if is_listener(origin, listener, sys::local_addresses).map_err(Fault::Unknown)? {
+    if is_own(origin, listener).map_err(Fault::Unknown)? {
         return Err(Fault::Loop(origin));
     }
     Ok(origin)
@@ -64,13 +63,15 @@ fn no_address() -> io::Error {
     io::Error::other("the original destination is not an address")
 }
 
-/// Whether `origin` is the UDP listener itself, which is bound to `listener`.
+/// Whether `origin` is the listener itself, which is bound to `listener`.
 ///
-/// A listener on port 443 is asked for each flow, so this asks the kernel about one address instead
-/// of all interfaces: a plain socket can be bound to an address of the host's own, and to no other
+/// A listener on port 443 is asked for each flow, and a worker may not list interfaces, so this asks the
+/// kernel about one address: a plain socket can be bound to an address of the host's own, and to no other
 /// (with net.ipv4.ip_nonlocal_bind = 1 to any, and everything on that port is refused as a loop).
 pub(super) fn is_own(origin: SocketAddr, listener: SocketAddr) -> io::Result<bool> {
-    is_listener(origin, listener, || match UdpSocket::bind((origin.ip(), 0)) {
+    let mut any_port = origin;
+    any_port.set_port(0);
+    is_listener(origin, listener, || match UdpSocket::bind(any_port) {
         Ok(_) => Ok(vec![origin.ip()]),
         Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => Ok(Vec::new()),
         Err(e) => Err(e),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
+use crate::broker::Feed;
 use crate::egress::NamesLimit;
 use crate::settings::{Dns, Lane, Listen, Resolver};
 
@@ -28,10 +29,12 @@ pub struct Settings {
     pub dns: Option<Dns>,
     /// Its sockets, UDP and TCP, where somebody else opened them.
     pub dns_sockets: Option<(UdpSocket, TcpListener)>,
+    /// Workers may open no file and start no program: they are confined to the calls of their role.
+    pub confined: bool,
 }
 
 /// How names are resolved, and for how long an answer ties a name to its addresses.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct NameService {
     /// Who is asked; where there is none, the resolvers of the host.
     pub resolvers: Vec<Resolver>,
@@ -41,6 +44,8 @@ pub struct NameService {
     pub remember: Duration,
     /// How many names one client may have asked about.
     pub limit: NamesLimit,
+    /// The files of the host's own configuration, where workers may not open them.
+    pub host: Option<Feed>,
 }
 
 /// One place where connections come in.

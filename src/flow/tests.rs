@@ -535,6 +535,7 @@ fn plane(policy: Fixture, resolver: &FakeResolver, kept: &CapturedLog) -> (DataP
         tls: None,
         remember: Duration::from_secs(600),
         limit: Default::default(),
+        host: None,
     };
     let workers = NonZeroUsize::new(2).unwrap();
     let settings = Settings {
@@ -545,6 +546,7 @@ fn plane(policy: Fixture, resolver: &FakeResolver, kept: &CapturedLog) -> (DataP
         dns: None,
         dns_sockets: None,
         lane: None,
+        confined: true,
     };
     let names =
         std::sync::Arc::new(move |_: &std::sync::Arc<crate::egress::Resolver>| resolver.names());

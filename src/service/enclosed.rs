@@ -61,10 +61,12 @@ impl EnclosedGateway {
         let settings = Settings {
             workers: WORKERS,
             affinity: false,
-            names: settings::name_service(config)?,
+            names: settings::name_service(config, None)?,
             dns: Some(Dns { listen: names, rate: QUESTIONS, client: CLIENT, ..dns }),
             dns_sockets: Some(sockets.names),
             lane: None,
+            // This process begins the command as well, and ends with it.
+            confined: false,
             listeners: vec![Listener {
                 settings: listen(config.listen.first(), &sockets.tcp, sockets.quic.as_ref())?,
                 socket: Some(sockets.tcp),

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::sys;
+use crate::sys::{self, Role};
 
 /// Number of the front, in the environment of the gateway behind it.
 const FRONT: &str = "SCHENGATE_FRONT";
@@ -87,6 +87,9 @@ pub fn front() -> io::Result<FrontEnd> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut ended = signal(SignalKind::child())?;
         let mut gateway = start()?;
+        // It hands on signals from here on, and runs no other program.
+        sys::leave_no_dumps()?;
+        sys::restrict_calls(Role::Gateway)?;
         let number = gateway.id();
         let said = gateway.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
         let mut said = Receiver::from_owned_fd(said.into())?;

@@ -4,10 +4,12 @@
 //! `step` decides what follows from what is heard, without input or output; `supervise` hears it and
 //! does what was decided; `front` is the process that a service manager may watch in its place.
 
+mod confine;
 mod enclosed;
 mod events;
 mod flows;
 mod front;
+mod keeper;
 mod record;
 mod settings;
 mod start;
@@ -39,8 +41,6 @@ pub struct Options {
     pub affinity: bool,
     /// Time that live connections have to end.
     pub drain: Duration,
-    /// Where the keeper of the capture says what it found.
-    pub keeper: PathBuf,
     /// Take up tables at the start even where they are older than those last in use.
     pub allow_older: bool,
 }

@@ -10,17 +10,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::Options;
+use super::confine;
 use super::events;
 use super::flows::OfPlane;
 use super::front::Behind;
+use super::keeper::Keeper;
 use super::record;
 use super::settings::{listeners, name_service};
 use super::step;
 use super::supervise::{NEEDS, Service, Signals};
 use crate::account::Account;
+use crate::broker::Broker;
 use crate::control::addresses::Addresses;
-use crate::control::admin::{self, AdminFault, Health};
-use crate::control::capture::{CaptureFault, CaptureMonitor, DesiredState, State, StateListener};
+use crate::control::admin::{self, Access, AccessFault, Health};
+use crate::control::capture::{CaptureFault, CaptureMonitor, DesiredState, Nft, State};
 use crate::control::load::LoadFault;
 use crate::control::notify::Inherited;
 use crate::control::reload::PolicyManager;
@@ -42,9 +45,9 @@ pub enum StartFault {
     /// The record cannot be kept, and nothing may go unrecorded.
     #[error(transparent)]
     Record(#[from] SinkFault),
-    /// The admin listener.
+    /// Who may ask the admin listener.
     #[error(transparent)]
-    Admin(#[from] AdminFault),
+    Admin(#[from] AccessFault),
     /// Nobody can vouch for the resolvers.
     #[error(transparent)]
     Anchors(#[from] trust_roots::Fault),
@@ -54,14 +57,16 @@ pub enum StartFault {
 }
 
 impl Service {
-    /// Loads the policy, binds every socket and starts the data plane. `behind`: another process is
-    /// watched in this one's place.
+    /// Loads the policy, gives up what a gateway does not need, binds every socket and starts the data
+    /// plane. `behind`: another process is watched in this one's place; `broker`: the one that does what
+    /// was given up.
     ///
     /// # Errors
     /// The first thing that the gateway cannot do without.
     pub fn start(
         options: Options,
         behind: Option<Behind>,
+        broker: Broker,
         account: Account,
     ) -> Result<Self, StartFault> {
         // Before anything takes time: a signal that comes early must not end the process.
@@ -84,21 +89,28 @@ impl Service {
         lints.iter().for_each(|lint| warn!("{lint}"));
         let health = Arc::new(Health::new(account.clone(), &NEEDS));
         let config = policies.config();
+        // What is read once is read before the files are out of reach; every thread from here on has
+        // no more than this one.
+        let access = Access::load(&config.admin)?;
+        let names = name_service(config, Some(broker.names))?;
+        let workers = options.workers.or_else(|| std::thread::available_parallelism().ok());
+        confine::confine(config, &health)?;
         let recorded = record::keep(config, &account, behind.is_some())?;
-        let (admin, console) = admin::start(&config.admin, account.clone(), Arc::clone(&health))?;
+        let (admin, console) =
+            admin::start(&config.admin, access, account.clone(), Arc::clone(&health))?;
         info!(address = %admin, "admin pages");
         if let Some(audit) = &config.audit {
             console.records(audit.directory.clone());
         }
-        let workers = options.workers.or_else(|| std::thread::available_parallelism().ok());
         let settings = Settings {
             workers: workers.unwrap_or(NonZeroUsize::MIN),
             affinity: options.affinity,
-            names: name_service(config)?,
+            names,
             dns: config.dns.clone(),
             lane: config.lane.clone(),
             dns_sockets: None,
             listeners: listeners(config, &mut inherited),
+            confined: true,
         };
         for socket in inherited.left_over() {
             warn!(%socket, "the service manager passed a socket that no [[listen]] takes");
@@ -120,7 +132,9 @@ impl Service {
             );
         }
         watch.follow(policies.config(), Instant::now());
-        let monitor = CaptureMonitor::start(policies.config(), account.clone())?;
+        let firewall = Arc::new(broker.firewall);
+        let nft = Nft::Broker(Arc::clone(&firewall));
+        let monitor = CaptureMonitor::start(policies.config(), account.clone(), nft)?;
         if let Some(monitor) = &monitor {
             let desired = DesiredState::new(policies.config(), Arc::clone(policies.current()));
             let state = monitor.set_sync().install(desired).map_err(StartFault::Shortcut)?;
@@ -139,7 +153,8 @@ impl Service {
             addresses,
             monitor,
             behind,
-            keeper: StateListener::default(),
+            keeper: Keeper::new(broker.keeper),
+            _broker: firewall,
             building: None,
             state: step::State::started(),
             recorded,

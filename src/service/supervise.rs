@@ -11,17 +11,17 @@ use tracing::{error, info, warn};
 
 use super::events;
 use super::front::Behind;
+use super::keeper::Keeper;
 use super::record;
 use super::step::{
     self, Asked, Candidate, Cause, Dated, Ending, Need, NotBuilt, State, Work, endings, step,
 };
 use super::{LAST_LINES, Options};
 use crate::account::Account;
+use crate::broker::Firewall;
 use crate::control::addresses::Addresses;
 use crate::control::admin::{Console, Health, OLD_TABLES};
-use crate::control::capture::{
-    CaptureMonitor, Check, DesiredState, KernelSetSync, StateListener, Word,
-};
+use crate::control::capture::{CaptureMonitor, Check, DesiredState, KernelSetSync, Word};
 use crate::control::data::SourceInfo;
 use crate::control::load::LoadFault;
 use crate::control::notify;
@@ -64,7 +64,9 @@ pub struct Service {
     /// Where another process is watched in this one's place.
     pub(super) behind: Option<Behind>,
     /// Hears what the keeper of the capture says.
-    pub(super) keeper: StateListener,
+    pub(super) keeper: Keeper,
+    /// The process that does what this one gave up lasts as long as this is there.
+    pub(super) _broker: Arc<Firewall>,
     pub(super) building: Option<Building>,
     pub(super) state: State,
     /// What was last said of how the record fares.
@@ -229,7 +231,7 @@ impl Service {
         if self.monitor.is_none() {
             return;
         }
-        let word = self.keeper.hear(&self.options.keeper, Instant::now());
+        let word = self.keeper.hear(Instant::now());
         let word = match (word, self.monitor.as_ref().and_then(CaptureMonitor::hindered)) {
             (Word::Nobody, Some(how)) => Word::Hindered(how),
             // Whoever keeps the capture sees more.

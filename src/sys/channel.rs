@@ -3,7 +3,10 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -45,12 +48,29 @@ impl Channel {
     /// # Errors
     /// The other end is gone, or the packet is too large.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_by(bytes, descriptors, SendFlags::NOSIGNAL)
+    }
+
+    /// As [`Channel::send`], and never waits.
+    ///
+    /// # Errors
+    /// As [`Channel::send`]; `WouldBlock` where there is no room.
+    pub fn try_send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_by(bytes, descriptors, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send_by(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> io::Result<()> {
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut room);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags)?;
         Ok(())
     }
 
@@ -59,11 +79,37 @@ impl Channel {
     /// # Errors
     /// Whatever recvmsg(2) says, or a packet that does not fit.
     pub fn receive(&self) -> io::Result<Option<Packet>> {
+        self.receive_by(RecvFlags::CMSG_CLOEXEC)
+    }
+
+    /// As [`Channel::receive`], and never waits.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`]; `WouldBlock` where nothing has come.
+    pub fn try_receive(&self) -> io::Result<Option<Packet>> {
+        self.receive_by(RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+    }
+
+    /// Waits up to `limit` for a packet, or for the end of the other end; whether something is there.
+    ///
+    /// # Errors
+    /// Whatever poll(2) says.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        let mut asked = [PollFd::new(&self.0, PollFlags::IN)];
+        match poll(&mut asked, Some(&limit)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    fn receive_by(&self, flags: RecvFlags) -> io::Result<Option<Packet>> {
         let mut bytes = vec![0; PACKET_MAX];
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut room);
         let mut slices = [IoSliceMut::new(&mut bytes)];
-        let received = recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let received = recvmsg(&self.0, &mut slices, &mut control, flags)?;
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Err(io::ErrorKind::InvalidData.into());
         }

@@ -4,7 +4,8 @@ use std::ffi::c_int;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+
+use socket2::{Domain, Socket, Type};
 
 /// Takes one connection from a listener of TCP, without waiting: a socket that never waits, and its
 /// peer.
@@ -46,7 +47,8 @@ fn peer_of(bytes: &[u8; size_of::<libc::sockaddr_in6>()]) -> Option<SocketAddr> 
 /// # Errors
 /// Whatever socket(2) says.
 pub fn is_of_this_network(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let own = UnixDatagram::unbound()?;
+    // Of a family that every thread that carries connections may have.
+    let own = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     Ok(network(socket) == network(own.as_fd()))
 }
 

@@ -24,6 +24,7 @@ mod api;
 mod bad_data;
 mod config;
 mod config_names;
+mod confine;
 mod corpus;
 mod data;
 mod data_page;

@@ -68,6 +68,10 @@ impl Gateway {
         self.log.try_iter().collect()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
@@ -77,7 +81,8 @@ impl Gateway {
     pub(crate) fn page(&self, path: &str) -> String {
         let mut page = TcpStream::connect(&self.admin).unwrap();
         page.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(page, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let host = &self.admin;
+        write!(page, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         page.read_to_string(&mut text).unwrap();
         text

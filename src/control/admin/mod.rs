@@ -74,29 +74,17 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How often histogram samples are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-/// Why the admin listener does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminFault {
-    /// A socket or a thread.
-    #[error("{0}")]
-    System(#[from] io::Error),
-    /// Who may ask.
-    #[error(transparent)]
-    Access(#[from] AccessFault),
-}
-
-/// Starts the server and returns the address that it is bound to, and what it answers from. It lasts as
-/// long as the process.
+/// Starts the server, which answers those that `access` names, and returns the address that it is bound
+/// to, and what it answers from. It lasts as long as the process.
 ///
 /// # Errors
-/// Where a socket cannot be bound, a file of the settings cannot be used, or the thread cannot be
-/// started.
+/// Where a socket cannot be bound, or the thread cannot be started.
 pub fn start(
     settings: &Admin,
+    access: Access,
     account: Account,
     health: Arc<Health>,
-) -> Result<(SocketAddr, Arc<Console>), AdminFault> {
-    let access = Access::load(settings)?;
+) -> io::Result<(SocketAddr, Arc<Console>)> {
     let address = settings.address;
     let socket = std::net::TcpListener::bind(address)
         .map_err(|e| io::Error::new(e.kind(), format!("admin listener {address}: {e}")))?;
@@ -550,7 +538,8 @@ mod tests {
     }
 
     fn started(account: Account, health: Arc<Health>) -> SocketAddr {
-        start(&Admin::at("127.0.0.1:0".parse().unwrap()), account, health).unwrap().0
+        let settings = Admin::at("127.0.0.1:0".parse().unwrap());
+        start(&settings, Access::load(&settings).unwrap(), account, health).unwrap().0
     }
 
     /// Status line and body of one request.

@@ -13,7 +13,7 @@ use super::fault::CaptureFault;
 use super::finding::{Check, Finding};
 use super::matches::NEAR;
 use super::model::{Capture, Form};
-use super::program::{checked, words};
+use super::program::Nft;
 use super::{lane, routing, shortcut};
 use crate::control::config::{Lane, Listen, ListenMode, Shortcut};
 use crate::sys::{self, Switches};
@@ -45,8 +45,8 @@ impl Fences {
 
     /// Looks at everything once.
     #[must_use]
-    pub fn look(&self) -> Vec<(Check, Finding)> {
-        let list = |what: &str| checked("nft", &words(what), None);
+    pub fn look(&self, nft: &Nft) -> Vec<(Check, Finding)> {
+        let list = |what: &str| nft.shown(what);
         let chains = list("list chains");
         let is_host = chains.as_ref().is_ok_and(|chains| is_host_form(chains));
         let table = list("list table inet schengate");

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::check::Fences;
 use super::finding::{Check, Finding};
+use super::program::Nft;
 use super::set_sync::{DesiredState, KernelSetSync, State};
 use super::shortcut::{TABLE as SHORTCUT_TABLE, counted};
 use crate::account::Account;
@@ -30,18 +31,19 @@ pub struct CaptureMonitor {
 }
 
 impl CaptureMonitor {
-    /// Begins to watch; `None` where no listener is captured for.
+    /// Begins to watch, and sees the rules by `nft`; `None` where no listener is captured for.
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn start(config: &Config, account: Account) -> io::Result<Option<Self>> {
+    pub fn start(config: &Config, account: Account, nft: Nft) -> io::Result<Option<Self>> {
         if config.listen.iter().all(|listen| listen.mode == ListenMode::Proxy) {
             return Ok(None);
         }
-        let set_sync = Arc::new(KernelSetSync::default());
+        let set_sync = Arc::new(KernelSetSync::new(nft.clone()));
         let (states, heard) = channel();
         let hindered = Arc::default();
         let watch = Watch {
+            nft,
             set_sync: Arc::clone(&set_sync),
             hindered: Arc::clone(&hindered),
             account,
@@ -81,6 +83,7 @@ impl CaptureMonitor {
 }
 
 struct Watch {
+    nft: Nft,
     set_sync: Arc<KernelSetSync>,
     hindered: Arc<Mutex<Option<String>>>,
     account: Account,
@@ -160,7 +163,7 @@ impl Watch {
             return;
         };
         let mut hindered = None;
-        for (check, finding) in fences.look() {
+        for (check, finding) in fences.look(&self.nft) {
             if let (Finding::Broken(how), true) = (&finding, Check::HINDERS.contains(&check)) {
                 hindered.get_or_insert_with(|| how.clone());
             }

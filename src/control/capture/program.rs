@@ -2,8 +2,48 @@
 
 use std::io::{self, Write as _};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use super::fault::CaptureFault;
+use crate::broker::{Firewall, Ran};
+
+/// Who runs `nft` to see the rules, and to fill the sets of the short cut.
+#[derive(Debug, Clone, Default)]
+pub enum Nft {
+    /// This process.
+    #[default]
+    Here,
+    /// The one beside it, where this one may run nothing.
+    Broker(Arc<Firewall>),
+}
+
+impl Nft {
+    /// What `nft` writes for these words.
+    pub(super) fn shown(&self, line: &str) -> Result<String, CaptureFault> {
+        self.run(line, "")
+    }
+
+    /// Loads a ruleset, as one transaction.
+    pub(super) fn load(&self, ruleset: &str) -> Result<(), CaptureFault> {
+        self.run("-f -", ruleset).map(drop)
+    }
+
+    fn run(&self, line: &str, input: &str) -> Result<String, CaptureFault> {
+        let arguments = words(line);
+        match self {
+            Self::Here => checked("nft", &arguments, (!input.is_empty()).then_some(input)),
+            Self::Broker(firewall) => {
+                let words: Vec<&str> = line.split(' ').collect();
+                let ran = firewall.run(&words, input).map_err(|source| CaptureFault::NotRun {
+                    command: format!("nft {line}"),
+                    source,
+                })?;
+                let Ran { status, stdout, stderr } = ran;
+                written("nft", &arguments, Output { status, stdout, stderr })
+            }
+        }
+    }
+}
 
 pub(super) fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
@@ -20,7 +60,10 @@ pub(super) fn checked(
     arguments: &[String],
     input: Option<&str>,
 ) -> Result<String, CaptureFault> {
-    let output = run(program, arguments, input)?;
+    written(program, arguments, run(program, arguments, input)?)
+}
+
+fn written(program: &str, arguments: &[String], output: Output) -> Result<String, CaptureFault> {
     if !output.status.success() {
         return Err(CaptureFault::Refused {
             command: format!("{program} {}", arguments.join(" ")),

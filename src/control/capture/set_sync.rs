@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::IpNet;
 
 use super::fault::CaptureFault;
-use super::program::{checked, nft, words};
+use super::program::Nft;
 use super::shortcut::{self, InstalledChains};
 use crate::control::config::{Config, From, Shortcut as Setting};
 use crate::policy::{Policy, TooMuch};
@@ -88,7 +88,10 @@ pub enum State {
 
 /// Fills the kernel's sets. May be shared; one thread changes them at a time.
 #[derive(Debug, Default)]
-pub struct KernelSetSync(Mutex<Inner>);
+pub struct KernelSetSync {
+    nft: Nft,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -98,6 +101,12 @@ struct Inner {
 }
 
 impl KernelSetSync {
+    /// Fills them by this way.
+    #[must_use]
+    pub fn new(nft: Nft) -> Self {
+        Self { nft, inner: Mutex::default() }
+    }
+
     /// Hands the kernel the sets of a policy, or takes the last ones away where it may have none.
     /// On return the kernel has no sets but these.
     ///
@@ -105,18 +114,18 @@ impl KernelSetSync {
     /// The sets of an earlier policy stand and cannot be taken away: whoever publishes the new one
     /// would have the kernel judge by the old.
     pub fn install(&self, desired: DesiredState) -> Result<State, CaptureFault> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let installed = match (&inner.desired, desired.setting) {
             // An earlier run may have left sets. Who may not look has left none.
-            (None, Setting::Off) => installed().unwrap_or(None),
+            (None, Setting::Off) => installed(&self.nft).unwrap_or(None),
             (Some(DesiredState { setting: Setting::Off, .. }), Setting::Off) => {
                 // Nothing changes but the policy, and the tables of the last one go with it.
                 inner.desired = Some(desired);
                 return Ok(State::Off);
             }
-            _ => installed()?,
+            _ => installed(&self.nft)?,
         };
-        let state = inner.load(&desired, installed.as_ref())?;
+        let state = inner.load(&self.nft, &desired, installed.as_ref())?;
         inner.desired = Some(desired);
         Ok(state)
     }
@@ -127,7 +136,7 @@ impl KernelSetSync {
     /// As [`KernelSetSync::install`].
     pub fn follow(&self, desired: DesiredState) -> Result<State, CaptureFault> {
         {
-            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             let loaded = inner.loaded.as_ref();
             if loaded.is_none_or(|(edition, _)| *edition != desired.edition()) {
                 drop(inner);
@@ -145,18 +154,18 @@ impl KernelSetSync {
     /// # Errors
     /// As [`KernelSetSync::install`].
     pub fn poll(&self) -> Result<State, CaptureFault> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(desired) = inner.desired.clone().filter(|desired| desired.setting != Setting::Off)
         else {
             return Ok(State::Off);
         };
-        let Some(installed) = installed()? else { return Ok(State::NoFrame) };
+        let Some(installed) = installed(&self.nft)? else { return Ok(State::NoFrame) };
         if let Some((edition, intervals)) = &inner.loaded
             && installed.edition.as_ref() == Some(edition)
         {
             return Ok(State::Installed(*intervals));
         }
-        inner.load(&desired, Some(&installed))
+        inner.load(&self.nft, &desired, Some(&installed))
     }
 
     /// Has the kernel judge nothing any more: the gateway stops, and nobody would tell it of a
@@ -165,14 +174,14 @@ impl KernelSetSync {
     /// # Errors
     /// The sets stand and cannot be taken away.
     pub fn stop(&self) -> Result<(), CaptureFault> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let desired = inner.desired.take();
         inner.loaded = None;
         if desired.is_none_or(|desired| desired.setting == Setting::Off) {
             return Ok(());
         }
-        match installed()? {
-            Some(installed) => nft(&shortcut::nothing(&installed, true)),
+        match installed(&self.nft)? {
+            Some(installed) => self.nft.load(&shortcut::nothing(&installed, true)),
             None => Ok(()),
         }
     }
@@ -181,6 +190,7 @@ impl KernelSetSync {
 impl Inner {
     fn load(
         &mut self,
+        nft: &Nft,
         desired: &DesiredState,
         installed: Option<&InstalledChains>,
     ) -> Result<State, CaptureFault> {
@@ -188,7 +198,7 @@ impl Inner {
             self.loaded = None;
             return Ok(if desired.setting == Setting::Off { State::Off } else { State::NoFrame });
         };
-        let clear = || nft(&shortcut::nothing(installed, false));
+        let clear = || nft.load(&shortcut::nothing(installed, false));
         self.loaded = None;
         if desired.setting == Setting::Off {
             clear()?;
@@ -204,7 +214,8 @@ impl Inner {
         let next = desired.edition();
         let program = shortcut::program(&shortcut, desired.setting, installed, &next);
         let fill = || shortcut::fill(&shortcut, program.half).map_err(CaptureFault::Intervals);
-        let done = nft(&program.before).and_then(|()| fill()).and_then(|()| nft(&program.swap));
+        let done = nft.load(&program.before);
+        let done = done.and_then(|()| fill()).and_then(|()| nft.load(&program.swap));
         match done {
             Ok(()) => {
                 let intervals = shortcut.intervals();
@@ -219,8 +230,8 @@ impl Inner {
     }
 }
 
-fn installed() -> Result<Option<InstalledChains>, CaptureFault> {
-    Ok(shortcut::installed(&checked("nft", &words("list chains"), None)?))
+fn installed(nft: &Nft) -> Result<Option<InstalledChains>, CaptureFault> {
+    Ok(shortcut::installed(&nft.shown("list chains")?))
 }
 
 #[cfg(test)]

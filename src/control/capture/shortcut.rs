@@ -28,7 +28,7 @@ use crate::policy::{
 use crate::sys;
 
 /// The table of the short cut, of family `inet`.
-pub const TABLE: &str = "schengate_shortcut";
+pub const TABLE: &str = crate::broker::SHORTCUT;
 
 /// Firewall mark of the packets that the kernel may forward.
 pub(super) const MARK: u32 = 0x5348;

@@ -117,8 +117,12 @@ pub struct Listener {
 impl Listener {
     /// What is said now.
     pub fn hear(&mut self, path: &Path, now: Instant) -> Word {
-        let said =
-            std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Said>(&text).ok());
+        self.said(std::fs::read(path).ok().as_deref(), now)
+    }
+
+    /// As [`Listener::hear`], where somebody else has read the file; `None`: it is not there.
+    pub fn said(&mut self, text: Option<&[u8]>, now: Instant) -> Word {
+        let said = text.and_then(|text| serde_json::from_slice::<Said>(text).ok());
         match (said, self.last) {
             (None, None) => Word::Nobody,
             (None, Some(_)) => Word::Silent,

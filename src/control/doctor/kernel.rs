@@ -159,8 +159,8 @@ fn nonlocal(files: &Files) -> State {
     for switch in ["net/ipv4/ip_nonlocal_bind", "net/ipv6/ip_nonlocal_bind"] {
         if files.number(switch) == Some(1) {
             let what = format!(
-                "{} is on: every address looks like one of this host's own, and what goes to the port of the \
-                 UDP listener is refused as a loop",
+                "{} is on: every address looks like one of this host's own, and what goes to the port of a \
+                 listener is refused as a loop",
                 switch.replace('/', ".")
             );
             return State::bad(what, set(switch, 0));

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::capture::{Fences, Finding, StateListener, Word};
+use super::capture::{Fences, Finding, Nft, StateListener, Word};
 pub use diagnosis::{Diagnosis, Expected, State};
 pub use files::Files;
 
@@ -41,7 +41,7 @@ fn fences(wanted: Expected<'_>) -> Vec<Diagnosis> {
     let fences = config.and_then(|config| {
         Fences::new(&config.listen, config.capture.shortcut, config.lane.as_ref())
     });
-    let look = fences.map(|fences| fences.look()).unwrap_or_default();
+    let look = fences.map(|fences| fences.look(&Nft::Here)).unwrap_or_default();
     look.into_iter()
         .map(|(check, finding)| {
             let state = match finding {

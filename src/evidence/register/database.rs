@@ -11,6 +11,9 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::{FILE, Flow, HOURS_MAX, Label, Names, Place, Progress, REST, Register, RegisterFault};
 use crate::evidence::writer::aside;
 
+/// What does not fit into a cache stays in memory: a gateway may make no file outside its folders.
+const NO_FILES_ELSEWHERE: &str = "PRAGMA temp_store = MEMORY";
+
 /// Adds a row to the sums of its hour, label and name.
 const ADD_UP: &str = "ON CONFLICT DO UPDATE SET opened = opened + excluded.opened,
     connections = connections + excluded.connections,
@@ -78,6 +81,7 @@ impl Register {
         let opened = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
         let register = opened.and_then(|database| {
             database.busy_timeout(std::time::Duration::from_secs(10))?;
+            database.execute_batch(NO_FILES_ELSEWHERE)?;
             // All that is asked is of one moment.
             database.execute_batch("BEGIN")?;
             Self::known(database, path.clone(), usize::MAX)
@@ -117,6 +121,7 @@ impl Register {
             database.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         // The record is what has to be on the disk; the register is made from it.
         database.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON")?;
+        database.execute_batch(NO_FILES_ELSEWHERE)?;
         let version: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             database.execute_batch(&format!("BEGIN; {SCHEMA} {VIEW} COMMIT;"))?;

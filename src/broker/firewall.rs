@@ -1,0 +1,205 @@
+//! Runs `nft` where the gateway may run nothing: five ways to list, and rulesets that say nothing of any
+//! table but the short cut's.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::sys::{Channel, Packet};
+
+/// The table of the short cut, which alone the gateway changes.
+pub const SHORTCUT: &str = "schengate_shortcut";
+
+/// How long `nft` may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What may be asked, by its place here; the last one reads a ruleset.
+const WAYS: [&[&str]; 6] = [
+    &["list", "chains"],
+    &["list", "table", "inet", "schengate"],
+    &["list", "table", "inet", "schengate_guard"],
+    &["list", "flowtables"],
+    &["-t", "list", "table", "inet", "schengate_lane"],
+    &["-f", "-"],
+];
+
+/// The place of the way that reads a ruleset.
+const LOAD: usize = WAYS.len() - 1;
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Ran {
+    /// How `nft` ended.
+    pub status: ExitStatus,
+    /// What it wrote.
+    pub stdout: Vec<u8>,
+    /// What it complained of.
+    pub stderr: Vec<u8>,
+}
+
+/// The gateway's side. One run at a time.
+#[derive(Debug)]
+pub struct Firewall(Mutex<Channel>);
+
+impl Firewall {
+    pub(super) const fn new(channel: Channel) -> Self {
+        Self(Mutex::new(channel))
+    }
+
+    /// Runs `nft` with these arguments, which must be among the ways that there are.
+    ///
+    /// # Errors
+    /// Nobody runs that, or the broker has ended, or does not answer.
+    pub fn run(&self, arguments: &[&str], input: &str) -> io::Result<Ran> {
+        let way = WAYS.iter().position(|way| *way == arguments);
+        let way = way.and_then(|way| u8::try_from(way).ok()).ok_or(io::ErrorKind::Unsupported)?;
+        let (mut stdin, mut stdout, mut stderr) = (memory()?, memory()?, memory()?);
+        stdin.write_all(input.as_bytes())?;
+        stdin.rewind()?;
+        let channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.send(&[way], &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        if !channel.wait(LIMIT)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let answer = channel.receive()?.ok_or(io::ErrorKind::BrokenPipe)?;
+        drop(channel);
+        let (done, said) = answer.bytes.split_at_checked(4).ok_or(io::ErrorKind::InvalidData)?;
+        if !said.is_empty() {
+            return Err(io::Error::other(String::from_utf8_lossy(said).into_owned()));
+        }
+        let raw = i32::from_ne_bytes(done.try_into().map_err(io::Error::other)?);
+        let read = |file: &mut File| -> io::Result<Vec<u8>> {
+            let mut text = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut text)?;
+            Ok(text)
+        };
+        let (stdout, stderr) = (read(&mut stdout)?, read(&mut stderr)?);
+        Ok(Ran { status: ExitStatus::from_raw(raw), stdout, stderr })
+    }
+}
+
+/// A file in memory.
+fn memory() -> io::Result<File> {
+    Ok(File::from(memfd_create("nft", MemfdFlags::CLOEXEC)?))
+}
+
+/// The broker's side: one request.
+pub(super) fn answer(channel: &Channel, packet: Packet) -> io::Result<()> {
+    let (raw, said) = match run(packet) {
+        Ok(status) => (status.into_raw(), String::new()),
+        Err(fault) => (0, fault.to_string()),
+    };
+    let mut bytes = raw.to_ne_bytes().to_vec();
+    bytes.extend_from_slice(said.as_bytes());
+    channel.send(&bytes, &[])
+}
+
+fn run(packet: Packet) -> io::Result<ExitStatus> {
+    let refused = || io::Error::from(io::ErrorKind::PermissionDenied);
+    let way = packet.bytes.first().map(|way| usize::from(*way));
+    let arguments = way.and_then(|way| WAYS.get(way)).ok_or_else(refused)?;
+    let files: [OwnedFd; 3] = packet.descriptors.try_into().map_err(|_| refused())?;
+    let [mut stdin, stdout, stderr] = files.map(File::from);
+    let mut ruleset = String::new();
+    (&mut stdin).take(1 << 24).read_to_string(&mut ruleset)?;
+    if !(way == Some(LOAD) && is_of_the_shortcut(&ruleset) || ruleset.is_empty()) {
+        return Err(refused());
+    }
+    // What is read there is what was looked at: nobody else writes to this one.
+    let mut looked_at = memory()?;
+    looked_at.write_all(ruleset.as_bytes())?;
+    looked_at.rewind()?;
+    Command::new("nft")
+        .args(*arguments)
+        .env("LC_ALL", "C")
+        .stdin(looked_at)
+        .stdout(stdout)
+        .stderr(stderr)
+        .status()
+}
+
+/// Whether each line of a ruleset is one command about the table of the short cut, and nothing else.
+fn is_of_the_shortcut(ruleset: &str) -> bool {
+    ruleset.lines().all(|line| {
+        let mut words = line.split(' ');
+        let head = [words.next(), words.next(), words.next(), words.next()];
+        let [Some(verb), Some(kind), Some("inet"), Some(SHORTCUT)] = head else { return false };
+        let is_known = ["add", "flush", "delete"].contains(&verb)
+            && ["counter", "map", "chain", "rule"].contains(&kind);
+        // A semicolon, or a line that goes on, begins another command, but within braces.
+        let mut depth = 0_usize;
+        let is_one = line.chars().all(|c| match c {
+            '{' => {
+                depth += 1;
+                true
+            }
+            '}' => {
+                depth = depth.wrapping_sub(1);
+                depth != usize::MAX
+            }
+            ';' => depth > 0,
+            '\\' | '"' | '\'' | '$' | '#' => false,
+            c => !c.is_control(),
+        });
+        is_known && is_one && depth == 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ruleset_is_of_the_shortcut_alone() {
+        let ours = "add counter inet schengate_shortcut a\n\
+                    add map inet schengate_shortcut m { type ipv4_addr : counter; flags interval; }\n\
+                    flush chain inet schengate_shortcut judge\n\
+                    add rule inet schengate_shortcut judge tcp dport { 1-2, 4-5 } jump plane_0\n";
+        assert!(is_of_the_shortcut(ours));
+        for other in [
+            "flush ruleset\n",
+            "delete table inet schengate_guard\n",
+            "delete table inet schengate_shortcut\n",
+            "flush chain inet schengate_guard forward\n",
+            "include \"/etc/shadow\"\n",
+            "add chain inet schengate_shortcut x; flush ruleset\n",
+            "add chain inet schengate_shortcut x } ; flush ruleset {\n",
+            "add chain inet schengate_shortcut x {\n; flush ruleset }\n",
+            "add chain inet schengate_shortcut x \\\nflush ruleset\n",
+            "add rule inet  schengate_shortcut x accept\n",
+            "\n",
+        ] {
+            assert!(!is_of_the_shortcut(&format!("{ours}{other}")), "{other}");
+        }
+    }
+
+    #[test]
+    fn nobody_runs_what_is_not_among_the_ways() {
+        let (here, there) = Channel::pair().unwrap();
+        let firewall = Firewall::new(here);
+        for arguments in [&["flush", "ruleset"][..], &["list"], &[]] {
+            let fault = firewall.run(arguments, "").unwrap_err();
+            assert_eq!(fault.kind(), io::ErrorKind::Unsupported);
+        }
+        let served = std::thread::spawn(move || {
+            while let Some(packet) = there.receive().unwrap() {
+                answer(&there, packet).unwrap();
+            }
+        });
+        let refused = |arguments: &[&str], input| {
+            let fault = firewall.run(arguments, input).unwrap_err().to_string();
+            assert_eq!(fault, io::Error::from(io::ErrorKind::PermissionDenied).to_string());
+        };
+        refused(&["-f", "-"], "flush ruleset\n");
+        refused(&["list", "chains"], "flush ruleset\n");
+        drop(firewall);
+        served.join().unwrap();
+    }
+}
