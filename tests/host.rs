@@ -93,9 +93,15 @@ static PACKAGES_BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// Builds a package of the program that is tested.
 fn package(version: &str, folder: &Path) {
+    build_packages(version, &["--only", "deb"], folder);
+}
+
+/// Builds packages of the program that is tested.
+fn build_packages(version: &str, which: &[&str], folder: &Path) {
     let output = Command::new(here().join("packaging/build"))
         .args(["--binary", env!("CARGO_BIN_EXE_schengate"), "--version", version])
-        .args(["--only", "deb", "--fast", "--output"])
+        .args(which)
+        .args(["--fast", "--output"])
         .arg(folder)
         .output()
         .unwrap();
@@ -195,4 +201,31 @@ fn p02_lintian_finds_no_error_in_the_package_and_a_second_one_is_the_same_bytes(
     let second = built(VERSIONS[0], folder.path());
     let read = |path: &Path| fs::read(path).unwrap();
     assert!(read(&first) == read(&second), "two packages of one program differ");
+}
+
+#[test]
+fn p08_rpm_installs_the_other_package_upgrades_and_removes_it() {
+    let is_there = Command::new("rpm").arg("--version").output().is_ok();
+    if !is_there {
+        assert!(std::env::var_os("SCHENGATE_CI").is_none(), "rpm is needed here");
+        println!("SKIPPED: rpm is not installed");
+        return;
+    }
+    if left_out().is_some() {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    build_packages(VERSIONS[0], &[], folder.path());
+    let mut paths = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let package = paths.find(|path| path.extension().is_some_and(|it| it == "rpm")).unwrap();
+    let output = Command::new("timeout")
+        .args(["-k", "10", LIMIT, "unshare", "-m", "bash"])
+        .arg(here().join("tests/host/rpm.sh"))
+        .args([&tree("trixie", false), &package])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    println!("{told}");
+    assert!(told.ends_with("done\n") && !told.contains("NOT "), "{told}{}", said(&output));
 }

@@ -73,6 +73,27 @@ says "p04 the package is whole" test -z "$(dpkg --audit)"
 says "p04 the old process serves" test "$(process)" = "$before"
 says "p04 what is permitted" served
 
+# A port that somebody else has by the time of an upgrade: the package is whole, it is said which one,
+# and nothing leaves while nobody serves.
+sed -i '/^permitt/d' /etc/schengate/policy.toml
+cat >> /etc/schengate/policy.toml <<'POLICY'
+[[listen]]
+mode = "proxy"
+address = "127.0.0.1:3128"
+POLICY
+python3 -c 'import socket, time; s = socket.create_server(("127.0.0.1", 3128)); time.sleep(1e6)' &
+taken=$!
+says "p06 somebody has the port" comes bash -c '</dev/tcp/127.0.0.1/3128' 2> /dev/null
+journal() { journalctl -b --no-pager -o cat -u schengate.service; }
+names() { journal | grep -q "listener 127.0.0.1:3128.*Address already in use"; }
+says "p06 an upgrade beside a port in use" dpkg -i "$later"
+says "p06 says that it was not restarted" grep -q "schengate.service was not restarted" /tmp/heard
+says "p06 the package is whole" test -z "$(dpkg --audit)"
+says "p06 the port is named" comes names
+says "p06 nothing leaves" not served
+kill $taken
+says "p06 it serves as soon as the port is free" comes served
+
 says "p05 the package is removed" dpkg -r schengate
 says "p05 nothing runs" nothing_runs
 says "p05 the guard stands" guarded
