@@ -92,6 +92,11 @@ impl Resolver {
         }
     }
 
+    /// Whether there is anybody who could be asked.
+    pub(crate) fn has_servers(&self) -> bool {
+        !self.servers().is_empty()
+    }
+
     /// The name servers.
     pub(crate) fn servers(&self) -> Arc<Servers> {
         match &self.0 {

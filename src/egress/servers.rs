@@ -47,6 +47,11 @@ impl Servers {
         Self { all, tls, down }
     }
 
+    /// Whether there is nobody to ask.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Asks those that `may` be asked, in order, until one answers. [`None`] where none did; a server
     /// that only says that it cannot has the word where no other one answers.
     pub(crate) async fn ask(

@@ -49,6 +49,7 @@ pub struct DataPlane {
     /// Dropped after the workers have ended: their flows end by it.
     lane: Option<lane::Watching>,
     listeners: Vec<(Ingress, SocketAddr)>,
+    resolver: Arc<Resolver>,
 }
 
 struct WorkerThread {
@@ -212,13 +213,19 @@ impl DataPlane {
             on_start.recv().map_err(|_| io::Error::other("a worker ended at its start"))??;
             workers.push(WorkerThread { commands, thread });
         }
-        Ok(Self { workers, lane, listeners })
+        Ok(Self { workers, lane, listeners, resolver })
     }
 
     /// The ingress of every listener and the address it is bound to, in the order of the settings.
     #[must_use]
     pub fn listeners(&self) -> &[(Ingress, SocketAddr)] {
         &self.listeners
+    }
+
+    /// Whether there is a name server that could be asked.
+    #[must_use]
+    pub fn has_name_servers(&self) -> bool {
+        self.resolver.has_servers()
     }
 
     /// Has every live connection judged by the policy now in force; those that it no longer permits

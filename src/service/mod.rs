@@ -9,6 +9,7 @@ mod enclosed;
 mod events;
 mod flows;
 mod front;
+mod host;
 mod keeper;
 mod record;
 mod settings;

@@ -14,6 +14,7 @@ use super::confine;
 use super::events;
 use super::flows::OfPlane;
 use super::front::Behind;
+use super::host::Host;
 use super::keeper::Keeper;
 use super::record;
 use super::settings::{listeners, name_service};
@@ -154,6 +155,7 @@ impl Service {
             monitor,
             behind,
             keeper: Keeper::new(broker.keeper),
+            host: Host::default(),
             _broker: firewall,
             building: None,
             state: step::State::started(),

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::events;
 use super::front::Behind;
+use super::host::Host;
 use super::keeper::Keeper;
 use super::record;
 use super::step::{
@@ -65,6 +66,8 @@ pub struct Service {
     pub(super) behind: Option<Behind>,
     /// Hears what the keeper of the capture says.
     pub(super) keeper: Keeper,
+    /// What of this host stands in the way.
+    pub(super) host: Host,
     /// The process that does what this one gave up lasts as long as this is there.
     pub(super) _broker: Arc<Firewall>,
     pub(super) building: Option<Building>,
@@ -101,6 +104,7 @@ impl Service {
         self.remember();
         self.health.met(LISTENERS);
         self.hear_keeper();
+        self.look_at_host();
         notify::ready(&self.status());
         record::started(&self.account, self.policies.current());
         self.told.tables(&self.account, self.policies.compiler().infos());
@@ -195,6 +199,7 @@ impl Service {
         self.look_at_ages();
         self.recorded.hear(&self.account, &self.health);
         self.hear_keeper();
+        self.look_at_host();
         self.tell_record();
         if self.policies.config().policy.watch {
             let seen = self.watch.look(Instant::now());
@@ -225,6 +230,12 @@ impl Service {
         let old = if old.is_empty() { "none".to_owned() } else { old.join("; ") };
         self.health.fact(OLD_TABLES, old);
         self.follow_up(Event::Ages { now, tables });
+    }
+
+    fn look_at_host(&mut self) {
+        let policy = (self.policies.config(), self.policies.compiler().infos());
+        let resolves = self.plane.has_name_servers();
+        self.host.look(Instant::now(), policy, resolves, &self.health);
     }
 
     fn hear_keeper(&mut self) {

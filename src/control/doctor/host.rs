@@ -170,13 +170,17 @@ fn clock(files: &Files) -> State {
 }
 
 fn resolver(files: &Files) -> State {
-    let mend =
-        "write `nameserver ADDRESS` into /etc/resolv.conf, or [names] resolvers in the policy";
     match files.read("etc/resolv.conf") {
-        None => State::bad("/etc/resolv.conf cannot be read: no name has an address", mend),
-        Some(text) if !lines(&text).any(|line| line.starts_with("nameserver ")) => {
-            State::bad("/etc/resolv.conf names no name server: no name has an address", mend)
-        }
+        None => State::bad("/etc/resolv.conf cannot be read: no name has an address", NAME_SERVER),
+        Some(text) if !lines(&text).any(|line| line.starts_with("nameserver ")) => no_name_server(),
         Some(_) => State::Good,
     }
+}
+
+const NAME_SERVER: &str =
+    "write `nameserver ADDRESS` into /etc/resolv.conf, or [names] resolvers in the policy";
+
+/// Nobody is there who could be asked for a name.
+pub(super) fn no_name_server() -> State {
+    State::bad("/etc/resolv.conf names no name server: no name has an address", NAME_SERVER)
 }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::capture::{Fences, Finding, Nft, StateListener, Word};
+use super::config::ListenMode;
 pub use diagnosis::{Diagnosis, Expected, State};
 pub use files::Files;
 
@@ -33,6 +34,33 @@ pub fn look(files: &Files, wanted: Expected<'_>, now: Timestamp) -> Vec<Diagnosi
         found.push(Diagnosis { check: "probe", state: probe(wanted.keeper) });
     }
     found
+}
+
+/// What a gateway that runs sees of its host by itself: of these checks those that read nothing but the
+/// kernel's own files, which keep nobody waiting and which it may open. `resolves`: whether there is a
+/// name server that it could ask.
+#[must_use]
+pub fn look_while_running(wanted: Expected<'_>, resolves: bool, now: Timestamp) -> Vec<Diagnosis> {
+    let mut found = Vec::new();
+    kernel::look(&Files::below(Path::new("/")), wanted, &mut found);
+    found.push(Diagnosis { check: "tables", state: service::tables(wanted, now) });
+    let state = if resolves { State::Good } else { host::no_name_server() };
+    found.push(Diagnosis { check: RESOLVER, state });
+    found
+}
+
+/// Looked at by every gateway: whether there is a name server.
+const RESOLVER: &str = "resolver";
+
+/// Whether a gateway cannot do its work while this is bad: nothing is handed over to it, or it is asked
+/// for names and can ask nobody. What keeps captured packets away is seen by the checks of the capture.
+#[must_use]
+pub fn is_vital(found: &Diagnosis, wanted: Expected<'_>) -> bool {
+    let asks = wanted.config.is_some_and(|config| {
+        config.dns.is_some() || config.listen.iter().any(|it| it.mode == ListenMode::Proxy)
+    });
+    matches!(found.state, State::Bad { .. })
+        && (found.check == "nft_tproxy" || found.check == RESOLVER && asks)
 }
 
 /// The checks of `schengate capture check`.

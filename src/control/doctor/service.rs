@@ -96,7 +96,7 @@ fn policy_file(files: &Files) -> State {
     }
 }
 
-fn tables(wanted: Expected<'_>, now: Timestamp) -> State {
+pub(super) fn tables(wanted: Expected<'_>, now: Timestamp) -> State {
     let ahead = wanted.tables.iter().find(|table| table.as_of.is_some_and(|as_of| as_of > now));
     if let Some(table) = ahead {
         return State::bad(
