@@ -58,6 +58,21 @@ fn shared() -> PathBuf {
     std::env::var_os("SCHENGATE_SHARED").map_or_else(beside, PathBuf::from)
 }
 
+/// An upgrade must not turn a policy down that an earlier version took, nor read it otherwise.
+#[test]
+fn a_policy_of_the_first_version_is_read_as_it_was_then() {
+    let first = include_str!("first_policy.toml");
+    let config = parse_at(first, None, at("2026-11-24T12:00:00Z")).unwrap().config;
+    assert_eq!(config.policy.mode, Mode::Observe);
+    // All that it wrote out was the default, but two; so it is still.
+    let short = "schema = 1\n[policy]\nmode = 'observe'\npermit = ['eea', 'gdpr-adequacy']\n";
+    let now = parse_at(short, None, at("2026-11-24T12:00:00Z")).unwrap().config;
+    let told = |config: Config| {
+        format!("{:?} {:?} {:?} {:?}", config.policy, config.listen, config.names, config.data)
+    };
+    assert_eq!(told(config), told(now));
+}
+
 #[test]
 fn the_head_of_the_file_is_required_and_known() {
     whole_fault("[policy]\npermit = ['eea']", "1:1: schema: missing", "schema = 1");
