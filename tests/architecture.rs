@@ -193,6 +193,10 @@ const NO_WAY_OUT: &[(&str, &str)] = &[
     ("flow/udp/sockets.rs", "to the client, from the address that it had sent to"),
     ("flow/udp/association.rs", "to the client of the association"),
     ("flow/udp/icmp.rs", "to the client, and of its own host alone"),
+    (
+        "sys/held.rs",
+        "the socket of a command that is shut in, in its own namespaces and in its place",
+    ),
     ("control/capture/own.rs", "to an interface of its own, to see whether the capture holds"),
 ];
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::journal;
+use crate::account::notice;
 
 /// Where the policy of the installed service is.
 pub(super) const INSTALLED: &str = "/etc/schengate/policy.toml";
@@ -89,7 +90,8 @@ pub(super) fn log(writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
 
 /// Says on stderr what went wrong, in the form every command uses.
 pub(super) fn complain(what: impl std::fmt::Display) -> Exit {
-    // Where stderr takes nothing, the exit status says it alone.
-    writeln!(io::stderr(), "schengate: {what}").ok();
+    // A path or a file may have in it what a terminal takes for orders. Where stderr takes nothing, the exit
+    // status says it alone.
+    writeln!(io::stderr(), "schengate: {}", notice::printable(&what.to_string())).ok();
     Exit::NoAnswer
 }

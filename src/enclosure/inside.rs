@@ -1,19 +1,21 @@
 //! The processes inside: one that enters the namespaces, and process 1 in them, which makes the way out,
 //! starts the command, and tells how it ended.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::message::{self, FromInside, ToInside};
-use super::{CLIENT, NOT_FOUND, NOT_RUNNABLE, NOT_STARTED, Plan, mounts};
-use crate::sys::{self, Channel, Diverted, Forked, Gone, Signals, Woken};
+use super::mounts::{self, Kept};
+use super::{CLIENT, NOT_FOUND, NOT_RUNNABLE, NOT_STARTED, PASSED_ON, Plan, connects};
+use crate::sys::{self, Channel, Diverted, Forked, Gone, HeldConnects, Signals, Woken};
 
 /// The table of packet rules, and its counters.
 const TABLE: &str = "schengate-exec";
@@ -52,13 +54,13 @@ struct WayOut {
 }
 
 /// Runs the processes inside; ends with them.
-pub(super) fn run(channel: Channel, plan: &Plan, hidden: &[PathBuf], signals: &Signals) -> ! {
+pub(super) fn run(channel: Channel, plan: &Plan, signals: &Signals) -> ! {
     if let Err((step, fault)) = sys::unshare() {
         tell(&channel, &Failed { step: step.to_owned(), fault }, true);
         sys::leave(NOT_STARTED);
     }
     match sys::fork() {
-        Ok(Forked::Child) => first(&channel, plan, hidden, signals),
+        Ok(Forked::Child) => first(&channel, plan, signals),
         Ok(Forked::Parent(first)) => {
             // The end of the channel is to tell that process 1 is gone.
             drop(channel);
@@ -80,30 +82,37 @@ fn tell(channel: &Channel, failed: &Failed, is_first: bool) {
 }
 
 /// Process 1.
-fn first(channel: &Channel, plan: &Plan, hidden: &[PathBuf], signals: &Signals) -> ! {
-    let status =
-        match prepared(channel, plan, hidden).and_then(|()| command(channel, plan, signals)) {
-            Ok(()) => 0,
-            Err(failed) => {
-                tell(channel, &failed, false);
-                NOT_STARTED
-            }
-        };
+fn first(channel: &Channel, plan: &Plan, signals: &Signals) -> ! {
+    let ran = prepared(channel, plan).and_then(|kept| command(channel, plan, kept, signals));
+    let status = match ran {
+        Ok(()) => 0,
+        Err(failed) => {
+            tell(channel, &failed, false);
+            NOT_STARTED
+        }
+    };
     // With process 1 everything in its namespace ends.
     sys::leave(status)
 }
 
-/// Makes the way out and passes it on; what is left of rights are those to read the counters.
-fn prepared(channel: &Channel, plan: &Plan, hidden: &[PathBuf]) -> Result<(), Failed> {
+/// Makes the way out and passes it on; what is left of rights are those to read the counters and to answer
+/// calls of connect(2).
+fn prepared(channel: &Channel, plan: &Plan) -> Result<Kept, Failed> {
+    // Sockets of the command are to be taken over, which is a way to look into it.
+    if fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|it| it.trim() == "3") {
+        let step = "kernel.yama.ptrace_scope = 3 lets nobody answer for the command's connections";
+        return Err(Failed { step: step.to_owned(), fault: ErrorKind::PermissionDenied.into() });
+    }
     let way = network(plan)?;
-    mounts::hide(plan, hidden)?;
+    let kept = mounts::hide(plan)?;
     sys::drop_capabilities(true).step("the capabilities")?;
     sys::hide_from_others().step("the process inside")?;
     let mut all: Vec<BorrowedFd<'_>> =
         vec![way.tcp.as_fd(), way.names.0.as_fd(), way.names.1.as_fd()];
     all.extend(way.quic.as_ref().map(AsFd::as_fd));
     let ready = FromInside::Ready { has_quic: way.quic.is_some() };
-    channel.send(&message::written(&ready), &all).step("the way out")
+    channel.send(&message::written(&ready), &all).step("the way out")?;
+    Ok(kept)
 }
 
 fn network(plan: &Plan) -> Result<WayOut, Failed> {
@@ -179,19 +188,41 @@ fn set_transparent(socket: &Socket, at: SocketAddr) -> io::Result<()> {
 }
 
 /// Waits for the word, runs the command, and tells how it ended.
-fn command(channel: &Channel, plan: &Plan, signals: &Signals) -> Result<(), Failed> {
+fn command(channel: &Channel, plan: &Plan, kept: Kept, signals: &Signals) -> Result<(), Failed> {
     let word = channel.receive().step("the word to start")?;
     let Some(word) = word else { return Ok(()) };
-    let ToInside::Go = message::read(&word.bytes).step("the word to start")? else {
+    let ToInside::Go { early } = message::read(&word.bytes).step("the word to start")? else {
         // A signal before the start: there is nothing to start any more.
         return Ok(());
     };
-    // Of signals in the copy that process 1 has: those of its parent are read there.
+    // Those of this process itself: the copy of its parent's has those of its parent.
+    let terminal = Signals::hold(&PASSED_ON).step("the signals")?;
     let own = Signals::hold(&[libc::SIGCHLD]).step("the signals")?;
+    let (to_command, from_here) = Channel::pair().step("the command")?;
     let command = match sys::fork().step("the command")? {
-        Forked::Child => become_command(plan, signals),
+        Forked::Child => {
+            drop(to_command);
+            become_command(plan, signals, &from_here)
+        }
         Forked::Parent(command) => command,
     };
+    drop(from_here);
+    if let Some(held) = to_command.receive().step("the command")? {
+        let held = held.descriptors.into_iter().next().ok_or(ErrorKind::InvalidData);
+        let held = HeldConnects::from(held.step("the command's connections")?);
+        let answer = move || connects::answer(&held, &kept);
+        thread::Builder::new().spawn(answer).step("the command's connections")?;
+        // It waits, and holds its signals: those of the terminal that came before it was there are one
+        // with its own.
+        let mut early: BTreeSet<_> = early.into_iter().collect();
+        while let Some((signal, _)) = terminal.next().step("the signals")? {
+            early.insert(signal);
+        }
+        for signal in early {
+            sys::signal(command.unsigned_abs(), signal).step("the signals")?;
+        }
+        to_command.send(b"go", &[]).step("the command")?;
+    }
     loop {
         match own.wait(channel, None).step("the command")? {
             Woken::Signal(..) => {
@@ -232,10 +263,14 @@ fn end(gone: Gone) -> FromInside {
     FromInside::Ended { exited, number, udp: count(UDP), others: count(OTHERS) }
 }
 
-/// Gives up every right, and becomes the command.
-fn become_command(plan: &Plan, signals: &Signals) -> ! {
+/// Gives up every right, and becomes the command once its connections are taken care of.
+fn become_command(plan: &Plan, signals: &Signals, from_here: &Channel) -> ! {
     let given_up = sys::drop_capabilities(false)
-        .and_then(|()| sys::close_at_exec())
+        .and_then(|()| sys::leave_no_core())
+        .and_then(|()| sys::hold_connects())
+        .and_then(|held| from_here.send(b"held", &[held.as_fd()]))
+        .and_then(|()| from_here.receive()?.ok_or_else(|| ErrorKind::BrokenPipe.into()))
+        .and_then(|_go| sys::close_at_exec())
         .and_then(|()| signals.release())
         .and_then(|()| sys::forbid_ways_out());
     if let Err(fault) = given_up {

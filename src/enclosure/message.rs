@@ -20,8 +20,8 @@ pub(super) enum FromInside {
 /// To the inside.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToInside {
-    /// Start the command.
-    Go,
+    /// Start the command. It is to have these signals, which came before it was there.
+    Go { early: Vec<i32> },
     /// Pass this signal on to it.
     Signal(i32),
 }

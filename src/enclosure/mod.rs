@@ -12,6 +12,7 @@
 //! one transparent listener, UDP to the ports on which somebody waits. Whatever is missed by that goes
 //! nowhere.
 
+mod connects;
 mod inside;
 mod message;
 mod mounts;
@@ -43,8 +44,8 @@ const NOT_FOUND: i32 = 127;
 pub struct Plan {
     /// The program and its arguments.
     pub command: Vec<OsString>,
-    /// Files, directories and sockets of the host that stay within reach, of those that are hidden: all
-    /// of `/run`, and sockets elsewhere.
+    /// Files, directories and sockets of the host that stay within reach, of those that do not: all of
+    /// `/run` and `/dev/shm`, and sockets elsewhere.
     pub keep: Vec<PathBuf>,
     /// Whether QUIC has a socket (UDP port 443).
     pub quic: bool,
@@ -84,8 +85,8 @@ pub enum Fault {
     },
     /// What was given to the command leads out.
     #[error(
-        "standard input, output or error is a network socket, which would be a way out past the gateway: \
-         give the command a pipe or a file (for example: `cat | schengate exec ... | cat`)"
+        "standard input, output or error is a network socket, or one for datagrams, which would be a way out \
+         past the gateway: give the command a pipe or a file (for example: `cat | schengate exec ... | cat`)"
     )]
     NetworkSocket,
     /// The processes inside are gone before their time.
@@ -147,7 +148,6 @@ impl Enclosure {
             return Err(Fault::NetworkSocket);
         }
         let has_terminal = sys::foreground();
-        let hidden = mounts::sockets_of_the_host()?;
         let (outside, inside) = Channel::pair()?;
         let held = PASSED_ON.iter().chain(&[libc::SIGTTOU, libc::SIGCHLD]);
         let signals = Signals::hold(&held.copied().collect::<Vec<_>>())?;
@@ -158,7 +158,7 @@ impl Enclosure {
             }
             Forked::Child => {
                 drop(outside);
-                inside::run(inside, plan, &hidden, &signals)
+                inside::run(inside, plan, &signals)
             }
         }
     }
@@ -181,7 +181,7 @@ impl Enclosure {
             FromInside::Fault { step, code, is_first } => {
                 let fault = io::Error::from_raw_os_error(code);
                 Err(if is_first {
-                    Fault::NoNamespaces { step, fault, help: help() }
+                    Fault::NoNamespaces { help: help(&step), step, fault }
                 } else {
                     Fault::Step { step, fault }
                 })
@@ -195,7 +195,13 @@ impl Enclosure {
     /// # Errors
     /// The processes inside are gone.
     pub fn go(&self) -> Result<(), Fault> {
-        Ok(self.channel.send(&message::written(&ToInside::Go), &[])?)
+        let mut early = Vec::new();
+        while let Some((signal, _)) = self.signals.next()? {
+            if PASSED_ON.contains(&signal) {
+                early.push(signal);
+            }
+        }
+        Ok(self.channel.send(&message::written(&ToInside::Go { early }), &[])?)
     }
 
     /// Waits for the end of the command, for so long, and passes signals on meanwhile.
@@ -206,7 +212,9 @@ impl Enclosure {
         match self.signals.wait(&self.channel, Some(patience))? {
             Woken::Neither => Ok(Event::Nothing),
             Woken::Signal(signal, is_sent) => {
-                if is_sent && PASSED_ON.contains(&signal) {
+                // The terminal's end is told to who leads the session alone.
+                let is_for_it = is_sent || signal == libc::SIGHUP && sys::leads_session();
+                if is_for_it && PASSED_ON.contains(&signal) {
                     // Where it has ended meanwhile, that is read next.
                     drop(self.channel.send(&message::written(&ToInside::Signal(signal)), &[]));
                 }
@@ -245,9 +253,15 @@ impl Drop for Enclosure {
 }
 
 /// How to go on where there are no namespaces for this user.
-fn help() -> String {
+fn help(step: &str) -> String {
     let read = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).ok();
     let is = |name: &str, value: &str| read(name).is_some_and(|text| text.trim() == value);
+    if step == sys::NUMBERS && sys::user() == 0 {
+        return "Root without CAP_SETFCAP, as in a container, may not be root in a namespace of its own: run \
+                it as an ordinary user. Within another `schengate exec` the command is judged already: run \
+                it there as it is"
+            .to_owned();
+    }
     let switch = if is("kernel/unprivileged_userns_clone", "0") {
         "An administrator may allow it: sysctl -w kernel.unprivileged_userns_clone=1"
     } else if is("user/max_user_namespaces", "0") {

@@ -1,10 +1,14 @@
-//! What of the host's files leads out past its network, and is hidden: sockets with a name (a session's
-//! bus, a container engine, a cache of names), processes of the host, switches of the kernel.
+//! What of the host's files leads out past its network, and is hidden: what lives no longer than the host
+//! runs, memory and queues with a name, processes of the host, switches of the kernel. Sockets with a name
+//! are there to see, and `connects` says which are within reach.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, symlink};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{
@@ -14,6 +18,7 @@ use rustix::mount::{
 
 use super::Plan;
 use super::inside::{Failed, Step, exists};
+use crate::sys;
 
 /// Where the host keeps sockets and what else lives no longer than it runs.
 const RUN: &str = "/run";
@@ -23,39 +28,78 @@ const NAME_SERVER: &str = "192.0.0.1";
 
 const RESOLV: &str = "/etc/resolv.conf";
 
-/// Every socket of this host with a name in its files, but those in `/run`.
-///
-/// # Errors
-/// The kernel's list cannot be read.
-pub(super) fn sockets_of_the_host() -> io::Result<Vec<PathBuf>> {
-    let text = fs::read("/proc/net/unix")?;
-    Ok(named_sockets(&String::from_utf8_lossy(&text)))
-}
+/// What stays within reach of all that the host has in its files: mounts, by their numbers. Nothing else can
+/// be moved or linked into one of them, even where its file system is the same.
+#[derive(Debug, Default)]
+pub(super) struct Kept(HashSet<u64>);
 
-/// The names in the text of `/proc/net/unix` (proc(5)).
-fn named_sockets(text: &str) -> Vec<PathBuf> {
-    let name = |line: &str| {
-        let at = line.find(" /")? + 1;
-        line.get(at..).map(PathBuf::from)
-    };
-    let mut all: Vec<PathBuf> = text.lines().skip(1).filter_map(name).collect();
-    all.retain(|path| !path.starts_with(RUN) && !path.starts_with("/var/run"));
-    all.sort();
-    all.dedup();
-    all
+impl Kept {
+    /// Whether a file is in one of them, by the way by which it was opened.
+    ///
+    /// # Errors
+    /// That cannot be asked.
+    pub(super) fn holds(&self, file: &impl AsRawFd) -> io::Result<bool> {
+        if self.0.is_empty() {
+            return Ok(false);
+        }
+        let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+        let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        Ok(mount.and_then(|id| id.trim().parse().ok()).is_some_and(|id: u64| self.0.contains(&id)))
+    }
 }
 
 /// Hides them, in the mount namespace of this process.
-pub(super) fn hide(plan: &Plan, sockets: &[PathBuf]) -> Result<(), Failed> {
+pub(super) fn hide(plan: &Plan) -> Result<Kept, Failed> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).step("the mounts")?;
     processes()?;
     kept(plan, || run().step("/run"))?;
-    for socket in sockets.iter().filter(|socket| !is_kept(plan, socket)) {
-        hide_socket(socket)?;
+    for path in plan.keep.iter().filter(|path| !path.starts_with(RUN)) {
+        let step = format!("--keep {}", path.display());
+        mount_bind_recursive(path.as_path(), path.as_path()).step(&step)?;
+    }
+    for (path, kind, options) in
+        [("/dev/shm", "tmpfs", Some(c"mode=1777")), ("/dev/mqueue", "mqueue", None)]
+    {
+        let path = Path::new(path);
+        let is_kept = plan.keep.iter().any(|kept| path.starts_with(kept) || kept.starts_with(path));
+        if exists(path) && !is_kept {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            mount(kind, path, kind, flags, options).step(&path.display().to_string())?;
+        }
     }
     names()?;
-    enter_anew()
+    let table = fs::read("/proc/self/mountinfo").step("the mounts")?;
+    let kept = Kept(mounts_below(&table, &plan.keep));
+    enter_anew()?;
+    Ok(kept)
+}
+
+/// The numbers of the mounts at these paths and below, in the text of `/proc/self/mountinfo` (proc(5)).
+fn mounts_below(table: &[u8], paths: &[PathBuf]) -> HashSet<u64> {
+    let below = |line: &[u8]| {
+        let mut words = line.split(|&byte| byte == b' ');
+        let number = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+        let point = unescaped(words.nth(3)?);
+        let point = Path::new(OsStr::from_bytes(&point));
+        paths.iter().any(|path| point.starts_with(path)).then_some(number)
+    };
+    table.split(|&byte| byte == b'\n').filter_map(below).collect()
+}
+
+/// Without the three octal digits behind a backslash in which blanks and backslashes stand there.
+fn unescaped(word: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let digits = behind.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        (rest, _) = match code.filter(|_| byte == b'\\') {
+            Some(code) => (behind.get(3..).unwrap_or_default(), text.push(code)),
+            None => (behind, text.push(byte)),
+        };
+    }
+    text
 }
 
 /// Takes the working directory again by its name: a directory that was entered before leads beneath
@@ -65,10 +109,6 @@ fn enter_anew() -> Result<(), Failed> {
     entered.or_else(|_| std::env::set_current_dir("/")).step("the working directory")
 }
 
-fn is_kept(plan: &Plan, path: &Path) -> bool {
-    plan.keep.iter().any(|kept| path.starts_with(kept))
-}
-
 /// The processes of the namespace alone, and no switch of the kernel's to write to: those of an
 /// administrator would have it start a program outside (`kernel.core_pattern`).
 fn processes() -> Result<(), Failed> {
@@ -76,16 +116,21 @@ fn processes() -> Result<(), Failed> {
     // Where a container's runtime hides parts of it, the kernel gives no whole one. The old one stays:
     // whose processes it shows are not this user's to look into.
     let _whole = mount("proc", "/proc", "proc", flags, None);
-    let is_root = rustix::process::geteuid().is_root();
-    for path in ["/proc/sys", "/proc/sysrq-trigger", "/sys"] {
-        let read_only = mount_bind_recursive(path, path)
-            .and_then(|()| mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | flags, c""));
-        if let Err(fault) = read_only
-            && is_root
-            && exists(Path::new(path))
-        {
-            return Err(fault).step(path);
+    for path in ["/proc/sys", "/proc/sysrq-trigger", "/sys"].map(Path::new) {
+        if !exists(path) {
+            continue;
         }
+        // Everything below as well: what is mounted there has attributes of its own.
+        let read_only = mount_bind_recursive(path, path).map_err(io::Error::from);
+        let read_only = read_only.and_then(|()| match sys::make_read_only(path) {
+            // Before Linux 5.12: the mount itself.
+            Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => {
+                let flags = MountFlags::BIND | MountFlags::RDONLY | flags;
+                Ok(mount_remount(path, flags, c"")?)
+            }
+            done => done,
+        });
+        read_only.step(&path.display().to_string())?;
     }
     Ok(())
 }
@@ -130,16 +175,6 @@ fn run() -> io::Result<()> {
     fs::DirBuilder::new().create(format!("{RUN}/lock"))
 }
 
-/// Puts nothing in the place of a socket.
-fn hide_socket(path: &Path) -> Result<(), Failed> {
-    // Whatever is not there, or not to be reached, leads nowhere.
-    let is_socket = |about: fs::Metadata| about.file_type().is_socket();
-    if !fs::metadata(path).is_ok_and(is_socket) {
-        return Ok(());
-    }
-    mount_bind("/dev/null", path).step(&format!("the socket {}", path.display()))
-}
-
 /// Has names asked of the gateway. Every address leads to it; this one says so.
 fn names() -> Result<(), Failed> {
     const STEP: &str = "resolv.conf";
@@ -177,19 +212,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_with_a_name_are_read_and_abstract_ones_and_those_of_run_are_not() {
-        let text = "Num       RefCount Protocol Flags    Type St Inode Path
-0000000000000000: 00000002 00000000 00010000 0001 01 20 /run/dbus/system_bus_socket
-0000000000000000: 00000002 00000000 00010000 0001 01 21 @abstract
-0000000000000000: 00000002 00000000 00010000 0001 01 22 /tmp/ssh-a b/agent.1
-0000000000000000: 00000003 00000000 00000000 0001 03 23
-0000000000000000: 00000002 00000000 00010000 0001 01 24 /tmp/ssh-a b/agent.1
-0000000000000000: 00000002 00000000 00010000 0005 01 25 /var/lib/x
+    fn mounts_are_known_by_where_they_are_whatever_is_in_their_names() {
+        let table = b"22 1 0:5 / / rw - ext4 a rw
+23 22 0:6 / /tmp/a\\040b rw shared:1 - tmpfs t rw
+24 23 0:7 /x /tmp/a\\040b/\xff\\134c rw - tmpfs t rw
+25 22 0:8 / /tmp/a rw - tmpfs t rw
 ";
-        assert_eq!(
-            named_sockets(text),
-            [Path::new("/tmp/ssh-a b/agent.1"), Path::new("/var/lib/x")]
-        );
+        let below = |path: &str| {
+            let mut all: Vec<_> = mounts_below(table, &[PathBuf::from(path)]).into_iter().collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(below("/tmp/a b"), [23, 24]);
+        assert_eq!(below("/tmp/a"), [25]);
+        assert_eq!(below("/nowhere"), []);
+        assert_eq!(unescaped(b"\\134x\\04"), b"\\x\\04");
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::AddressFamily;
-use rustix::net::sockopt::socket_domain;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::net::sockopt::{socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -19,12 +21,13 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-/// Gives up every capability for good, but CAP_NET_ADMIN where the rules of its own namespace are yet
-/// to be read: not by a program that it becomes either.
+/// Gives up every capability for good, but for those over its own namespaces by which rules are read and
+/// calls of connect(2) answered, where that is yet to be done (`serves`): not by a program that it becomes
+/// either.
 ///
 /// # Errors
 /// Whatever prctl(2) and capset(2) say.
-pub fn drop_capabilities(keep_rules: bool) -> io::Result<()> {
+pub fn drop_capabilities(serves: bool) -> io::Result<()> {
     for number in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
         match capability_is_in_bounding_set(one) {
@@ -36,10 +39,23 @@ pub fn drop_capabilities(keep_rules: bool) -> io::Result<()> {
         }
     }
     clear_ambient_capability_set()?;
-    let left = if keep_rules { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
+    let serving = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_PTRACE;
+    let left = if serves { serving } else { CapabilitySet::empty() };
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable })?;
     Ok(set_no_new_privs(true)?)
+}
+
+/// Has the kernel keep no core of this process, and of whatever comes of it, and start no program of the host
+/// for one (core(5): 1 is the limit that says so; 0 does not). Where there was a limit of 0 before, that stays.
+///
+/// # Errors
+/// Whatever setrlimit(2) says.
+pub fn leave_no_core() -> io::Result<()> {
+    if getrlimit(Resource::Core).maximum == Some(0) {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) })?)
 }
 
 /// Lets no process of the same user look into this one or trace it (prctl(2), PR_SET_DUMPABLE).
@@ -74,13 +90,14 @@ pub fn close_at_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether standard input, output or error is a socket of a network: whoever has it connects it to where
-/// they like, past every namespace.
+/// Whether standard input, output or error is a socket of a network, or one that sends datagrams to whichever
+/// name: whoever has it sends to where they like, past every namespace.
 #[must_use]
 pub fn holds_network_socket() -> bool {
     // What cannot be told counts as one.
     let leads_out = |descriptor: BorrowedFd<'_>| match socket_domain(descriptor) {
-        Ok(domain) => domain != AddressFamily::UNIX,
+        Ok(AddressFamily::UNIX) => socket_type(descriptor) != Ok(SocketType::STREAM),
+        Ok(_) => true,
         Err(fault) => !matches!(fault, Errno::NOTSOCK | Errno::BADF),
     };
     leads_out(io::stdin().as_fd())
@@ -101,16 +118,15 @@ const WHOLE_CALLS: [i64; 4] =
 /// Requests of ioctl(2) that put words into the terminal, for the shell outside to read.
 const TO_THE_TERMINAL: [libc::c_ulong; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
-/// The bit of the numbers of calls of x32, a second way to make the same calls.
-#[cfg(target_arch = "x86_64")]
-const OTHER_NUMBERS: [i64; 2] = [0, 0x4000_0000];
-#[cfg(not(target_arch = "x86_64"))]
-const OTHER_NUMBERS: [i64; 1] = [0];
+/// Kinds of AF_UNIX that send to whichever name without a connect(2) for it: datagrams, and what the kernel
+/// makes of SOCK_RAW. The type stands beside flags in its argument.
+const BY_NAME: [libc::c_int; 2] = [libc::SOCK_DGRAM, libc::SOCK_RAW];
+const TYPE_MASK: u64 = 0xf;
 
 /// Forbids the calls by which a network namespace is got round: sockets of families that it does not
-/// confine, io_uring (which makes sockets without a call for each), keys that the kernel asks for outside,
-/// input for the terminal. Programs
-/// of another architecture are killed. For this thread and whatever comes of it.
+/// confine, and those that reach names of the file system by themselves, io_uring (which makes sockets
+/// without a call for each), keys that the kernel asks for outside, input for the terminal. Programs of
+/// another architecture are killed. For this thread and whatever comes of it.
 ///
 /// # Errors
 /// The kernel has no seccomp(2), or the processor is none that the library knows.
@@ -120,25 +136,28 @@ pub fn forbid_ways_out() -> io::Result<()> {
 }
 
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    use seccompiler::SeccompCmpOp::{Eq, Ne};
+    use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
     let is = |argument, op: SeccompCmpOp, value: u64| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)
     };
     let families = FAMILIES.map(|family| is(0, Ne, family.unsigned_abs().into()));
     let families: Result<Vec<_>, _> = families.into_iter().collect();
     let family = SeccompRule::new(families?)?;
+    let mut by_name = Vec::new();
+    for kind in BY_NAME {
+        let unix = is(0, Eq, libc::AF_UNIX.unsigned_abs().into())?;
+        let kind = is(1, MaskedEq(TYPE_MASK), kind.unsigned_abs().into())?;
+        by_name.push(SeccompRule::new(vec![unix, kind])?);
+    }
     let mut terminal = Vec::new();
     for request in TO_THE_TERMINAL {
         terminal.push(SeccompRule::new(vec![is(1, Eq, request)?])?);
     }
     let mut rules = BTreeMap::new();
-    for bit in OTHER_NUMBERS {
-        rules.insert(libc::SYS_socket | bit, vec![family.clone()]);
-        rules.insert(libc::SYS_ioctl | bit, terminal.clone());
-        for call in WHOLE_CALLS {
-            rules.insert(call | bit, Vec::new());
-        }
-    }
+    rules.insert(libc::SYS_socket, [&by_name[..], &[family]].concat());
+    rules.insert(libc::SYS_socketpair, by_name);
+    rules.insert(libc::SYS_ioctl, terminal);
+    rules.extend(WHOLE_CALLS.map(|call| (call, Vec::new())));
     let refusal = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch)?.try_into()
@@ -156,11 +175,16 @@ mod tests {
             set_no_new_privs(true).unwrap();
             forbid_ways_out().unwrap();
             let made = |domain| Socket::new(Domain::from(domain), Type::DGRAM, None).map(drop);
-            [libc::AF_INET, libc::AF_UNIX, libc::AF_VSOCK, libc::AF_PACKET].map(made)
+            let stream = Socket::new(Domain::UNIX, Type::STREAM, None).map(drop);
+            let pair = Socket::pair(Domain::UNIX, Type::DGRAM, None).map(drop);
+            let stream_pair = Socket::pair(Domain::UNIX, Type::STREAM, None).map(drop);
+            let forbidden = [libc::AF_UNIX, libc::AF_VSOCK, libc::AF_PACKET].map(made);
+            ([made(libc::AF_INET), stream, stream_pair], forbidden, pair)
         });
-        let [inet, unix, vsock, packet] = confined.join().unwrap();
-        assert!(inet.is_ok() && unix.is_ok(), "{inet:?} {unix:?}");
-        let forbidden = |made: io::Result<()>| made.unwrap_err().raw_os_error();
-        assert_eq!([forbidden(vsock), forbidden(packet)], [Some(libc::EPERM); 2]);
+        let (allowed, forbidden, pair) = confined.join().unwrap();
+        assert!(allowed.iter().all(Result::is_ok), "{allowed:?}");
+        for made in forbidden.into_iter().chain([pair]) {
+            assert_eq!(made.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        }
     }
 }

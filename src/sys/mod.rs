@@ -7,12 +7,14 @@ mod conntrack;
 mod descriptors;
 pub mod epoll;
 mod filter;
+mod held;
 mod landlock;
 mod links;
 mod local;
 mod mapping;
 mod memory;
 mod message;
+mod mounts;
 mod netfilter;
 mod netlink;
 mod news;
@@ -38,15 +40,20 @@ use std::{io, ptr};
 pub use channel::{Channel, Packet};
 pub use confine::{
     close_at_exec, drop_capabilities, forbid_ways_out, hide_from_others, holds_network_socket,
+    leave_no_core,
 };
 pub use conntrack::{ConnectionCounting, Conntrack, ConntrackEnds, FlowKey, Heard, Tracked};
 pub use descriptors::{connections_max, is_reserved, raise_descriptor_limit, unreserved};
 pub use filter::{Role, restrict_calls};
 pub use landlock::{Fenced, Holds, Paths, restrict_files};
+pub use held::{
+    Descriptors, HeldConnect, HeldConnects, bound_file, connect_held, hold_connects, waits,
+};
 pub use links::{Link, links, local_addresses};
 pub use local::{add_own_address, deliver_all_here, start_loopback};
 pub use mapping::SharedWords;
 pub use memory::{prefer_huge_pages, set_mmap_threshold};
+pub use mounts::make_read_only;
 pub use netfilter::{Counted, NamedCounter, add_intervals, counters};
 pub use news::{News, messages};
 pub use options::choose_port_at_connect;
@@ -67,7 +74,10 @@ use rustix::time::{ClockId, clock_gettime};
 pub use sets::{MarkSet, queue_by_target};
 pub use signals::{Signals, Woken};
 pub use socket::{accept, is_of_this_network};
-pub use spawn::{Forked, Gone, foreground, fork, leave, reap, take_terminal, unshare, wait};
+pub use spawn::{
+    Forked, Gone, NUMBERS, foreground, fork, leads_session, leave, reap, take_terminal, unshare,
+    wait,
+};
 pub use tun::Tun;
 pub use writers::Writers;
 

@@ -104,7 +104,11 @@ impl Signals {
         }
     }
 
-    fn next(&self) -> io::Result<Option<(libc::c_int, bool)>> {
+    /// The next signal of this process that waits already, and whether another process sent it.
+    ///
+    /// # Errors
+    /// Whatever read(2) says.
+    pub fn next(&self) -> io::Result<Option<(libc::c_int, bool)>> {
         // `struct signalfd_siginfo`: the number first, then an error number, then who sent it: 0 or
         // less is a process.
         let mut about = [0; 128];

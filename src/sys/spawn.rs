@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal};
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, getpgrp, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, getpgrp, getpid, getsid, waitpid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use rustix::thread::UnshareFlags;
 
@@ -41,6 +41,9 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// The step of [`unshare`] in which a user namespace is told who is in it.
+pub const NUMBERS: &str = "the user's number";
+
 /// Enters a user, network, mount and IPC namespace of its own, and lets the children of this process
 /// have one of processes. It is the same user and group in them, and may do in them what an
 /// administrator may.
@@ -58,7 +61,7 @@ pub fn unshare() -> Result<(), (&'static str, io::Error)> {
     unsafe { rustix::thread::unshare_unsafe(all) }
         .map_err(|fault| ("a user namespace", fault.into()))?;
     let write = |file: &str, text: String| {
-        fs::write(format!("/proc/self/{file}"), text).map_err(|fault| ("the user's number", fault))
+        fs::write(format!("/proc/self/{file}"), text).map_err(|fault| (NUMBERS, fault))
     };
     // Without it nobody but an administrator outside may say which groups there are.
     write("setgroups", "deny".to_owned())?;
@@ -114,6 +117,12 @@ fn gone(status: WaitStatus) -> Option<Gone> {
 #[must_use]
 pub fn foreground() -> bool {
     io::stdin().is_terminal() && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// Whether this process leads its session: when its terminal goes, it alone is told (SIGHUP).
+#[must_use]
+pub fn leads_session() -> bool {
+    getsid(None).is_ok_and(|session| session == getpid())
 }
 
 /// Takes the terminal back, which a command of another process group may have left in its hands.

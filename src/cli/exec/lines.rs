@@ -47,9 +47,11 @@ impl Write for Sink {
                 summary.add(last);
             }
         }
-        drop(summary);
         if let Some(file) = &mut self.file {
-            file.write_all(&whole)?;
+            // What was added up is not lost with it.
+            if let Err(fault) = file.write_all(&whole) {
+                summary.record_fault.get_or_insert_with(|| fault.to_string());
+            }
         }
         Ok(bytes.len())
     }

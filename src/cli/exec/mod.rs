@@ -57,8 +57,8 @@ pub(super) struct Exec {
     /// Write the lines of the record there, and what the gateway says of itself
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Leave this socket, file or directory of the host within reach, of those that are hidden: all of
-    /// /run, and sockets elsewhere
+    /// Leave this socket, file or directory of the host within reach, of those that are not: all of /run
+    /// and /dev/shm, and sockets elsewhere
     #[arg(long, value_name = "PATH")]
     keep: Vec<PathBuf>,
     /// No way for QUIC: clients fall back to TCP
@@ -86,11 +86,11 @@ type Fault = Box<dyn std::error::Error>;
 fn run(arguments: &Exec) -> Result<u8, Fault> {
     let origin = Origin::of(arguments.policy.as_deref(), &arguments.file)?;
     // Before anything is begun: what cannot be written is said before the command has run.
-    let report = arguments.report.as_deref().map(create).transpose()?;
+    let report = arguments.report.as_deref().map(Kept::create).transpose()?;
     let proposal = arguments.propose.as_deref().filter(|path| path.as_os_str() != "-");
-    let proposal = proposal.map(create).transpose()?;
+    let proposal = proposal.map(Kept::create).transpose()?;
     let record = arguments.record.as_deref().map(create).transpose()?;
-    let keep = arguments.keep.iter().map(|path| path.canonicalize().map_err(|e| at(path, &e)));
+    let keep = arguments.keep.iter().map(|path| keep(path));
     let plan = Plan {
         command: arguments.command.clone(),
         keep: keep.collect::<Result<_, _>>()?,
@@ -109,10 +109,19 @@ fn run(arguments: &Exec) -> Result<u8, Fault> {
             true => format!("{}\n", show::json(&summary)),
             false => show::text(&summary, is_colored),
         };
-        write(report, &text)?;
+        deliver("the summary", report, &text);
     }
     if arguments.propose.is_some() {
-        write(proposal, &propose::proposal(&origin, &summary)?)?;
+        match propose::proposal(&origin, &summary) {
+            Ok(text) => deliver("the proposal", proposal, &text),
+            Err(fault) => {
+                complain(format_args!("exec: nothing can be proposed: {fault}"));
+            }
+        }
+    }
+    if let Some((path, fault)) = arguments.record.as_deref().zip(summary.record_fault.as_deref()) {
+        let path = path.display();
+        complain(format_args!("exec: the record {path} is not whole, lines are lost: {fault}"));
     }
     Ok(status(summary.ended.gone))
 }
@@ -162,17 +171,43 @@ fn create(path: &Path) -> Result<File, Fault> {
     File::create(path).map_err(|fault| at(path, &fault).into())
 }
 
+/// What is to stay within reach, by the one name that it has.
+fn keep(path: &Path) -> Result<PathBuf, Fault> {
+    let whole = path.canonicalize().map_err(|fault| at(path, &fault))?;
+    if whole.parent().is_none() {
+        return Err(
+            "--keep /: that is all of this host: name a socket, a file or a directory".into()
+        );
+    }
+    Ok(whole)
+}
+
 fn at(path: &Path, fault: &io::Error) -> String {
     format!("{}: {fault}", path.display())
 }
 
-/// Writes there, or to stderr; where stderr takes nothing, there is nobody to tell.
-fn write(file: Option<File>, text: &str) -> io::Result<()> {
-    match file {
-        Some(mut file) => file.write_all(text.as_bytes()),
-        None => {
-            io::stderr().write_all(text.as_bytes()).ok();
-            Ok(())
-        }
+/// A file in which something of the run is kept.
+struct Kept<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Kept<'a> {
+    fn create(path: &'a Path) -> Result<Self, Fault> {
+        Ok(Self { path, file: create(path)? })
     }
+}
+
+/// Writes there, or to stderr. What cannot be written there is not lost, and the status stays the command's:
+/// it has run.
+fn deliver(what: &str, to: Option<Kept<'_>>, text: &str) {
+    if let Some(mut kept) = to {
+        let Err(fault) = kept.file.write_all(text.as_bytes()) else { return };
+        let path = kept.path.display();
+        complain(format_args!(
+            "exec: {what} cannot be written to {path}: {fault}. It follows here"
+        ));
+    }
+    // Where stderr takes nothing, there is nobody to tell.
+    io::stderr().write_all(text.as_bytes()).ok();
 }

@@ -48,11 +48,14 @@ pub(super) fn text(summary: &Summary, is_colored: bool) -> String {
     writeln!(out, "  by {policy} ({mode}, version {version})").ok();
     writeln!(
         out,
-        "  {}, {} up, {} down; {} refused",
+        "  {}, {} up, {} down; {refused} refused{}",
         counted(connections, "connection"),
         bytes(up),
         bytes(down),
-        refused
+        match summary.would_be_refused() {
+            0 => String::new(),
+            would => format!(", {would} WOULD BE REFUSED by enforce"),
+        }
     )
     .ok();
     let (places, law) = summary.reached();
@@ -121,6 +124,7 @@ pub(super) fn json(summary: &Summary) -> Value {
                 "host": key.host,
                 "address": key.address.map(|address| address.to_string()),
                 "port": key.port,
+                "question": key.is_question,
                 "transport": key.transport,
                 "location": key.location,
                 "anycast": key.anycast,
@@ -155,6 +159,7 @@ pub(super) fn json(summary: &Summary) -> Value {
         "connections": connections,
         "bytes_up": up,
         "bytes_down": down,
+        "would_be_refused": summary.would_be_refused(),
         "countries": places,
         "law": law,
         "went": rows(Fate::Forwarded),
@@ -164,6 +169,7 @@ pub(super) fn json(summary: &Summary) -> Value {
         "unserved": { "udp": summary.ended.unserved.udp, "others": summary.ended.unserved.others },
         "lines_without_a_row": summary.beyond,
         "whole": summary.is_whole,
+        "record_fault": summary.record_fault,
     })
 }
 
@@ -180,6 +186,10 @@ fn ended(gone: Gone) -> String {
 }
 
 fn whom(key: &Key) -> String {
+    if key.is_question && key.fate == Fate::Refused {
+        let name = key.host.as_deref().unwrap_or("a name");
+        return format!("{} (question)", short(&plain(name)));
+    }
     let udp = if key.transport.as_deref() == Some("udp") { "/udp" } else { "" };
     let whole = match (&key.host, key.address, key.port) {
         (Some(host), _, Some(port)) => format!("{host}:{port}{udp}"),
@@ -222,6 +232,9 @@ fn why(key: &Key, row: &Row) -> String {
     let mut text = format!("{}{}", plain(reason), rule.unwrap_or_default());
     if key.would.as_deref() == Some("block") {
         text = format!("WOULD BE REFUSED: {text}");
+    } else if key.is_question && reason == Reason::Guard.label() {
+        // Of the gateway's own name server: it has no address that could be guarded.
+        text = format!("{text}: a question of this type is not passed on ([dns] types)");
     } else if key.fate == Fate::Refused
         && let Some(known) = Reason::ALL.iter().find(|known| known.label() == reason)
     {

@@ -64,6 +64,8 @@ pub(super) struct Key {
     pub(super) fate: Fate,
     /// The name, else the address.
     pub(super) host: Option<String>,
+    /// It is a question about a name, and no connection.
+    pub(super) is_question: bool,
     /// Of one without a name.
     pub(super) address: Option<SocketAddr>,
     pub(super) port: Option<u16>,
@@ -108,6 +110,8 @@ pub(super) struct Summary {
     pub(super) rows: BTreeMap<Key, Row>,
     /// Lines that found no row of their own.
     pub(super) beyond: u64,
+    /// Why lines of the record are not in the file in which it is kept.
+    pub(super) record_fault: Option<String>,
 }
 
 impl Default for Summary {
@@ -120,6 +124,7 @@ impl Default for Summary {
             is_whole: true,
             rows: BTreeMap::new(),
             beyond: 0,
+            record_fault: None,
         }
     }
 }
@@ -137,6 +142,7 @@ impl Summary {
         let port = last.destination.map(|at| at.port()).filter(|_| !is_question);
         let key = Key {
             fate,
+            is_question,
             address: last.destination.filter(|_| last.host.is_none()),
             host: last.host,
             port,
@@ -177,6 +183,13 @@ impl Summary {
             went().flat_map(move |(key, _)| of(key)).map(String::as_str).collect()
         };
         (codes(|key| &key.location), codes(|key| &key.law))
+    }
+
+    /// Connections that were forwarded, and that `enforce` would have refused.
+    pub(super) fn would_be_refused(&self) -> u64 {
+        let would =
+            |key: &Key| key.fate == Fate::Forwarded && key.would.as_deref() == Some("block");
+        self.rows.iter().filter(|(key, _)| would(key)).map(|(_, row)| row.connections).sum()
     }
 
     /// Connections, bytes up and bytes down of one fate.
