@@ -41,6 +41,7 @@ mod crowd;
 mod dashboard;
 mod dns;
 mod exec;
+mod exec_clients;
 mod exec_ways;
 mod lane;
 mod netns;
