@@ -24,6 +24,8 @@ export const opened = async (address, options, use) => {
   });
   try {
     const page = await context.newPage();
+    // A machine at work elsewhere is no fault of the page.
+    page.setDefaultTimeout(120_000);
     const faults = [];
     page.on("pageerror", (fault) => faults.push(String(fault)));
     // The event stream of the page never ends: what is waited for is its document.
