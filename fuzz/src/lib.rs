@@ -4,10 +4,12 @@ mod datagrams;
 mod files;
 #[path = "../../tests/flights/mod.rs"]
 mod flights;
+mod packets;
 mod streams;
 
 pub use datagrams::{dtls, quic};
 pub use files::{mmdb, pack, pcap, policy_file, table};
+pub use packets::lane;
 pub use streams::{connect_target, http, second, socks, starttls, tls};
 
 use schengate::identify::{HostName, Identity, Protocol};

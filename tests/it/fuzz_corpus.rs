@@ -89,6 +89,11 @@ fn seeds_of_pcap() {
 }
 
 #[test]
+fn seeds_of_lane() {
+    replay("lane", targets::lane);
+}
+
+#[test]
 fn seeds_of_mmdb() {
     replay("mmdb", targets::mmdb);
 }

@@ -9,9 +9,10 @@
 mod flights;
 #[path = "../support/gateway.rs"]
 mod gateway;
+#[path = "../support/lane.rs"]
+mod lane_drive;
 #[path = "../support/mmdb.rs"]
 mod mmdb;
-#[allow(clippy::duplicate_mod, reason = "the fuzz targets have it too, as a crate of their own")]
 #[path = "../support/packets.rs"]
 mod packets;
 #[path = "../support/schema.rs"]
@@ -36,6 +37,7 @@ mod fuzz_corpus;
 mod identify;
 mod inspect;
 mod lane;
+mod lane_models;
 mod malformed;
 mod operations;
 mod packaging;

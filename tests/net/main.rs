@@ -8,8 +8,12 @@ use std::env;
 mod flights;
 #[path = "../lab/mod.rs"]
 mod lab;
+#[path = "../support/lane.rs"]
+mod lane_drive;
 #[path = "../support/mmdb.rs"]
 mod mmdb;
+#[path = "../support/packets.rs"]
+mod packets;
 #[path = "../support/schema.rs"]
 mod schema;
 #[path = "../support/mod.rs"]
@@ -44,6 +48,7 @@ mod exec;
 mod exec_clients;
 mod exec_ways;
 mod lane;
+mod lane_fuzz;
 mod netns;
 mod netns_udp;
 mod oci;
@@ -72,6 +77,7 @@ fn a_helper_process_does_as_its_role_says() {
         Ok("origin") => request_streams::origin(),
         Ok("asker") => request_streams::asker(),
         Ok("uncapped") => lane::uncapped(),
+        Ok("lane-server") => lane_fuzz::server(),
         Ok("filler") => shortcut::filler(),
         Ok("mirror") => update::mirror(),
         _ => return lab::role::run_if_asked(),
