@@ -45,10 +45,10 @@ pub use confine::{
 pub use conntrack::{ConnectionCounting, Conntrack, ConntrackEnds, FlowKey, Heard, Tracked};
 pub use descriptors::{connections_max, is_reserved, raise_descriptor_limit, unreserved};
 pub use filter::{Role, restrict_calls};
-pub use landlock::{Fenced, Holds, Paths, restrict_files};
 pub use held::{
     Descriptors, HeldConnect, HeldConnects, bound_file, connect_held, hold_connects, waits,
 };
+pub use landlock::{Fenced, Holds, Paths, restrict_files};
 pub use links::{Link, links, local_addresses};
 pub use local::{add_own_address, deliver_all_here, start_loopback};
 pub use mapping::SharedWords;

@@ -104,7 +104,12 @@ impl Tally {
 
 impl Gateway {
     /// What goes on, and whether it dies before it arrives.
-    fn from_client(&mut self, bytes: &[u8], dies: bool, pool: &mut Pool) -> Vec<(Vec<u8>, bool)> {
+    fn take_from_client(
+        &mut self,
+        bytes: &[u8],
+        dies: bool,
+        pool: &mut Pool,
+    ) -> Vec<(Vec<u8>, bool)> {
         let packet = Packet::read(bytes, Offload::default()).expect("it is one of TCP");
         let step = self.flow.from_client(&packet, pool);
         let mut room = vec![0; bytes.len()];
@@ -130,7 +135,7 @@ impl Gateway {
         goes
     }
 
-    fn from_server(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
+    fn take_from_server(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
         let packet = Packet::read(bytes, Offload::default()).expect("a kernel sends packets");
         let step = self.flow.from_server(&packet, pool);
         let acknowledged = u32::from_be_bytes(transport(bytes)[8..12].try_into().unwrap());
@@ -410,10 +415,10 @@ pub fn play(
     for _ in 0..80 {
         let sent = client.next(&mut chance);
         let dies = chance.one_in(lossy);
-        for (packet, dies) in gateway.from_client(&sent.bytes(), dies, pool) {
+        for (packet, dies) in gateway.take_from_client(&sent.bytes(), dies, pool) {
             if !dies {
                 for reply in world.take(&packet) {
-                    if gateway.from_server(&reply, pool) && !chance.one_in(lossy) {
+                    if gateway.take_from_server(&reply, pool) && !chance.one_in(lossy) {
                         client.hears(&reply);
                     }
                 }
@@ -427,7 +432,7 @@ pub fn play(
             answered = streams.len();
             let random = if retries { HELLO_RETRY_REQUEST } else { [7; 32] };
             for reply in world.write(&server_hello(random)) {
-                if gateway.from_server(&reply, pool) {
+                if gateway.take_from_server(&reply, pool) {
                     client.hears(&reply);
                 }
             }
