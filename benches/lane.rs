@@ -71,8 +71,12 @@ fn main() {
 
 fn bench(plain: &Lab, proxy: &Lab, lane: &Lab, (rounds, share): (usize, u64)) {
     plain.switch_forwarding_on();
-    let follow = "table inet t { chain forward { type filter hook forward priority 0; ct state invalid drop; } }";
-    plain.gateway.shell(&format!("nft '{follow}'")).unwrap();
+    let follow = "nft -f - <<'END'
+        add table inet follow
+        add chain inet follow forward { type filter hook forward priority filter; }
+        add rule inet follow forward ct state invalid drop
+END";
+    plain.gateway.shell(follow).unwrap();
     let gateways = [(proxy, ""), (lane, "[[listen]]\nmode = \"lane\"\n")].map(|(lab, more)| {
         let policy = lab.write("bench.toml", &policy(more));
         let gateway = gateway(lab, &policy);
