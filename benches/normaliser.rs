@@ -50,7 +50,7 @@ fn run(packets: &[(bool, Vec<u8>)], pool: &mut Pool) -> bool {
             Some(Event::FirstFlight) => {
                 let read = matches!(flow.identify(), schengate::identify::Step::Done(_));
                 let judgement = if read { Judgement::Permitted } else { Judgement::NeedMore };
-                black_box(flow.judged(judgement, pool));
+                let _outcome = black_box(flow.judged(judgement, pool));
             }
             Some(Event::Carried) => carried = true,
             _ => {}
