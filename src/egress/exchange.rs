@@ -77,7 +77,7 @@ async fn over_udp(question: &Question, server: &Server) -> io::Result<Message> {
             strays += 1;
             continue;
         }
-        if message.truncated() {
+        if message.metadata.truncation {
             return over_stream(question, dial::tcp(server).await?).await;
         }
         return Ok(message);
@@ -98,7 +98,7 @@ async fn over_stream(
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await?;
     let message = Message::from_vec(&answer).map_err(io::Error::other)?;
-    if !question.is_answered_by(id, &message) || message.truncated() {
+    if !question.is_answered_by(id, &message) || message.metadata.truncation {
         return Err(io::Error::other("an answer to another question"));
     }
     Ok(message)
@@ -137,8 +137,8 @@ mod tests {
     /// The answer to a query, with this last byte of its address.
     fn answer(query: &[u8], last: u8) -> Message {
         let mut message = Message::from_vec(query).unwrap();
-        let name = message.queries()[0].name().clone();
-        message.set_message_type(MessageType::Response);
+        let name = message.queries[0].name().clone();
+        message.metadata.message_type = MessageType::Response;
         message.add_answer(Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, last))));
         message
     }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn told(answered: io::Result<Message>) -> String {
-        answered.unwrap().answers()[0].data().to_string()
+        answered.unwrap().answers[0].data.to_string()
     }
 
     #[tokio::test]
@@ -160,13 +160,13 @@ mod tests {
             let (length, client) = server.recv_from(&mut query).await.unwrap();
             let good = answer(&query[..length], 1);
             let mut other_id = good.clone();
-            other_id.set_id(good.id().wrapping_add(1));
+            other_id.metadata.id = good.metadata.id.wrapping_add(1);
             let mut other_name = answer(&query[..length], 3);
             let other = Name::from_str("other.example.").unwrap();
-            other_name.take_queries();
+            other_name.queries.clear();
             other_name.add_query(Query::query(other, RecordType::A));
             let mut question = good.clone();
-            question.set_message_type(MessageType::Query);
+            question.metadata.message_type = MessageType::Query;
             for forged in [other_id, other_name, question] {
                 server.send_to(&forged.to_vec().unwrap(), client).await.unwrap();
             }

@@ -25,15 +25,11 @@ impl Question {
 
     /// The message that asks it, with EDNS or without (RFC 6891 §6.2.2).
     pub(crate) fn encoded(&self, id: u16, edns: bool) -> Result<Vec<u8>, ProtoError> {
-        let mut message = Message::new();
-        message
-            .set_id(id)
-            .set_message_type(MessageType::Query)
-            .set_op_code(OpCode::Query)
-            .set_recursion_desired(self.recursion)
-            .set_checking_disabled(self.checking_disabled)
-            .set_authentic_data(self.authentic)
-            .add_query(self.query.clone());
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = self.recursion;
+        message.metadata.checking_disabled = self.checking_disabled;
+        message.metadata.authentic_data = self.authentic;
+        message.add_query(self.query.clone());
         if edns {
             let mut edns = Edns::new();
             edns.set_max_payload(UDP_MAX);
@@ -45,9 +41,9 @@ impl Question {
 
     /// Whether a message answers [`Question::encoded`] of this id.
     pub(crate) fn is_answered_by(&self, id: u16, message: &Message) -> bool {
-        let [query] = message.queries() else { return false };
-        message.id() == id
-            && message.message_type() == MessageType::Response
+        let [query] = message.queries.as_slice() else { return false };
+        message.metadata.id == id
+            && message.metadata.message_type == MessageType::Response
             && query.query_type() == self.query.query_type()
             && query.query_class() == self.query.query_class()
             && query.name() == self.query.name()
@@ -55,10 +51,10 @@ impl Question {
 
     /// Whether a message says that its sender does not know EDNS; an old one repeats no question.
     pub(crate) fn is_too_new_for(&self, id: u16, message: &Message) -> bool {
-        let code = message.response_code();
-        message.id() == id
-            && message.message_type() == MessageType::Response
+        let code = message.metadata.response_code;
+        message.metadata.id == id
+            && message.metadata.message_type == MessageType::Response
             && matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
-            && (message.queries().is_empty() || self.is_answered_by(id, message))
+            && (message.queries.is_empty() || self.is_answered_by(id, message))
     }
 }

@@ -172,7 +172,7 @@ enum Read {
 
 /// Reads the addresses of a name, along its aliases; `ttl` becomes the shortest on the way.
 fn read(message: &Message, name: Name, ttl: &mut u32) -> Result<Read, NoAddresses> {
-    let code = message.response_code();
+    let code = message.metadata.response_code;
     if code == ResponseCode::NXDomain {
         return Err(NoAddresses::None);
     }
@@ -183,17 +183,17 @@ fn read(message: &Message, name: Name, ttl: &mut u32) -> Result<Read, NoAddresse
     for _ in 0..=ALIASES_MAX {
         let mut addresses = Vec::new();
         let mut alias = None;
-        for record in message.answers().iter().filter(|record| *record.name() == owner) {
-            if let RData::A(v4) = record.data() {
+        for record in message.answers.iter().filter(|record| record.name == owner) {
+            if let RData::A(v4) = &record.data {
                 addresses.push(v4.0.into());
-            } else if let RData::AAAA(v6) = record.data() {
+            } else if let RData::AAAA(v6) = &record.data {
                 addresses.push(v6.0.into());
-            } else if let RData::CNAME(target) = record.data() {
+            } else if let RData::CNAME(target) = &record.data {
                 alias = Some(target.0.clone());
             } else {
                 continue;
             }
-            *ttl = (*ttl).min(record.ttl());
+            *ttl = (*ttl).min(record.ttl);
         }
         if !addresses.is_empty() {
             return Ok(Read::Found(addresses));
@@ -201,7 +201,7 @@ fn read(message: &Message, name: Name, ttl: &mut u32) -> Result<Read, NoAddresse
         let Some(target) = alias else {
             // Nothing more: where the name is an alias and nobody says that it ends there, it is asked
             // about.
-            let mut authority = message.name_servers().iter();
+            let mut authority = message.authorities.iter();
             let ends = authority.any(|record| record.record_type() == RecordType::SOA);
             return if owner == name || ends {
                 Err(NoAddresses::None)
@@ -268,6 +268,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_along_its_own_aliases_only() {
+        use hickory_proto::op::OpCode;
         use hickory_proto::rr::Record;
         use hickory_proto::rr::rdata::{A, CNAME};
         let name = |text: &str| Name::from_str(text).unwrap();
@@ -278,7 +279,7 @@ mod tests {
             Record::from_rdata(name(owner), ttl, RData::CNAME(CNAME(name(to))))
         };
         let told = |records: Vec<Record>| {
-            let mut message = Message::new();
+            let mut message = Message::response(0, OpCode::Query);
             message.add_answers(records);
             let mut ttl = u32::MAX;
             match read(&message, name("a.example."), &mut ttl) {

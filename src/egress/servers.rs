@@ -140,7 +140,7 @@ impl Servers {
 /// Whether a server settled the question, so that nobody else has to be asked.
 fn is_answer(message: &Message) -> bool {
     !matches!(
-        message.response_code(),
+        message.metadata.response_code,
         ResponseCode::ServFail
             | ResponseCode::Refused
             | ResponseCode::NotImp
@@ -154,7 +154,7 @@ mod tests {
     use std::str::FromStr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use hickory_proto::op::{MessageType, Query};
+    use hickory_proto::op::{MessageType, OpCode, Query};
     use hickory_proto::rr::{Name, RecordType};
     use tokio::net::UdpSocket;
 
@@ -186,7 +186,8 @@ mod tests {
 
     fn said(query: &Message, code: ResponseCode) -> Message {
         let mut message = query.clone();
-        message.set_message_type(MessageType::Response).set_response_code(code);
+        message.metadata.message_type = MessageType::Response;
+        message.metadata.response_code = code;
         message
     }
 
@@ -208,7 +209,7 @@ mod tests {
         let question = Question::own(Query::query(name, RecordType::A));
         let begun = Instant::now();
         let answer = servers.ask(&question, |_| true).await;
-        (answer.map(|answer| answer.response_code()), begun.elapsed().as_millis())
+        (answer.map(|answer| answer.metadata.response_code), begun.elapsed().as_millis())
     }
 
     const YES: Option<ResponseCode> = Some(ResponseCode::NoError);
@@ -273,17 +274,16 @@ mod tests {
     async fn a06_a_server_that_does_not_know_edns_is_asked_without() {
         // One says so, without the question; another throws it away.
         let (says, _) = server(|_, query| {
-            if query.extensions().is_none() {
+            if query.edns.is_none() {
                 return now(said(query, ResponseCode::NoError));
             }
-            let mut answer = Message::new();
-            answer.set_id(query.id()).set_message_type(MessageType::Response);
-            answer.set_response_code(ResponseCode::FormErr);
+            let mut answer = Message::response(query.metadata.id, OpCode::Query);
+            answer.metadata.response_code = ResponseCode::FormErr;
             now(answer)
         })
         .await;
         let (drops, _) = server(|_, query| {
-            query.extensions().is_none().then(|| said(query, ResponseCode::NoError)).and_then(now)
+            query.edns.is_none().then(|| said(query, ResponseCode::NoError)).and_then(now)
         })
         .await;
         let (answer, took) = ask(&Servers::new(vec![says], None)).await;

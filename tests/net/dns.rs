@@ -1,6 +1,6 @@
 //! The gateway as a name server (`[dns]`), through the built binary and the laboratory.
 
-use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use serde_json::json;
 
@@ -93,7 +93,7 @@ impl<'lab> Scene<'lab> {
             .ask(&json!({"do": "udp", "to": HERE, "hex": hex(&query), "patience_ms": 7_000}));
         let answer = unhex(said["received"].as_str().unwrap());
         let answer = (!answer.is_empty()).then(|| Message::from_vec(&answer).unwrap())?;
-        assert_eq!(answer.id(), 4711);
+        assert_eq!(answer.metadata.id, 4711);
         Some(answer)
     }
 
@@ -113,8 +113,8 @@ impl<'lab> Scene<'lab> {
 
 /// A query; `~` in a name stands for a zero byte.
 fn query(name: &str, kind: RecordType) -> Message {
-    let mut message = Message::new();
-    message.set_id(4711).set_recursion_desired(true);
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
     let labels = name.trim_end_matches('.').split('.').map(|it| it.replace('~', "\0"));
     let name = Name::from_labels(labels.map(String::into_bytes)).unwrap();
     message.add_query(Query::query(name, kind));
@@ -123,15 +123,14 @@ fn query(name: &str, kind: RecordType) -> Message {
 }
 
 fn addresses(message: &Message) -> Vec<String> {
-    message.answers().iter().map(|record| record.data().to_string()).collect()
+    message.answers.iter().map(|record| record.data.to_string()).collect()
 }
 
 /// The code and the words of an extended error (RFC 8914).
 fn extended(message: &Message) -> Option<(u16, String)> {
-    let option =
-        message.extensions().as_ref()?.options().as_ref().iter().find_map(|(code, option)| {
-            (u16::from(*code) == 15).then(|| Vec::<u8>::try_from(option).unwrap())
-        })?;
+    let option = message.edns.as_ref()?.options().as_ref().iter().find_map(|(code, option)| {
+        (u16::from(*code) == 15).then(|| Vec::<u8>::try_from(option).unwrap())
+    })?;
     let (code, words) = option.split_first_chunk()?;
     Some((u16::from_be_bytes(*code), String::from_utf8(words.to_vec()).unwrap()))
 }
@@ -145,7 +144,7 @@ fn what_a_client_was_told_ties_the_name_to_the_address() {
     {
         let answer = scene.ask("permitted.example.", kind).unwrap();
         assert_eq!(
-            (answer.response_code(), addresses(&answer)),
+            (answer.metadata.response_code, addresses(&answer)),
             (ResponseCode::NoError, vec![permitted.to_owned()])
         );
         // Abroad, and let through by its name on one port.
@@ -167,7 +166,7 @@ fn what_a_client_was_told_ties_the_name_to_the_address() {
     assert_eq!(scene.queries("forwarded"), 4.0);
     assert_eq!(scene.gateway.count("mode=\"dns\",verdict=\"block\""), 0.0, "no refusal");
     let unknown = scene.ask("nobody.example.", RecordType::A).unwrap();
-    assert_eq!(unknown.response_code(), ResponseCode::NXDomain);
+    assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
 }
 
 /// A ClientHello of this name.
@@ -198,7 +197,7 @@ fn a_name_that_is_refused_everywhere_is_never_asked_about() {
             names.into_iter().zip([RecordType::A, RecordType::TXT, RecordType::HTTPS])
         {
             let answer = scene.ask(name, kind).unwrap();
-            assert_eq!((answer.response_code(), answer.answers().len()), (code, 0), "{name}");
+            assert_eq!((answer.metadata.response_code, answer.answers.len()), (code, 0), "{name}");
             let (extended, words) = extended(&answer).unwrap();
             assert_eq!(extended, 15);
             assert!(words.starts_with("rule: "), "{words}");
@@ -214,7 +213,7 @@ fn addresses_that_no_rule_opens_are_not_told() {
     let Some(lab) = lab("dns filter") else { return };
     let mut scene = Scene::start(&lab, "strip_ech = true", SERVER_HERE);
     let none = scene.ask("refused.example.", RecordType::A).unwrap();
-    assert_eq!((none.response_code(), none.answers().len()), (ResponseCode::NoError, 0));
+    assert_eq!((none.metadata.response_code, none.answers.len()), (ResponseCode::NoError, 0));
     let (code, words) = extended(&none).unwrap();
     assert_eq!(code, 15);
     assert!(words.starts_with("outside: "), "{words}");
@@ -225,7 +224,7 @@ fn addresses_that_no_rule_opens_are_not_told() {
     assert_eq!(scene.queries("filtered"), 1.0);
     // Rebinding: neither the metadata service nor the gateway itself has a name.
     for name in ["meta.example.", "self.example."] {
-        assert_eq!(scene.ask(name, RecordType::A).unwrap().answers().len(), 0, "{name}");
+        assert_eq!(scene.ask(name, RecordType::A).unwrap().answers.len(), 0, "{name}");
     }
     assert!(scene.refused("guard") + scene.refused("loop") >= 2.0);
     let service = scene.ask("service.example.", RecordType::HTTPS).unwrap();
@@ -245,7 +244,7 @@ fn a_name_server_that_the_policy_refuses_is_not_asked() {
     let abroad = "\n[[place]]\nto = [\"198.51.100.53/32\"]\nlocation = [\"US\"]\nreason = \"x\"\n";
     let mut scene = Scene::start(&lab, "", abroad);
     let answer = scene.ask("permitted.example.", RecordType::A).unwrap();
-    assert_eq!(answer.response_code(), ResponseCode::Refused);
+    assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
     let (code, words) = extended(&answer).unwrap();
     assert_eq!(code, 18);
     assert!(words.starts_with("outside: "), "{words}");
@@ -267,7 +266,7 @@ fn what_is_no_question_is_dropped_and_what_fails_is_said() {
     // No answer, a lie, an answer that is cut where nobody can be asked for the rest.
     for name in ["silent.example.", "lie.example.", "truncated.example."] {
         let answer = scene.ask(name, RecordType::A).unwrap();
-        assert_eq!(answer.response_code(), ResponseCode::ServFail, "{name}");
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail, "{name}");
     }
     assert_eq!(scene.queries("failed"), 3.0);
     let over_tcp = query("permitted.example.", RecordType::A).to_vec().unwrap();
@@ -302,7 +301,7 @@ fn w07_questions_whose_answers_carry_anything_never_leave() {
     let mut scene = Scene::start(&lab, "", SERVER_HERE);
     for kind in [RecordType::TXT, RecordType::NULL, RecordType::Unknown(65400), RecordType::ANY] {
         let answer = scene.ask("secret.permitted.example.", kind).unwrap();
-        assert_eq!(answer.response_code(), ResponseCode::Refused, "{kind}");
+        assert_eq!(answer.metadata.response_code, ResponseCode::Refused, "{kind}");
         let (code, words) = extended(&answer).unwrap();
         assert_eq!(code, 18);
         assert!(words.starts_with("guard: ") && words.contains("event "), "{words}");
@@ -311,7 +310,7 @@ fn w07_questions_whose_answers_carry_anything_never_leave() {
     assert_eq!((scene.queries("unsupported"), scene.refused("guard")), (4.0, 1.0));
     for kind in [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::MX] {
         let answer = scene.ask("permitted.example.", kind).unwrap();
-        assert_eq!(answer.response_code(), ResponseCode::NoError, "{kind}");
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError, "{kind}");
     }
     // What was asked is in the record, each question once.
     let lines = scene.gateway.stop();
@@ -334,7 +333,11 @@ fn w07_questions_whose_answers_carry_anything_never_leave() {
         (RecordType::Unknown(65400), ResponseCode::NoError),
         (RecordType::AAAA, ResponseCode::Refused),
     ] {
-        assert_eq!(scene.ask("permitted.example.", kind).unwrap().response_code(), code, "{kind}");
+        assert_eq!(
+            scene.ask("permitted.example.", kind).unwrap().metadata.response_code,
+            code,
+            "{kind}"
+        );
     }
 }
 
@@ -369,7 +372,7 @@ address = \"{EXPLICIT}\"
     for n in 0..9 {
         let answer = scene.ask(&name(n, "dns"), RecordType::A).unwrap();
         let code = if n < 5 { ResponseCode::NoError } else { ResponseCode::Refused };
-        assert_eq!(answer.response_code(), code, "{n}");
+        assert_eq!(answer.metadata.response_code, code, "{n}");
         if n >= 5 {
             let (code, words) = extended(&answer).unwrap();
             assert_eq!(code, 18);
@@ -379,7 +382,7 @@ address = \"{EXPLICIT}\"
     assert_eq!(asked_about(&mut scene, "dns-leak"), five("dns"));
     // One that is known is asked about as before.
     let known = scene.ask(&name(2, "dns"), RecordType::AAAA).unwrap();
-    assert_eq!(known.response_code(), ResponseCode::NoError);
+    assert_eq!(known.metadata.response_code, ResponseCode::NoError);
 
     for n in 0..9 {
         let request =
@@ -542,7 +545,10 @@ fn a06_a_lost_datagram_is_no_failure_and_localhost_is_never_asked_about() {
     let mut scene = Scene::start(&lab, "", SERVER_HERE);
     for kind in [RecordType::A, RecordType::AAAA] {
         let answer = scene.ask("lost.example.", kind).unwrap();
-        assert_eq!((answer.response_code(), answer.answers().len()), (ResponseCode::NoError, 1));
+        assert_eq!(
+            (answer.metadata.response_code, answer.answers.len()),
+            (ResponseCode::NoError, 1)
+        );
     }
     scene.world.ask(&json!("forget"));
     for (kind, address) in [(RecordType::A, "127.0.0.1"), (RecordType::AAAA, "::1")] {
@@ -551,7 +557,7 @@ fn a06_a_lost_datagram_is_no_failure_and_localhost_is_never_asked_about() {
         }
     }
     let none = scene.ask("localhost.", RecordType::MX).unwrap();
-    assert_eq!((none.response_code(), none.answers().len()), (ResponseCode::NoError, 0));
+    assert_eq!((none.metadata.response_code, none.answers.len()), (ResponseCode::NoError, 0));
     assert_eq!((scene.asked(), scene.queries("local")), (Vec::new(), 5.0));
 }
 

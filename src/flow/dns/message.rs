@@ -57,26 +57,23 @@ impl Asking {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Unread> {
         let message = Message::from_vec(bytes).map_err(|_| Unread::Malformed)?;
         // An answer is never answered: two gateways would talk for ever.
-        if message.message_type() != MessageType::Query {
+        if message.metadata.message_type != MessageType::Query {
             return Err(Unread::Malformed);
         }
-        let [query] = message.queries() else { return Err(Unread::Malformed) };
+        let [query] = message.queries.as_slice() else { return Err(Unread::Malformed) };
         let mut asking = Self {
-            id: message.id(),
+            id: message.metadata.id,
             query: query.clone(),
             name: None,
             is_exact: false,
-            recursion: message.recursion_desired(),
-            checking_disabled: message.checking_disabled(),
-            authentic: message.authentic_data(),
-            edns: message
-                .extensions()
-                .as_ref()
-                .map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)),
+            recursion: message.metadata.recursion_desired,
+            checking_disabled: message.metadata.checking_disabled,
+            authentic: message.metadata.authentic_data,
+            edns: message.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)),
         };
         let transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
         let foreign = query.query_class() != DNSClass::IN;
-        if message.op_code() != OpCode::Query || transfer || foreign {
+        if message.metadata.op_code != OpCode::Query || transfer || foreign {
             let answer = asking.reply(ResponseCode::NotImp);
             return Err(Unread::Unsupported(Box::new(answer)));
         }
@@ -131,16 +128,12 @@ impl Asking {
 
     /// An answer without records.
     pub(super) fn reply(&self, code: ResponseCode) -> Message {
-        let mut message = Message::new();
-        message
-            .set_id(self.id)
-            .set_message_type(MessageType::Response)
-            .set_op_code(OpCode::Query)
-            .set_recursion_desired(self.recursion)
-            .set_recursion_available(true)
-            .set_checking_disabled(self.checking_disabled)
-            .set_response_code(code)
-            .add_query(self.query.clone());
+        let mut message = Message::response(self.id, OpCode::Query);
+        message.metadata.recursion_desired = self.recursion;
+        message.metadata.recursion_available = true;
+        message.metadata.checking_disabled = self.checking_disabled;
+        message.metadata.response_code = code;
+        message.add_query(self.query.clone());
         if let Some((_, dnssec)) = self.edns {
             let mut edns = Edns::new();
             edns.set_max_payload(UDP_MAX);
@@ -162,21 +155,23 @@ impl Asking {
         if self.edns.is_some() {
             let mut option = error.to_be_bytes().to_vec();
             option.extend(words.bytes().take(WORDS_MAX));
-            let edns = message.extensions_mut().get_or_insert_with(Edns::new);
+            let edns = message.edns.get_or_insert_with(Edns::new);
             edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, option));
         }
     }
 
     /// A name server's answer as one to this client.
     pub(super) fn passed_on(&self, mut message: Message) -> Message {
-        message.set_id(self.id).set_recursion_desired(self.recursion).set_truncated(false);
-        message.take_queries();
+        message.metadata.id = self.id;
+        message.metadata.recursion_desired = self.recursion;
+        message.metadata.truncation = false;
+        message.queries.clear();
         message.add_query(self.query.clone());
         if self.edns.is_none() {
-            *message.extensions_mut() = None;
+            message.edns = None;
         }
         if !self.authentic && !self.edns.is_some_and(|(_, dnssec)| dnssec) {
-            message.set_authentic_data(false);
+            message.metadata.authentic_data = false;
         }
         message
     }
@@ -228,10 +223,10 @@ pub(super) fn sift(
     let mut sifted = Sifted { ttl: u32::MAX, ..Sifted::default() };
     let mut each = |record: Record, is_answer: bool| -> Option<Record> {
         let record = hinted(record, strip_ech, &keep);
-        let Some(address) = address_of(record.data()) else {
+        let Some(address) = address_of(&record.data) else {
             if is_answer && record.record_type() == RecordType::CNAME {
                 // The addresses are the name's for no longer than the alias is.
-                sifted.ttl = sifted.ttl.min(record.ttl());
+                sifted.ttl = sifted.ttl.min(record.ttl);
             }
             return Some(record);
         };
@@ -241,13 +236,13 @@ pub(super) fn sift(
         }
         if is_answer {
             sifted.left.push(address);
-            sifted.ttl = sifted.ttl.min(record.ttl());
+            sifted.ttl = sifted.ttl.min(record.ttl);
         }
         Some(record)
     };
-    let answers = message.take_answers();
+    let answers = std::mem::take(&mut message.answers);
     let answers: Vec<_> = answers.into_iter().filter_map(|record| each(record, true)).collect();
-    let others = message.take_additionals();
+    let others = std::mem::take(&mut message.additionals);
     let others: Vec<_> = others.into_iter().filter_map(|record| each(record, false)).collect();
     message.add_answers(answers);
     message.add_additionals(others);
@@ -256,14 +251,14 @@ pub(super) fn sift(
 
 /// A record whose hints and keys were sifted.
 fn hinted(mut record: Record, strip_ech: bool, keep: &impl Fn(IpAddr) -> bool) -> Record {
-    let sifted = if let RData::HTTPS(HTTPS(service)) = record.data() {
+    let sifted = if let RData::HTTPS(HTTPS(service)) = &record.data {
         RData::HTTPS(HTTPS(sift_service(service, strip_ech, keep)))
-    } else if let RData::SVCB(service) = record.data() {
+    } else if let RData::SVCB(service) = &record.data {
         RData::SVCB(sift_service(service, strip_ech, keep))
     } else {
         return record;
     };
-    record.set_data(sifted);
+    record.data = sifted;
     record
 }
 
@@ -277,7 +272,7 @@ fn address_of(data: &RData) -> Option<IpAddr> {
 
 fn sift_service(service: &SVCB, strip_ech: bool, keep: &impl Fn(IpAddr) -> bool) -> SVCB {
     let mut left: Vec<(SvcParamKey, SvcParamValue)> = Vec::new();
-    for (key, value) in service.svc_params() {
+    for (key, value) in &service.svc_params {
         let mut value = value.clone();
         let stays = match &mut value {
             SvcParamValue::EchConfigList(_) => !strip_ech,
@@ -306,7 +301,7 @@ fn sift_service(service: &SVCB, strip_ech: bool, keep: &impl Fn(IpAddr) -> bool)
         keys.0.retain(|key| there.contains(key));
         !keys.0.is_empty()
     });
-    SVCB::new(service.svc_priority(), service.target_name().clone(), left)
+    SVCB::new(service.svc_priority, service.target_name.clone(), left)
 }
 
 #[cfg(test)]
@@ -322,8 +317,8 @@ mod tests {
     }
 
     fn question(name: Name, kind: RecordType) -> Message {
-        let mut message = Message::new();
-        message.set_id(77).set_recursion_desired(true);
+        let mut message = Message::new(77, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
         message.add_query(Query::query(name, kind));
         message
     }
@@ -356,12 +351,15 @@ mod tests {
     #[test]
     fn transfers_and_other_operations_are_not_forwarded() {
         let mut notify = query("a.example.", RecordType::SOA);
-        notify.set_op_code(OpCode::Notify);
+        notify.metadata.op_code = OpCode::Notify;
         for message in [query("a.example.", RecordType::AXFR), notify] {
             let Err(Unread::Unsupported(answer)) = Asking::read(&message.to_vec().unwrap()) else {
                 panic!("{message}");
             };
-            assert_eq!((answer.id(), answer.response_code()), (77, ResponseCode::NotImp));
+            assert_eq!(
+                (answer.metadata.id, answer.metadata.response_code),
+                (77, ResponseCode::NotImp)
+            );
         }
     }
 
@@ -384,7 +382,7 @@ mod tests {
     #[test]
     fn nothing_but_the_question_goes_on() {
         let mut message = with_edns(query("pacs.example.", RecordType::A), 4096);
-        let edns = message.extensions_mut().as_mut().unwrap();
+        let edns = message.edns.as_mut().unwrap();
         edns.options_mut().insert(EdnsOption::Unknown(65_001, b"secret".to_vec()));
         let extra = Name::from_str("secret.example.").unwrap();
         message.add_additional(Record::from_rdata(extra, 1, RData::A(A::new(192, 0, 2, 1))));
@@ -392,7 +390,7 @@ mod tests {
         let onward = asking.onward().encoded(4711, true).unwrap();
         assert!(!onward.windows(6).any(|six| six == b"secret"));
         let read = Message::from_vec(&onward).unwrap();
-        assert_eq!((read.id(), read.queries()), (4711, message.queries()));
+        assert_eq!((read.metadata.id, &read.queries), (4711, &message.queries));
         assert_eq!(read.max_payload(), UDP_MAX);
     }
 
@@ -401,7 +399,8 @@ mod tests {
         let asking = asking(&query("pacs.example.", RecordType::A));
         let answer = |id, name: &str, kind| {
             let mut answer = query(name, kind);
-            answer.set_id(id).set_message_type(MessageType::Response);
+            answer.metadata.id = id;
+            answer.metadata.message_type = MessageType::Response;
             asking.onward().is_answered_by(5, &answer)
         };
         assert!(answer(5, "PACS.example.", RecordType::A));
@@ -436,9 +435,9 @@ mod tests {
         }
         let cut = asking.encoded(&long, true).unwrap();
         assert!(cut.len() <= 512);
-        assert!(Message::from_vec(&cut).unwrap().truncated());
+        assert!(Message::from_vec(&cut).unwrap().metadata.truncation);
         let whole = Message::from_vec(&asking.encoded(&long, false).unwrap()).unwrap();
-        assert_eq!((whole.answers().len(), whole.truncated()), (100, false));
+        assert_eq!((whole.answers.len(), whole.metadata.truncation), (100, false));
     }
 
     #[test]
@@ -493,8 +492,8 @@ mod tests {
         assert_eq!(sifted.refused, [bad, bad]);
         assert_eq!((sifted.left, sifted.ttl), (vec!["192.0.2.1".parse().unwrap()], 30));
         let read = Message::from_vec(&message.to_vec().unwrap()).unwrap();
-        assert_eq!((read.answers().len(), read.additionals().len()), (2, 1));
-        let text = read.answers()[0].data().to_string();
+        assert_eq!((read.answers.len(), read.additionals.len()), (2, 1));
+        let text = read.answers[0].data.to_string();
         assert!(text.contains("192.0.2.1") && text.contains("alpn"), "{text}");
         for gone in ["192.0.2.9", "ech", "ipv6hint"] {
             assert!(!text.contains(gone), "{gone}: {text}");

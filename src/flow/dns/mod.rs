@@ -427,11 +427,11 @@ impl NameServer {
             evaluate::address_refused(&policy, client.ip(), asking.name.as_ref(), address, metrics)
         };
         let keep = |address| !self.dns.filter || refused(address).is_none();
-        let before = message.answers().len() + message.additionals().len();
+        let before = message.answers.len() + message.additionals.len();
         let Sifted { refused: taken, left, ttl } = sift(&mut message, self.dns.strip_ech, keep);
-        if message.answers().len() + message.additionals().len() != before || self.dns.strip_ech {
+        if message.answers.len() + message.additionals.len() != before || self.dns.strip_ech {
             // What is no longer as it was signed is not vouched for.
-            message.set_authentic_data(false);
+            message.metadata.authentic_data = false;
         }
         let addresses = matches!(asking.kind(), RecordType::A | RecordType::AAAA);
         if addresses
