@@ -1,6 +1,6 @@
 //! Where a log ended, after whatever end its last writer had.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -33,6 +33,14 @@ pub(super) fn recover(
         let path = last.path(PLAIN);
         remove(last).map_err(SinkFault::file(&path, "cannot be moved aside"))?;
         segments.pop();
+    }
+    // Of one that somebody took away there is nothing but what was signed: it is one that was cut.
+    let gone = Segment::gone(directory).map_err(list)?;
+    let behind = |gone: &&Segment| segments.last().is_none_or(|last| last.first < gone.first);
+    if let Some(gone) = gone.into_iter().rev().find(|gone| behind(&gone)) {
+        let path = gone.path(PLAIN);
+        File::create_new(&path).map_err(SinkFault::file(&path, "cannot be made again"))?;
+        segments.push(gone);
     }
     let commits = left.iter().filter(|left| left.found == Found::Left);
     let commits = commits.map(|left| left.ring.committed());

@@ -55,6 +55,36 @@ impl Segment {
     /// # Errors
     /// The directory cannot be read.
     pub fn all(directory: &Path) -> io::Result<Vec<Self>> {
+        Self::named_by(directory, &[PLAIN, SEALED])
+    }
+
+    /// Those of which the records are gone and something else is there, which says that there were some.
+    /// What the log removes it removes from its beginning: what is older than all that is left is none.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub(super) fn gone(directory: &Path) -> io::Result<Vec<Self>> {
+        let left = Self::all(directory)?;
+        let oldest = left.first().map(|segment| segment.first);
+        let mut gone = Self::named_by(directory, &[LEAVES, NOTES])?;
+        gone.retain(|segment| {
+            let is_there = left.iter().any(|one| one.first == segment.first);
+            let is_removed = oldest.is_some_and(|oldest| segment.first < oldest);
+            !is_there && !is_removed && segment.has_begun()
+        });
+        Ok(gone)
+    }
+
+    /// Whether a record was in it, by what stands beside its records: one that begins has a checkpoint of
+    /// all that is before it.
+    fn has_begun(&self) -> bool {
+        let entries = self.entries().unwrap_or_default();
+        let mut sizes = entries.iter().filter_map(|line| Some(Entry::parse(line)?.frontier.size()));
+        self.leaves().is_ok_and(|leaves| !leaves.is_empty()) || sizes.any(|size| size > self.first)
+    }
+
+    /// The segments that files of these endings are of.
+    fn named_by(directory: &Path, endings: &[&str]) -> io::Result<Vec<Self>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(directory)? {
             let name = entry?.file_name();
@@ -63,7 +93,7 @@ impl Segment {
             };
             let is_number = first.len() == 20 && first.bytes().all(|byte| byte.is_ascii_digit());
             let Some(first) = first.parse().ok().filter(|_| is_number) else { continue };
-            if ending == PLAIN || ending == SEALED {
+            if endings.contains(&ending) {
                 all.push(Self::new(directory, first, ending == SEALED));
             }
         }

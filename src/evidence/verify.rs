@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::note::PublicKey;
-use super::segment::{Entry, Segment, lines};
+use super::segment::{Entry, HEAD, Segment, lines};
 use super::tree::{Frontier, Hash, leaf_hash};
 
 /// How far the time of records may go back: threads hand their lines over in no order.
@@ -147,15 +148,23 @@ impl fmt::Display for Finding {
 /// # Errors
 /// The directory cannot be read. What cannot be read in it is a finding.
 pub fn verify(directory: &Path, key: &PublicKey, kept: &[Checkpoint]) -> io::Result<Report> {
+    // The one in the directory is read first: records that come meanwhile are more than it has.
+    let head = fs::read_to_string(directory.join(HEAD)).ok();
+    let head = head.and_then(|note| Checkpoint::open(&note, key).ok());
+    let mut known = kept.to_vec();
+    known.extend(head.filter(|head| !kept.contains(head)));
     let mut check = Check {
         report: Report::default(),
-        kept,
+        kept: &known,
         frontier: None,
         latest: None,
         retired: 0,
         forked: HashSet::new(),
     };
-    for segment in Segment::all(directory)? {
+    let mut segments = Segment::all(directory)?;
+    segments.extend(Segment::gone(directory)?);
+    segments.sort_by_key(|segment| segment.first);
+    for segment in segments {
         check.segment(&segment, key);
     }
     Ok(check.end())
@@ -250,7 +259,9 @@ impl Check<'_> {
                 Some(1) => format!("record {first} cannot be read"),
                 Some(_) => format!("records {first} to {} cannot be read", ends - 1),
             };
-            self.find(Kind::Unreadable, segment, (first, None), format!("{which}: {fault}"));
+            let is_gone = fault.kind() == io::ErrorKind::NotFound;
+            let kind = if is_gone { Kind::Missing } else { Kind::Unreadable };
+            self.find(kind, segment, (first, None), format!("{which}: {fault}"));
             return;
         }
         self.compare(segment, &own, &hashed, &leaves);

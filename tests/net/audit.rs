@@ -423,6 +423,64 @@ fn a07_what_is_delivered_twice_or_lost_on_the_way_shows_by_its_number() {
 }
 
 #[test]
+fn a07_a_segment_that_is_removed_or_emptied_under_its_writer_is_named_and_the_log_goes_on() {
+    for is_removed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = Sink::start(&settings(dir.path()), false).unwrap();
+        let put_some = |sink: &Sink, round: &str| {
+            for number in 0..50 {
+                assert!(put(sink, Kind::Opening, &line("open", &format!("{round}-{number}"))));
+            }
+            assert!(sink.flush(LIMIT));
+        };
+        put_some(&sink, "before");
+        let segment = Segment::all(dir.path()).unwrap().pop().unwrap();
+        let path = dir.path().join(segment.name());
+        if is_removed {
+            fs::remove_file(&path).unwrap();
+        } else {
+            // As a rotation that copies and truncates does.
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        }
+        put_some(&sink, "meanwhile");
+        assert!(sink.close(LIMIT));
+        // The segment is gone, or each of its records is.
+        let found = |report: &Report| {
+            let kinds = report.findings.iter().map(|finding| finding.kind);
+            kinds.collect::<HashSet<FindingKind>>()
+        };
+        let report = checked(dir.path());
+        let wanted = if is_removed { FindingKind::Missing } else { FindingKind::Deleted };
+        assert!(found(&report).contains(&wanted), "{is_removed}: {:?}", report.findings);
+        // The next one goes on behind what was signed, says that something is lost, and what it writes
+        // stands.
+        let signed = report.signed;
+        assert!(signed > 50);
+        let sink = Sink::start(&settings(dir.path()), false).unwrap();
+        put_some(&sink, "after");
+        assert!(sink.close(LIMIT));
+        let report = checked(dir.path());
+        assert!(report.findings.iter().all(|finding| finding.record < signed), "{report:?}");
+        assert!(found(&report).contains(&FindingKind::Deleted), "{:?}", report.findings);
+        let said: HashSet<_> = report.remarks.iter().map(|remark| remark.kind).collect();
+        assert!(said.contains(&FindingKind::Gap), "{is_removed}: {said:?}");
+        assert!(report.records > signed + 50);
+        let after = ids(&records(dir.path()), "open");
+        let after: Vec<_> = after.iter().filter(|id| id.starts_with("after-")).collect();
+        assert_eq!(after.len(), 50);
+        // Where nothing is left but the last checkpoint, that says what there was.
+        for path in files(dir.path()).keys() {
+            let is_kept = ["head", "signing.pub"].iter().any(|name| path.ends_with(name));
+            if !is_kept {
+                fs::remove_file(path).ok();
+            }
+        }
+        let report = checked(dir.path());
+        assert!(found(&report).contains(&FindingKind::Cut), "{:?}", report.findings);
+    }
+}
+
+#[test]
 fn a_fork_and_a_segment_that_is_gone_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let head = log(dir.path());
