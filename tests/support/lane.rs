@@ -378,7 +378,9 @@ impl Client {
         let mut sent = self.packet(SYN, first.wrapping_sub(1));
         if chance.one_in(2) {
             sent.payload = self.streams[1].clone();
-            sent.options = vec![34, 2, 1, 1];
+            if chance.one_in(2) {
+                sent.options = vec![34, 2, 1, 1];
+            }
         }
         sent
     }
