@@ -414,8 +414,14 @@ fn l09_between_hello_and_answer_goes_what_no_server_takes_for_a_hello() {
     // What went is held to, as the hello is; a gap is not leapt over.
     let passed = wire.passed.len();
     wire.at(end + 6, &[22, 3, 3, 0, 200]);
-    wire.at(end + early.len() + 9, &[22; 90]);
+    assert_eq!(wire.at(end + early.len() + 9, &[22; 90]), None);
     assert_eq!(wire.passed.len(), passed);
+    // Nor does what was held behind one go with the hello.
+    let mut wire = Wire::open();
+    wire.at(end + 50, &hello(BAD));
+    assert_eq!(wire.at(0, &hello(GOOD)), Some(Event::FirstFlight));
+    wire.judge(Judgement::Permitted);
+    assert_eq!((wire.read(), wire.passed.len()), (hello(GOOD), 2));
     // Another hello, though the same, is none that a client sends before it is asked for one.
     for behind in [hello(GOOD), hello(BAD), vec![24, 3, 3], vec![0]] {
         let mut wire = Wire::permitted();
