@@ -16,6 +16,8 @@ cp "$package" $root/schengate.rpm
 says() {
     local what=$1
     shift
+    # What the last one said is there for this one to read.
+    cp -f /mnt/said /mnt/heard 2> /dev/null || true
     if "$@" > /mnt/said 2>&1; then echo "ok $what"; else
         echo "NOT $what: $*"
         cat /mnt/said
@@ -28,7 +30,7 @@ rpm() { command rpm --root $root --dbpath /var/lib/rpm --define '_pkgverify_leve
 
 says "p08 it asks for nftables, iproute and systemd" test "$(rpm -qpR "$package" | grep -cE '^(nftables|iproute|systemd)( |$)')" = 3
 says "p08 it is installed" rpm -i --nodeps "$package"
-says "p08 and says the next command" grep -q "schengate check" /mnt/said
+says "p08 and says the next command" grep -q "schengate check" /mnt/heard
 says "p08 the user is made" inside getent passwd schengate
 says "p08 the policy is not for everybody" test "$(inside stat -c '%a %U %G' /etc/schengate/policy.toml)" = "640 root schengate"
 says "p08 the program runs" inside schengate check --config /etc/schengate/policy.toml
