@@ -842,6 +842,9 @@ fn a_page_is_as_wide_as_the_paper_and_a_small_screen_shows_its_numbers() {
         assert_ne!(print, page);
         let told = measured(&print, dir.path(), PAPER);
         assert_eq!((told[0], told[1]), (i64::from(PAPER), 0), "{language}: {told:?}");
+        // Between a telephone and a wide screen, the short tables stand side by side.
+        let told = measured(&page, dir.path(), 1000);
+        assert_eq!((told[0], told[4]), (1000, 0), "{language}: {told:?}");
         let told = measured(&page, dir.path(), 390);
         assert!(told[0] <= 390 && told[2] <= 390, "{language}: {told:?}");
         assert_eq!((told[1], told[3], told[4]), (0, 0, 0), "{language}: {told:?}");
