@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, CheckpointFault, hash};
@@ -229,9 +230,10 @@ impl Entry {
 
 /// The lines of records, each without its line feed; what is behind the last line feed is no record.
 pub fn lines(records: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let whole = records.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    let whole = records.get(..whole).unwrap_or_default();
-    whole
-        .split_inclusive(|&byte| byte == b'\n')
-        .map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+    let mut from = 0;
+    memchr_iter(b'\n', records).map(move |end| {
+        let line = records.get(from..end).unwrap_or_default();
+        from = end + 1;
+        line
+    })
 }

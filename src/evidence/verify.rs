@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use memchr::{memchr_iter, memrchr};
 use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
@@ -157,7 +158,7 @@ pub fn verify(directory: &Path, key: &PublicKey, kept: &[Checkpoint]) -> io::Res
         report: Report::default(),
         kept: &known,
         frontier: None,
-        latest: None,
+        latest: Vec::new(),
         retired: 0,
         forked: HashSet::new(),
     };
@@ -175,8 +176,8 @@ struct Check<'a> {
     kept: &'a [Checkpoint],
     /// The tree so far.
     frontier: Option<Frontier>,
-    /// The latest time of a record, as it is written.
-    latest: Option<Vec<u8>>,
+    /// The latest time of a record, as it is written; empty before the first.
+    latest: Vec<u8>,
     /// The first record that the log did not remove itself.
     retired: u64,
     /// Sizes of kept checkpoints that are known to be of another log.
@@ -389,7 +390,7 @@ impl Check<'_> {
 
     /// Compares the records of a segment with their hashes.
     fn compare(&mut self, segment: &Segment, own: &[u8], hashed: &[Hash], leaves: &[Hash]) {
-        let torn = own.len() - lines(own).map(|line| line.len() + 1).sum::<usize>();
+        let torn = own.len() - memrchr(b'\n', own).map_or(0, |end| end + 1);
         if torn > 0 {
             let at = (segment.first + hashed.len() as u64, Some(hashed.len() as u64 + 1));
             self.find(Kind::Inserted, segment, at, "the last line has no end".to_owned());
@@ -458,19 +459,15 @@ impl Check<'_> {
                 self.said(segment, here, line);
             }
             let Some(time) = time(line) else { continue };
-            match &self.latest {
-                Some(latest) if time < latest.as_slice() => {
-                    let back = instant(latest).zip(instant(time));
-                    let back =
-                        back.map(|(latest, time)| latest.duration_since(time).unsigned_abs());
-                    if let Some(back) = back.filter(|back| *back > STEP) {
-                        let detail = format!("the time goes back by {} s", back.as_secs());
-                        self.find(Kind::Clock, segment, here, detail);
-                        self.latest = Some(time.to_vec());
-                    }
-                }
-                Some(_) | None => self.latest = Some(time.to_vec()),
+            if time < self.latest.as_slice() {
+                let back = instant(&self.latest).zip(instant(time));
+                let back = back.map(|(latest, time)| latest.duration_since(time).unsigned_abs());
+                let Some(back) = back.filter(|back| *back > STEP) else { continue };
+                let detail = format!("the time goes back by {} s", back.as_secs());
+                self.find(Kind::Clock, segment, here, detail);
             }
+            self.latest.clear();
+            self.latest.extend_from_slice(time);
         }
     }
 
@@ -537,8 +534,7 @@ fn whole(kind: Kind, record: u64, detail: String) -> Finding {
 /// of its can look like this.
 fn is_own(line: &[u8]) -> bool {
     const KEY: &[u8] = b"\"event\":\"";
-    let event = line.windows(KEY.len()).position(|window| window == KEY);
-    let event = event.and_then(|at| line.get(at + KEY.len()..)).unwrap_or_default();
+    let event = find(line, KEY).and_then(|at| line.get(at..)).unwrap_or_default();
     let own: [&[u8]; 4] = [b"gap\"", b"cut\"", b"damage\"", b"retired\""];
     own.iter().any(|own| event.starts_with(own))
 }
@@ -552,8 +548,15 @@ fn says(line: &[u8], field: &str) -> Option<Value> {
 /// The time of a record as it is written, which is in the order of time.
 fn time(line: &[u8]) -> Option<&[u8]> {
     const KEY: &[u8] = b"\"time\":\"";
-    let at = line.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let at = find(line, KEY)?;
     line.get(at..at + "2026-01-01T00:00:00.000Z".len())
+}
+
+/// Where what follows the first `key`, which begins with a quotation mark, begins.
+fn find(line: &[u8], key: &[u8]) -> Option<usize> {
+    let mut marks = memchr_iter(b'"', line);
+    let at = marks.find(|&at| line.get(at..).is_some_and(|rest| rest.starts_with(key)))?;
+    Some(at + key.len())
 }
 
 fn instant(time: &[u8]) -> Option<Timestamp> {
