@@ -125,6 +125,10 @@ fn run(packet: Packet) -> io::Result<ExitStatus> {
         .status()
 }
 
+/// What no rule of the short cut says: where a chain is hooked in, and what sends packets elsewhere.
+const ELSEWHERE: [&str; 9] =
+    ["hook", "dnat", "snat", "redirect", "masquerade", "tproxy", "queue", "dup", "fwd"];
+
 /// Whether each line of a ruleset is one command about the table of the short cut, and nothing else.
 fn is_of_the_shortcut(ruleset: &str) -> bool {
     ruleset.lines().all(|line| {
@@ -148,7 +152,8 @@ fn is_of_the_shortcut(ruleset: &str) -> bool {
             '\\' | '"' | '\'' | '$' | '#' => false,
             c => !c.is_control(),
         });
-        is_known && is_one && depth == 0
+        let stays = !line.split([' ', '{', '}', ';']).any(|word| ELSEWHERE.contains(&word));
+        is_known && is_one && depth == 0 && stays
     })
 }
 
@@ -174,6 +179,9 @@ mod tests {
             "add chain inet schengate_shortcut x {\n; flush ruleset }\n",
             "add chain inet schengate_shortcut x \\\nflush ruleset\n",
             "add rule inet  schengate_shortcut x accept\n",
+            "add chain inet schengate_shortcut x { type nat hook output priority -100; }\n",
+            "add chain inet schengate_shortcut x {type nat;hook output priority -100;}\n",
+            "add rule inet schengate_shortcut x meta l4proto 6 dnat ip to 192.0.2.66:443\n",
             "\n",
         ] {
             assert!(!is_of_the_shortcut(&format!("{ours}{other}")), "{other}");

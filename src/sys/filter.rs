@@ -154,7 +154,6 @@ const WORKER: &[i64] = &[
     libc::SYS_getuid,
     libc::SYS_geteuid,
     libc::SYS_getcpu,
-    libc::SYS_prlimit64,
     libc::SYS_brk,
     libc::SYS_mmap,
     libc::SYS_munmap,
@@ -171,8 +170,6 @@ const WORKER: &[i64] = &[
     libc::SYS_restart_syscall,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // So that a worker that has to end ends the process.
-    libc::SYS_tgkill,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     #[cfg(target_arch = "x86_64")]
@@ -185,8 +182,23 @@ const WORKER: &[i64] = &[
     libc::SYS_arch_prctl,
 ];
 
-/// The families of sockets that a worker makes.
-const WORKER_FAMILIES: [libc::c_int; 2] = [libc::AF_INET, libc::AF_INET6];
+/// The families of sockets that a worker makes, each with the protocol of its raw ones: of ICMP errors.
+const WORKER_FAMILIES: [(libc::c_int, libc::c_int); 2] =
+    [(libc::AF_INET, libc::IPPROTO_ICMP), (libc::AF_INET6, libc::IPPROTO_ICMPV6)];
+
+/// The part of a socket's type that is no flag.
+const SOCKET_TYPE: u64 = 0xf;
+
+/// What clone(2) puts the new process into, each a namespace of its own.
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
 
 /// Those of the other threads: the service manager's socket is one of AF_UNIX, this host's addresses are
 /// asked for over AF_NETLINK.
@@ -201,6 +213,11 @@ const OTHER_NUMBERS: [i64; 2] = [0, 0x4000_0000];
 #[cfg(not(target_arch = "x86_64"))]
 const OTHER_NUMBERS: [i64; 1] = [0];
 
+/// Calls of [`REFUSED`] and [`PROGRAMS`] that x32 has by numbers of its own: execve, ptrace, kexec_load,
+/// process_vm_readv and process_vm_writev, execveat.
+#[cfg(target_arch = "x86_64")]
+const X32_OWN: [i64; 6] = [520, 521, 528, 539, 540, 545];
+
 /// Restricts the calling thread, and the threads that it starts from now on, to what the role needs; of
 /// [`Role::Gateway`] and [`Role::Broker`] every thread that there is. No program gains rights after this
 /// (`no_new_privs`). `false`: the kernel has no such filters.
@@ -210,7 +227,16 @@ const OTHER_NUMBERS: [i64; 1] = [0];
 pub fn restrict_calls(role: Role) -> io::Result<bool> {
     let program = program(role).map_err(io::Error::other)?;
     let applied = match role {
-        Role::Gateway | Role::Broker => seccompiler::apply_filter_all_threads(&program),
+        Role::Gateway | Role::Broker => {
+            // Of clone3(2) the flags lie in memory, where no filter reads: as if there were none, so that
+            // clone(2) is called instead.
+            let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+            let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+            let clone3 =
+                compiled(clone3, SeccompAction::Allow, unknown).map_err(io::Error::other)?;
+            seccompiler::apply_filter_all_threads(&clone3)
+                .and_then(|()| seccompiler::apply_filter_all_threads(&program))
+        }
         Role::Worker => seccompiler::apply_filter(&program),
     };
     match applied {
@@ -226,29 +252,60 @@ pub fn restrict_calls(role: Role) -> io::Result<bool> {
 
 fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     let refusal = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let is = SeccompCmpOp::Eq;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     if role == Role::Worker {
         rules.extend(WORKER.iter().map(|&call| (call, Vec::new())));
-        let is = SeccompCmpOp::Eq;
-        let families = WORKER_FAMILIES.map(|family| u64::from(family.unsigned_abs()));
-        rules.insert(libc::SYS_socket, any_of(families.map(|family| condition(0, &is, family)))?);
+        let mut sockets = Vec::new();
+        let kind = SeccompCmpOp::MaskedEq(SOCKET_TYPE);
+        for (family, errors) in WORKER_FAMILIES {
+            let family = || condition(0, &is, family.unsigned_abs().into());
+            for of_bytes in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+                let of_bytes = condition(1, &kind, of_bytes.unsigned_abs().into())?;
+                sockets.push(SeccompRule::new(vec![family()?, of_bytes])?);
+            }
+            let raw = condition(1, &kind, libc::SOCK_RAW.unsigned_abs().into())?;
+            let errors = condition(2, &is, errors.unsigned_abs().into())?;
+            sockets.push(SeccompRule::new(vec![family()?, raw, errors])?);
+        }
+        rules.insert(libc::SYS_socket, sockets);
         rules.insert(
             libc::SYS_ioctl,
             any_of(WORKER_REQUESTS.map(|request| condition(1, &is, request)))?,
         );
-        return SeccompFilter::new(rules, refusal, SeccompAction::Allow, arch)?.try_into();
+        // Its own limits, and its own process: a worker that has to end ends it.
+        rules.insert(libc::SYS_prlimit64, any_of([condition(0, &is, 0)])?);
+        let own = std::process::id().into();
+        rules.insert(libc::SYS_tgkill, any_of([condition(0, &is, own)])?);
+        return compiled(rules, refusal, SeccompAction::Allow);
     }
     let programs = if role == Role::Gateway { &PROGRAMS[..] } else { &[] };
     let is_not = SeccompCmpOp::Ne;
     let others = FAMILIES.map(|family| condition(0, &is_not, family.unsigned_abs().into()));
     let others: Result<Vec<_>, _> = others.into_iter().collect();
     let foreign = vec![SeccompRule::new(others?)?];
+    let namespaces = any_of(NAMESPACES.map(|flag| {
+        let flag = flag.unsigned_abs().into();
+        condition(0, &SeccompCmpOp::MaskedEq(flag), flag)
+    }))?;
     for bit in OTHER_NUMBERS {
         rules.extend(REFUSED.iter().chain(programs).map(|call| (call | bit, Vec::new())));
         rules.insert(libc::SYS_socket | bit, foreign.clone());
+        rules.insert(libc::SYS_clone | bit, namespaces.clone());
     }
-    SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch)?.try_into()
+    #[cfg(target_arch = "x86_64")]
+    rules.extend(X32_OWN.map(|call| (call | 0x4000_0000, Vec::new())));
+    compiled(rules, SeccompAction::Allow, refusal)
+}
+
+/// A filter that does `met` where a rule is met, and `unmet` where none is.
+fn compiled(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    unmet: SeccompAction,
+    met: SeccompAction,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(rules, unmet, met, arch)?.try_into()
 }
 
 type Condition = Result<SeccompCondition, seccompiler::BackendError>;
@@ -271,7 +328,8 @@ mod tests {
     use std::process::Command;
     use std::thread;
 
-    use socket2::{Domain, Socket, Type};
+    use rustix::process::{Resource, getppid, getrlimit, prlimit};
+    use socket2::{Domain, Protocol, Socket, Type};
 
     use super::*;
 
@@ -284,6 +342,7 @@ mod tests {
         let tried = thread::spawn(|| {
             let before = File::open("/proc/self/status").map(drop);
             assert!(before.is_ok());
+            let (parent, core) = (getppid(), getrlimit(Resource::Core));
             assert!(restrict_calls(Role::Worker).unwrap());
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -299,10 +358,13 @@ mod tests {
                 errno(made(libc::AF_UNIX)),
                 errno(made(libc::AF_NETLINK)),
                 errno(made(libc::AF_PACKET)),
+                errno(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))),
+                errno(Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV6))),
+                errno(prlimit(parent, Resource::Core, core).map_err(Into::into)),
                 errno(thread::Builder::new().spawn(|| ())),
             ]
         });
-        assert_eq!(tried.join().unwrap(), [Some(libc::EPERM); 10]);
+        assert_eq!(tried.join().unwrap(), [Some(libc::EPERM); 13]);
     }
 
     /// In a process of its own: the filter is for every thread that there is.

@@ -46,6 +46,9 @@ pub enum Holds {
 /// # Errors
 /// The kernel has landlock, and did not take this; or a path is there and cannot be opened.
 pub fn restrict_files(paths: &Paths) -> io::Result<Fenced> {
+    if !has_landlock()? {
+        return Ok(Fenced { holds: Holds::Nothing, missing: Vec::new() });
+    }
     let fault = |fault: RulesetError| io::Error::other(fault);
     let all = AccessFs::from_all(RIGHTS);
     let mut ruleset =
@@ -76,9 +79,31 @@ pub fn restrict_files(paths: &Paths) -> io::Result<Fenced> {
     let holds = match ruleset.restrict_self().map_err(fault)?.ruleset {
         RulesetStatus::FullyEnforced => Holds::Whole,
         RulesetStatus::PartiallyEnforced => Holds::Part,
-        RulesetStatus::NotEnforced => Holds::Nothing,
+        RulesetStatus::NotEnforced => return Err(io::Error::other("landlock took no rule")),
     };
     Ok(Fenced { holds, missing })
+}
+
+/// Whether the kernel has landlock (landlock_create_ruleset(2), `LANDLOCK_CREATE_RULESET_VERSION`).
+///
+/// # Errors
+/// Neither: somebody forbids to ask, as the filter of a container may, and would have this go on
+/// unrestricted.
+fn has_landlock() -> io::Result<bool> {
+    const VERSION: libc::c_uint = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call reads no attributes: there is no pointer that it follows.
+    #[expect(unsafe_code, reason = "a call that no library makes")]
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, VERSION) };
+    if version > 0 {
+        return Ok(true);
+    }
+    let fault = io::Error::last_os_error();
+    match fault.raw_os_error() {
+        Some(libc::ENOSYS | libc::EOPNOTSUPP) => Ok(false),
+        _ => Err(fault),
+    }
 }
 
 fn named(path: &std::path::Path, error: &impl std::fmt::Display) -> io::Error {
@@ -91,6 +116,26 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    /// As a container's filter may have it: that would be a gateway which believes the kernel too old.
+    #[test]
+    fn a_kernel_that_may_not_be_asked_is_none_without_landlock() {
+        let asked = thread::spawn(|| {
+            let refusal = seccompiler::SeccompAction::Errno(libc::EPERM.unsigned_abs());
+            let calls = [(libc::SYS_landlock_create_ruleset, Vec::new())];
+            let filter = seccompiler::SeccompFilter::new(
+                calls.into(),
+                seccompiler::SeccompAction::Allow,
+                refusal,
+                std::env::consts::ARCH.try_into().unwrap(),
+            );
+            let program: seccompiler::BpfProgram = filter.unwrap().try_into().unwrap();
+            seccompiler::apply_filter(&program).unwrap();
+            restrict_files(&Paths::default()).map(|fenced| fenced.holds)
+        });
+        let fault = asked.join().unwrap().unwrap_err();
+        assert_eq!(fault.raw_os_error(), Some(libc::EPERM));
+    }
 
     #[test]
     fn nothing_is_opened_but_what_was_permitted_and_replaced_files_are_found() {

@@ -26,6 +26,9 @@ use crate::sys;
 /// The switch by which the kernel counts the bytes of connections.
 const COUNTS: &str = "/proc/sys/net/netfilter/nf_conntrack_acct";
 
+/// The switch by which the kernel tells of the end of connections.
+const TELLS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
+
 /// The chain that hands packets to the queues, and nothing else.
 const HAND_OVER: &str = "hand_over";
 
@@ -73,7 +76,12 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         format!("ct state invalid {TCP} counter name halted drop"),
         "ct state invalid return".to_owned(),
         format!("ct mark & {MASK:#x} != {OURS:#x} goto begin"),
+        // What a helper of the kernel expects of a connection bears its mark, and was never judged.
+        "ct status expected counter name halted drop".to_owned(),
         format!("ct mark {:#x} return", Lane::PROXIED),
+        // A packet that says itself which way it takes does not end where its connection was judged to.
+        "ip hdrlength > 5 counter name halted drop".to_owned(),
+        "exthdr rt exists counter name halted drop".to_owned(),
         format!("ct mark @{set} meta mark set {FORWARDED:#x} accept"),
         format!("ct mark {refused:#x} goto refuse"),
         // Carried once, and nobody says so any more.
@@ -88,7 +96,8 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
     // What was redirected before stays with the gateway.
     begin.push("ct status dnat return".to_owned());
     begin.push(format!("{HERE} return"));
-    // A packet that says itself which way it takes does not end where it is judged to.
+    // Of another zone of connection tracking the gateway could not end what it let go.
+    begin.push("ct zone != 0 return".to_owned());
     begin.push("ip hdrlength > 5 return".to_owned());
     begin.push("exthdr rt exists return".to_owned());
     for (family, (tcp, udp)) in Family::ALL.into_iter().zip(capture.tcp.iter().zip(&capture.udp)) {
@@ -216,6 +225,12 @@ pub(super) fn wrong(listed: &str, queues: &RangeInclusive<u16>) -> Option<String
              net.netfilter.nf_conntrack_acct=1`"
                 .to_owned(),
         );
+    }
+    if fs::read_to_string(TELLS).is_ok_and(|switch| switch.trim() == "0") {
+        return Some(format!(
+            "the kernel tells nobody what a connection has moved by its end: `sysctl -w {}=1`",
+            "net.netfilter.nf_conntrack_events"
+        ));
     }
     unread(Path::new("/proc/self/net/netfilter/nfnetlink_queue"), queues)
 }

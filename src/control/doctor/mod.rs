@@ -14,7 +14,6 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::capture::{Fences, Finding, Nft, StateListener, Word};
-use super::config::ListenMode;
 pub use diagnosis::{Diagnosis, Expected, State};
 pub use files::Files;
 
@@ -52,13 +51,11 @@ pub fn look_while_running(wanted: Expected<'_>, resolves: bool, now: Timestamp) 
 /// Looked at by every gateway: whether there is a name server.
 const RESOLVER: &str = "resolver";
 
-/// Whether a gateway cannot do its work while this is bad: nothing is handed over to it, or it is asked
-/// for names and can ask nobody. What keeps captured packets away is seen by the checks of the capture.
+/// Whether a gateway cannot do its work while this is bad: nothing is handed over to it, or it answers
+/// for names and can ask nobody (an explicit proxy still serves addresses, and names of `/etc/hosts`). What keeps captured packets away is seen by the checks of the capture.
 #[must_use]
 pub fn is_vital(found: &Diagnosis, wanted: Expected<'_>) -> bool {
-    let asks = wanted.config.is_some_and(|config| {
-        config.dns.is_some() || config.listen.iter().any(|it| it.mode == ListenMode::Proxy)
-    });
+    let asks = wanted.config.is_some_and(|config| config.dns.is_some());
     matches!(found.state, State::Bad { .. })
         && (found.check == "nft_tproxy" || found.check == RESOLVER && asks)
 }
