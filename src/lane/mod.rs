@@ -29,11 +29,11 @@ mod options;
 pub mod packet;
 mod room;
 mod segment;
+mod step;
 
 pub use answer::HELLO_RETRY_REQUEST;
-pub use flow::{
-    ANSWER_TIME, Cause, Disposition, Event, Flow, HELD_TIME, Held, Judgement, Outcome, REACH, Step,
-};
+pub use flow::{ANSWER_TIME, Flow, HELD_TIME, REACH};
 pub use options::Options;
 pub use room::{HELD_MAX, LARGE, Pool, SMALL};
 pub use segment::Segment;
+pub use step::{Cause, Disposition, Event, Held, Judgement, Outcome, Step};
