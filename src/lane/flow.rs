@@ -7,11 +7,11 @@ use super::answer::{Answer, Answers};
 use super::packet::{Packet, Tcp};
 use super::room::{LARGE, Pool, Room};
 use super::segment::{Fields, Flags, Segment};
-use super::step::{Cause, Disposition, Event, Held, Judgement, Outcome, Step};
+use super::step::{Cause, Disposition, Event, Held, Judgement, Outcome, Records, Step, is_hello};
 use crate::identify::tls::{
     ACCESS_DENIED, ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, RECORD_HEADER, hello_end,
 };
-use crate::identify::{self, Identity, Missing, Progress, Protocol, identify_further};
+use crate::identify::{self, Missing, Progress, identify_further};
 
 /// Bytes above the first one that a segment may reach: what is farther off is none of a first flight.
 pub const REACH: usize = 64 * 1024;
@@ -687,24 +687,6 @@ impl Flow {
         self.acknowledged = tcp.acknowledged.unwrap_or(self.acknowledged);
         self.timestamps = tcp.timestamps().or(self.timestamps);
     }
-}
-
-/// What stands behind a hello.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Records {
-    /// What a client may send before it is answered, and no server takes for a hello: early data, a
-    /// ChangeCipherSpec, alerts.
-    Harmless,
-    /// The hello that the server has asked for.
-    Hello,
-    /// Another handshake message, or no TLS.
-    Other,
-}
-
-/// A whole hello: what follows it is followed until the server answers.
-fn is_hello(identity: &Identity<'_>) -> bool {
-    // A hello with a name that is none is whole, and has a version.
-    identity.protocol == Protocol::Tls && (identity.fault.is_none() || identity.tls_version != 0)
 }
 
 /// Whether two first bytes are so near that those behind them could meet.

@@ -1,6 +1,7 @@
 //! What becomes of packets, and what they and a judgement say of their flow.
 
 use super::packet::Packet;
+use crate::identify::{Identity, Protocol};
 
 /// What becomes of one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,4 +152,22 @@ pub struct Outcome {
     pub held: Held,
     /// Of the flow; it counts behind what becomes of the packets.
     pub event: Option<Event>,
+}
+
+/// What stands behind a hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Records {
+    /// What a client may send before it is answered, and no server takes for a hello: early data, a
+    /// ChangeCipherSpec, alerts.
+    Harmless,
+    /// The hello that the server has asked for.
+    Hello,
+    /// Another handshake message, or no TLS.
+    Other,
+}
+
+/// A whole hello: what follows it is followed until the server answers.
+pub(super) fn is_hello(identity: &Identity<'_>) -> bool {
+    // A hello with a name that is none is whole, and has a version.
+    identity.protocol == Protocol::Tls && (identity.fault.is_none() || identity.tls_version != 0)
 }
