@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, BufRead, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -385,9 +389,9 @@ fn ask_client(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<V
         Some("exchange") => exchange(to, question["up"].as_u64().unwrap(), &question["down"]),
         Some("send") => Ok(send(to, question)),
         Some("udp") => udp(to, question),
-        Some("talk") => talk(&UdpSocket::bind(any(to))?, to, question),
+        Some("talk") => talk(&fresh(to)?, to, question),
         Some("open") => {
-            let socket = UdpSocket::bind(any(to))?;
+            let socket = fresh(to)?;
             let said = talk(&socket, to, question);
             kept.socket = Some(socket);
             said
@@ -488,7 +492,7 @@ fn send(to: SocketAddr, question: &Value) -> Value {
 }
 
 fn udp(to: SocketAddr, question: &Value) -> io::Result<Value> {
-    let socket = UdpSocket::bind(any(to))?;
+    let socket = fresh(to)?;
     socket.set_read_timeout(Some(patience(question)))?;
     socket.connect(to)?;
     socket.send(&unhex(question["hex"].as_str().unwrap_or_default()))?;
@@ -499,8 +503,28 @@ fn udp(to: SocketAddr, question: &Value) -> io::Result<Value> {
     })
 }
 
-fn any(to: SocketAddr) -> SocketAddr {
-    if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() }
+/// A socket on a port that this process had not yet. The kernel may give a port of a moment ago once
+/// more, and what the gateway refused there is refused while it is remembered.
+fn fresh(to: SocketAddr) -> io::Result<UdpSocket> {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Below those that the kernel gives, and not those of another process of before.
+    const PORTS: Range<u32> = 10_000..32_000;
+    let any = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        IpAddr::from(Ipv6Addr::UNSPECIFIED)
+    };
+    let start = std::process::id().wrapping_mul(97);
+    let mut bound = Err(io::ErrorKind::AddrInUse.into());
+    for _ in PORTS {
+        let turn = start.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + turn % (PORTS.end - PORTS.start);
+        bound = UdpSocket::bind((any, u16::try_from(port).unwrap()));
+        if !bound.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+    }
+    bound
 }
 
 /// Sends datagrams from one port, each once the one before it was answered, or nothing came for a
@@ -555,10 +579,10 @@ fn associate(to: SocketAddr, question: &Value) -> io::Result<Value> {
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
     assert_eq!(ip, own);
-    let said = talk(&UdpSocket::bind(any(relay))?, relay, question)?;
+    let said = talk(&fresh(relay)?, relay, question)?;
     let Some(strange) = question["strange"].as_array() else { return Ok(said) };
     let ask = json!({"datagrams": strange, "patience_ms": 1, "pause_ms": 100});
-    let other = talk(&UdpSocket::bind(any(relay))?, relay, &ask)?;
+    let other = talk(&fresh(relay)?, relay, &ask)?;
     Ok(json!({"answers": said["answers"], "end": said["end"], "strange": other["answers"]}))
 }
 
@@ -566,7 +590,7 @@ fn associate(to: SocketAddr, question: &Value) -> io::Result<Value> {
 fn many(to: SocketAddr, question: &Value) -> io::Result<Value> {
     let count = question["count"].as_u64().unwrap();
     let open = |_| -> io::Result<UdpSocket> {
-        let socket = UdpSocket::bind(any(to))?;
+        let socket = fresh(to)?;
         socket.connect(to)?;
         socket.send(b"one of many")?;
         thread::sleep(Duration::from_millis(1));
