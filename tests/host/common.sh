@@ -42,7 +42,7 @@ client() { ip netns exec client "$@"; }
 # Packets that the world had from the client's own address, or for what is refused.
 leaked() { ip netns exec world nft list counter inet world refused | awk '/packets/ { print $2 }'; }
 metric() { curl -sf http://127.0.0.1:9643/metrics | grep -F "$1" | awk '{ print $2 }'; }
-# The probe of the captured way was refused as it must be.
-probed() { [ "$(metric 'capture_probe{way="tcp4"}')" = 1 ]; }
+# The probe by a way went as it must.
+held() { [ "$(metric "capture_probe{way=\"$1\"}")" = 1 ]; }
 ready() { curl -sf http://127.0.0.1:9643/readyz > /dev/null; }
 active() { systemctl is-active --quiet "$@"; }

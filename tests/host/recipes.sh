@@ -21,7 +21,7 @@ says "h10 the transparent gateway" does "A transparent gateway in five commands"
 says "h10 is ready" comes ready
 says "h10 and serves" comes served client
 says "h10 through the listener" comes recorded '"listener":"tproxy"'
-says "h10 and is probed" comes probed
+says "h10 and is probed" comes held tcp4
 says "h10 a reload" systemctl reload schengate.service
 says "h10 is taken up" comes bash -c 'journalctl -b -o cat --no-pager -u schengate.service | grep -q "policy reloaded"'
 says "h10 at a lower priority" bash -c '! journalctl -b -o cat --no-pager -u schengate.service | grep -q "at the priority of the gateway"'
