@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schengate::control::config::{self, keys};
 use schengate::policy::Reason;
+use schengate::report::texts::Texts;
+use schengate::report::world::Language;
 use serde_json::Value;
 
 fn page() -> PathBuf {
@@ -201,12 +203,23 @@ fn enums<'a>(value: &'a Value, name: &str, found: &mut Vec<Vec<&'a str>>) {
 }
 
 #[test]
-fn the_schema_of_the_record_has_every_reason() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/record.schema.json");
-    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let mut found = Vec::new();
-    enums(&schema, "reason", &mut found);
-    assert!(!found.is_empty());
-    let wanted: Vec<&str> = Reason::ALL.into_iter().map(Reason::label).collect();
-    assert!(found.iter().all(|words| *words == wanted), "{found:?}");
+fn the_schemas_of_the_record_and_of_the_api_have_every_reason() {
+    for (page, lists) in [("docs/record.schema.json", 1), ("docs/openapi.json", 5)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let mut found = Vec::new();
+        enums(&schema, "reason", &mut found);
+        assert!(found.len() >= lists, "{page}: {found:?}");
+        let wanted: Vec<&str> = Reason::ALL.into_iter().map(Reason::label).collect();
+        assert!(found.iter().all(|words| *words == wanted), "{page}: {found:?}");
+    }
+}
+
+#[test]
+fn the_report_has_words_for_every_reason_in_each_language() {
+    for language in [Language::En, Language::Fr] {
+        for reason in Reason::ALL.map(Reason::label) {
+            assert_ne!(Texts::of(language).reason_of(reason), reason, "{language:?}");
+        }
+    }
 }
