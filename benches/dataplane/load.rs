@@ -24,6 +24,8 @@ const ACCEPTORS: usize = 32;
 pub(crate) enum Order {
     /// Send this many bytes and close.
     Down(u64),
+    /// Send this many bytes, and close once the client has.
+    Answer(u64),
     /// Read this many bytes, send one, close.
     Up(u64),
     /// Send back whatever comes, 64 bytes at a time.
@@ -36,6 +38,7 @@ impl Order {
     fn bytes(self) -> [u8; ORDER] {
         let (letter, count) = match self {
             Self::Down(count) => (b'D', count),
+            Self::Answer(count) => (b'A', count),
             Self::Up(count) => (b'U', count),
             Self::Echo => (b'E', 0),
             Self::Keep => (b'K', 0),
@@ -123,6 +126,10 @@ fn take(mut stream: TcpStream, keep: &Sender<TcpStream>) -> io::Result<()> {
     let count = u64::from_be_bytes(order[1..].try_into().expect("eight bytes"));
     match order[0] {
         b'D' if count < 4096 => stream.write_all(&vec![1; count as usize]),
+        b'A' if count < 4096 => {
+            stream.write_all(&vec![1; count as usize])?;
+            stream.read(&mut [0]).map(drop)
+        }
         b'K' => {
             let mut message = [0; 64];
             stream.read_exact(&mut message)?;
@@ -234,7 +241,7 @@ fn one(
     let mut parts = Vec::new();
     match kind {
         // As many as can be, or 1,000 a second over all threads, each counted from when it was due.
-        "connect" | "rate" => {
+        "connect" | "leave" | "rate" => {
             start.wait();
             let first = Instant::now();
             for number in 0..each {
@@ -244,7 +251,8 @@ fn one(
                     thread::sleep(due.saturating_duration_since(begun));
                     begun = due;
                 }
-                parts.push(first_byte(to, size as usize, begun)?);
+                let order = if kind == "leave" { Order::Answer } else { Order::Down };
+                parts.push(first_byte(to, size as usize, order, begun)?);
             }
         }
         "down" => {
@@ -280,15 +288,22 @@ fn one(
     Ok(parts)
 }
 
-/// Opens a connection, and reads what the server sends to its end. Time from `begun` to its first byte.
-fn first_byte(to: SocketAddr, hello: usize, begun: Instant) -> io::Result<Duration> {
-    let mut stream = dial(to, hello, Order::Down(100))?;
+/// Opens a connection, and reads what the server sends: to its end, or so far that the client closes
+/// first. Time from `begun` to its first byte.
+fn first_byte(
+    to: SocketAddr,
+    hello: usize,
+    order: fn(u64) -> Order,
+    begun: Instant,
+) -> io::Result<Duration> {
+    let order = order(100);
+    let mut stream = dial(to, hello, order)?;
     let mut answer = [0; 100];
     stream.read_exact(&mut answer[..1])?;
     let waited = begun.elapsed();
     stream.read_exact(&mut answer[1..])?;
-    // The server closes first, so that no port of the gateway waits.
-    if stream.read(&mut answer)? != 0 {
+    // Where the server closes first, no port of the gateway waits.
+    if matches!(order, Order::Down(_)) && stream.read(&mut answer)? != 0 {
         return Err(io::Error::other("more than was ordered"));
     }
     Ok(waited)
@@ -300,7 +315,9 @@ fn in_turn(to: SocketAddr, other: SocketAddr, pairs: u64, size: usize) -> io::Re
     let begun = Instant::now();
     let mut later = Vec::new();
     for number in 0..pairs {
-        let wait = |to| first_byte(to, size, Instant::now()).map(|waited| waited.as_nanos() as f64);
+        let wait = |to| {
+            first_byte(to, size, Order::Down, Instant::now()).map(|waited| waited.as_nanos() as f64)
+        };
         let (one, two) = if number % 2 == 0 {
             let one = wait(to)?;
             (one, wait(other)?)
