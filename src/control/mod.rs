@@ -14,6 +14,7 @@ pub mod loss;
 pub mod notify;
 pub mod progress;
 pub mod reload;
+mod side_by_side;
 pub mod spelling;
 pub mod trust_roots;
 pub mod update;

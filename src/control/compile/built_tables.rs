@@ -1,6 +1,6 @@
 //! An address table with what it was built from: kept over a reload that changes nothing of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -49,7 +49,10 @@ impl BuiltTables {
         let inputs = TableInputs::of(config, at);
         let parts = build_segments(&inputs, &sources);
         let rows = sources.providers.iter().flat_map(|table| &table.rows);
-        let regions = rows.map(|row| (row.provider.clone(), row.region.clone()));
+        // Many rows of few regions: each is copied once.
+        let regions: HashSet<_> = rows.map(|row| (&row.provider, &row.region)).collect();
+        let regions =
+            regions.into_iter().map(|(provider, region)| (provider.clone(), region.clone()));
         let provider_files = sources.providers.iter().map(|table| &table.info);
         let provider_files = provider_files.filter(|info| info.origin.is_some());
         let from = BuiltFrom {

@@ -15,6 +15,7 @@ use super::model::{
 };
 use super::settings::{CountryField, Data, Source};
 use crate::control::progress::{Progress, Silent, reading};
+use crate::control::side_by_side::side_by_side;
 
 /// Why a file is not the table that is wanted.
 #[derive(Debug, thiserror::Error)]
@@ -299,16 +300,29 @@ pub(super) fn load_all(
         })
         .collect();
     let embedded = missing.iter().map(|&kind| (kind, &Source::Embedded));
-    for (kind, source) in entries(settings).chain(embedded) {
-        let load = || Table::load(kind, source, settings.country_field);
-        let table = match source {
-            Source::Embedded => load(),
-            Source::File(path) => reading(progress, path, load),
-        };
-        tables.push((kind, table));
-        // The witness stands behind the table that it was heard for.
-        if (kind, source) == (Kind::Country, &Source::Embedded) {
-            tables.push((kind, embedded::embedded_dissent().map(Table::Country)));
+    let entries: Vec<_> = entries(settings).chain(embedded).collect();
+    let own = (Kind::Country, &Source::Embedded);
+    let has_own = entries.contains(&own);
+    let load = |kind, source: &Source| Table::load(kind, source, settings.country_field);
+    // Half of what is read is where addresses are, by the program: the rest beside it.
+    let ((read, witness), own_table) = side_by_side(
+        || {
+            let read = |(kind, source): (Kind, &Source)| match source {
+                Source::Embedded if kind == Kind::Country => (kind, None),
+                Source::Embedded => (kind, Some(load(kind, source))),
+                Source::File(path) => (kind, Some(reading(progress, path, || load(kind, source)))),
+            };
+            let read: Vec<_> = entries.iter().copied().map(read).collect();
+            (read, has_own.then(|| embedded::embedded_dissent().map(Table::Country)))
+        },
+        || has_own.then(|| load(own.0, own.1)),
+    );
+    // The witness stands behind the table that it was heard for.
+    let mut own = own_table.into_iter().chain(witness);
+    for (kind, table) in read {
+        match table {
+            Some(table) => tables.push((kind, table)),
+            None => tables.extend(own.by_ref().map(|table| (kind, table))),
         }
     }
     // Stable: within a kind the order stays.
