@@ -197,6 +197,7 @@ const NO_WAY_OUT: &[(&str, &str)] = &[
         "sys/held.rs",
         "the socket of a command that is shut in, in its own namespaces and in its place",
     ),
+    ("control/notify.rs", "to the service manager of this host, by the name that it gave"),
     ("control/capture/own.rs", "to an interface of its own, to see whether the capture holds"),
 ];
 
@@ -294,6 +295,7 @@ fn the_rooms_of_the_data_use_only_those_before_them() {
 const CONTROL_ROOMS: &[&str] = &[
     "addresses",
     "progress",
+    "side_by_side",
     "spelling",
     "host_pattern",
     "data",

@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -16,6 +18,24 @@ const VSOCK: i32 = 40;
 
 fn starts_a_program() -> bool {
     Command::new("/bin/true").status().is_ok()
+}
+
+/// Whether a socket can be had by which services of this host are reached, and whether a file's mode and
+/// times can be changed by its name; a file that is open is changed by its descriptor.
+fn reaches(file: &std::path::Path) -> [bool; 3] {
+    let by_name = fs::set_permissions(file, fs::Permissions::from_mode(0o600)).is_ok();
+    let opened = File::options().write(true).open(file).unwrap();
+    opened.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
+    [
+        UnixDatagram::unbound().is_ok(),
+        UnixStream::connect("/nonexistent").is_err_and(is_missing),
+        by_name,
+    ]
+}
+
+/// That the socket was made, and nobody is there.
+fn is_missing(fault: std::io::Error) -> bool {
+    fault.kind() == std::io::ErrorKind::NotFound
 }
 
 fn has_vsock() -> bool {
@@ -31,9 +51,14 @@ fn a_broker_starts_programs_and_a_gateway_does_not() {
         (status.contains("Seccomp:\t2\n"), status.contains("NoNewPrivs:\t1\n"), starts_a_program())
     });
     assert!(starts_a_program());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(reaches(file.path()), [true; 3]);
     assert!(restrict_calls(Role::Broker).unwrap(), "this kernel has no seccomp");
     assert_eq!((starts_a_program(), has_vsock()), (true, false));
+    assert_eq!(reaches(file.path()), [true, true, false]);
     assert!(restrict_calls(Role::Gateway).unwrap());
+    assert_eq!(reaches(file.path()), [false; 3]);
+    assert!(UnixStream::pair().is_ok(), "pairs lead nowhere");
     assert_eq!((starts_a_program(), has_vsock()), (false, false));
     assert!(File::open("/proc/self/status").is_ok(), "files are landlock's");
     assert!(thread::spawn(|| true).join().unwrap(), "it still has threads");

@@ -106,7 +106,13 @@ fn run(packet: Packet) -> io::Result<ExitStatus> {
     let way = packet.bytes.first().map(|way| usize::from(*way));
     let arguments = way.and_then(|way| WAYS.get(way)).ok_or_else(refused)?;
     let files: [OwnedFd; 3] = packet.descriptors.try_into().map_err(|_| refused())?;
-    let [mut stdin, stdout, stderr] = files.map(File::from);
+    let files = files.map(File::from);
+    // Of a file in memory every byte is there, and it takes every byte: a pipe could hold this process up
+    // for good.
+    if !files.iter().all(|file| file.metadata().is_ok_and(|about| about.is_file())) {
+        return Err(refused());
+    }
+    let [mut stdin, stdout, stderr] = files;
     let mut ruleset = String::new();
     (&mut stdin).take(1 << 24).read_to_string(&mut ruleset)?;
     if !(way == Some(LOAD) && is_of_the_shortcut(&ruleset) || ruleset.is_empty()) {
@@ -207,6 +213,18 @@ mod tests {
         };
         refused(&["-f", "-"], "flush ruleset\n");
         refused(&["list", "chains"], "flush ruleset\n");
+        // What never ends, or takes nothing, holds nobody up.
+        let (reads, writes) = std::io::pipe().unwrap();
+        let file = memory().unwrap();
+        for place in 0..3 {
+            let mut files = [file.as_fd(); 3];
+            files[place] = if place == 0 { reads.as_fd() } else { writes.as_fd() };
+            let channel = firewall.0.lock().unwrap();
+            channel.send(&[0], &files).unwrap();
+            let answer = channel.receive().unwrap().unwrap();
+            let denied = io::Error::from(io::ErrorKind::PermissionDenied).to_string();
+            assert_eq!(&answer.bytes[4..], denied.as_bytes(), "{place}");
+        }
         drop(firewall);
         served.join().unwrap();
     }

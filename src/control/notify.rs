@@ -1,8 +1,12 @@
 //! The service manager: what it is told (sd_notify(3)), and the sockets that it passes
 //! (systemd.socket(5)). Without one, telling does nothing and no socket is found.
 
-use std::io;
+use std::env;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -10,46 +14,117 @@ use sd_notify::NotifyState;
 use super::config::ListenMode;
 use crate::sys;
 
-/// The gateway takes connections; `status` is one line for `systemctl status`.
-pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+/// Number of the process in front, in the environment of the gateway behind it.
+pub const FRONT: &str = "SCHENGATE_FRONT";
+
+/// What may be said on behalf of the gateway by the process in front: its life, and one line of text. No
+/// other process, no descriptors, and no other limit of time.
+const PASSED_ON: [&str; 6] =
+    ["READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1", "STATUS=", "MONOTONIC_USEC="];
+
+/// Whom the gateway tells how it fares. Its socket is open from the start: later on nobody in the gateway
+/// makes another.
+#[derive(Debug)]
+pub enum Manager {
+    /// Nobody asked.
+    Nobody,
+    /// The service manager.
+    Itself(UnixDatagram),
+    /// The process in front, which passes it on, by standard output.
+    Front,
 }
 
-/// One line for `systemctl status`.
-pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
-}
+impl Manager {
+    /// Who is told, by the environment.
+    ///
+    /// # Errors
+    /// The socket that `NOTIFY_SOCKET` names cannot be reached.
+    pub fn find() -> io::Result<Self> {
+        if env::var_os(FRONT).is_some() { Ok(Self::Front) } else { Self::beyond() }
+    }
 
-/// A reload begins; [`ready`] ends it.
-pub fn reloading() {
-    // `Type=notify-reload` needs the time beside the word (sd_notify(3)).
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(fault) => tracing::warn!(%fault, "the reload is not announced: no monotonic time"),
+    /// The service manager itself, also for the process in front.
+    ///
+    /// # Errors
+    /// As [`Manager::find`].
+    pub fn beyond() -> io::Result<Self> {
+        let Some(name) = env::var_os("NOTIFY_SOCKET") else { return Ok(Self::Nobody) };
+        let socket = UnixDatagram::unbound()?;
+        match name.as_bytes().strip_prefix(b"@") {
+            Some(name) => socket.connect_addr(&UnixAddress::from_abstract_name(name)?)?,
+            None => socket.connect(name)?,
+        }
+        Ok(Self::Itself(socket))
+    }
+
+    /// The gateway takes connections; `status` is one line for `systemctl status`.
+    pub fn ready(&self, status: &str) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(&self, status: &str) {
+        self.tell(&[NotifyState::Status(status)]);
+    }
+
+    /// A reload begins; [`Manager::ready`] ends it.
+    pub fn reloading(&self) {
+        // `Type=notify-reload` needs the time beside the word (sd_notify(3)).
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(fault) => tracing::warn!(%fault, "the reload is not announced: no monotonic time"),
+        }
+    }
+
+    /// The gateway is stopping.
+    pub fn stopping(&self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// Everything that has to answer did answer. Call it only after it was asked
+    /// (`flow::DataPlane::ping`), or it proves nothing.
+    pub fn alive(&self) {
+        self.tell(&[NotifyState::Watchdog]);
+    }
+
+    fn tell(&self, words: &[NotifyState<'_>]) {
+        let message: String = words.iter().map(|word| format!("{word}\n")).collect();
+        let told = match self {
+            Self::Nobody => Ok(()),
+            Self::Itself(socket) => socket.send(message.as_bytes()).map(drop),
+            Self::Front => {
+                let mut out = io::stdout().lock();
+                // An empty line is its end.
+                writeln!(out, "{message}").and_then(|()| out.flush())
+            }
+        };
+        if let Err(fault) = told {
+            tracing::warn!(%fault, "the service manager cannot be told");
+        }
+    }
+
+    /// Passes on what the gateway behind this process says, as far as it may say that.
+    ///
+    /// # Errors
+    /// The service manager does not hear it.
+    pub fn pass_on(&self, message: &str) -> io::Result<()> {
+        let may = |line: &&str| {
+            PASSED_ON
+                .iter()
+                .any(|known| *line == *known || (known.ends_with('=') && line.starts_with(known)))
+        };
+        let lines: String = message.lines().filter(may).map(|line| format!("{line}\n")).collect();
+        match self {
+            Self::Itself(socket) if !lines.is_empty() => socket.send(lines.as_bytes()).map(drop),
+            Self::Itself(_) | Self::Nobody | Self::Front => Ok(()),
+        }
     }
 }
 
-/// The gateway is stopping.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
-}
-
-/// How often [`alive`] is to be called: half of the manager's time, where it watches at all.
+/// How often [`Manager::alive`] is to be called: half of the manager's time, where it watches at all.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
-}
-
-/// Everything that has to answer did answer. Call it only after it was asked
-/// (`flow::DataPlane::ping`), or it proves nothing.
-pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
-}
-
-fn tell(words: &[NotifyState<'_>]) {
-    if let Err(fault) = sd_notify::notify(words) {
-        tracing::warn!(%fault, "the service manager cannot be told");
-    }
 }
 
 /// The sockets that the service manager passed.
@@ -106,6 +181,24 @@ impl Inherited {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_process_in_front_passes_on_life_and_status_and_nothing_else() {
+        let (here, there) = UnixDatagram::pair().unwrap();
+        let manager = Manager::Itself(here);
+        let heard = |message: &str| {
+            manager.pass_on(message).unwrap();
+            there.set_nonblocking(true).unwrap();
+            let mut bytes = [0; 256];
+            there.recv(&mut bytes).ok().map(|read| String::from_utf8_lossy(&bytes[..read]).into())
+        };
+        let said: Option<String> = heard("READY=1\nMAINPID=1\nSTATUS=policy 1\nFDSTORE=1\n");
+        assert_eq!(said.unwrap(), "READY=1\nSTATUS=policy 1\n");
+        assert_eq!(heard("WATCHDOG=1\n").unwrap(), "WATCHDOG=1\n");
+        for other in ["WATCHDOG=trigger", "WATCHDOG_USEC=1", "READY=12", " READY=1", "", "gone"] {
+            assert_eq!(heard(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_passed_socket_goes_to_the_entry_of_its_name_and_address() {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
@@ -18,8 +19,16 @@ use crate::sys::{self, Fenced, Holds, Paths, Role};
 const CONFINEMENT: &str = "Confinement";
 
 /// Read by the gateway beside its own files: switches of the network that stand in its way, and what the
-/// kernel says of itself; numbers of chance for the register's database.
-const SYSTEM: [&str; 4] = ["/proc/sys/net", "/proc/sys/kernel", "/proc/self/net", "/dev/urandom"];
+/// kernel says of itself and of its modules; numbers of chance for the register's database.
+const SYSTEM: [&str; 7] = [
+    "/proc/sys/net",
+    "/proc/sys/kernel",
+    "/proc/sys/fs",
+    "/proc/modules",
+    "/proc/self/net",
+    "/lib/modules",
+    "/dev/urandom",
+];
 
 /// Folders that hold much that is not the gateway's.
 const SHARED: [&str; 8] = ["/", "/etc", "/usr", "/var", "/var/lib", "/home", "/root", "/run"];
@@ -87,8 +96,12 @@ struct Own {
 }
 
 impl Own {
+    /// Whether this folder is among them, by whichever name.
     fn holds(&self, folder: &Path) -> bool {
-        self.all.read.iter().chain(&self.all.write).any(|path| path == folder)
+        let same = |path: &Path| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
+        let folder = same(folder);
+        let mut paths = self.all.read.iter().chain(&self.all.write);
+        folder.is_some() && paths.any(|path| same(path) == folder)
     }
 }
 
@@ -121,4 +134,28 @@ fn paths(config: &Config) -> Own {
 fn folder(file: &Path) -> Option<PathBuf> {
     let parent = file.parent()?;
     Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_shared_folder_is_found_by_whichever_name_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path().join("shared");
+        fs::create_dir_all(shared.join("below")).unwrap();
+        symlink("shared", dir.path().join("link")).unwrap();
+        for name in ["shared", "shared/", "link", "shared/below/..", "./link/below/../../shared"] {
+            let write = vec![dir.path().join(name)];
+            let own = Own { all: Paths { read: Vec::new(), write } };
+            assert!(own.holds(&shared), "{name}");
+            assert!(
+                !own.holds(&shared.join("below")) && !own.holds(&shared.join("none")),
+                "{name}"
+            );
+        }
+    }
 }

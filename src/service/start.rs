@@ -26,7 +26,7 @@ use crate::control::addresses::Addresses;
 use crate::control::admin::{self, Access, AccessFault, Health};
 use crate::control::capture::{CaptureFault, CaptureMonitor, DesiredState, Nft, State};
 use crate::control::load::LoadFault;
-use crate::control::notify::Inherited;
+use crate::control::notify::{Inherited, Manager};
 use crate::control::reload::PolicyManager;
 use crate::control::trust_roots;
 use crate::control::watch::Watch;
@@ -84,6 +84,10 @@ impl Service {
             warn!(%fault, "the limit of descriptors stays as it is");
         }
         let mut inherited = Inherited::take(behind.map(Behind::front))?;
+        let manager = Manager::find().unwrap_or_else(|fault| {
+            warn!(%fault, "the service manager cannot be told");
+            Manager::Nobody
+        });
         let mut watch = Watch::before(Instant::now());
         let path = options.config.as_deref();
         let (policies, lints) = PolicyManager::start(path, options.allow_older, Timestamp::now())?;
@@ -94,11 +98,12 @@ impl Service {
         // no more than this one.
         let access = Access::load(&config.admin)?;
         let names = name_service(config, Some(broker.names))?;
+        // Nobody makes a socket of this host from here on either.
+        let doors = admin::Doors::open(&config.admin)?;
         let workers = options.workers.or_else(|| std::thread::available_parallelism().ok());
         confine::confine(config, &health)?;
         let recorded = record::keep(config, &account, behind.is_some())?;
-        let (admin, console) =
-            admin::start(&config.admin, access, account.clone(), Arc::clone(&health))?;
+        let (admin, console) = admin::start(doors, access, account.clone(), Arc::clone(&health))?;
         info!(address = %admin, "admin pages");
         if let Some(audit) = &config.audit {
             console.records(audit.directory.clone());
@@ -154,6 +159,8 @@ impl Service {
             addresses,
             monitor,
             behind,
+            manager,
+            said: String::new(),
             keeper: Keeper::new(broker.keeper),
             host: Host::default(),
             _broker: firewall,

@@ -25,7 +25,7 @@ use crate::control::admin::{Console, Health, OLD_TABLES};
 use crate::control::capture::{CaptureMonitor, Check, DesiredState, KernelSetSync, Word};
 use crate::control::data::SourceInfo;
 use crate::control::load::LoadFault;
-use crate::control::notify;
+use crate::control::notify::{self, Manager};
 use crate::control::reload::{BuiltPolicy, PolicyManager, PromotedTables, ReloadJob};
 use crate::control::watch::{AsRead, Watch};
 use crate::flow::DataPlane;
@@ -43,6 +43,9 @@ const PING_LIMIT: Duration = Duration::from_secs(2);
 /// Time between two looks at the files behind the policy, and at the clock, so that a clock that was
 /// set is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How EACCES reads in the text of a fault.
+const NOT_PERMITTED: &str = "(os error 13)";
 
 type Event = step::Event<Box<BuiltPolicy>, Box<PromotedTables>>;
 type Action = step::Action<Box<BuiltPolicy>, Box<PromotedTables>>;
@@ -64,6 +67,10 @@ pub struct Service {
     pub(super) monitor: Option<CaptureMonitor>,
     /// Where another process is watched in this one's place.
     pub(super) behind: Option<Behind>,
+    /// Who is told how the gateway fares.
+    pub(super) manager: Manager,
+    /// The line of text that it was told last.
+    pub(super) said: String,
     /// Hears what the keeper of the capture says.
     pub(super) keeper: Keeper,
     /// What of this host stands in the way.
@@ -105,7 +112,7 @@ impl Service {
         self.health.met(LISTENERS);
         self.hear_keeper();
         self.look_at_host();
-        notify::ready(&self.status());
+        self.tell_ready();
         record::started(&self.account, self.policies.current());
         self.told.tables(&self.account, self.policies.compiler().infos());
         self.tell_record();
@@ -138,9 +145,9 @@ impl Service {
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Note(said) => info!("{said}"),
-            Action::TellReloading => notify::reloading(),
-            Action::TellReady => notify::ready(&self.status()),
-            Action::TellStatus => notify::status(&self.status()),
+            Action::TellReloading => self.manager.reloading(),
+            Action::TellReady => self.tell_ready(),
+            Action::TellStatus => self.tell_status(),
             Action::Build(asked) => return self.build(asked),
             Action::Promote => return self.promote(),
             Action::Install(built) => self.install(*built),
@@ -206,8 +213,22 @@ impl Service {
             self.follow_up(Event::Files(seen));
         }
         if notify::watchdog_interval().is_some() && self.plane.ping(PING_LIMIT) {
-            notify::alive();
+            self.manager.alive();
         }
+        // What became of readiness meanwhile.
+        if self.status() != self.said {
+            self.tell_status();
+        }
+    }
+
+    fn tell_ready(&mut self) {
+        self.said = self.status();
+        self.manager.ready(&self.said);
+    }
+
+    fn tell_status(&mut self) {
+        self.said = self.status();
+        self.manager.status(&self.said);
     }
 
     /// Records what has become of the gateway itself.
@@ -338,6 +359,14 @@ impl Service {
             ),
             Cause::Data | Cause::Policy => {
                 let cause = if *cause == Cause::Data { "data" } else { "policy" };
+                // What cannot be opened may lie where a gateway that runs no longer looks.
+                let said = match said.contains(NOT_PERMITTED) {
+                    true => format!(
+                        "{said}; a gateway that runs reads the folders of its start alone: for another \
+                         folder restart it"
+                    ),
+                    false => said.clone(),
+                };
                 error!(
                     version,
                     fault = %said,
@@ -409,7 +438,7 @@ impl Service {
     }
 
     fn end(self) {
-        let Self { policies, plane, behind, monitor, health, account, options, .. } = self;
+        let Self { policies, plane, behind, manager, monitor, health, account, options, .. } = self;
         let mut plane = Some(plane);
         for ending in endings(behind.is_some()) {
             match ending {
@@ -417,7 +446,7 @@ impl Service {
                     health.misses("the gateway is stopping");
                     info!(limit_s = options.drain.as_secs(), "draining");
                 }
-                Ending::TellStopping => notify::stopping(),
+                Ending::TellStopping => manager.stopping(),
                 Ending::LetGo => plane.iter().for_each(|plane| plane.let_go(options.drain)),
                 Ending::StopShortcut => {
                     if let Some(Err(fault)) =

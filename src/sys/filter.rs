@@ -25,7 +25,10 @@ pub enum Role {
 }
 
 /// What no thread of a gateway does: programs, other processes' memory, mounts and namespaces, the
-/// kernel's own parts, clocks, users, keys; io_uring makes calls that no filter sees.
+/// kernel's own parts, clocks, users, keys; io_uring makes calls that no filter sees. Mode, owner, times and
+/// attributes of a file by its name are here because landlock does not hold them; of a file that is open they
+/// are changed by its descriptor (the register's database does), and open are those alone that landlock lets
+/// be.
 const REFUSED: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -85,6 +88,26 @@ const REFUSED: &[i64] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_utimensat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_mknod,
     #[cfg(target_arch = "x86_64")]
@@ -200,9 +223,14 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// Those of the other threads: the service manager's socket is one of AF_UNIX, this host's addresses are
-/// asked for over AF_NETLINK.
-const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Those of the other threads: this host's addresses are asked for over AF_NETLINK. None is of AF_UNIX, by
+/// which services of this host (a container engine) are reached whatever files may be opened; those that were
+/// made before stay, and pairs can be made.
+const FAMILIES: &[libc::c_int] = &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Those of the broker, whose programs ask this host's services by sockets of AF_UNIX.
+const BROKER_FAMILIES: &[libc::c_int] =
+    &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// Requests of ioctl(2) that a worker makes: how many bytes wait, on either side.
 const WORKER_REQUESTS: [libc::c_ulong; 3] = [libc::FIONREAD, libc::TIOCOUTQ, libc::FIONBIO];
@@ -281,8 +309,10 @@ fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     }
     let programs = if role == Role::Gateway { &PROGRAMS[..] } else { &[] };
     let is_not = SeccompCmpOp::Ne;
-    let others = FAMILIES.map(|family| condition(0, &is_not, family.unsigned_abs().into()));
-    let others: Result<Vec<_>, _> = others.into_iter().collect();
+    let families = if role == Role::Gateway { FAMILIES } else { BROKER_FAMILIES };
+    let others = families.iter();
+    let others = others.map(|family| condition(0, &is_not, family.unsigned_abs().into()));
+    let others: Result<Vec<_>, _> = others.collect();
     let foreign = vec![SeccompRule::new(others?)?];
     let namespaces = any_of(NAMESPACES.map(|flag| {
         let flag = flag.unsigned_abs().into();

@@ -4,11 +4,10 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::netdevice;
+use rustix::net::{AddressFamily, SocketType, netdevice};
 use socket2::Socket;
 
 use super::netlink::{self, DONE, DUMP, ERROR, HEADER, READ_MAX, REQUEST, attribute, head, put};
@@ -331,7 +330,7 @@ pub fn delivers_locally(is_v6: bool, table: u32) -> io::Result<bool> {
 }
 
 pub(super) fn loopback() -> io::Result<u32> {
-    Ok(netdevice::name_to_index(UnixDatagram::unbound()?, "lo")?)
+    Ok(netdevice::name_to_index(any_socket()?, "lo")?)
 }
 
 /// What a family's switches of an interface say.
@@ -380,9 +379,14 @@ fn read_switches(attributes: &[u8]) -> Option<(Switches, i32)> {
     (interface != "lo").then_some((Switches { forwarding, strict: false, interface }, filter))
 }
 
+/// A socket of the network whose interfaces are asked about (netdevice(7)).
+fn any_socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?)
+}
+
 fn name_of(number: u32) -> Option<String> {
     // One that is gone meanwhile has none.
-    netdevice::index_to_name(UnixDatagram::unbound().ok()?, number).ok()
+    netdevice::index_to_name(any_socket().ok()?, number).ok()
 }
 
 /// Tells when an address of this host comes or goes. Needs no privilege.

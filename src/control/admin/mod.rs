@@ -74,28 +74,44 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How often histogram samples are moved into their buckets.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-/// Starts the server, which answers those that `access` names, and returns the address that it is bound
-/// to, and what it answers from. It lasts as long as the process.
+/// Where requests come in, bound and not yet served: whoever asks waits.
+#[derive(Debug)]
+pub struct Doors {
+    tcp: std::net::TcpListener,
+    local: Option<std::os::unix::net::UnixListener>,
+}
+
+impl Doors {
+    /// Binds the address, and the socket where there is one.
+    ///
+    /// # Errors
+    /// Where one cannot be bound, with which.
+    pub fn open(settings: &Admin) -> io::Result<Self> {
+        let address = settings.address;
+        let tcp = std::net::TcpListener::bind(address)
+            .map_err(|e| io::Error::new(e.kind(), format!("admin listener {address}: {e}")))?;
+        tcp.set_nonblocking(true)?;
+        Ok(Self { tcp, local: settings.socket.as_deref().map(bind_local).transpose()? })
+    }
+}
+
+/// Starts the server behind the doors, which answers those that `access` names, and returns the address
+/// that it is bound to, and what it answers from. It lasts as long as the process.
 ///
 /// # Errors
-/// Where a socket cannot be bound, or the thread cannot be started.
+/// Where the thread cannot be started.
 pub fn start(
-    settings: &Admin,
+    doors: Doors,
     access: Access,
     account: Account,
     health: Arc<Health>,
 ) -> io::Result<(SocketAddr, Arc<Console>)> {
-    let address = settings.address;
-    let socket = std::net::TcpListener::bind(address)
-        .map_err(|e| io::Error::new(e.kind(), format!("admin listener {address}: {e}")))?;
-    socket.set_nonblocking(true)?;
-    let bound = socket.local_addr()?;
-    let local = settings.socket.as_deref().map(bind_local).transpose()?;
+    let bound = doors.tcp.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listeners = {
         let _inside = runtime.enter();
-        let local = local.map(UnixListener::from_std).transpose()?;
-        Listeners { tcp: TcpListener::from_std(socket)?, local }
+        let local = doors.local.map(UnixListener::from_std).transpose()?;
+        Listeners { tcp: TcpListener::from_std(doors.tcp)?, local }
     };
     let console = Arc::new(Console::new(account, Arc::clone(&health), access));
     let served = Arc::clone(&console);
@@ -539,7 +555,8 @@ mod tests {
 
     fn started(account: Account, health: Arc<Health>) -> SocketAddr {
         let settings = Admin::at("127.0.0.1:0".parse().unwrap());
-        start(&settings, Access::load(&settings).unwrap(), account, health).unwrap().0
+        let doors = Doors::open(&settings).unwrap();
+        start(doors, Access::load(&settings).unwrap(), account, health).unwrap().0
     }
 
     /// Status line and body of one request.
