@@ -221,6 +221,7 @@ mod tests {
             files[place] = if place == 0 { reads.as_fd() } else { writes.as_fd() };
             let channel = firewall.0.lock().unwrap();
             channel.send(&[0], &files).unwrap();
+            assert!(channel.wait(Duration::from_secs(30)).unwrap(), "held up by {place}");
             let answer = channel.receive().unwrap().unwrap();
             let denied = io::Error::from(io::ErrorKind::PermissionDenied).to_string();
             assert_eq!(&answer.bytes[4..], denied.as_bytes(), "{place}");

@@ -7,7 +7,8 @@ import asyncio
 import sys
 import time
 
-REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+# By its name a connection of this load is told from others in the record.
+REQUEST = b"GET / HTTP/1.0\r\nHost: load.example\r\n\r\n"
 
 
 async def serve(address):

@@ -46,9 +46,15 @@ cat >> /etc/schengate/policy.toml <<'POLICY'
 to = ["198.51.100.0/26"]
 location = ["FR"]
 reason = "the world of this trial"
+[audit]
+directory = "/var/lib/schengate/audit"
 POLICY
-systemctl reload schengate.service
+# The record of a gateway that runs is not changed by a reload.
+systemctl restart schengate.service
 says "p03 it serves" comes served
+# Connections of the load that the record says have ended.
+recorded() { schengate audit grep load.example 2> /dev/null | grep -c '"event":"close"'; }
+as_many() { [ "$(recorded)" = "$1" ]; }
 before=$(process)
 ulimit -n 65536
 client python3 /trial/load.py ask 198.51.100.7 "$rate" 15 > /tmp/load &
@@ -61,6 +67,8 @@ read -r count failed longest faults < /tmp/load
 echo "# $count served, $failed not, the longest wait $longest ms, at $rate connections a second $faults"
 says "p03 none was refused" test "$failed" = 0 -a "$count" -gt 500
 says "p03 none waited longer than a start takes" test "$longest" -le "$limit"
+says "p03 each is in the record once" comes as_many "$count"
+says "p03 the record is whole" schengate audit verify --key /var/lib/schengate/audit/signing.pub
 says "p03 what the administrator wrote is there" grep -q "the world of this trial" /etc/schengate/policy.toml
 says "p03 the rules stand" schengate capture check
 
@@ -99,7 +107,6 @@ says "p05 nothing runs" nothing_runs
 says "p05 the guard stands" guarded
 says "p05 over IPv4" prohibits -4
 says "p05 over IPv6" prohibits -6
-mkdir -p /var/lib/schengate/audit
 echo "a record" > /var/lib/schengate/audit/segment
 says "p05 the package is purged" dpkg -P schengate
 says "p05 it says where the record is" grep -q "rm -r /var/lib/schengate" /tmp/heard
