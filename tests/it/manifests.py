@@ -1,12 +1,15 @@
-"""Holds the manifests to the schemas of Kubernetes' API, and those of the operator to what they name.
+"""Holds the manifests to the schemas of Kubernetes' API, those of the operator to what they name, and the
+Compose file to the schema of Compose.
 
-usage: manifests.py REPOSITORY FOLDER: what is wrong goes to standard output, and the policy of each
-ConfigMap into FOLDER, for `schengate check`.
+usage: manifests.py REPOSITORY FOLDER [SCHEMA]: what is wrong goes to standard output, and the policy of each
+ConfigMap into FOLDER, for `schengate check`. SCHEMA is the one of Compose.
 """
 
+import json
 import pathlib
 import sys
 
+import jsonschema
 import kubernetes_validate
 import yaml
 
@@ -81,8 +84,17 @@ groups = [group for source in sources for group in yaml.safe_load(source.read_te
 if rules["spec"]["groups"] != groups:
     print("the groups of the PrometheusRule are not those of config/prometheus")
 
-# There is no schema of Compose here: what matters is looked for.
-services = yaml.safe_load((root / "packaging/compose.yaml").read_text())["services"]
+compose = yaml.safe_load((root / "packaging/compose.yaml").read_text())
+for schema in sys.argv[3:]:
+    schema = json.loads(pathlib.Path(schema).read_text())
+    checker = jsonschema.Draft201909Validator(schema)
+    for fault in checker.iter_errors(compose):
+        print(f"compose.yaml: {fault.json_path}: {fault.message}")
+    # That it refuses anything at all.
+    if checker.is_valid(compose | {"servicez": {}}):
+        print("the schema of Compose refuses nothing")
+# The schema knows no words: what matters is looked for.
+services = compose["services"]
 for service, has in services.items():
     added = has.get("cap_add", [])
     if has["cap_drop"] != ["ALL"] or added != (["NET_ADMIN"] if service == "capture" else []):
