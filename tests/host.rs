@@ -175,6 +175,11 @@ fn h10_the_recipes_of_the_install_page_hold_on_debian_13() {
 }
 
 #[test]
+fn r01_the_commands_of_the_readme_hold_on_debian_13() {
+    boot("trixie", "readme.sh", "");
+}
+
+#[test]
 fn p01_ten_commands_lead_from_the_package_to_enforcing_and_back_on_debian_12() {
     boot("bookworm", "package.sh", "");
 }

@@ -41,6 +41,21 @@ fn the_line_to_try_it_by_is_a_policy_and_a_command() {
     assert!(command.starts_with("curl "));
 }
 
+/// What stands between two dots of the block is the answer, word by word; `...` leaves lines out.
+#[test]
+fn what_the_readme_says_of_an_address_is_what_the_program_says() {
+    let (command, shown) = block("explain").split_once('\n').expect("a command and its answer");
+    let words = command.strip_prefix("$ schengate ").expect("a command").split(' ');
+    let program = env!("CARGO_BIN_EXE_schengate");
+    let output = std::process::Command::new(program).args(words).output().expect("the program");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let mut rest = said.as_str();
+    for piece in shown.split("...\n") {
+        let at = rest.find(piece).unwrap_or_else(|| panic!("{piece:?} is not in\n{said}"));
+        rest = &rest[at + piece.len()..];
+    }
+}
+
 #[test]
 fn the_test_command_is_one_line_of_cargo() {
     assert_eq!(block("test").trim().lines().count(), 1);

@@ -19,7 +19,7 @@ root=/mnt/root
 
 # The source tree, as an administrator has it after the build.
 mkdir -p $root/src/target/dist $root/trial
-cp -r "$sources"/{systemd,config,docs} $root/src/
+cp -r "$sources"/{systemd,config,docs,README.md} $root/src/
 install -m 0755 /mnt/schengate $root/src/target/dist/schengate
 if [ -n "${PACKAGES:-}" ]; then
     mkdir -p $root/trial/packages $root/src/target/package

@@ -30,12 +30,12 @@ serve() {
     ip netns exec world python3 /trial/load.py serve "$1" &
     comes ip netns exec world bash -c "</dev/tcp/$1/80" 2>/dev/null
 }
-# The shell commands of the install page under a heading, as they are written.
+# The shell commands of a page, the install page by default, under a heading, as they are written.
 recipe() {
     awk -v heading="$1" '/^## / { inside = ($0 == "## " heading); next }
         inside && /^```sh/ { code = 1; next }
         /^```/ { code = 0 }
-        inside && code' /src/docs/install.md
+        inside && code' "${PAGE:-/src/docs/install.md}"
 }
 does() { (cd /src && recipe "$1" > /tmp/recipe && [ -s /tmp/recipe ] && bash -euo pipefail /tmp/recipe); }
 client() { ip netns exec client "$@"; }
