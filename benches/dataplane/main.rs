@@ -4,6 +4,7 @@
 //! cargo bench --bench dataplane              seven rounds, some ten minutes
 //! cargo bench --bench dataplane -- --brief   one round of a quarter, about a minute
 //! ... --rounds=5 --only=schengate,haproxy-1m fewer rounds, or contenders
+//! ... --only=schengate,unfiltered            what its seccomp filters cost: a second one runs without
 //! ```
 //! To measure what is installed: `cargo build --profile dist`, and its path in
 //! `SCHENGATE_BENCH_PROGRAM`.
@@ -117,6 +118,9 @@ struct Contender {
 
 /// The contender that is held against the others.
 const OURS: &str = "schengate";
+
+/// The same without its seccomp filters; only where it is asked for.
+const UNFILTERED: &str = "unfiltered";
 
 /// A process that ends with this, so that a bench that breaks off leaves none behind.
 struct Running(Child);
@@ -279,7 +283,7 @@ fn ask(lab: &Lab, one: &Contender, words: &[&str]) -> Answer {
 fn start(lab: &Lab, only: Option<&str>) -> Vec<Contender> {
     lab.world
         .shell(
-            "for n in 10 11 12 13 14 15 16 17; do ip address add 198.51.100.$n/32 dev eth0; done",
+            "for n in 10 11 12 13 14 15 16 17 18; do ip address add 198.51.100.$n/32 dev eth0; done",
         )
         .unwrap();
     lab.gateway
@@ -315,7 +319,8 @@ fn start(lab: &Lab, only: Option<&str>) -> Vec<Contender> {
         });
         all.push(Contender { name, to, child: Some(child) });
     };
-    add(OURS, READ, Some(schengate(lab)));
+    add(OURS, READ, Some(schengate(lab, READ)));
+    add(UNFILTERED, 18, only.map(|_| unfiltered(lab, 18)));
     add("haproxy", 12, has("haproxy").then(|| haproxy(lab, 12, "")));
     add(MEASURE, 13, has("haproxy").then(|| haproxy(lab, 13, "tune.pipesize 1048576")));
     add("nginx", 14, nginx(lab, 14));
@@ -336,24 +341,40 @@ fn at(octet: u16) -> String {
     format!("198.51.100.{octet}:{SERVER_PORT}")
 }
 
-fn schengate(lab: &Lab) -> Command {
+fn schengate(lab: &Lab, octet: u16) -> Command {
     let mut policy = format!(
         "schema = 1\n[policy]\nmode = 'enforce'\npermit = ['eea']\n\
          [[place]]\nto = ['198.51.100.0/24']\nlocation = ['FR']\nreason = 'bench'\n\
          [[listen]]\nmode = 'tproxy'\naddress = '0.0.0.0:{}'\n\
-         [admin]\naddress = '127.0.0.1:9643'\n\
+         [admin]\naddress = '127.0.0.1:{}'\n\
          [[rule]]\nname = 'unread'\nto = ['198.51.100.{UNREAD}/32']\naction = 'allow'\n",
-        15_000 + READ
+        15_000 + octet,
+        // Where it is asked for its figures.
+        if octet == READ { 9643 } else { 9643 + octet },
     );
     for n in 0..200 {
         let hosts = format!("['h{n}.example.net', '*.z{n}.example.org']");
         writeln!(policy, "[[rule]]\nname = 'r{n}'\nhost = {hosts}\naction = 'block'").unwrap();
     }
-    let path = lab.write("bench.toml", &policy);
+    // The one that is reloaded by its name.
+    let file = if octet == READ { "bench.toml".to_owned() } else { format!("bench{octet}.toml") };
+    let path = lab.write(&file, &policy);
     let program = env::var("SCHENGATE_BENCH_PROGRAM")
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_schengate").into());
     let mut command = lab.gateway.command(program);
     command.args(["run", "--workers", "1", "--config"]).arg(path);
+    command
+}
+
+/// A gateway that finds a kernel without seccomp filters.
+fn unfiltered(lab: &Lab, octet: u16) -> Command {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/dataplane/unfiltered.c");
+    let library = lab.write("unfiltered.so", "");
+    let mut cc = Command::new("cc");
+    let built = cc.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
+    assert!(built.arg("-ldl").status().unwrap().success(), "unfiltered.c does not compile");
+    let mut command = schengate(lab, octet);
+    command.env("LD_PRELOAD", library);
     command
 }
 
