@@ -214,7 +214,7 @@ mod tests {
         refused(&["-f", "-"], "flush ruleset\n");
         refused(&["list", "chains"], "flush ruleset\n");
         // What never ends, or takes nothing, holds nobody up.
-        let (reads, writes) = std::io::pipe().unwrap();
+        let (reads, writes) = io::pipe().unwrap();
         let file = memory().unwrap();
         for place in 0..3 {
             let mut files = [file.as_fd(); 3];
