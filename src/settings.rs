@@ -158,6 +158,11 @@ impl Lane {
     pub const PROXIED: u32 = Self::MARK | 1;
     /// Connection mark of a flow that is refused, or no longer permitted: it is reset both ways.
     pub const REFUSED: u32 = Self::MARK | 2;
+    /// Connection mark of a flow whose first bytes are to be judged: every packet of it waits.
+    pub const HELD: u32 = Self::MARK | 4;
+    /// The port on which it reads names: that of TLS. What is said in the clear is one request of several,
+    /// and elsewhere TLS may begin behind another protocol.
+    pub const NAMED_PORT: u16 = 443;
     /// The table of its rules, of family `inet`.
     pub const TABLE: &str = "schengate_lane";
     /// The set of the marks whose flows are carried, in [`Lane::TABLE`].

@@ -119,7 +119,9 @@ pub enum End {
     Drained,
     /// A UDP flow that gave way to a newer one, when there were too many of unproven source.
     Displaced,
-    /// A UDP flow whose client began anew, with another protocol or name: that is another record.
+    /// A UDP flow whose client began anew, with another protocol or name; or a connection of the lane
+    /// that only the proxy can read, which is reset, so that its client begins anew there. What follows
+    /// is another record.
     Restarted,
     /// The destination does not go over to TLS, which its client was promised.
     NoUpgrade,

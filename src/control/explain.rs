@@ -21,6 +21,7 @@ use crate::policy::{
     Transport, Verdict,
 };
 use crate::report::distance::{Distances, Position};
+use crate::settings::Lane;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -184,7 +185,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Whether the lane takes the connection, which its first packet decides.
+    /// Whether the lane takes the connection: its first packet decides, or a hello that it reads.
     fn lane(&self) -> Result<&'static str, &'static str> {
         let (_, transport) = self.asked.protocol.carried();
         let (client, destination) = (self.asked.client, self.asked.to);
@@ -196,6 +197,13 @@ impl<'a> Answer<'a> {
                 Err("its addresses refuse it: the listener beside the lane answers and records")
             }
             Outlook::Settled(_) => Ok("lane"),
+            Outlook::Unless(_) | Outlook::Open
+                if transport == Transport::Tcp
+                    && destination.port() == Lane::NAMED_PORT
+                    && self.policy.binding() != Binding::Redial =>
+            {
+                Ok("lane")
+            }
             Outlook::Unless(_) => Err("a name in its first bytes could refuse it"),
             Outlook::Open => Err("a name in its first bytes may decide"),
         }

@@ -151,6 +151,14 @@ impl HelloRetryGuard {
     }
 }
 
+/// Notes that a second hello names another host, of a connection whose hellos somebody else holds. Whether
+/// it may go on all the same.
+pub(super) fn changed(session: &mut Session) -> bool {
+    let goes_on = mismatched(session);
+    HelloRetryGuard { changed: true }.note(session);
+    goes_on
+}
+
 /// The client has named another host than the one that was judged. Whether it may go on by the
 /// policy in force: `observe` only notes it. The same is asked again when the policy changes.
 fn mismatched(session: &Session) -> bool {

@@ -39,9 +39,6 @@ pub enum Unfit {
     /// Neither TCP nor UDP.
     #[error("IP protocol {0} is neither TCP nor UDP")]
     Protocol(u8),
-    /// Several datagrams in one, of which the kernel does not tell where they end.
-    #[error("the packet is several datagrams in one")]
-    Datagrams,
 }
 
 /// A packet of TCP or UDP. Borrows the bytes that it was read from.
@@ -65,7 +62,8 @@ pub struct Packet<'a> {
 pub enum Content<'a> {
     /// A TCP segment.
     Tcp(Tcp<'a>),
-    /// The payload of a UDP datagram.
+    /// The payload of a UDP datagram, or of several in one packet ([`Offload::gso`]), of which the
+    /// kernel does not tell where they end.
     Udp(&'a [u8]),
 }
 
@@ -113,7 +111,6 @@ impl<'a> Packet<'a> {
                 let tcp = TcpSlice::from_slice(payload).map_err(|_| Unfit::Header)?;
                 ((tcp.source_port(), tcp.destination_port()), Content::Tcp(Tcp::of(&tcp)))
             }
-            UDP if offload.gso => return Err(Unfit::Datagrams),
             UDP => {
                 let udp = UdpSlice::from_slice(payload).map_err(|_| Unfit::Header)?;
                 ((udp.source_port(), udp.destination_port()), Content::Udp(udp.payload()))

@@ -130,8 +130,9 @@ impl Conntrack {
         Err(io::Error::other("the kernel's list of connections has no end"))
     }
 
-    /// Gives connections another mark and, with `keep`, another time until they are forgotten; of each
-    /// what it is then, `None` where the kernel knows it no more.
+    /// Gives connections another mark; of each what it is then, `None` where the kernel knows it no more.
+    /// With `keep`, one of TCP is forgotten after that time, and one of UDP at once: its client may go on
+    /// for ever from the same port, and every datagram would keep it.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN, or where the kernel cannot be asked: some may have the mark.
@@ -146,9 +147,9 @@ impl Conntrack {
             let from = found.len();
             found.resize(from + keys.len(), None);
             let begin = self.next;
-            let questions = u32::try_from(2 * keys.len()).unwrap_or(u32::MAX);
+            let questions = u32::try_from(3 * keys.len()).unwrap_or(u32::MAX);
             self.next = begin.wrapping_add(questions);
-            let mut ask = Vec::new();
+            let (mut ask, mut awaited) = (Vec::new(), 0_usize);
             for (at, key) in keys.iter().enumerate() {
                 let addresses = addresses(key);
                 let mut change = addresses.clone();
@@ -158,19 +159,20 @@ impl Conntrack {
                     put(&mut change, TIMEOUT, &seconds.to_be_bytes());
                 }
                 let family = [family(key), 0];
-                // The number says which question an answer is to: of each pair the second is to be
-                // told what is there.
-                for (kind, flags, body, question) in
-                    [(NEW, REQUEST | ACK, &change, 0), (GET, REQUEST, &addresses, 1)]
-                {
+                // The number says which question an answer is to: of those about a connection, the
+                // second is to be told what is there.
+                let forgets = keep.is_some() && i32::from(key.protocol) == libc::IPPROTO_UDP;
+                let forget = forgets.then_some((DELETE, REQUEST | ACK, &addresses, 2));
+                let asked = [(NEW, REQUEST | ACK, &change, 0), (GET, REQUEST, &addresses, 1)];
+                for (kind, flags, body, question) in asked.into_iter().chain(forget) {
+                    awaited += 1;
                     let mut message = message(kind, flags, family, [0, 0], body);
-                    let number = u32::try_from(2 * at + question).unwrap_or(u32::MAX);
+                    let number = u32::try_from(3 * at + question).unwrap_or(u32::MAX);
                     message.splice(8..12, begin.wrapping_add(number).to_ne_bytes());
                     ask.extend(message);
                 }
             }
             self.socket.send(&ask)?;
-            let mut awaited = 2 * keys.len();
             let mut refused = None;
             while awaited > 0 {
                 let length = self.socket.read(&mut self.buffer)?;
@@ -192,7 +194,7 @@ impl Conntrack {
                                 refused.or_else(|| fault(message).filter(|fault| !gone(fault)));
                         }
                         NEW => {
-                            if let Some(place) = found.get_mut(from + number as usize / 2) {
+                            if let Some(place) = found.get_mut(from + number as usize / 3) {
                                 *place = tracked(message);
                             }
                         }

@@ -61,7 +61,7 @@ pub use parent::{end_with_parent, outlive_parent, signal};
 pub use passed::{Passed, inherited};
 pub use pipe::Pipe;
 pub use process::{ignore, keep_only, leave_no_dumps};
-pub use queue::{PacketQueue, QueueBatch, Queued, Verdicts};
+pub use queue::{PacketQueue, QueueBatch, Queued, QueuedPacket, Verdicts};
 pub use receive::{Received, first_byte, receive, shortest_round_trip, tell_left, unacknowledged};
 pub use route::{
     Act, AddressWatch, RoutingRule, Switches, add_routing_rule, delete_routing_rule,

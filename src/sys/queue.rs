@@ -38,16 +38,24 @@ const WHOLE: u32 = 4;
 const PACKET_HEADER: u16 = 1;
 const VERDICT_HEADER: u16 = 2;
 const MARK: u16 = 3;
+const CAME_IN_BY: u16 = 5;
 const PAYLOAD: u16 = 10;
+const STATE: u16 = 14;
+/// `NFQA_SKB_CSUMNOTREADY`, `NFQA_SKB_GSO`.
+const CHECKSUM_MISSING: u32 = 1;
+const SEVERAL: u32 = 2;
 /// `NF_DROP`, `NF_ACCEPT`.
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 
-/// Packets in one read, and the room for each: what is shown of it, and what is said of it.
+/// Packets in one read, and the room for each: what is shown of it, and what is said of it. Memory that
+/// no packet has needed yet is none.
 const COUNT: usize = 32;
-const SLOT: usize = 1024;
-/// Bytes of a packet that are shown.
-const SHOWN_MAX: u32 = 512;
+const SLOT: usize = 66 * 1024;
+/// Bytes of a packet that are shown: all.
+const SHOWN_MAX: u32 = 0xffff;
+/// Bytes of verdicts in one message to the kernel, which has to find room for it in one piece.
+const TOLD_MAX: usize = 32 * 1024;
 /// Room for messages that were not read yet.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 
@@ -59,8 +67,7 @@ pub struct PacketQueue {
 }
 
 impl PacketQueue {
-    /// Takes the queue of a number, in which `room` packets may wait: more are dropped. Of each, its
-    /// first 512 bytes are shown.
+    /// Takes the queue of a number, in which `room` packets may wait: more are dropped.
     ///
     /// # Errors
     /// Another program has it (`AddrInUse`), without CAP_NET_ADMIN, or the kernel has no queues.
@@ -107,15 +114,16 @@ impl PacketQueue {
         Ok(())
     }
 
-    /// Says what becomes of packets, and empties the list; what the kernel has against it comes back
-    /// as [`Queued::Fault`].
+    /// Says what becomes of packets, and takes out of the list what was said; what the kernel has
+    /// against it comes back as [`Queued::Fault`].
     ///
     /// # Errors
-    /// As sendto(2): the kernel was told nothing.
+    /// As sendto(2): the kernel was told nothing of what is left.
     pub fn send(&self, verdicts: &mut Verdicts) -> io::Result<()> {
-        if !verdicts.0.is_empty() {
-            self.socket.send(&verdicts.0)?;
-            verdicts.0.clear();
+        while let Some(piece) = verdicts.piece() {
+            let length = piece.len();
+            self.socket.send(piece)?;
+            verdicts.0.drain(..length);
         }
         Ok(())
     }
@@ -173,16 +181,26 @@ impl fmt::Debug for QueueBatch {
     }
 }
 
+/// A packet that waits for its verdict.
+#[derive(Debug, Clone, Copy)]
+pub struct QueuedPacket<'a> {
+    /// Its number in the queue.
+    pub id: u32,
+    /// From the IP header on.
+    pub bytes: &'a [u8],
+    /// Number of the interface that it came in by; 0 where the kernel does not say.
+    pub interface: u32,
+    /// Its checksum is not computed yet.
+    pub checksum_missing: bool,
+    /// It is several packets in one, which are cut apart later.
+    pub several: bool,
+}
+
 /// What was read from a queue.
 #[derive(Debug)]
 pub enum Queued<'a> {
     /// A packet waits for its verdict.
-    Packet {
-        /// Its number in the queue.
-        id: u32,
-        /// Its first bytes, from the IP header on.
-        bytes: &'a [u8],
-    },
+    Packet(QueuedPacket<'a>),
     /// The kernel did not take a verdict.
     Fault(io::Error),
 }
@@ -215,8 +233,18 @@ fn queued(kind: u16, message: &[u8]) -> Option<Queued<'_>> {
         PACKET => {
             let attributes = message.get(FAMILY..)?;
             let id = *attribute(attributes, PACKET_HEADER)?.first_chunk()?;
-            let bytes = attribute(attributes, PAYLOAD).unwrap_or_default();
-            Some(Queued::Packet { id: u32::from_be_bytes(id), bytes })
+            let number = |which| {
+                let value = attribute(attributes, which).and_then(|value| value.first_chunk());
+                value.map_or(0, |value| u32::from_be_bytes(*value))
+            };
+            let state = number(STATE);
+            Some(Queued::Packet(QueuedPacket {
+                id: u32::from_be_bytes(id),
+                bytes: attribute(attributes, PAYLOAD).unwrap_or_default(),
+                interface: number(CAME_IN_BY),
+                checksum_missing: state & CHECKSUM_MISSING != 0,
+                several: state & SEVERAL != 0,
+            }))
         }
         ERROR => match i32::from_ne_bytes(*message.first_chunk()?) {
             0 => None,
@@ -247,6 +275,17 @@ impl Verdicts {
         self.add(queue, id, DROP, None);
     }
 
+    /// The first of them, as many as go into one message; `None` where there are none.
+    fn piece(&self) -> Option<&[u8]> {
+        let mut end = 0;
+        while let Some((length, _)) = self.0.get(end..).and_then(head)
+            && (end == 0 || end + length <= TOLD_MAX)
+        {
+            end += length.next_multiple_of(4);
+        }
+        self.0.get(..end).filter(|piece| !piece.is_empty())
+    }
+
     fn add(&mut self, queue: u16, id: u32, verdict: u32, mark: Option<u32>) {
         let mut attributes = Vec::with_capacity(20);
         put(&mut attributes, VERDICT_HEADER, &[verdict.to_be_bytes(), id.to_be_bytes()].concat());
@@ -264,6 +303,8 @@ mod tests {
     fn packet(id: u32, bytes: &[u8]) -> Vec<u8> {
         let mut attributes = Vec::new();
         put(&mut attributes, PACKET_HEADER, &[&id.to_be_bytes()[..], &[8, 0, 1]].concat());
+        put(&mut attributes, CAME_IN_BY, &3_u32.to_be_bytes());
+        put(&mut attributes, STATE, &5_u32.to_be_bytes());
         put(&mut attributes, PAYLOAD, bytes);
         message(PACKET, 0, [2, 0], 5_u16.to_be_bytes(), &attributes)
     }
@@ -288,6 +329,8 @@ mod tests {
         assert!(found[0].contains("id: 7") && found[0].contains("111, 110, 101"), "{found:?}");
         assert!(found[1].contains("PermissionDenied"), "{found:?}");
         assert!(found[2].contains("id: 8"), "{found:?}");
+        let Some(Queued::Packet(packet)) = read.messages().next() else { panic!("{found:?}") };
+        assert_eq!((packet.interface, packet.checksum_missing, packet.several), (3, true, false));
     }
 
     #[test]
@@ -297,6 +340,19 @@ mod tests {
             let read = batch(&[whole[..end].to_vec()]);
             assert_eq!(read.messages().count(), 0, "{end}");
         }
+    }
+
+    #[test]
+    fn many_verdicts_are_told_in_whole_pieces() {
+        let mut verdicts = Verdicts::default();
+        (0..5000).for_each(|id| verdicts.accept(5, id, 1));
+        let (all, mut told) = (verdicts.0.clone(), Vec::new());
+        while let Some(piece) = verdicts.piece().map(<[u8]>::to_vec) {
+            assert!(piece.len() <= TOLD_MAX && head(&piece).is_some());
+            verdicts.0.drain(..piece.len());
+            told.extend(piece);
+        }
+        assert_eq!((told, verdicts.is_empty()), (all, true));
     }
 
     #[test]

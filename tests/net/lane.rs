@@ -251,6 +251,137 @@ fn what_a_name_decides_is_the_proxys() {
     assert_eq!(scene.gateway.count("mode=\"lane\""), 0.0);
 }
 
+/// Only a name could refuse what [`PERMITTED`] serves.
+const BY_NAME: &str = "[[rule]]\nname = 'n'\nhost = ['refused.example']\naction = 'block'\n";
+
+/// What curl says of a name at an address, over TLS.
+fn curl(lab: &Lab, host: &str, ip: &str) -> (bool, String) {
+    let bare = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let mut command = lab.client.command("curl");
+    command.args(["-sSk", "--http1.1", "--max-time", "20", "--resolve"]);
+    command.args([format!("{host}:443:{bare}"), format!("https://{host}/")]);
+    let output = command.output().unwrap();
+    (output.status.success(), said(&output))
+}
+
+/// Counts at the client what goes to an address and what comes back, as whole packets.
+struct Meter<'lab>(&'lab Lab);
+
+impl<'lab> Meter<'lab> {
+    fn set(lab: &'lab Lab) -> Self {
+        let rules = lab.write(
+            "meter.nft",
+            "table inet metering {
+                counter up {}
+                counter down {}
+                chain output {
+                    type filter hook output priority 0; policy accept;
+                    tcp dport 443 counter name up
+                }
+                chain input {
+                    type filter hook input priority 0; policy accept;
+                    tcp sport 443 counter name down
+                }
+            }",
+        );
+        lab.client.shell(&format!("nft -f {}", rules.display())).unwrap();
+        Self(lab)
+    }
+
+    /// What was counted since it was last asked.
+    fn take(&self, name: &str) -> u64 {
+        let listed =
+            self.0.client.shell(&format!("nft reset counter inet metering {name}")).unwrap();
+        let bytes = listed.split_once("bytes ").unwrap().1;
+        bytes.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+#[test]
+fn a_name_that_is_permitted_is_carried_and_recorded_to_the_byte() {
+    let Some(lab) = lab("a lane that reads names") else { return };
+    let scene = Scene::start(&lab, "", BY_NAME);
+    let meter = Meter::set(&lab);
+    for (at, ip) in PERMITTED.into_iter().enumerate() {
+        let (works, text) = curl(&lab, "a.example", ip);
+        assert!(works && text.contains(GREETING), "{ip}: {text}");
+        let closed = scene.lane_lines("close", at + 1);
+        let line = closed.iter().find(|line| line["destination"] == lab::at(ip, 443)).unwrap();
+        assert_eq!((&line["verdict"], &line["host"]), (&json!("allow"), &json!("a.example")));
+        assert_eq!((&line["end"], &line["protocol"]), (&json!("done"), &json!("tls")), "{line}");
+        assert_eq!(line["bytes_up"], meter.take("up"), "{line}");
+        assert_eq!(line["bytes_down"], meter.take("down"), "{line}");
+    }
+    assert!(scene.log().iter().all(|line| line["listener"] == "lane"), "{:?}", scene.log());
+    assert_eq!((counted(&lab, "unqueued"), counted(&lab, "refused")), (0, 0));
+}
+
+#[test]
+fn a_name_that_is_refused_is_reset_before_a_byte_arrives_and_then_told_by_the_proxy() {
+    let Some(lab) = lab("a lane that refuses names") else { return };
+    let mut scene = Scene::start(&lab, "", BY_NAME);
+    for (at, ip) in PERMITTED.into_iter().enumerate() {
+        let (works, text) = curl(&lab, "refused.example", ip);
+        assert!(!works && text.to_lowercase().contains("reset"), "{ip}: {text}");
+        let (works, text) = curl(&lab, "refused.example", ip);
+        assert!(!works && text.contains("alert"), "{ip}: {text}");
+        assert_eq!(scene.world.arrived(ip).0, 0, "bytes in the world");
+        let refused = wait_until("both are recorded", || {
+            let lines = scene.log();
+            let lines: Vec<_> = lines.into_iter().filter(|it| it["event"] == "refused").collect();
+            (lines.len() == 2 * (at + 1)).then_some(lines)
+        });
+        for listener in ["lane", "tproxy"] {
+            let its = |line: &&Value| line["listener"] == listener;
+            let line = refused.iter().filter(its).nth(at).unwrap();
+            assert_eq!(
+                (&line["host"], &line["reason"]),
+                (&json!("refused.example"), &json!("rule"))
+            );
+            assert_eq!((&line["bytes_up"], &line["bytes_down"]), (&json!(0), &json!(0)), "{line}");
+        }
+    }
+    // Another name there is not held up by it.
+    let (works, text) = curl(&lab, "a.example", PERMITTED[0]);
+    assert!(works && text.contains(GREETING), "{text}");
+}
+
+#[test]
+fn what_is_no_hello_is_left_to_the_proxy() {
+    let Some(lab) = lab("a lane and what it cannot read") else { return };
+    let mut scene = Scene::start(&lab, "", BY_NAME);
+    let ip = PERMITTED[0];
+    for (said, then) in [("reset", ""), ("", "HTTP/1.1 451 ")] {
+        let payload = hex(b"GET / HTTP/1.1\r\nHost: refused.example\r\n\r\n");
+        let end = scene.client.ask(&json!({"do": "send", "to": at(ip, 443), "hex": payload}));
+        let got = String::from_utf8(unhex(end["received"].as_str().unwrap())).unwrap();
+        assert!(got.starts_with(then) && (said.is_empty() || end["end"] == said), "{end}");
+        assert_eq!(scene.world.arrived(ip).0, 0);
+    }
+    let lines = wait_until("both are recorded", || {
+        let lines = scene.log();
+        (lines.len() >= 2).then_some(lines)
+    });
+    assert_eq!((&lines[0]["event"], &lines[0]["end"]), (&json!("unjudged"), &json!("restarted")));
+    assert_eq!((&lines[0]["listener"], &lines[1]["listener"]), (&json!("lane"), &json!("tproxy")));
+}
+
+#[test]
+fn a_second_hello_is_judged_and_a_slow_one_is_read() {
+    let Some(lab) = lab("a lane and a second hello") else { return };
+    let scene = Scene::start(&lab, "", BY_NAME);
+    // The server knows no such group, and asks for a hello with another one.
+    let ask = format!(
+        "echo Q | timeout 20 openssl s_client -connect {}:443 -servername a.example -tls1_3 \
+         -groups P-521:P-256 2>&1",
+        PERMITTED[0]
+    );
+    let said = lab.client.shell(&ask).unwrap();
+    assert!(said.contains("TLSv1.3"), "{said}");
+    let closed = scene.lane_lines("close", 1);
+    assert_eq!((&closed[0]["host"], &closed[0]["listener"]), (&json!("a.example"), &json!("lane")));
+}
+
 #[test]
 fn a_later_policy_ends_what_is_carried_both_ways_and_leaves_the_rest() {
     let Some(lab) = lab("a lane and a later policy") else { return };
@@ -418,8 +549,8 @@ pub(crate) fn uncapped() {
         wait_until("a packet waits", || {
             queue.receive(&mut batch).ok()?;
             batch.messages().find_map(|queued| match queued {
-                Queued::Packet { id, .. } => {
-                    verdicts.accept(7, id, settings::Lane::FORWARDED);
+                Queued::Packet(packet) => {
+                    verdicts.accept(7, packet.id, settings::Lane::FORWARDED);
                     Some(())
                 }
                 Queued::Fault(_) => None,
@@ -432,7 +563,7 @@ pub(crate) fn uncapped() {
                 queue.receive(&mut batch).ok()?;
                 batch.messages().find_map(|queued| match queued {
                     Queued::Fault(fault) => Some(Some(fault.raw_os_error())),
-                    Queued::Packet { .. } => None,
+                    Queued::Packet(_) => None,
                 })
             })
         });

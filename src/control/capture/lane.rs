@@ -4,6 +4,8 @@
 //!  inet schengate_lane   prerouting, before the capture: what begins a flow goes to a queue, what is
 //!                        carried bears a mark, what was refused or is carried no more ends here
 //!                        judged, behind it: the verdict's mark becomes that of the connection
+//!                        answers, behind the translation of addresses: what a server says before the
+//!                        first bytes of its client are judged goes to a queue; answered, as judged
 //!  inet schengate        captures what bears no mark
 //!  inet schengate_guard  drops what would be forwarded without the mark
 //! ```
@@ -62,7 +64,7 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         "counter name refused drop".to_owned(),
     ];
     let queued = [format!("jump {HAND_OVER}"), "counter name unqueued drop".to_owned()];
-    let refused = Lane::REFUSED;
+    let (refused, held) = (Lane::REFUSED, Lane::HELD);
     let known = [
         // Nobody else's mark opens the guard, or stands for a verdict.
         format!("meta mark {FORWARDED:#x} meta mark set 0"),
@@ -82,6 +84,15 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         // A packet that says itself which way it takes does not end where its connection was judged to.
         "ip hdrlength > 5 counter name halted drop".to_owned(),
         "exthdr rt exists counter name halted drop".to_owned(),
+        // Its first bytes are to be judged, and what its server answers until then: that is seen once its
+        // destination is the client's again, by which it comes to the same queue.
+        format!("ct mark {held:#x} ct direction reply meta mark set {FORWARDED:#x} accept"),
+        format!("ct mark {held:#x} goto queued"),
+        // Within a connection that a name decided, another one could begin: it has to end first.
+        format!(
+            "ct mark @{set} ct state established ct direction original tcp flags & (syn | ack) == syn \
+             counter name halted drop"
+        ),
         format!("ct mark @{set} meta mark set {FORWARDED:#x} accept"),
         format!("ct mark {refused:#x} goto refuse"),
         // Carried once, and nobody says so any more.
@@ -116,9 +127,19 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         format!("meta mark & {MASK:#x} != {OURS:#x} return"),
         "ct mark set meta mark".to_owned(),
         format!("meta mark @{set} {TCP} jump {BRIEF}"),
+        format!("meta mark {held:#x} jump {BRIEF}"),
         format!("meta mark @{set} meta mark set {FORWARDED:#x} accept"),
+        format!("meta mark {held:#x} meta mark set {FORWARDED:#x} accept"),
         format!("meta mark {:#x} meta mark set 0 return", Lane::PROXIED),
         format!("meta mark {refused:#x} goto refuse"),
+        "counter name halted drop".to_owned(),
+    ];
+    let answers = [format!("ct mark {held:#x} ct direction reply meta mark set 0 goto queued")];
+    let answered = [
+        format!("meta mark & {MASK:#x} != {OURS:#x} return"),
+        "ct mark set meta mark".to_owned(),
+        format!("meta mark @{set} meta mark set {FORWARDED:#x} accept"),
+        format!("meta mark {held:#x} meta mark set {FORWARDED:#x} accept"),
         "counter name halted drop".to_owned(),
     ];
     let hook = |kind: &str, hook: &str, priority: &str| {
@@ -130,6 +151,8 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         ("queued", String::new(), &queued),
         ("begin", String::new(), &begin),
         ("judged", hook("filter", "prerouting", "mangle - 5"), &judged),
+        ("answered", hook("filter", "prerouting", "dstnat + 10"), &answered),
+        ("answers", hook("filter", "prerouting", "dstnat + 5"), &answers),
         // The destination sees the gateway's address, as it does of what the gateway dials.
         ("postrouting", hook("nat", "postrouting", "srcnat"), leave.as_slice()),
         ("prerouting", hook("filter", "prerouting", "mangle - 10"), &known),
@@ -215,8 +238,10 @@ pub(super) fn wrong(listed: &str, queues: &RangeInclusive<u16>) -> Option<String
     let hands_over = chain(HAND_OVER).is_some_and(|body| body.lines().count() > 0);
     let drops = chain("queued").is_some_and(|body| body.contains("counter name \"unqueued\" drop"));
     let marks = chain("judged").is_some_and(|body| body.contains("ct mark set"));
+    let answers = chain("answers").is_some_and(|body| body.contains("goto queued"))
+        && chain("answered").is_some_and(|body| body.contains("ct mark set"));
     let halts = chain("prerouting").is_some_and(|body| body.trim_end().ends_with("drop"));
-    if !(hands_over && drops && marks && halts) {
+    if !(hands_over && drops && marks && answers && halts) {
         return Some("its rules are not whole: `schengate capture up` sets them".to_owned());
     }
     if !sys::ConnectionCounting::find().is_ok_and(|switch| switch.is_on()) {
@@ -253,7 +278,9 @@ mod tests {
 
     const LISTED: &str = "table inet schengate_lane {\n\tchain hand_over {\n\t\t\n\t}\n\n\tchain queued \
                           {\n\t\tjump hand_over\n\t\tcounter name \"unqueued\" drop\n\t}\n\n\tchain \
-                          judged {\n\t\tct mark set meta mark\n\t}\n\n\tchain prerouting {\n\t\tcounter \
+                          judged {\n\t\tct mark set meta mark\n\t}\n\n\tchain answers {\n\t\tmeta mark set 0 goto \
+                          queued\n\t}\n\n\tchain answered {\n\t\tct mark set meta \
+                          mark\n\t}\n\n\tchain prerouting {\n\t\tcounter \
                           name \"halted\" drop\n\t}\n}\n";
 
     #[test]
@@ -266,6 +293,7 @@ mod tests {
         assert!(of_rules(&LISTED.replace("\t\tcounter name \"unqueued\" drop\n", "")));
         assert!(of_rules(&LISTED.replace("\t\tcounter name \"halted\" drop\n", "")));
         assert!(of_rules(&LISTED.replace("\t\tct mark set meta mark\n", "")));
+        assert!(of_rules(&LISTED.replace("\t\tmeta mark set 0 goto queued\n", "")));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! ```text
 //!  queue.rs   packets in, verdicts out: one queue or more for each worker
 //!  walk.rs    judged by the same policy; a permit becomes a mark of the connection
+//!  named.rs   where a name decides: the first flight is held, read, and judged
 //!  table.rs   the flows that are carried, by the addresses that the kernel knows them by
 //!  watch.rs   a thread of its own: ends and counters from the kernel, and the mark kept alive
 //! ```
 
-mod packet;
+mod named;
 mod queue;
 mod table;
 mod walk;
@@ -125,7 +126,7 @@ pub(super) async fn run(part: Part, worker: Rc<Worker>) -> io::Error {
         let (lane, worker) = (Rc::clone(&lane), Rc::clone(&worker));
         reading.spawn_local(async move {
             let lost = || worker.account.metrics().lane_lost(LaneLoss::Packets);
-            queue.read(|id, bytes| lane.take(&queue, id, bytes), lost).await
+            queue.read(|packet| lane.take(&queue, &packet), lost).await
         });
     }
     // A worker without a queue has nothing that could break.

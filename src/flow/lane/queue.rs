@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tokio::task::{spawn_local, yield_now};
 
 use crate::net::reactor::{Side, Token};
-use crate::sys::{PacketQueue, QueueBatch, Queued, Verdicts};
+use crate::sys::{PacketQueue, QueueBatch, Queued, QueuedPacket, Verdicts};
 
 /// Times that the kernel is told of verdicts which it had no room to hear.
 const TRIES: usize = 50;
@@ -69,7 +69,7 @@ impl Queue {
     /// room to show some, which it dropped.
     pub(super) async fn read(
         self: &Rc<Self>,
-        mut see: impl FnMut(u32, &[u8]),
+        mut see: impl FnMut(QueuedPacket<'_>),
         mut lost: impl FnMut(),
     ) -> io::Error {
         let mut batch = QueueBatch::default();
@@ -84,7 +84,7 @@ impl Queue {
                 Ok(()) => {
                     for queued in batch.messages() {
                         match queued {
-                            Queued::Packet { id, bytes } => see(id, bytes),
+                            Queued::Packet(packet) => see(packet),
                             // It went with its interface, or was dropped with the rules.
                             Queued::Fault(fault) if fault.raw_os_error() == Some(libc::ENOENT) => {}
                             Queued::Fault(fault) => return fault,

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
+use super::named::Named;
 use super::queue::Queue;
 use crate::account::{Bytes, End};
+use crate::settings;
 use crate::sys::{FlowKey, Tracked};
 
 /// Packets of one flow that wait for its verdict; more are dropped, and come again.
@@ -32,6 +34,10 @@ pub(super) type Parked = (Rc<Queue>, u32);
 pub(super) struct Flow {
     pub(super) key: FlowKey,
     begins_at: Option<u32>,
+    /// Where a name decides: what is known of its first flight.
+    pub(super) named: Option<Named>,
+    /// The mark that its connection bears, once it was let go.
+    pub(super) mark: Cell<u32>,
     parked: RefCell<Vec<Parked>>,
     /// When its first packet was let go.
     released: Cell<Option<Instant>>,
@@ -62,10 +68,12 @@ pub(super) enum Known {
 }
 
 impl Flow {
-    pub(super) fn new(key: FlowKey, begins_at: Option<u32>) -> Rc<Self> {
+    pub(super) fn new(key: FlowKey, begins_at: Option<u32>, named: Option<Named>) -> Rc<Self> {
         Rc::new(Self {
             key,
             begins_at,
+            named,
+            mark: Cell::default(),
             parked: RefCell::default(),
             released: Cell::default(),
             bytes: OnceCell::new(),
@@ -80,8 +88,9 @@ impl Flow {
         self.parked.borrow_mut().push(packet);
     }
 
-    /// The packets that wait, which go on now.
-    pub(super) fn release(&self) -> Vec<Parked> {
+    /// The packets that wait, which go on now with this mark.
+    pub(super) fn release(&self, mark: u32) -> Vec<Parked> {
+        self.mark.set(mark);
         self.released.set(Some(Instant::now()));
         self.parked.take()
     }
@@ -131,8 +140,25 @@ impl Flow {
             _ if self.end.get().is_some() || self.begins_at != begins_at => None,
             None if self.parked.borrow().len() < PARKED_MAX => Some(Known::Waits),
             None => Some(Known::TooMany),
-            Some(at) => (at.elapsed() < LATE).then_some(Known::Late),
+            // A datagram looks like any other of its flow, so that after a while it is of the next one.
+            // The same SYN comes again where another table dropped it: it is the same connection.
+            Some(at) if begins_at.is_some() || at.elapsed() < LATE => {
+                self.released.set(Some(Instant::now()));
+                self.missed.set(0);
+                Some(Known::Late)
+            }
+            Some(_) => None,
         }
+    }
+
+    /// Whether a SYN asks for another connection than this one.
+    pub(super) fn is_another(&self, begins_at: Option<u32>) -> bool {
+        self.begins_at != begins_at
+    }
+
+    /// Whether all its packets still come here.
+    pub(super) fn is_held(&self) -> bool {
+        self.mark.get() == settings::Lane::HELD
     }
 }
 
@@ -154,6 +180,12 @@ impl Flows {
         let place = self.0.get(key)?;
         let known = place.flow.takes(begins_at)?;
         Some((Rc::clone(&place.flow), known))
+    }
+
+    /// The flow between these ends whose name decides, from its first packet to its end.
+    pub(super) fn named(&self, key: &FlowKey) -> Option<Rc<Flow>> {
+        let flow = &self.0.get(key)?.flow;
+        (flow.named.is_some() && flow.end.get().is_none()).then(|| Rc::clone(flow))
     }
 
     /// Takes a flow in.
@@ -186,11 +218,13 @@ impl Flows {
     pub(super) fn forgotten(&self, tracked: &Tracked) {
         let Some(place) = self.0.get(&tracked.key) else { return };
         let mut flows = place.earlier.iter().chain([&place.flow]);
-        let Some(flow) = flows.find(|flow| flow.end.get().is_none()) else { return };
-        if flow.released.get().is_none() {
-            // Another one's, from before this one was asked about.
-            return;
-        }
+        let is_its = |flow: &&Rc<Flow>| {
+            flow.end.get().is_none()
+                // Else it is another one's, from before this one was asked about.
+                && flow.released.get().is_some()
+                && flow.mark.get() == tracked.mark
+        };
+        let Some(flow) = flows.find(is_its) else { return };
         tracked.bytes.into_iter().for_each(|bytes| flow.count(bytes));
         flow.ends(how(tracked));
     }
@@ -202,7 +236,9 @@ impl Flows {
             found.flatten().into_iter().for_each(|bytes| place.flow.count(bytes));
             let missing = place.earlier.iter().chain(found.is_none().then_some(&place.flow));
             for flow in missing {
-                if flow.released.get().is_some_and(|released| released + LATE < at) {
+                // The list has those alone that are carried.
+                let is_awaited = flow.released.get().is_some_and(|released| released + LATE < at);
+                if is_awaited && !flow.is_held() {
                     flow.missed.set(flow.missed.get() + 1);
                     if flow.missed.get() >= MISSES_MAX {
                         flow.ends(End::Done);
@@ -232,6 +268,8 @@ const fn how(tracked: &Tracked) -> End {
 mod tests {
     use super::*;
 
+    const MARK: u32 = settings::Lane::carried(7);
+
     fn key(port: u16) -> FlowKey {
         FlowKey {
             protocol: 6,
@@ -241,13 +279,13 @@ mod tests {
     }
 
     fn tracked(port: u16, bytes: [u64; 2], state: u8) -> Tracked {
-        Tracked { key: key(port), mark: 0, bytes: Some(bytes), tcp_state: Some(state) }
+        Tracked { key: key(port), mark: MARK, bytes: Some(bytes), tcp_state: Some(state) }
     }
 
     fn carried(flows: &mut Flows, begins_at: u32) -> (Rc<Flow>, Arc<Bytes>) {
-        let (flow, bytes) = (Flow::new(key(1), Some(begins_at)), Arc::<Bytes>::default());
+        let (flow, bytes) = (Flow::new(key(1), Some(begins_at), None), Arc::<Bytes>::default());
         flow.counts(&bytes, [0, 0]);
-        flow.release();
+        flow.release(MARK);
         flows.insert(Rc::clone(&flow));
         (flow, bytes)
     }
@@ -284,14 +322,38 @@ mod tests {
     #[test]
     fn a_packet_that_comes_again_waits_with_the_first_and_few_do() {
         let mut flows = Flows::default();
-        let flow = Flow::new(key(1), Some(7));
+        let flow = Flow::new(key(1), Some(7), None);
         flows.insert(Rc::clone(&flow));
         assert_eq!(flows.find(&key(1), Some(7)).unwrap().1, Known::Waits);
         assert!(flows.find(&key(2), Some(7)).is_none());
-        flow.release();
+        flow.release(MARK);
         assert_eq!(flows.find(&key(1), Some(7)).unwrap().1, Known::Late);
         flow.released.set(Instant::now().checked_sub(LATE));
-        assert!(flows.find(&key(1), Some(7)).is_none(), "the kernel knows it no more");
+        assert_eq!(flows.find(&key(1), Some(7)).unwrap().1, Known::Late, "the same SYN");
+        flow.ends(End::Done);
+        assert!(flows.find(&key(1), Some(7)).is_none());
+    }
+
+    #[test]
+    fn a_datagram_that_comes_later_begins_another_flow() {
+        let mut flows = Flows::default();
+        let flow = Flow::new(key(1), None, None);
+        flows.insert(Rc::clone(&flow));
+        flow.release(MARK);
+        assert_eq!(flows.find(&key(1), None).unwrap().1, Known::Late);
+        flow.released.set(Instant::now().checked_sub(LATE));
+        assert!(flows.find(&key(1), None).is_none(), "the kernel knows it no more");
+    }
+
+    #[test]
+    fn a_flow_is_not_ended_by_word_of_a_connection_that_bore_another_mark() {
+        let mut flows = Flows::default();
+        let (flow, bytes) = carried(&mut flows, 7);
+        let refused = Tracked { mark: settings::Lane::REFUSED, ..tracked(1, [9, 9], 7) };
+        flows.forgotten(&refused);
+        assert_eq!((flow.end.get(), bytes.totals()), (None, (0, 0)));
+        flows.forgotten(&tracked(1, [1, 2], 7));
+        assert_eq!(flow.end.get(), Some(End::Done));
     }
 
     #[test]
@@ -314,7 +376,7 @@ mod tests {
     #[test]
     fn what_is_not_released_is_not_forgotten() {
         let mut flows = Flows::default();
-        let flow = Flow::new(key(1), Some(7));
+        let flow = Flow::new(key(1), Some(7), None);
         flows.insert(Rc::clone(&flow));
         flows.forgotten(&tracked(1, [1, 2], 7));
         assert_eq!(flow.end.get(), None);

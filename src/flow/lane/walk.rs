@@ -12,20 +12,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::{spawn_local, yield_now};
 
-use super::packet;
+use super::named::NamedFlows;
 use super::queue::Queue;
 use super::table::{Flow, Flows, Known};
 use super::watch::Pulse;
-use crate::account::{End, LaneLoss, Probed};
+use crate::account::{End, Probed};
 use crate::flow::evaluate::{Answer, First, Subject, evaluate_early, now_ms};
 use crate::flow::listener::Listener;
 use crate::flow::session::{Session, run_until};
 use crate::flow::slots::Slot;
 use crate::flow::worker::Worker;
+use crate::lane::packet::{Content, Offload, Packet};
 use crate::net::canonical;
-use crate::policy::{Action, Permit, Policy, Transport, probe};
+use crate::policy::{Action, Binding, Permit, Transport, Verdict, probe};
 use crate::settings::{self, OnDeath};
-use crate::sys::{Conntrack, FlowKey, Tracked};
+use crate::sys::{Conntrack, FlowKey, QueuedPacket, Tracked};
 
 /// How long the kernel remembers a flow that was refused while it was carried.
 const REFUSED_FOR: Duration = Duration::from_secs(120);
@@ -35,9 +36,10 @@ const TRIES: usize = 20;
 
 /// What the flows of one worker share.
 pub(super) struct Lane {
-    worker: Rc<Worker>,
+    pub(super) worker: Rc<Worker>,
     listener: Rc<Listener>,
-    flows: RefCell<Flows>,
+    pub(super) flows: RefCell<Flows>,
+    pub(super) named: Rc<NamedFlows>,
     conntrack: RefCell<Conntrack>,
     unmarked: RefCell<Vec<Unmarked>>,
     /// The connection mark of what is carried.
@@ -48,6 +50,16 @@ pub(super) struct Lane {
 
 /// A flow that is to have this mark, and who waits until it has.
 type Unmarked = (Rc<Flow>, u32, oneshot::Sender<()>);
+
+/// What the addresses of a flow say.
+enum Judged {
+    /// They permit it: its record, its permit, its place.
+    ByAddress(Session, Result<Permit, End>, Slot),
+    /// What its client says first could turn the verdict.
+    ByName,
+    /// It is for the proxy: refused, by this answer, or beyond a limit.
+    Proxied(Option<Answer>),
+}
 
 /// How the first packet of a flow goes on once the flow is recorded.
 enum Release {
@@ -70,6 +82,7 @@ impl Lane {
             worker,
             listener: Rc::new(listener),
             flows: RefCell::default(),
+            named: Rc::default(),
             conntrack: RefCell::new(conntrack),
             unmarked: RefCell::default(),
             mark,
@@ -78,37 +91,114 @@ impl Lane {
         })
     }
 
-    /// Takes a packet from a queue, which begins a flow.
-    pub(super) fn take(self: &Rc<Self>, queue: &Rc<Queue>, id: u32, bytes: &[u8]) {
-        let Some(first) = packet::first(bytes) else {
-            self.worker.account.metrics().lane_lost(LaneLoss::Unread);
+    /// Takes a packet from a queue: one that begins a flow, or one of a flow that a name decides.
+    pub(super) fn take(self: &Rc<Self>, queue: &Rc<Queue>, queued: &QueuedPacket<'_>) {
+        let &QueuedPacket { id, bytes, interface, checksum_missing, several: gso } = queued;
+        let Ok(packet) = Packet::read(bytes, Offload { checksum_missing, gso }) else {
+            self.unread();
             return queue.drop(id);
         };
-        let known = self.flows.borrow().find(&first.key, first.begins_at);
+        let (kind, begins_at) = match &packet.content {
+            Content::Udp(_) => (libc::IPPROTO_UDP, None),
+            Content::Tcp(tcp) => {
+                let begins = tcp.syn && tcp.acknowledged.is_none() && tcp.is_sound();
+                (libc::IPPROTO_TCP, begins.then_some(tcp.sequence))
+            }
+        };
+        let is_first = kind == libc::IPPROTO_UDP || begins_at.is_some();
+        let key = |client, destination| FlowKey { protocol: kind as u8, client, destination };
+        let (key, answers) = (key(packet.from, packet.to), key(packet.to, packet.from));
+        if !is_first {
+            let flows = self.flows.borrow();
+            let flow = flows.named(&key).or_else(|| flows.named(&answers));
+            return match flow.as_ref().and_then(|flow| Some((flow, flow.named.as_ref()?))) {
+                Some((flow, named)) => {
+                    self.follow(flow, named, &packet, (Rc::clone(queue), id), interface);
+                }
+                // Of one that is over, or of an earlier process.
+                None => queue.accept(id, settings::Lane::REFUSED),
+            };
+        }
+        let held = self.flows.borrow().named(&key).filter(|flow| flow.is_held());
+        if held.is_some_and(|flow| flow.is_another(begins_at)) {
+            // The mark of the one is that of the other: it has to end first.
+            return queue.drop(id);
+        }
+        let known = self.flows.borrow().find(&key, begins_at);
         match known {
+            Some((flow, Known::Late)) if flow.named.is_some() => {
+                if let Some(named) = &flow.named {
+                    self.follow(&flow, named, &packet, (Rc::clone(queue), id), interface);
+                }
+                return;
+            }
             Some((flow, Known::Waits)) => return flow.park((Rc::clone(queue), id)),
             Some((_, Known::TooMany)) => return queue.drop(id),
             Some((_, Known::Late)) => return queue.accept(id, self.mark),
             None => {}
         }
-        let Some((session, permit, slot)) = self.judge(&first.key) else {
-            return queue.accept(id, settings::Lane::PROXIED);
-        };
-        let flow = Flow::new(first.key, first.begins_at);
-        flow.park((Rc::clone(queue), id));
-        self.begin(flow, session, permit, slot, Release::Parked, [0, 0]);
+        match self.judge(&key) {
+            Judged::Proxied(_) => queue.accept(id, settings::Lane::PROXIED),
+            Judged::ByAddress(session, permit, slot) => {
+                let flow = Flow::new(key, begins_at, None);
+                flow.park((Rc::clone(queue), id));
+                self.begin(flow, session, permit, slot, Release::Parked, [0, 0]);
+            }
+            Judged::ByName if !self.reads(&key, &packet) => {
+                queue.accept(id, settings::Lane::PROXIED);
+            }
+            Judged::ByName => {
+                let Ok(slot) = self.listener.slots.take(key.client.ip()) else {
+                    return queue.accept(id, settings::Lane::PROXIED);
+                };
+                let Some(named) = self.named.begin(&packet, &key, interface) else {
+                    return queue.drop(id);
+                };
+                let session = self.open(&key);
+                let flow = Flow::new(key, begins_at, Some(named));
+                self.begin_named(flow, session, slot, (queue, id));
+            }
+        }
+    }
+
+    /// Whether the lane reads the first flight of a flow that a name decides. What asks for more than a
+    /// stream of bytes has the gateway's own TCP, at the proxy.
+    fn reads(&self, key: &FlowKey, packet: &Packet<'_>) -> bool {
+        let redials =
+            || self.worker.live.load(now_ms()).map_or(true, |it| it.binding() == Binding::Redial);
+        packet.tcp().is_some()
+            && key.destination.port() == settings::Lane::NAMED_PORT
+            && !packet.needs_cut()
+            && packet.is_intact()
+            && self.named.takes(key)
+            && !redials()
     }
 
     /// Takes over a flow that an earlier process let go: judged anew, and counted from here on.
     pub(super) fn take_over(self: &Rc<Self>, tracked: &Tracked) {
-        let flow = Flow::new(tracked.key, None);
-        match self.judge(&tracked.key) {
-            Some((session, permit, slot)) => {
+        let flow = Flow::new(tracked.key, None, None);
+        let refused = match self.judge(&tracked.key) {
+            Judged::ByAddress(session, permit, slot) => {
                 let before = tracked.bytes.unwrap_or_default();
-                self.begin(flow, session, permit, slot, Release::Marked, before);
+                return self.begin(flow, session, permit, slot, Release::Marked, before);
             }
-            None => drop(self.mark_later(&flow, settings::Lane::REFUSED)),
+            Judged::Proxied(answer) => answer,
+            // What it said first was said to the process that is gone.
+            Judged::ByName => None,
+        };
+        drop(self.mark_later(&flow, settings::Lane::REFUSED));
+        let mut session = self.open(&tracked.key);
+        let policy = self.worker.live.load(now_ms());
+        match (policy, refused) {
+            (Ok(policy), Some(answer)) => {
+                let subject = Subject::unread(tracked.key.client.ip(), tracked.key.destination);
+                let subject = subject.over(transport(&tracked.key));
+                // Its rejection is for a client that asks.
+                drop(session.note(&policy, subject, answer));
+            }
+            _ => drop(session.refused(Verdict::overload(tracked.key.destination))),
         }
+        session.close(End::Refused);
     }
 
     fn begin(
@@ -125,54 +215,47 @@ impl Lane {
         spawn_local(Rc::clone(self).carry(flow, session, permit, slot, release));
     }
 
-    /// The record of a flow that is permitted by its addresses alone, and what came of it; `None` where
-    /// it is for the proxy: refused flows, those that a name decides, and those beyond a limit.
-    fn judge(&self, key: &FlowKey) -> Option<(Session, Result<Permit, End>, Slot)> {
+    /// Judges a flow by its addresses, and takes the one on that they permit.
+    fn judge(&self, key: &FlowKey) -> Judged {
         let metrics = self.worker.account.metrics();
         if probe::is_from(key.client.ip()) {
             metrics.probed(Probed::Lane);
-            return None;
+            return Judged::Proxied(None);
         }
         // What the kernel would not count is not recorded as it should be; and an address that carries
         // another one is not what the packets go to.
         if !self.pulse.may_carry() || canonical(key.destination) != key.destination {
-            return None;
+            return Judged::Proxied(None);
         }
-        let transport = transport(key);
-        let subject = Subject::unread(key.client.ip(), key.destination).over(transport);
-        let policy = self.worker.live.load(now_ms()).ok()?;
+        let subject = Subject::unread(key.client.ip(), key.destination).over(transport(key));
+        let Ok(policy) = self.worker.live.load(now_ms()) else { return Judged::Proxied(None) };
         let answer = match evaluate_early(&policy, &subject, metrics) {
             Some((answer, First::Settled)) if answer.verdict.action() != Action::Block => answer,
-            _ => return None,
+            Some((answer, First::Settled)) => return Judged::Proxied(Some(answer)),
+            Some((_, First::Judged)) | None => return Judged::ByName,
         };
         let slot = match self.listener.slots.take(key.client.ip()) {
             Ok(slot) => slot,
             Err(limit) => {
                 metrics.limit_hit(limit);
-                return None;
+                return Judged::Proxied(None);
             }
         };
-        let (session, permit) = self.admit(key, &policy, subject, answer);
+        let mut session = self.open(key);
+        let permit = session.note(&policy, subject, answer).map_err(|_| End::Refused);
         slot.heard();
-        Some((session, permit, slot))
+        Judged::ByAddress(session, permit, slot)
     }
 
-    /// Opens the record, and notes the verdict in it.
-    fn admit(
-        &self,
-        key: &FlowKey,
-        policy: &Policy,
-        subject: Subject,
-        answer: Answer,
-    ) -> (Session, Result<Permit, End>) {
+    /// Opens the record of a flow.
+    fn open(&self, key: &FlowKey) -> Session {
         let (worker, listener) = (Rc::clone(&self.worker), Rc::clone(&self.listener));
         let mut session = Session::open(worker, listener, key.client);
         session.record.bound_for(key.destination);
         if transport(key) == Transport::Udp {
             session.record.over_udp();
         }
-        let permit = session.note(policy, subject, answer).map_err(|_| End::Refused);
-        (session, permit)
+        session
     }
 
     /// The life of a flow: its record is opened before its first packet goes on.
@@ -194,18 +277,18 @@ impl Lane {
         };
         let end = match (opened, release) {
             (Ok(mark), Release::Parked) => {
-                for (queue, id) in flow.release() {
+                for (queue, id) in flow.release(mark) {
                     queue.accept(id, mark);
                 }
                 self.carried(&flow, &session).await
             }
             (Ok(mark), Release::Marked) => {
-                flow.release();
+                flow.release(mark);
                 self.mark_later(&flow, mark).await.ok();
                 self.carried(&flow, &session).await
             }
             (Err(end), Release::Parked) => {
-                for (queue, id) in flow.release() {
+                for (queue, id) in flow.release(settings::Lane::REFUSED) {
                     queue.accept(id, settings::Lane::REFUSED);
                 }
                 end
@@ -221,7 +304,7 @@ impl Lane {
     }
 
     /// Waits until the kernel has forgotten the flow, or until it is told to end.
-    async fn carried(self: &Rc<Self>, flow: &Rc<Flow>, session: &Session) -> End {
+    pub(super) async fn carried(self: &Rc<Self>, flow: &Rc<Flow>, session: &Session) -> End {
         let end = tokio::select! {
             biased;
             end = flow.ended() => return end,
@@ -235,13 +318,13 @@ impl Lane {
     }
 
     /// What a permit is for the kernel: the mark of a connection to this destination and no other.
-    fn mark_of(&self, permit: Permit, key: &FlowKey) -> Option<u32> {
+    pub(super) fn mark_of(&self, permit: Permit, key: &FlowKey) -> Option<u32> {
         (permit.destination() == key.destination).then_some(self.mark)
     }
 
     /// Gives a flow another mark, with others that wait for it, and takes over what the kernel has
     /// counted of it.
-    fn mark_later(self: &Rc<Self>, flow: &Rc<Flow>, mark: u32) -> oneshot::Receiver<()> {
+    pub(super) fn mark_later(self: &Rc<Self>, flow: &Rc<Flow>, mark: u32) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         let mut unmarked = self.unmarked.borrow_mut();
         if unmarked.is_empty() {

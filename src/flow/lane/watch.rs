@@ -258,7 +258,7 @@ impl Watch {
             Ok(found) => found,
             Err(fault) => return tracing::error!(%fault, "the kernel's connections are not seen"),
         };
-        let ours = [self.mark, Lane::PROXIED, Lane::REFUSED];
+        let ours = [self.mark, Lane::PROXIED, Lane::REFUSED, Lane::HELD];
         let found: Vec<Tracked> =
             found.into_iter().filter(|tracked| !ours.contains(&tracked.mark)).collect();
         match self.on_death {
