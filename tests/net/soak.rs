@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use schengate::evidence::{Segment, Settings, Sink};
 use serde_json::{Value, json};
 
 use crate::lab::role::{self, EXCHANGE, SILENCE, hex};
@@ -258,6 +259,19 @@ impl<'lab> Soak<'lab> {
         println!("reconciled: {told}");
     }
 
+    /// Records of the whole run, and the bytes of their segments once the next start has sealed them.
+    fn sealed(&mut self) -> (u64, u64) {
+        self.gateway.stop();
+        let settings = Settings::new(self.record.path().to_owned());
+        assert!(Sink::start(&settings, false).unwrap().close(Duration::from_secs(60)));
+        let segments = Segment::all(self.record.path()).unwrap();
+        let sizes = segments.iter().filter(|segment| segment.is_sealed).map(|segment| {
+            let size = |name| fs::metadata(self.record.path().join(name)).unwrap().len();
+            (size(format!("{:020}.leaves", segment.first)) / 32, size(segment.name()))
+        });
+        sizes.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
     fn bytes_up(&self) -> u64 {
         let text = fs::read_to_string(&self.log).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -316,4 +330,9 @@ fn s04_counters_of_final_verdicts_equal_the_final_lines_over_a_mixed_soak() {
         );
         assert!(soak.gateway.count(&label) > 0.0, "{reason} was met");
     }
+    let (records, sealed) = soak.sealed();
+    let each = sealed as f64 / records as f64;
+    println!("{records} records sealed: {each:.1} bytes each, and 32 of its hash");
+    // A few records share little with each other.
+    assert!(lasts.is_none() || each <= 150.0, "{each}");
 }
