@@ -28,6 +28,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
     #[test]
     fn both_are_done_at_once() {
         // Each waits for the other: one after the other, neither would end.
@@ -35,12 +37,12 @@ mod tests {
         let ends = Mutex::new((from_this, to_this));
         let this = || {
             to_other.send(1).unwrap();
-            from_other.recv().unwrap()
+            from_other.recv_timeout(PATIENCE).unwrap()
         };
         let other = || {
             let (heard, tell) = &*ends.lock().unwrap_or_else(PoisonError::into_inner);
             tell.send(2).unwrap();
-            heard.recv().unwrap()
+            heard.recv_timeout(PATIENCE).unwrap()
         };
         assert_eq!(side_by_side(this, other), (2, 1));
     }

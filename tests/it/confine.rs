@@ -120,6 +120,7 @@ fn s06_a_reload_reads_the_folders_of_the_start_and_no_other_whoever_the_gateway_
         gateway.signal("HUP");
         let line = gateway.until("the one in force stays");
         assert!(line.contains("Permission denied"), "{line}");
+        assert!(line.contains("for another folder restart it"), "{line}");
     }
     // What it writes goes on: the record, and the tables in use.
     replace(&file, &policy(&lib, "hosts"));

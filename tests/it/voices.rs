@@ -249,3 +249,39 @@ fn lists_that_contradict_each_other_open_nothing_that_one_of_them_refuses() {
     assert_eq!(permit("[\"BE\"]", tables), says("block", "disputed"));
     assert_eq!(permit("[\"NL\"]", tables), says("block", "outside"));
 }
+
+/// The families are worked out side by side, each with numbers of its own for regions, operators and rules.
+#[test]
+fn what_is_said_of_one_family_is_not_taken_for_what_is_said_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "cidr,provider,region,country\n9.9.9.0/24,acme,north,NL\n\
+                2620:fe::/48,acme,south,BE\n2620:fe:1::/48,acme,north,NL\n";
+    fs::write(folder.path().join("acme.csv"), rows).unwrap();
+    let rule = |name: &str, to: &str| {
+        format!("[[rule]]\nname = '{name}'\nto = ['{to}']\naction = 'allow'\n")
+    };
+    let operator =
+        "[[operator]]\nname = 'north-house'\nprefix = ['2620:fe:1::/48']\nhomes = ['NL']\n";
+    let text = format!(
+        "schema = 1\n[policy]\npermit = ['FR']\n[data]\nproviders = ['acme.csv']\n{operator}{}{}",
+        rule("four", "9.9.9.0/25"),
+        rule("six", "2620:fe::/49"),
+    );
+    fs::write(folder.path().join("policy.toml"), text).unwrap();
+    let told = |to: &str| {
+        let answer = explain(folder.path(), to);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let place = &answer["location"];
+        let said = [&place["codes"][0], &place["region"], &answer["operator"]["name"]];
+        (said.map(text), text(&answer["rule"]))
+    };
+    for (to, said, rule) in [
+        ("9.9.9.9", ["NL", "acme:north", "quad9"], "four"),
+        ("9.9.9.200", ["NL", "acme:north", "quad9"], ""),
+        ("2620:fe::9", ["BE", "acme:south", "quad9"], "six"),
+        ("2620:fe:0:8000::1", ["BE", "acme:south", "quad9"], ""),
+        ("2620:fe:1::1", ["NL", "acme:north", "north-house"], ""),
+    ] {
+        assert_eq!(told(to), (said.map(str::to_owned), rule.to_owned()), "{to}");
+    }
+}

@@ -192,6 +192,15 @@ impl<'a> Locator<'a> {
         true
     }
 
+    /// The index of a region's name among those that were met.
+    pub(super) fn region_id(&mut self, name: String) -> u32 {
+        let names = &mut self.region_names;
+        *self.region_ids.entry(name).or_insert_with_key(|name| {
+            names.push(name.clone());
+            index(names.len() - 1)
+        })
+    }
+
     fn regions_of(&mut self, rows: &[(usize, usize)]) -> Vec<u32> {
         let mut regions = Vec::new();
         let sources = self.sources;
@@ -199,12 +208,7 @@ impl<'a> Locator<'a> {
             if row.region.is_empty() {
                 continue;
             }
-            let name = format!("{}:{}", row.provider, row.region);
-            let names = &mut self.region_names;
-            let id = *self.region_ids.entry(name).or_insert_with_key(|name| {
-                names.push(name.clone());
-                index(names.len() - 1)
-            });
+            let id = self.region_id(format!("{}:{}", row.provider, row.region));
             if !regions.contains(&id) {
                 regions.push(id);
             }

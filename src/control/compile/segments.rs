@@ -15,6 +15,7 @@ use super::locate::{Locator, OperatorChoice, Statements};
 use super::table_inputs::TableInputs;
 use super::voices::Voices;
 use crate::control::data::{CountryTable, Facts, Located, Ranges, Sources};
+use crate::control::side_by_side::side_by_side;
 use crate::policy::{
     AddressBits, AddressKind, AddressTableParts, Class, Country, CountrySet, Location, Operator,
     address_kind, flatten_prefixes, special_v4, special_v6,
@@ -27,9 +28,13 @@ pub(super) fn operator_index(position: usize) -> u32 {
 
 /// What the address table is built from.
 pub(super) fn build_segments(inputs: &TableInputs, sources: &Sources) -> AddressTableParts {
-    let mut builder = Builder::new(inputs, sources);
-    let v4 = builder.family::<u32>();
-    let v6 = builder.family::<u128>();
+    // Each family by itself, side by side: what both came to is put together behind.
+    let ((v4, mut builder), (mut v6, other)) = side_by_side(
+        || Builder::of::<u32>(inputs, sources),
+        || Builder::of::<u128>(inputs, sources),
+    );
+    let classes = builder.take_over(other);
+    v6.iter_mut().for_each(|(_, class)| *class = classes[*class as usize]);
     let Builder { locator, classes, locations, operators, to, .. } = builder;
     AddressTableParts {
         v4,
@@ -206,6 +211,41 @@ impl<'a> Builder<'a> {
         let entries = inputs.operators.iter().map(|owner| owner.operator.clone());
         builder.operators.list.extend(entries);
         builder
+    }
+
+    /// A family's pieces, and what they came to.
+    fn of<A: Bits>(inputs: &'a TableInputs, sources: &'a Sources) -> (Vec<(A, u32)>, Self) {
+        let mut builder = Self::new(inputs, sources);
+        (builder.family(), builder)
+    }
+
+    /// Takes over what another family came to, and gives the class that each of its classes is here.
+    fn take_over(&mut self, other: Self) -> Vec<u32> {
+        let names = other.locator.region_names.into_iter();
+        let regions: Vec<u32> = names.map(|name| self.locator.region_id(name)).collect();
+        let locations: Vec<u32> = other
+            .locations
+            .list
+            .into_iter()
+            .map(|mut location| {
+                location.regions.iter_mut().for_each(|region| *region = regions[*region as usize]);
+                self.locations.id(location)
+            })
+            .collect();
+        // Nobody, and those of the file, have the same places in both.
+        let first = 1 + self.inputs.operators.len();
+        let operators = other.operators.list.into_iter().enumerate();
+        let operators = operators
+            .map(|(at, operator)| if at < first { index(at) } else { self.operators.id(operator) });
+        let operators: Vec<u32> = operators.collect();
+        let to: Vec<u32> = other.to.list.into_iter().map(|rules| self.to.id(rules)).collect();
+        let here = |class: Class| Class {
+            location: locations[class.location as usize],
+            operator: operators[class.operator as usize],
+            to: to[class.to as usize],
+            ..class
+        };
+        other.classes.list.into_iter().map(|class| self.classes.id(here(class))).collect()
     }
 
     fn family<A: Bits>(&mut self) -> Vec<(A, u32)> {
