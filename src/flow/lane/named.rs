@@ -391,8 +391,13 @@ impl Lane {
                 (None, Some(_)) => Hello::Named,
                 (None, None) => Hello::Nameless,
             };
+            let subject = Subject::unread(client.ip(), destination)
+                .read(&identity, |see| each_name(&flight, see));
+            if subject.fault().is_none() && reader.is_followed() {
+                return Err(Unread::GiveUp(Some(Cause::BehindHello)));
+            }
             session.record.metrics().hello(hello, session.record.age());
-            Subject::unread(client.ip(), destination).read(&identity, |see| each_name(&flight, see))
+            subject
         };
         let (says, is_faulty) = ((subject.name, subject.ech), subject.fault().is_some());
         match said {
@@ -412,8 +417,6 @@ impl Lane {
                     return Err(Unread::GiveUp(None));
                 }
                 session.record.forwarding().await.map_err(Unread::Ended)?;
-                // What the kernel counts of a flow that is refused before went nowhere.
-                flow.counts(session.record.bytes(), [0, 0]);
                 named.permitted.set(self.mark_of(permit, &flow.key));
                 *said = Some(says);
             }
@@ -431,6 +434,8 @@ impl Lane {
             Some(_) => return Err(Unread::GiveUp(None)),
             None => {}
         }
+        // What the kernel counts of a flow of which nothing goes on went nowhere.
+        flow.counts(session.record.bytes(), [0, 0]);
         named.settle(outcome.held, flow.mark.get());
         Ok(())
     }
