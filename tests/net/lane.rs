@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::flights;
 use crate::lab::role::{self, EXCHANGE, GREETING, SILENCE, hex, unhex};
-use crate::lab::{self, Gateway, Helper, Lab, PERMITTED, REFUSED, at, lab, said, wait_until};
+use crate::lab::{
+    self, Gateway, Helper, Lab, NAME_SERVER, PERMITTED, REFUSED, at, lab, said, wait_until,
+};
+use crate::packets::{ACK, SYN, Sent};
 
 /// As the client reads it: nothing is to be sent back.
 const QUIET: &[u8] = &[0; 8];
@@ -538,6 +541,127 @@ action = 'block'
     }
     println!("{here} flights were judged in the lane, {left} were left to the proxy");
     assert!(here > 4 * left, "{here} and {left}");
+}
+
+#[test]
+fn a_name_is_bound_to_its_address_while_its_packets_wait() {
+    let Some(lab) = lab("a lane that asks for names") else { return };
+    let rule = "[[rule]]\nname = 'n'\nhost = ['allowed.example', 'moved.example']\nport = [443]\n\
+                action = 'allow'\nreason = 'a test'\n";
+    let mut scene = Scene::start(&lab, "", rule);
+    let resolved = format!("resolvers = [\"{NAME_SERVER}:53\"]");
+    let policy = written("FR", "", rule).replace("binding = \"trust\"", &resolved);
+    scene.gateway.kill();
+    scene.gateway = lab.start_gateway(&policy);
+    scene.gateway.capture();
+    scene.carries();
+    let ip = REFUSED[0];
+    // The name belongs to another address, which the name server says while the hello is held.
+    let (works, text) = curl(&lab, "moved.example", ip);
+    assert!(!works && text.to_lowercase().contains("reset"), "{text}");
+    assert_eq!(scene.world.arrived(ip).0, 0, "bytes in the world");
+    let (works, text) = curl(&lab, "allowed.example", REFUSED[1]);
+    assert!(works && text.contains(GREETING), "{text}");
+    let lines = wait_until("both are recorded", || {
+        let lines = scene.log();
+        let opened = lines.iter().any(|line| line["event"] == "open");
+        (opened && lines.iter().any(|line| line["event"] == "refused")).then_some(lines)
+    });
+    for line in lines {
+        assert_eq!(line["listener"], "lane", "{line}");
+        assert_eq!(line["name_bound"], line["host"] == "allowed.example", "{line}");
+    }
+}
+
+#[test]
+fn a_later_rule_by_name_ends_what_was_carried_by_its_name() {
+    let Some(lab) = lab("a lane and a later rule by name") else { return };
+    let mut scene = Scene::start(&lab, "", BY_NAME);
+    let (to, hello) = (at(PERMITTED[0], 443), flights::tls_hello("a.example", &[]));
+    let kept = scene.client.ask(&json!({"do": "keep", "to": to, "hex": hex(&hello)}));
+    assert!(kept["kept"].is_u64(), "{kept}");
+    scene.lane_lines("open", 1);
+    let later = BY_NAME.replace("refused.example", "a.example");
+    scene.gateway.reload(&written("FR", "", &later));
+    let closed = scene.lane_lines("close", 1);
+    assert_eq!(
+        (&closed[0]["end"], &closed[0]["reason"]),
+        (&json!("policy-change"), &json!("rule"))
+    );
+    assert_eq!(closed[0]["host"], "a.example");
+    let before = scene.world.arrived(PERMITTED[0]).0;
+    let end = scene.client.ask(&json!({"do": "say-on", "to": to, "hex": hex(MORE)}));
+    assert_eq!(end["end"], "reset", "{end}");
+    assert_eq!(scene.world.arrived(PERMITTED[0]).0, before);
+}
+
+#[test]
+fn a_datagram_is_judged_anew_where_a_policy_refused_and_permits_again() {
+    let Some(lab) = lab("a lane and a client with one port") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    let to = at(PERMITTED[0], EXCHANGE);
+    let say = |scene: &mut Scene<'_>, what: &str| {
+        let ask = json!({"do": what, "to": to, "datagrams": ["0011"], "patience_ms": 500});
+        scene.client.ask(&ask)
+    };
+    assert_eq!(say(&mut scene, "open")["answers"], json!(["0011"]));
+    let block = format!("[[rule]]\nname = 'n'\nto = ['{}/32']\naction = 'block'\n", PERMITTED[0]);
+    scene.gateway.reload(&written("FR", "", &block));
+    scene.lane_lines("close", 1);
+    let arrived = scene.world.arrived(PERMITTED[0]);
+    assert_eq!(say(&mut scene, "go-on")["answers"], json!([]));
+    assert_eq!(scene.world.arrived(PERMITTED[0]), arrived);
+    scene.gateway.reload(&written("FR", "", ""));
+    wait_until("it is permitted again, from the same port", || {
+        (say(&mut scene, "go-on")["answers"] == json!(["0011"])).then_some(())
+    });
+}
+
+#[test]
+fn a_packet_that_goes_its_own_way_and_a_second_connection_do_not_ride_on_one_that_is_carried() {
+    let Some(lab) = lab("a lane and odd packets") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    let ip = PERMITTED[0];
+    scene.keep(ip);
+    let opened = scene.lane_lines("open", 1);
+    let client = opened[0]["client"].as_str().unwrap().parse().unwrap();
+    let to = at(ip, EXCHANGE).parse().unwrap();
+    let before = scene.arrived();
+    let routed = [131, 7, 4, 203, 0, 113, 9, 0];
+    let mut odd = Sent::new(client, to, ACK, 7, 7);
+    odd.between = (6, routed.to_vec());
+    for (at, packet) in [Sent::new(client, to, SYN, 7, 0), odd].into_iter().enumerate() {
+        let ask = json!({"do": "raw", "to": lab::at(ip, 0), "packets": [hex(&packet.bytes())]});
+        scene.client.ask(&ask);
+        wait_until("it is dropped", || (counted(&lab, "halted") == at as u64 + 1).then_some(()));
+    }
+    assert_eq!(scene.arrived(), before);
+    // The connection is as it was.
+    scene.say_on(ip);
+    wait_until("its bytes arrive", || {
+        (scene.arrived()[ip] == before[ip] + MORE.len() as u64).then_some(())
+    });
+}
+
+#[test]
+fn a_flow_in_a_zone_of_connection_tracking_is_the_proxys() {
+    let Some(lab) = lab("a lane and a zone") else { return };
+    let mut scene = Scene::start(&lab, "", "");
+    let rules = lab.write(
+        "zone.nft",
+        "table inet zone {
+            chain zone {
+                type filter hook prerouting priority -300; policy accept;
+                ct zone set 5
+            }
+        }",
+    );
+    lab.gateway.shell(&format!("nft -f {}", rules.display())).unwrap();
+    let here = scene.exchange(PERMITTED[0], 10, 10);
+    assert_eq!(here["received"], 10, "{here}");
+    let lines =
+        wait_until("it is recorded", || Some(scene.log()).filter(|lines| !lines.is_empty()));
+    assert!(lines.iter().all(|line| line["listener"] == "tproxy"), "{lines:?}");
 }
 
 #[test]
