@@ -2,17 +2,20 @@
 //! kernel and recorded, everything else is the proxy's, and nothing passes where a part of it is gone.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use schengate::settings;
 use schengate::sys::{self, PacketQueue, QueueBatch, Queued, Verdicts};
 use serde_json::{Value, json};
 
+use crate::catalogue::record;
+use crate::catalogue_tls::without_a_share;
 use crate::flights;
 use crate::lab::role::{self, EXCHANGE, GREETING, SILENCE, hex, unhex};
 use crate::lab::{
     self, Gateway, Helper, Lab, NAME_SERVER, PERMITTED, REFUSED, at, lab, said, wait_until,
 };
-use crate::packets::{ACK, SYN, Sent};
+use crate::packets::{SYN, Sent, wrap};
 
 /// As the client reads it: nothing is to be sent back.
 const QUIET: &[u8] = &[0; 8];
@@ -386,6 +389,26 @@ fn a_second_hello_is_judged_and_a_slow_one_is_read() {
     assert_eq!((&closed[0]["host"], &closed[0]["listener"]), (&json!("a.example"), &json!("lane")));
 }
 
+#[test]
+fn a_second_hello_of_another_host_goes_nowhere() {
+    let Some(lab) = lab("a lane and another second hello") else { return };
+    let mut scene = Scene::start(&lab, "", BY_NAME);
+    let (ip, first) = (PERMITTED[0], without_a_share(b"a.example"));
+    let then = [record(20, &[1]), without_a_share(b"b.example")].concat();
+    let ask = json!({"do": "send", "to": at(ip, 443), "hex": hex(&first), "enough": 1,
+        "then": hex(&then)});
+    let end = scene.client.ask(&ask);
+    // What the server says is a request for another hello, and no more.
+    assert!(end["received"].as_str().unwrap().starts_with("160303"), "{end}");
+    assert_eq!(end["end"], "reset", "{end}");
+    assert_eq!(scene.world.arrived(ip).0, first.len() as u64);
+    let closed = scene.lane_lines("close", 1);
+    assert_eq!(
+        (&closed[0]["verdict"], &closed[0]["reason"]),
+        (&json!("block"), &json!("mismatch"))
+    );
+}
+
 /// After each of these nothing arrives of what a name decides: neither the rest of a hello of which half
 /// is held, nor a new one, whatever its name.
 const NAMELESS: &[Case] = &[
@@ -599,6 +622,9 @@ fn a_later_rule_by_name_ends_what_was_carried_by_its_name() {
 fn a_datagram_is_judged_anew_where_a_policy_refused_and_permits_again() {
     let Some(lab) = lab("a lane and a client with one port") else { return };
     let mut scene = Scene::start(&lab, "", "");
+    let long = "sysctl -qw net.netfilter.nf_conntrack_udp_timeout=120 \
+                net.netfilter.nf_conntrack_udp_timeout_stream=120";
+    lab.gateway.shell(long).unwrap();
     let to = at(PERMITTED[0], EXCHANGE);
     let say = |scene: &mut Scene<'_>, what: &str| {
         let ask = json!({"do": what, "to": to, "datagrams": ["0011"], "patience_ms": 500});
@@ -622,18 +648,26 @@ fn a_packet_that_goes_its_own_way_and_a_second_connection_do_not_ride_on_one_tha
     let Some(lab) = lab("a lane and odd packets") else { return };
     let mut scene = Scene::start(&lab, "", "");
     let ip = PERMITTED[0];
+    let to = at(ip, EXCHANGE);
     scene.keep(ip);
-    let opened = scene.lane_lines("open", 1);
-    let client = opened[0]["client"].as_str().unwrap().parse().unwrap();
-    let to = at(ip, EXCHANGE).parse().unwrap();
+    scene.client.ask(&json!({"do": "open", "to": to, "datagrams": ["00"], "patience_ms": 500}));
+    let opened = scene.lane_lines("open", 2);
+    let client = |transport: &str| {
+        let line = opened.iter().find(|line| line["transport"] == transport).unwrap();
+        line["client"].as_str().unwrap().parse::<SocketAddr>().unwrap()
+    };
     let before = scene.arrived();
-    let routed = [131, 7, 4, 203, 0, 113, 9, 0];
-    let mut odd = Sent::new(client, to, ACK, 7, 7);
-    odd.between = (6, routed.to_vec());
-    for (at, packet) in [Sent::new(client, to, SYN, 7, 0), odd].into_iter().enumerate() {
-        let ask = json!({"do": "raw", "to": lab::at(ip, 0), "packets": [hex(&packet.bytes())]});
+    let to: SocketAddr = to.parse().unwrap();
+    let syn = Sent::new(client("tcp"), to, SYN, 7, 0).bytes();
+    let from = client("udp");
+    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    let datagram = [&ports[..], &[0, 9, 0, 0, 7]].concat();
+    // By way of another host, and on from the destination.
+    let routed = wrap(from.ip(), to.ip(), 17, &[131, 7, 4, 203, 0, 113, 9, 0], &datagram);
+    for (count, packet) in [(1, syn), (2, routed)] {
+        let ask = json!({"do": "raw", "to": lab::at(ip, 0), "packets": [hex(&packet)]});
         scene.client.ask(&ask);
-        wait_until("it is dropped", || (counted(&lab, "halted") == at as u64 + 1).then_some(()));
+        wait_until("it is dropped", || (counted(&lab, "halted") == count).then_some(()));
     }
     assert_eq!(scene.arrived(), before);
     // The connection is as it was.
