@@ -817,6 +817,60 @@ fn a_live_flow_goes_on_under_the_next_process_where_the_policy_says_so() {
 }
 
 #[test]
+fn what_an_earlier_process_carried_and_the_next_does_not_permit_is_reset_with_a_line() {
+    let Some(lab) = lab("a lane that carries nothing on") else { return };
+    let carry = "on_death = \"carry\"\n";
+    let by_name = format!("{BY_NAME}port = [443]\n");
+    let mut scene = Scene::start(&lab, carry, &by_name);
+    // Of one the address is refused from now on; what the other said is not known any more.
+    scene.keep(PERMITTED[0]);
+    let (to, hello) = (at(PERMITTED[1], 443), flights::tls_hello("a.example", &[]));
+    assert!(
+        scene.client.ask(&json!({"do": "keep", "to": to, "hex": hex(&hello)}))["kept"].is_u64()
+    );
+    scene.lane_lines("open", 2);
+    scene.gateway.kill();
+    let before = scene.arrived();
+    let block =
+        format!("{by_name}[[rule]]\nname = 'm'\nto = ['{}/32']\naction = 'block'\n", PERMITTED[0]);
+    scene.gateway = lab.start_gateway(&written("FR", carry, &block));
+    let refused = scene.lane_lines("refused", 2);
+    for (ip, reason) in PERMITTED.into_iter().zip(["rule", "overload"]) {
+        let its = |line: &&Value| line["destination"].as_str().unwrap().contains(ip);
+        let line = refused.iter().find(its).unwrap();
+        assert_eq!(
+            (&line["reason"], &line["verdict"]),
+            (&json!(reason), &json!("block")),
+            "{line}"
+        );
+    }
+    let end = scene.client.ask(&json!({"do": "say-on", "to": to, "hex": hex(MORE)}));
+    assert_eq!(end["end"], "reset", "{end}");
+    assert_eq!(scene.arrived(), before);
+}
+
+#[test]
+fn what_no_server_takes_ends_as_that() {
+    let Some(lab) = lab("a lane and nobody there") else { return };
+    let mut scene = Scene::start(&lab, "", BY_NAME);
+    lab.world
+        .shell(
+            "nft add table inet shut; nft add chain inet shut input \
+        '{ type filter hook input priority 0; }'; \
+        nft add rule inet shut input tcp dport 443 reject with tcp reset",
+        )
+        .unwrap();
+    let ask = json!({"do": "send", "to": at(PERMITTED[0], 443), "hex": "00"});
+    assert_eq!(scene.client.ask(&ask)["end"], "refused");
+    let lines =
+        wait_until("it is recorded", || Some(scene.log()).filter(|lines| !lines.is_empty()));
+    assert_eq!(
+        (&lines[0]["event"], &lines[0]["end"]),
+        (&json!("unjudged"), &json!("connect-refused"))
+    );
+}
+
+#[test]
 fn a_queue_that_somebody_else_reads_is_no_start() {
     let Some(lab) = lab("a lane and another program") else { return };
     let _first = Scene::start(&lab, "queues = \"7-8\"\n", "");

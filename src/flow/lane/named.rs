@@ -72,6 +72,8 @@ pub(super) struct Named {
     held: RefCell<Vec<Option<Parked>>>,
     /// Since when something is waited for.
     since: IdleTimer,
+    /// A server has taken it.
+    is_open: Cell<bool>,
     /// The mark that its permit stands for.
     permitted: Cell<Option<u32>>,
     told: RefCell<VecDeque<Told>>,
@@ -94,6 +96,10 @@ impl Named {
                 }
                 tokio::select! {
                     () = self.wakes.notified() => {}
+                    // The kernel forgets at once what no server takes.
+                    End::Done = flow.ended(), if !self.is_open.get() => {
+                        return Told::Gone(End::ConnectRefused);
+                    }
                     end = flow.ended() => return Told::Gone(end),
                 }
             }
@@ -202,6 +208,7 @@ impl NamedFlows {
             reader: RefCell::new(reader),
             held: RefCell::default(),
             since: IdleTimer::start(),
+            is_open: Cell::default(),
             permitted: Cell::default(),
             told: RefCell::default(),
             wakes: Notify::new(),
@@ -262,7 +269,10 @@ impl Lane {
             Some(Event::Carried) => {
                 flow.mark.set(named.permitted.get().unwrap_or(settings::Lane::REFUSED));
             }
-            Some(Event::Opened) => named.settle(Held::Drop, 0),
+            Some(Event::Opened) => {
+                named.is_open.set(true);
+                named.settle(Held::Drop, 0);
+            }
             _ => {}
         }
         match step.packet {
@@ -283,7 +293,8 @@ impl Lane {
             Some(Event::Carried) => Told::Carried,
             Some(Event::GiveUp(cause)) => Told::GiveUp(cause),
             Some(Event::Closed) if is_clients => Told::Gone(End::ClientReset),
-            Some(Event::Closed) => Told::Gone(End::UpstreamReset),
+            Some(Event::Closed) if named.is_open.get() => Told::Gone(End::UpstreamReset),
+            Some(Event::Closed) => Told::Gone(End::ConnectRefused),
             _ => return,
         };
         named.tell(told);
