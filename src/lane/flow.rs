@@ -233,6 +233,17 @@ impl Flow {
         step
     }
 
+    /// Whether behind a whole hello stands what no client sends there before its server has answered:
+    /// permitted, it would be [given up](Event::GiveUp).
+    #[must_use]
+    pub fn is_followed(&mut self) -> bool {
+        let Some(end) = hello_end(self.first_flight()) else { return true };
+        let before = std::mem::replace(&mut self.record, self.start + end);
+        let walked = self.walk();
+        self.record = before;
+        walked != Records::Harmless
+    }
+
     /// Is told what was found about the bytes that are judged, of the connection that the last
     /// [`Event::Opened`] began. One that is over by then gets nothing of it.
     pub fn judged(&mut self, judgement: Judgement, pool: &mut Pool) -> Outcome {

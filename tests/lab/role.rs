@@ -409,7 +409,20 @@ fn ask_client(kept: &mut Kept, to: SocketAddr, question: &Value) -> io::Result<V
 }
 
 pub(super) fn connect(to: SocketAddr, question: &Value) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, patience(question))?;
+    let stream: TcpStream = match question["from"].as_str() {
+        None => TcpStream::connect_timeout(&to, patience(question))?,
+        Some(from) => {
+            let from = SocketAddr::new(from.parse().unwrap(), 0);
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(to),
+                socket2::Type::STREAM,
+                None,
+            )?;
+            socket.bind(&from.into())?;
+            socket.connect_timeout(&to.into(), patience(question))?;
+            socket.into()
+        }
+    };
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(patience(question)))?;
     Ok(stream)

@@ -190,7 +190,7 @@ fn t18_no_version_makes_a_hello_something_else() {
 }
 
 /// A hello of TLS 1.3 without a key share, which a server answers with a request for another.
-fn without_a_share(name: &[u8]) -> Vec<u8> {
+pub(crate) fn without_a_share(name: &[u8]) -> Vec<u8> {
     let extensions = [
         server_names(&[(0, name)]),
         extension(43, &[2, 3, 4]),

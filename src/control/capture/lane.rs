@@ -91,7 +91,7 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         // Within a connection that a name decided, another one could begin: it has to end first.
         format!(
             "ct mark @{set} ct state established ct direction original tcp flags & (syn | ack) == syn \
-             counter name halted drop"
+             counter name halted reject with tcp reset"
         ),
         format!("ct mark @{set} meta mark set {FORWARDED:#x} accept"),
         format!("ct mark {refused:#x} goto refuse"),
@@ -134,7 +134,8 @@ pub(super) fn frame(capture: &Capture, lane: &LaneRules) -> String {
         format!("meta mark {refused:#x} goto refuse"),
         "counter name halted drop".to_owned(),
     ];
-    let answers = [format!("ct mark {held:#x} ct direction reply meta mark set 0 goto queued")];
+    let answers =
+        [format!("ct mark {held:#x} ct direction reply {TCP} meta mark set 0 goto queued")];
     let answered = [
         format!("meta mark & {MASK:#x} != {OURS:#x} return"),
         "ct mark set meta mark".to_owned(),

@@ -72,6 +72,8 @@ pub(super) struct Named {
     held: RefCell<Vec<Option<Parked>>>,
     /// Since when something is waited for.
     since: IdleTimer,
+    /// A server has taken it.
+    is_open: Cell<bool>,
     /// The mark that its permit stands for.
     permitted: Cell<Option<u32>>,
     told: RefCell<VecDeque<Told>>,
@@ -94,6 +96,10 @@ impl Named {
                 }
                 tokio::select! {
                     () = self.wakes.notified() => {}
+                    // The kernel forgets at once what no server takes.
+                    End::Done = flow.ended(), if !self.is_open.get() => {
+                        return Told::Gone(End::ConnectRefused);
+                    }
                     end = flow.ended() => return Told::Gone(end),
                 }
             }
@@ -202,6 +208,7 @@ impl NamedFlows {
             reader: RefCell::new(reader),
             held: RefCell::default(),
             since: IdleTimer::start(),
+            is_open: Cell::default(),
             permitted: Cell::default(),
             told: RefCell::default(),
             wakes: Notify::new(),
@@ -262,7 +269,10 @@ impl Lane {
             Some(Event::Carried) => {
                 flow.mark.set(named.permitted.get().unwrap_or(settings::Lane::REFUSED));
             }
-            Some(Event::Opened) => named.settle(Held::Drop, 0),
+            Some(Event::Opened) => {
+                named.is_open.set(true);
+                named.settle(Held::Drop, 0);
+            }
             _ => {}
         }
         match step.packet {
@@ -283,7 +293,8 @@ impl Lane {
             Some(Event::Carried) => Told::Carried,
             Some(Event::GiveUp(cause)) => Told::GiveUp(cause),
             Some(Event::Closed) if is_clients => Told::Gone(End::ClientReset),
-            Some(Event::Closed) => Told::Gone(End::UpstreamReset),
+            Some(Event::Closed) if named.is_open.get() => Told::Gone(End::UpstreamReset),
+            Some(Event::Closed) => Told::Gone(End::ConnectRefused),
             _ => return,
         };
         named.tell(told);
@@ -391,8 +402,13 @@ impl Lane {
                 (None, Some(_)) => Hello::Named,
                 (None, None) => Hello::Nameless,
             };
+            let subject = Subject::unread(client.ip(), destination)
+                .read(&identity, |see| each_name(&flight, see));
+            if subject.fault().is_none() && reader.is_followed() {
+                return Err(Unread::GiveUp(Some(Cause::BehindHello)));
+            }
             session.record.metrics().hello(hello, session.record.age());
-            Subject::unread(client.ip(), destination).read(&identity, |see| each_name(&flight, see))
+            subject
         };
         let (says, is_faulty) = ((subject.name, subject.ech), subject.fault().is_some());
         match said {
@@ -412,8 +428,6 @@ impl Lane {
                     return Err(Unread::GiveUp(None));
                 }
                 session.record.forwarding().await.map_err(Unread::Ended)?;
-                // What the kernel counts of a flow that is refused before went nowhere.
-                flow.counts(session.record.bytes(), [0, 0]);
                 named.permitted.set(self.mark_of(permit, &flow.key));
                 *said = Some(says);
             }
@@ -431,6 +445,8 @@ impl Lane {
             Some(_) => return Err(Unread::GiveUp(None)),
             None => {}
         }
+        // What the kernel counts of a flow of which nothing goes on went nowhere.
+        flow.counts(session.record.bytes(), [0, 0]);
         named.settle(outcome.held, flow.mark.get());
         Ok(())
     }

@@ -97,8 +97,9 @@ impl Flow {
 
     /// Its record counts here, and the kernel counted so much before.
     pub(super) fn counts(&self, bytes: &Arc<Bytes>, before: [u64; 2]) {
-        self.counted.set(before);
-        self.bytes.get_or_init(|| Arc::clone(bytes));
+        if self.bytes.set(Arc::clone(bytes)).is_ok() {
+            self.counted.set(before);
+        }
     }
 
     /// Takes over what the kernel has counted.
