@@ -665,7 +665,7 @@ fn a_packet_that_goes_its_own_way_and_a_second_connection_do_not_ride_on_one_tha
     // By way of another host, and on from the destination.
     let routed = wrap(from.ip(), to.ip(), 17, &[131, 7, 4, 203, 0, 113, 9, 0], &datagram);
     for (count, packet) in [(1, syn), (2, routed)] {
-        let ask = json!({"do": "raw", "to": lab::at(ip, 0), "packets": [hex(&packet)]});
+        let ask = json!({"do": "raw", "to": at(ip, 0), "packets": [hex(&packet)]});
         scene.client.ask(&ask);
         wait_until("it is dropped", || (counted(&lab, "halted") == count).then_some(()));
     }
