@@ -52,6 +52,13 @@ impl Firewall {
         Self(Mutex::new(channel))
     }
 
+    /// Whether the broker lives. Never waits.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        // It is at work for somebody, who will be told of its end.
+        self.0.try_lock().map_or(true, |channel| !channel.has_ended())
+    }
+
     /// Runs `nft` with these arguments, which must be among the ways that there are.
     ///
     /// # Errors

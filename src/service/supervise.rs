@@ -76,7 +76,9 @@ pub struct Service {
     /// What of this host stands in the way.
     pub(super) host: Host,
     /// The process that does what this one gave up lasts as long as this is there.
-    pub(super) _broker: Arc<Firewall>,
+    pub(super) broker: Arc<Firewall>,
+    /// Whether it was said that it has ended.
+    pub(super) is_alone: bool,
     pub(super) building: Option<Building>,
     pub(super) state: State,
     /// What was last said of how the record fares.
@@ -206,6 +208,7 @@ impl Service {
         self.look_at_ages();
         self.recorded.hear(&self.account, &self.health);
         self.hear_keeper();
+        self.look_at_broker();
         self.look_at_host();
         self.tell_record();
         if self.policies.config().policy.watch {
@@ -257,6 +260,18 @@ impl Service {
         let policy = (self.policies.config(), self.policies.compiler().infos());
         let resolves = self.plane.has_name_servers();
         self.host.look(Instant::now(), policy, resolves, &self.health);
+    }
+
+    /// Without the broker nothing that changes on this host is heard: there is no other one until a restart.
+    fn look_at_broker(&mut self) {
+        if self.is_alone || self.broker.is_there() {
+            return;
+        }
+        self.is_alone = true;
+        let why = "the process beside the gateway has ended, and name servers, hosts and firewall are \
+                   those of before: restart the gateway";
+        error!("{why}");
+        self.health.misses_since("the broker", why.to_owned());
     }
 
     fn hear_keeper(&mut self) {

@@ -104,6 +104,16 @@ impl Channel {
         }
     }
 
+    /// Whether nobody has the other end any more. Never waits; where the kernel does not say, it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut asked = [PollFd::new(&self.0, PollFlags::empty())];
+        match poll(&mut asked, Some(&Timespec::default())) {
+            Ok(_) => asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR),
+            Err(fault) => fault != Errno::INTR,
+        }
+    }
+
     fn receive_by(&self, flags: RecvFlags) -> io::Result<Option<Packet>> {
         let mut bytes = vec![0; PACKET_MAX];
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];

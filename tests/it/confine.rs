@@ -131,12 +131,29 @@ fn s06_a_reload_reads_the_folders_of_the_start_and_no_other_whoever_the_gateway_
 }
 
 #[test]
+fn s06_without_its_broker_a_gateway_is_not_ready() {
+    let (_dir, [etc, ..]) = folders();
+    let mut gateway = start(&etc);
+    assert!(gateway.page("/readyz").contains("200 OK"));
+    let broker = broker_of(&gateway).to_string();
+    assert!(Command::new("kill").args(["-KILL", &broker]).status().unwrap().success());
+    gateway.until("the process beside the gateway has ended");
+    let page = gateway.page("/readyz");
+    assert!(page.contains("503 ") && page.contains("the broker"), "{page}");
+}
+
+/// The process beside a gateway.
+fn broker_of(gateway: &Gateway) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", gateway.pid());
+    let children = fs::read_to_string(children).unwrap();
+    children.trim().parse().unwrap_or_else(|_| panic!("one child: {children}"))
+}
+
+#[test]
 fn s06_the_broker_has_none_of_the_gateways_sockets_and_ends_with_it() {
     let (_dir, [etc, ..]) = folders();
     let gateway = start(&etc);
-    let children = format!("/proc/{0}/task/{0}/children", gateway.pid());
-    let children = fs::read_to_string(children).unwrap();
-    let broker: u32 = children.trim().parse().unwrap_or_else(|_| panic!("one child: {children}"));
+    let broker = broker_of(&gateway);
     let at = |file: &str| format!("/proc/{broker}/{file}");
     let status = fs::read_to_string(at("status")).unwrap();
     assert_eq!(field(&status, "Seccomp"), "2");
