@@ -435,6 +435,45 @@ fn a_reload_says_what_it_widened_and_a_waiver_when_it_was_used_and_ended() {
     }
 }
 
+/// The destination answers at once, and so it is not on the other side of the earth.
+#[test]
+fn a_round_trip_in_which_no_light_comes_back_contradicts_the_location() {
+    let Some(lab) = lab("light") else { return };
+    // Wellington, and the country itself.
+    for (position, wanted) in [("-41.29,174.78", json!(["FR"])), ("FR", Value::Null)] {
+        let dir = tempfile::tempdir().unwrap();
+        let _world = lab.world.helper("audit-world");
+        let mut client = lab.client.helper("audit-client");
+        let stands = format!("position = '{position}'");
+        let mut gateway = lab.start_gateway(&(policy(dir.path(), &stands) + &light(&lab)));
+        gateway.capture();
+        let to = at(PERMITTED[0], NOTED);
+        assert_eq!(client.ask(&json!({ "do": "once", "to": to })), "noted\n");
+        let close = wait_until("the connection has ended", || {
+            let is_close = |one: &Value| one["event"] == "close" && one["destination"] == to;
+            records(dir.path()).into_iter().find(is_close)
+        });
+        assert!(close["rtt_min_us"].as_u64().is_some(), "{close}");
+        assert_eq!(close["rtt_contradicts"], wanted, "{position}: {close}");
+        let url = format!("http://{}", lab::ADMIN);
+        let mut why = lab.gateway.command(env!("CARGO_BIN_EXE_schengate"));
+        let why =
+            why.args(["why", "--admin", &url, close["id"].as_str().unwrap()]).output().unwrap();
+        let says = "in which light comes back from nowhere in FR";
+        assert_eq!(lab::said(&why).contains(says), wanted.is_array(), "{}", lab::said(&why));
+        gateway.stop();
+        let directory = dir.path().to_str().unwrap();
+        let rows = wait_until("the register has read it", || {
+            let asked = ["report", "-d", directory, "--format", "json"];
+            let (_, told, _) = crate::audit::schengate(&asked);
+            let told: Value = serde_json::from_str(&told).unwrap_or_default();
+            let is_read = told["totals"]["connections"].as_u64() > Some(0);
+            is_read.then(|| told["contradicted"].as_array().map(Vec::len))
+        });
+        assert_eq!(rows, Some(wanted.is_array().into()));
+    }
+}
+
 /// Scrapers that ask for `/metrics` and take no answer, or have never asked for all of it.
 pub(crate) fn scrapers() {
     let mut held = Vec::new();
