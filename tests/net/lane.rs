@@ -374,9 +374,9 @@ fn what_is_no_hello_is_left_to_the_proxy() {
 }
 
 #[test]
-fn a_second_hello_is_judged_and_a_slow_one_is_read() {
+fn a_second_hello_and_one_in_pieces_are_read() {
     let Some(lab) = lab("a lane and a second hello") else { return };
-    let scene = Scene::start(&lab, "", BY_NAME);
+    let mut scene = Scene::start(&lab, "", BY_NAME);
     // The server knows no such group, and asks for a hello with another one.
     let ask = format!(
         "echo Q | timeout 20 openssl s_client -connect {}:443 -servername a.example -tls1_3 \
@@ -385,8 +385,13 @@ fn a_second_hello_is_judged_and_a_slow_one_is_read() {
     );
     let said = lab.client.shell(&ask).unwrap();
     assert!(said.contains("TLSv1.3"), "{said}");
-    let closed = scene.lane_lines("close", 1);
-    assert_eq!((&closed[0]["host"], &closed[0]["listener"]), (&json!("a.example"), &json!("lane")));
+    let hello = flights::tls_hello("b.example", &[]);
+    let ask = json!({"do": "send", "to": at(PERMITTED[0], 443), "hex": hex(&hello), "step": 40,
+        "pause_ms": 10, "enough": 1});
+    let end = scene.client.ask(&ask);
+    assert!(end["received"].as_str().unwrap().starts_with("160303"), "{end}");
+    let opened = scene.lane_lines("open", 2);
+    assert_eq!([&opened[0]["host"], &opened[1]["host"]], ["a.example", "b.example"]);
 }
 
 #[test]
@@ -665,7 +670,7 @@ fn a_packet_that_goes_its_own_way_and_a_second_connection_do_not_ride_on_one_tha
     // By way of another host, and on from the destination.
     let routed = wrap(from.ip(), to.ip(), 17, &[131, 7, 4, 203, 0, 113, 9, 0], &datagram);
     for (count, packet) in [(1, syn), (2, routed)] {
-        let ask = json!({"do": "raw", "to": lab::at(ip, 0), "packets": [hex(&packet)]});
+        let ask = json!({"do": "raw", "to": at(ip, 0), "packets": [hex(&packet)]});
         scene.client.ask(&ask);
         wait_until("it is dropped", || (counted(&lab, "halted") == count).then_some(()));
     }
