@@ -17,6 +17,15 @@ here() { "$@"; }
 recorded() { journalctl -b -o cat --no-pager -u schengate.service | grep -F "$1" | grep -qF "198.51.100.7:80"; }
 
 says "h10 the files" does "The files"
+says "h10 a policy from a preset" does "A policy from a preset"
+says "h10 of the preset" grep -q "^# Preset eea" /etc/schengate/policy.toml
+# A host of this kind has its findings: that they are told is asked, not what they are.
+looks() {
+    recipe "What is in the way" > /tmp/recipe && [ -s /tmp/recipe ] || return
+    bash -u /tmp/recipe > /tmp/found 2>&1
+    [ $? -le 1 ] && [ -s /tmp/found ]
+}
+says "h10 what is in the way" looks
 says "h10 the transparent gateway" does "A transparent gateway in five commands"
 says "h10 is ready" comes ready
 says "h10 and serves" comes served client

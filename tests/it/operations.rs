@@ -97,6 +97,25 @@ fn h10_commands_take_the_installed_policy_and_say_so() {
 }
 
 #[test]
+fn explain_says_whether_the_lane_takes_what_a_name_decides() {
+    let lane = |binding: &str, to: &str| {
+        let policy = format!(
+            "schema = 1\n[policy]\npermit = ['FR']\n[names]\nbinding = '{binding}'\n\
+             [[place]]\nto = ['81.0.0.1/32']\nlocation = ['FR']\nreason = 'a test'\n\
+             [[rule]]\nname = 'n'\nhost = ['refused.example']\naction = 'block'\n\
+             [[listen]]\nmode = 'tproxy'\naddress = '[::]:15001'\n[[listen]]\nmode = 'lane'\n"
+        );
+        let output = with_etc(Some(&policy), &["explain", "--json", "--to", to])?;
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        Some(said["path"].as_str().unwrap().to_owned())
+    };
+    let Some(named) = lane("trust", "81.0.0.1:443") else { return };
+    assert_eq!(named, "lane");
+    assert_eq!(lane("trust", "81.0.0.1:80").unwrap(), "gateway");
+    assert_eq!(lane("redial", "81.0.0.1:443").unwrap(), "gateway");
+}
+
+#[test]
 fn w06_explain_says_of_an_address_what_a_host_leaves_unjudged() {
     let host = format!(
         "{POLICY}[[listen]]\nmode = 'redirect'\naddress = '[::]:15002'\n[capture]\n\

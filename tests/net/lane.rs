@@ -374,9 +374,9 @@ fn what_is_no_hello_is_left_to_the_proxy() {
 }
 
 #[test]
-fn a_second_hello_is_judged_and_a_slow_one_is_read() {
+fn a_second_hello_and_one_in_pieces_are_read() {
     let Some(lab) = lab("a lane and a second hello") else { return };
-    let scene = Scene::start(&lab, "", BY_NAME);
+    let mut scene = Scene::start(&lab, "", BY_NAME);
     // The server knows no such group, and asks for a hello with another one.
     let ask = format!(
         "echo Q | timeout 20 openssl s_client -connect {}:443 -servername a.example -tls1_3 \
@@ -385,8 +385,13 @@ fn a_second_hello_is_judged_and_a_slow_one_is_read() {
     );
     let said = lab.client.shell(&ask).unwrap();
     assert!(said.contains("TLSv1.3"), "{said}");
-    let closed = scene.lane_lines("close", 1);
-    assert_eq!((&closed[0]["host"], &closed[0]["listener"]), (&json!("a.example"), &json!("lane")));
+    let hello = flights::tls_hello("b.example", &[]);
+    let ask = json!({"do": "send", "to": at(PERMITTED[0], 443), "hex": hex(&hello), "step": 40,
+        "pause_ms": 10, "enough": 1});
+    let end = scene.client.ask(&ask);
+    assert!(end["received"].as_str().unwrap().starts_with("160303"), "{end}");
+    let opened = scene.lane_lines("open", 2);
+    assert_eq!([&opened[0]["host"], &opened[1]["host"]], ["a.example", "b.example"]);
 }
 
 #[test]
@@ -847,6 +852,39 @@ fn what_an_earlier_process_carried_and_the_next_does_not_permit_is_reset_with_a_
     let end = scene.client.ask(&json!({"do": "say-on", "to": to, "hex": hex(MORE)}));
     assert_eq!(end["end"], "reset", "{end}");
     assert_eq!(scene.arrived(), before);
+}
+
+#[test]
+fn half_a_hello_is_given_up_and_a_large_one_is_read() {
+    let Some(lab) = lab("a lane and hellos of every size") else { return };
+    let mut scene = Scene::start(&lab, "", BY_NAME);
+    // Of both families: one is left to the proxy behind the first.
+    let hello = flights::tls_hello_of("a.example", 15_000);
+    let ask = json!({"do": "send", "to": at(PERMITTED[1], 443), "hex": hex(&hello), "enough": 1});
+    let end = scene.client.ask(&ask);
+    assert!(end["received"].as_str().unwrap().starts_with("160303"), "{end}");
+    assert_eq!(scene.lane_lines("open", 1)[0]["host"], "a.example");
+    let ask = json!({"do": "send", "to": at(PERMITTED[0], 443), "hex": hex(&hello[..900])});
+    let end = scene.client.ask(&ask);
+    assert_eq!((&end["end"], scene.world.arrived(PERMITTED[0]).0), (&json!("reset"), 0), "{end}");
+    let left = scene.lane_lines("unjudged", 1);
+    assert_eq!(left[0]["end"], "restarted");
+}
+
+#[test]
+fn a_client_has_a_share_of_what_waits_and_more_of_it_is_the_proxys() {
+    let Some(lab) = lab("a lane and a crowd") else { return };
+    let mut scene = Scene::start(&lab, "max_connections_per_client = 8\n", BY_NAME);
+    let half = &flights::tls_hello("a.example", &[])[..100];
+    for _ in 0..12 {
+        let ask = json!({"do": "keep", "to": at(PERMITTED[0], 443), "hex": hex(half)});
+        assert!(scene.client.ask(&ask)["kept"].is_u64());
+    }
+    let (works, text) = curl(&lab, "a.example", PERMITTED[0]);
+    assert!(works && text.contains(GREETING), "{text}");
+    let lines = scene.log();
+    let opened: Vec<_> = lines.iter().filter(|line| line["event"] == "open").collect();
+    assert!(opened.len() == 1 && opened[0]["listener"] == "tproxy", "{lines:?}");
 }
 
 #[test]

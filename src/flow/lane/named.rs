@@ -351,7 +351,13 @@ impl Lane {
             let cause = match named.next(flow).await {
                 Told::Held => continue,
                 Told::Carried => return Ok(()),
-                Told::Gone(end) => return Err(end),
+                Told::Gone(end) => {
+                    if end == End::ConnectTimedOut {
+                        // Its answers may take another way than by here, or come in where it does.
+                        self.named.leave_to_proxy(&flow.key);
+                    }
+                    return Err(end);
+                }
                 Told::GiveUp(cause) => Some(cause),
                 Told::Unfit => None,
                 Told::Flight => match self.judge_flight(flow, named, session, &mut said).await {

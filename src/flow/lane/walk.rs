@@ -148,8 +148,12 @@ impl Lane {
                 queue.accept(id, settings::Lane::PROXIED);
             }
             Judged::ByName => {
-                let Ok(slot) = self.listener.slots.take(key.client.ip()) else {
-                    return queue.accept(id, settings::Lane::PROXIED);
+                let slot = match self.listener.slots.take(key.client.ip()) {
+                    Ok(slot) => slot,
+                    Err(limit) => {
+                        self.worker.account.metrics().limit_hit(limit);
+                        return queue.accept(id, settings::Lane::PROXIED);
+                    }
                 };
                 let Some(named) = self.named.begin(&packet, &key, interface) else {
                     return queue.drop(id);
