@@ -1,5 +1,4 @@
 //! What reading a ClientHello costs, beside the two other readers in the same run.
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
 

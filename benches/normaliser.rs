@@ -1,5 +1,4 @@
 //! What the normaliser costs a packet, and a connection from its SYN to the server's answer.
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
 use std::net::SocketAddr;

@@ -6,8 +6,6 @@
 //! Times are those of the least disturbed of many rounds over the same questions, for ours and the
 //! peers alike, and of the processor where one turn takes long: the machine may have other work.
 
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
-
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hint::black_box;

@@ -3,8 +3,6 @@
 //! rules; at 10,000 rules 150 ns median, 400 ns at the 99th percentile; that nothing is allocated
 //! is asserted by `tests/alloc_verdict.rs`.
 
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
-
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
