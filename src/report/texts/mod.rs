@@ -173,3 +173,47 @@ impl Texts {
         self.reasons.iter().find(|(known, _)| *known == code).map_or(code, |(_, says)| says)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every text of a language, in the order of its fields.
+    fn texts_of(language: Language) -> Vec<String> {
+        let all = format!("{:?}", Texts::of(language));
+        all.split('"').skip(1).step_by(2).map(|text| text.replace("\\u{a0}", "\u{a0}")).collect()
+    }
+
+    #[test]
+    fn each_language_has_each_text_and_explains_the_same_reasons_in_the_same_order() {
+        let (english, french) = (texts_of(Language::En), texts_of(Language::Fr));
+        assert_eq!(english.len(), french.len());
+        assert!(english.len() > 150, "{} texts were found", english.len());
+        let marks = |text: &str| text.matches(['{', '}', '%', '<', '&']).count();
+        for (en, fr) in english.iter().zip(&french) {
+            assert_eq!(en.trim().is_empty(), fr.trim().is_empty(), "{en:?} is {fr:?} in French");
+            assert_eq!(
+                marks(en) + marks(fr),
+                0,
+                "a text has no place to fill in, and no markup: {en:?}, {fr:?}"
+            );
+        }
+        let codes = |language| {
+            Texts::of(language).reasons.iter().map(|(code, _)| *code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(Language::En), codes(Language::Fr));
+    }
+
+    #[test]
+    fn french_has_its_apostrophes_and_no_line_begins_with_a_colon_or_a_question_mark() {
+        for text in texts_of(Language::Fr) {
+            assert!(!text.contains('\''), "a typewriter's apostrophe: {text:?}");
+            for (at, mark) in text.match_indices([':', ';', '?', '!']) {
+                assert!(
+                    text[..at].ends_with(['\u{a0}', '\u{202f}']),
+                    "no unbroken space before {mark}: {text:?}"
+                );
+            }
+        }
+    }
+}
