@@ -593,7 +593,34 @@ fn each_number_that_was_changed_in_the_register_is_named() {
         assert!(code == 1 && is_named && out.contains("large-2.example"), "{column}: {out}");
         change(-1);
     }
-    assert_eq!(schengate(&["audit", "reconcile", "-d", directory]).0, 0);
+    // What happened to the gateway is compared as well, each column of it.
+    let database = Connection::open(register_path(dir.path())).unwrap();
+    let of_start = "FROM event WHERE event = 'start'";
+    let start: i64 =
+        database.query_row(&format!("SELECT number {of_start}"), [], |row| row.get(0)).unwrap();
+    database.execute_batch(&format!("CREATE TABLE kept AS SELECT * {of_start}")).unwrap();
+    for change in [
+        "UPDATE event SET record = replace(record, '19a-9', '19a-8')",
+        "UPDATE event SET event = 'stop'",
+        "UPDATE event SET time = time + 1",
+        "UPDATE event SET sign = '2020-01-01T00:00:00.000Z'",
+        "DELETE FROM event",
+        "UPDATE event SET number = 4",
+    ] {
+        assert_eq!(database.execute(&format!("{change} WHERE number = {start}"), []).unwrap(), 1);
+        let (code, out, _) = schengate(&["audit", "reconcile", "-d", directory]);
+        let is_named = out.contains(&format!("the event of record {start} as it stands"));
+        let is_other = out.contains("the event of record 4 as it stands: 1 in the register, 0");
+        assert!(code == 1 && is_named, "{change}: {out}");
+        assert_eq!(is_other, change.contains("number"), "{change}: {out}");
+        let back = format!(
+            "DELETE FROM event WHERE number IN (4, {start});
+            INSERT INTO event SELECT * FROM kept"
+        );
+        database.execute_batch(&back).unwrap();
+    }
+    let (code, out, _) = schengate(&["audit", "reconcile", "-d", directory]);
+    assert!(code == 0 && !out.contains(" 0 events"), "{out}");
 }
 
 /// Everything that was put in is sealed, verified and in the register. What it took is said with the

@@ -281,7 +281,7 @@ pub(super) fn compare(compare: &Compare, out: &mut impl Write) -> io::Result<Exi
             .collect();
         let told = json!({
             "agrees": told.agrees(), "records": told.records, "behind": told.behind,
-            "rows": told.rows, "hours_left_out": told.left_out, "counters": told.counters,
+            "rows": told.rows, "events": told.events, "hours_left_out": told.left_out, "counters": told.counters,
             "lost": told.lost, "missing": progress.missing, "unread": progress.unread,
             "differences": differences,
         });
@@ -297,12 +297,12 @@ pub(super) fn compare(compare: &Compare, out: &mut impl Write) -> io::Result<Exi
 }
 
 fn summary(told: &Reconciled, out: &mut impl Write) -> io::Result<()> {
-    let Reconciled { records, behind, rows, left_out, lost, counters, differences } = told;
+    let Reconciled { records, behind, rows, events, left_out, lost, counters, differences } = told;
     let end = if differences.is_empty() { "agrees" } else { "does not agree" };
     writeln!(
         out,
-        "the register {end}: {rows} rows and {counters} counters against {records} records, \
-         {} differences",
+        "the register {end}: {rows} rows, {events} events and {counters} counters against {records} \
+         records, {} differences",
         differences.len()
     )?;
     if *behind > 0 {

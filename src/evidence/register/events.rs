@@ -1,17 +1,22 @@
 //! What happened to the gateway itself, kept beside the sums, so that whoever asks for it need not read
 //! every segment: starts, reloads, tables, lines that were lost.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::Value;
 
 use super::{Register, RegisterFault};
 use crate::evidence::happened::{Events, Happened, happened_from, time};
 use crate::evidence::segment::Segment;
 
 const SCHEMA: &str = include_str!("events.sql");
+
+/// Events that say what is in force, and are kept whatever their age.
+const LASTING: [&str; 5] = ["start", "stop", "reload", "reload-failed", "table"];
 
 /// How far events are read: as far as the sums, but where an earlier version went on with these.
 #[derive(Debug, Clone, Default)]
@@ -74,9 +79,9 @@ impl Register {
         known.next = self.progress.next;
         let mut add = self.database.prepare("REPLACE INTO event VALUES (?, ?, ?, ?, ?)")?;
         for Pending { number, sign, record } in self.new_events.drain(..) {
-            let fields: Fields = serde_json::from_str(&record).unwrap_or_default();
-            let at = fields.time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
-            add.execute(params![signed(number), at, fields.event, sign, record])?;
+            let fields: Value = serde_json::from_str(&record).unwrap_or_default();
+            let (at, event) = columns(&fields);
+            add.execute(params![signed(number), at, event, sign, record])?;
         }
         self.database.execute(
             "UPDATE event_progress SET next = ?, sign = ?, unread = ?",
@@ -131,6 +136,60 @@ impl Register {
         Ok(Some(Events { all, last: behind.last, unreadable }))
     }
 
+    /// Holds the events that the register has against the segments: how many were compared, and of those
+    /// that are not as they were written the number of the record, and whether there is one. None are
+    /// compared where an earlier version could not read them all.
+    pub(super) fn compare_events(
+        &self,
+        directory: &Path,
+    ) -> Result<(u64, BTreeMap<u64, bool>), RegisterFault> {
+        let Some(known) = self.events.as_ref().filter(|known| known.unread == 0) else {
+            return Ok((0, BTreeMap::new()));
+        };
+        let file = |source| RegisterFault::File { path: directory.to_owned(), source };
+        let database = |source| self.fault(source);
+        let oldest = Segment::all(directory).map_err(file)?.first().map_or(0, |one| one.first);
+        let expired = self.expired().map_err(database)?.map(|before| before.saturating_mul(1000));
+        let mut rows = self.event_rows().map_err(database)?;
+        let written = happened_from(directory, 0..known.next, None).map_err(file)?;
+        let mut differ = BTreeMap::new();
+        for Happened { number, record, before } in &written.all {
+            let (at, event) = columns(record);
+            let is_as_written = match rows.remove(number) {
+                Some(row) => {
+                    // Of the oldest record that is there, the one before it is gone.
+                    let has_sign = number == &oldest || row.sign == *before;
+                    let text = serde_json::from_str::<Value>(&row.record);
+                    has_sign
+                        && row.at == at
+                        && row.event == event
+                        && text.is_ok_and(|it| it == *record)
+                }
+                None => {
+                    !LASTING.contains(&event) && at.zip(expired).is_some_and(|(at, end)| at < end)
+                }
+            };
+            if !is_as_written {
+                differ.insert(*number, true);
+            }
+        }
+        // What is left was written by nobody, or stood in a segment that was removed.
+        let left = rows.into_keys().filter(|number| *number >= oldest);
+        differ.extend(left.map(|number| (number, false)));
+        Ok((written.all.len() as u64, differ))
+    }
+
+    fn event_rows(&self) -> Result<BTreeMap<u64, Row>, rusqlite::Error> {
+        let mut all =
+            self.database.prepare("SELECT number, time, event, sign, record FROM event")?;
+        let rows = all.query_map([], |row| {
+            let number: i64 = row.get(0)?;
+            let (at, event, sign, record) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+            Ok((number.unsigned_abs(), Row { at, event, sign, record }))
+        })?;
+        rows.collect()
+    }
+
     fn kept_events(&self) -> Result<Vec<Happened>, rusqlite::Error> {
         let mut all =
             self.database.prepare("SELECT number, sign, record FROM event ORDER BY number")?;
@@ -149,9 +208,9 @@ impl Register {
     /// Removes what happened before this second, and says nothing of what is in force.
     pub(super) fn expire_events(&self, before: i64) -> Result<(), rusqlite::Error> {
         if self.events.is_some() {
+            let lasting = LASTING.map(|event| format!("'{event}'")).join(", ");
             self.database.execute(
-                "DELETE FROM event WHERE time < ?
-                 AND event NOT IN ('start', 'stop', 'reload', 'reload-failed', 'table')",
+                &format!("DELETE FROM event WHERE time < ? AND event NOT IN ({lasting})"),
                 [before.saturating_mul(1000)],
             )?;
         }
@@ -164,11 +223,18 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Fields {
+/// A row of an event, as the database has it.
+struct Row {
+    at: Option<i64>,
     event: String,
-    time: String,
+    sign: Option<String>,
+    record: String,
+}
+
+/// What stands beside a record, so that it can be asked for: its time in milliseconds, and what it is.
+fn columns(record: &Value) -> (Option<i64>, &str) {
+    let at = record["time"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
+    (at.map(Timestamp::as_millisecond), record["event"].as_str().unwrap_or_default())
 }
 
 #[cfg(test)]

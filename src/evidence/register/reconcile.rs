@@ -95,6 +95,8 @@ pub struct Reconciled {
     pub left_out: u64,
     /// Lines that the record says were lost; `None` where nobody knows how many.
     pub lost: Option<u64>,
+    /// Events of the gateway itself that were compared.
+    pub events: u64,
     /// Counters that were compared.
     pub counters: u64,
     /// What does not agree.
@@ -191,6 +193,14 @@ pub fn reconcile(
         told_of.compare(of, "the register", *numbers, record);
         told_of.rows += 1;
     }
+    let (events, differ) = register.compare_events(directory)?;
+    told_of.events = events;
+    told_of.differences.extend(differ.into_iter().map(|(number, is_written)| Difference {
+        of: format!("the event of record {number} as it stands"),
+        here: "the register",
+        one: u64::from(!is_written),
+        record: u64::from(is_written),
+    }));
     if let Some(metrics) = metrics {
         told_of.counted(metrics, plain);
     }
