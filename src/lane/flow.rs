@@ -190,14 +190,24 @@ impl Flow {
         }
         match self.state {
             State::Opening => Step::DROP,
-            State::Reading if self.passed == 0 && self.is_judged_now => pass,
+            // It comes again, and is read then.
+            State::Reading if self.passed == 0 && self.is_judged_now => Step::DROP,
             State::Reading if self.passed == 0 => {
                 self.give_up(Disposition::Pass, Cause::ServerFirst)
             }
+            // It has not taken all that was let go: what a receiver drops (an old timestamp, RFC 7323 §5; a
+            // packet that died on its way) may come once more with other bytes.
+            _ if !self.has_taken(tcp) => Step::DROP,
             State::Reading | State::Answering | State::Carried | State::Refused | State::Closed => {
                 self.hear(tcp, pool)
             }
         }
+    }
+
+    /// Whether the server has acknowledged everything that was let go.
+    fn has_taken(&self, tcp: &Tcp<'_>) -> bool {
+        let behind = |number: u32| number.wrapping_sub(self.number(self.passed)).cast_signed();
+        tcp.acknowledged.is_some_and(|number| behind(number) >= 0)
     }
 
     /// Looks at a flow of which a packet has been held, or no answer has come, for so long.
@@ -657,7 +667,11 @@ impl Flow {
     /// Reads the server's next bytes.
     fn hear(&mut self, tcp: &Tcp<'_>, pool: &mut Pool) -> Step {
         let pass = Step { packet: Disposition::Pass, event: None };
-        let heard = usize::try_from(self.server.wrapping_sub(tcp.sequence)).unwrap_or(usize::MAX);
+        // What is behind a gap comes again once the gap is filled.
+        let Ok(heard) = usize::try_from(self.server.wrapping_sub(tcp.sequence).cast_signed())
+        else {
+            return Step::DROP;
+        };
         let Some(new) = tcp.payload.get(heard..).filter(|new| !new.is_empty()) else { return pass };
         self.server = self.server.wrapping_add(u32::try_from(new.len()).unwrap_or_default());
         match self.answers.read(new) {

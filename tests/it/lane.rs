@@ -138,8 +138,10 @@ impl Wire {
         self.hears(&self.answers(SYN | ACK, SERVER_FIRST.wrapping_sub(1), first))
     }
 
+    /// The server has taken all that was let go, and says this.
     fn says(&mut self, offset: u32, bytes: &[u8]) -> Option<Event> {
-        let sent = self.answers(ACK | PSH, SERVER_FIRST.wrapping_add(offset), FIRST).with(bytes);
+        let taken = FIRST.wrapping_add(u32::try_from(self.read().len()).unwrap());
+        let sent = self.answers(ACK | PSH, SERVER_FIRST.wrapping_add(offset), taken).with(bytes);
         self.hears(&sent).1
     }
 
@@ -647,6 +649,26 @@ fn l18_a_server_that_speaks_first_is_none_of_tls() {
     let mut wire = Wire::open();
     assert_eq!(wire.says(0, b"SSH-2.0-x\r\n"), Some(Event::GiveUp(Cause::ServerFirst)));
     assert_eq!(wire.judge(Judgement::Permitted), Some(Event::Carried));
+}
+
+#[test]
+fn l18_what_a_server_says_before_it_has_taken_the_hello_is_no_answer_to_it() {
+    let mut wire = Wire::permitted();
+    let size = u32::try_from(hello(GOOD).len()).unwrap();
+    // The hello that was judged died on its way, or was too old for the server (RFC 7323 §5).
+    for taken in [FIRST, FIRST.wrapping_add(size - 1)] {
+        let banner = wire.answers(ACK | PSH, SERVER_FIRST, taken).with(b"SSH-2.0-x\r\n");
+        assert_eq!(wire.hears(&banner), (Disposition::Drop, None), "{taken}");
+    }
+    let unsaid = wire.answers(PSH, SERVER_FIRST, 0).with(b"SSH-2.0-x\r\n");
+    assert_eq!(wire.hears(&unsaid), (Disposition::Drop, None));
+    let passed = wire.passed.len();
+    wire.at(0, &hello(BAD));
+    assert_eq!(wire.passed.len(), passed, "other bytes in the place of those that were judged");
+    // What stands behind a gap waits for what is missing.
+    let late = wire.answers(ACK | PSH, SERVER_FIRST.wrapping_add(4), FIRST.wrapping_add(size));
+    assert_eq!(wire.hears(&late.with(b"2.0-x\r\n")), (Disposition::Drop, None));
+    assert_eq!(wire.says(0, b"SSH-2.0-x\r\n"), Some(Event::Carried));
 }
 
 #[test]

@@ -518,6 +518,14 @@ pub(crate) fn bytes_in_the_world(world: &mut Helper) -> Vec<u64> {
     [PERMITTED, REFUSED].concat().into_iter().map(|ip| world.arrived(ip).0).collect()
 }
 
+/// Puts the program at a path, by another process: what is forked here at that moment would have the file
+/// open for writing, and nobody could run it (ETXTBSY).
+pub(crate) fn install(at: &Path) {
+    let program = env!("CARGO_BIN_EXE_schengate");
+    let done = Command::new("install").args(["-m", "755", program]).arg(at).status().unwrap();
+    assert!(done.success(), "{}", at.display());
+}
+
 /// What a program wrote, both streams.
 pub(crate) fn said(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();

@@ -46,8 +46,7 @@ impl Scene {
         let policy = lab.write("exec.toml", &policy(more));
         // Where an ordinary user finds it as well.
         let program = lab.write("schengate", "");
-        fs::copy(env!("CARGO_BIN_EXE_schengate"), &program).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        lab::install(&program);
         fs::set_permissions(program.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
         Some(Self { lab, world, policy, program })
     }

@@ -882,9 +882,12 @@ fn a_client_has_a_share_of_what_waits_and_more_of_it_is_the_proxys() {
     }
     let (works, text) = curl(&lab, "a.example", PERMITTED[0]);
     assert!(works && text.contains(GREETING), "{text}");
-    let lines = scene.log();
-    let opened: Vec<_> = lines.iter().filter(|line| line["event"] == "open").collect();
-    assert!(opened.len() == 1 && opened[0]["listener"] == "tproxy", "{lines:?}");
+    let opened = wait_until("it is recorded", || {
+        let opened: Vec<_> =
+            scene.log().into_iter().filter(|line| line["event"] == "open").collect();
+        (!opened.is_empty()).then_some(opened)
+    });
+    assert!(opened.len() == 1 && opened[0]["listener"] == "tproxy", "{opened:?}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn run(program: &str, arguments: &[&str]) {
 /// Builds the image of the program that is tested, and unpacks it: the folder of a bundle.
 fn image(folder: &Path) -> PathBuf {
     let (program, image) = (folder.join("schengate"), folder.join("image"));
-    fs::copy(env!("CARGO_BIN_EXE_schengate"), &program).unwrap();
+    lab::install(&program);
     run("strip", &[program.to_str().unwrap()]);
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/oci/build");
     run(build.to_str().unwrap(), &[program.to_str().unwrap(), image.to_str().unwrap()]);

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout_at};
 use super::queue::Queue;
 use super::table::{Flow, Parked};
 use super::walk::Lane;
-use crate::account::{End, Hello, LaneLoss};
+use crate::account::{End, Hello, LaneLoss, network};
 use crate::flow::evaluate::Subject;
 use crate::flow::hello_retry;
 use crate::flow::refuse::Rejection;
@@ -36,6 +36,10 @@ const ROOMS: [usize; 2] = [2048, 128];
 /// How long it is known where a connection that is over began: late packets of it are told by that from
 /// those of the next one between the same ends.
 const LATE: Duration = Duration::from_secs(10);
+
+/// Packets that wait in all flows of one worker, and in those of one client: a queue of the kernel has
+/// room for 16,384 of them, and one that is full drops everybody's.
+const HELD_MAX: [u32; 2] = [8192, 1024];
 
 /// Connections of a worker of which that is known at once; with more, new ones are the proxy's.
 const LATE_MAX: usize = 32_768;
@@ -78,6 +82,52 @@ pub(super) struct Named {
     permitted: Cell<Option<u32>>,
     told: RefCell<VecDeque<Told>>,
     wakes: Notify,
+    /// A packet of it goes nowhere, so that it is not read to its end.
+    is_unfit: Cell<bool>,
+    waiting: Rc<Waiting>,
+    client: IpAddr,
+}
+
+/// How many packets wait, in all and of each client.
+#[derive(Default)]
+struct Waiting {
+    all: Cell<u32>,
+    of_client: RefCell<HashMap<IpAddr, u32>>,
+}
+
+impl Waiting {
+    /// Room for one more of this client.
+    fn take(&self, client: IpAddr) -> bool {
+        let [most, most_of_client] = HELD_MAX;
+        let mut of_client = self.of_client.borrow_mut();
+        let its = of_client.get(&client).copied().unwrap_or_default();
+        let is_room = self.all.get() < most && its < most_of_client;
+        if is_room {
+            self.all.set(self.all.get() + 1);
+            of_client.insert(client, its + 1);
+        }
+        is_room
+    }
+
+    fn give_back(&self, client: IpAddr, count: u32) {
+        self.all.set(self.all.get().saturating_sub(count));
+        let mut of_client = self.of_client.borrow_mut();
+        let its = of_client.remove(&client).unwrap_or_default().saturating_sub(count);
+        if its > 0 {
+            of_client.insert(client, its);
+        }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.waiting.give_back(self.client, waiting(self.held.get_mut()));
+    }
+}
+
+/// The packets among those that are held.
+fn waiting(held: &[Option<Parked>]) -> u32 {
+    u32::try_from(held.iter().flatten().count()).unwrap_or(u32::MAX)
 }
 
 impl Named {
@@ -114,13 +164,27 @@ impl Named {
         })
     }
 
+    /// One that there is no room for goes nowhere, and the flow is not read to its end.
     fn hold(&self, packet: Option<Parked>) {
+        let packet = match packet {
+            Some((queue, id)) if !self.waiting.take(self.client) => {
+                queue.drop(id);
+                self.unfit();
+                None
+            }
+            packet => packet,
+        };
         let mut held = self.held.borrow_mut();
         if held.is_empty() {
             self.since.touch();
             self.tell(Told::Held);
         }
         held.push(packet);
+    }
+
+    fn unfit(&self) {
+        self.is_unfit.set(true);
+        self.tell(Told::Unfit);
     }
 
     /// Lets go what is held, or drops it.
@@ -131,7 +195,9 @@ impl Named {
             Held::Release(bits) => bits,
         };
         self.since.touch();
-        for (at, packet) in self.held.take().into_iter().enumerate() {
+        let held = self.held.take();
+        self.waiting.give_back(self.client, waiting(&held));
+        for (at, packet) in held.into_iter().enumerate() {
             let Some((queue, id)) = packet else { continue };
             if released.checked_shr(u32::try_from(at).unwrap_or(u32::MAX)).unwrap_or(0) & 1 == 1 {
                 queue.accept(id, mark);
@@ -149,13 +215,14 @@ pub(super) struct NamedFlows {
     late: RefCell<HashMap<FlowKey, (Instant, lane::Flow)>>,
     /// Whose next connections are the proxy's, and until when.
     proxied: RefCell<HashMap<(IpAddr, SocketAddr), Instant>>,
+    waiting: Rc<Waiting>,
 }
 
 impl Default for NamedFlows {
     fn default() -> Self {
         let [small, large] = ROOMS;
         let pool = RefCell::new(Pool::new(small, large));
-        Self { pool, late: RefCell::default(), proxied: RefCell::default() }
+        Self { pool, late: RefCell::default(), proxied: RefCell::default(), waiting: Rc::default() }
     }
 }
 
@@ -212,6 +279,9 @@ impl NamedFlows {
             permitted: Cell::default(),
             told: RefCell::default(),
             wakes: Notify::new(),
+            is_unfit: Cell::default(),
+            waiting: Rc::clone(&self.waiting),
+            client: network(key.client.ip()),
         })
     }
 
@@ -284,7 +354,7 @@ impl Lane {
                 if step.packet == Disposition::HoldCut {
                     named.hold(None);
                 }
-                named.tell(Told::Unfit);
+                named.unfit();
             }
             Disposition::Drop => queue.drop(id),
         }
@@ -360,6 +430,8 @@ impl Lane {
                 }
                 Told::GiveUp(cause) => Some(cause),
                 Told::Unfit => None,
+                // What was heard of it before has bytes that go nowhere.
+                Told::Flight if named.is_unfit.get() => None,
                 Told::Flight => match self.judge_flight(flow, named, session, &mut said).await {
                     Ok(()) => continue,
                     Err(Unread::Refused) => {
@@ -433,6 +505,9 @@ impl Lane {
                     // Permitted whatever it says: who reads on behind it is the proxy.
                     return Err(Unread::GiveUp(None));
                 }
+                if named.is_unfit.get() {
+                    return Err(Unread::GiveUp(None));
+                }
                 session.record.forwarding().await.map_err(Unread::Ended)?;
                 named.permitted.set(self.mark_of(permit, &flow.key));
                 *said = Some(says);
@@ -480,5 +555,29 @@ impl Lane {
         drop(flow.release(settings::Lane::HELD));
         queue.accept(id, settings::Lane::HELD);
         spawn_local(Rc::clone(self).carry_named(flow, session, slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_of_one_client_leaves_room_for_others_and_is_given_back() {
+        let waiting = Waiting::default();
+        let [most, most_of_client] = HELD_MAX;
+        let client = |last: u32| IpAddr::from([192, 0, 2, u8::try_from(last).unwrap()]);
+        let took = |last| (0..most).filter(|_| waiting.take(client(last))).count() as u32;
+        assert_eq!(took(1), most_of_client);
+        for last in 2..=most / most_of_client {
+            assert_eq!(took(last), most_of_client);
+        }
+        assert!(!waiting.take(client(200)), "there is a queue behind it");
+        waiting.give_back(client(1), most_of_client);
+        assert!(waiting.take(client(200)));
+        waiting.give_back(client(200), 1);
+        (2..=most / most_of_client)
+            .for_each(|last| waiting.give_back(client(last), most_of_client));
+        assert_eq!((waiting.all.get(), waiting.of_client.borrow().len()), (0, 0));
     }
 }
