@@ -58,7 +58,9 @@ pub struct Flow {
     passed: usize,
     /// Where the hello begins that is read.
     start: usize,
-    /// Where, behind the judged hello, the next record begins.
+    /// Where the hello ends that was judged last.
+    end: usize,
+    /// Where, behind it, the next record begins.
     record: usize,
     /// Where the client ends.
     fin: Option<usize>,
@@ -102,6 +104,7 @@ impl Flow {
             whole: 0,
             passed: 0,
             start: 0,
+            end: 0,
             record: 0,
             fin: None,
             progress: Progress::default(),
@@ -195,8 +198,8 @@ impl Flow {
             State::Reading if self.passed == 0 => {
                 self.give_up(Disposition::Pass, Cause::ServerFirst)
             }
-            // It has not taken all that was let go: what a receiver drops (an old timestamp, RFC 7323 §5; a
-            // packet that died on its way) may come once more with other bytes.
+            // It has not taken the hello: what a receiver drops (an old timestamp, RFC 7323 §5; a packet
+            // that died on its way) may come once more with other bytes.
             _ if !self.has_taken(tcp) => Step::DROP,
             State::Reading | State::Answering | State::Carried | State::Refused | State::Closed => {
                 self.hear(tcp, pool)
@@ -204,9 +207,9 @@ impl Flow {
         }
     }
 
-    /// Whether the server has acknowledged everything that was let go.
+    /// Whether the server has acknowledged the hello that was judged.
     fn has_taken(&self, tcp: &Tcp<'_>) -> bool {
-        let behind = |number: u32| number.wrapping_sub(self.number(self.passed)).cast_signed();
+        let behind = |number: u32| number.wrapping_sub(self.number(self.end)).cast_signed();
         tcp.acknowledged.is_some_and(|number| behind(number) >= 0)
     }
 
@@ -633,7 +636,8 @@ impl Flow {
         let end = hello_end(self.first_flight());
         self.retry = false;
         let walked = end.map(|end| {
-            self.record = self.start + end;
+            self.end = self.start + end;
+            self.record = self.end;
             self.walk()
         });
         if walked != Some(Records::Harmless) {
