@@ -24,6 +24,12 @@ pub enum Role {
     Worker,
 }
 
+/// Calls of Linux 6.13 to 6.17 by their numbers, which are the same on every processor since 5.1.
+const SETXATTRAT: i64 = 463;
+const REMOVEXATTRAT: i64 = 466;
+const OPEN_TREE_ATTR: i64 = 467;
+const FILE_SETATTR: i64 = 469;
+
 /// What no thread of a gateway does: programs, other processes' memory, mounts and namespaces, the
 /// kernel's own parts, clocks, users, keys; io_uring makes calls that no filter sees. Mode, owner, times and
 /// attributes of a file by its name are here because landlock does not hold them; of a file that is open they
@@ -96,6 +102,10 @@ const REFUSED: &[i64] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_utimensat,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+    OPEN_TREE_ATTR,
+    FILE_SETATTR,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]
