@@ -69,20 +69,28 @@ pub(super) fn happened_from(
                 continue;
             }
         };
+        events.read(segment.first, &records, &numbers);
+    }
+    Ok(events)
+}
+
+impl Events {
+    /// Reads on with the records of a segment that begins with `first`, as far as they are of these
+    /// numbers.
+    pub(super) fn read(&mut self, first: u64, records: &[u8], numbers: &Range<u64>) {
         let mut before: Option<&[u8]> = None;
-        for (number, line) in (segment.first..numbers.end).zip(lines(&records)) {
+        for (number, line) in (first..numbers.end).zip(lines(records)) {
             if numbers.contains(&number)
                 && !is_of_a_connection(line)
                 && let Ok(record) = serde_json::from_slice(line)
             {
-                let before = before.and_then(time).or_else(|| events.last.clone());
-                events.all.push(Happened { number, record, before });
+                let before = before.and_then(time).or_else(|| self.last.clone());
+                self.all.push(Happened { number, record, before });
             }
             before = Some(line);
         }
-        events.last = before.and_then(time).or(events.last);
+        self.last = before.and_then(time).or_else(|| self.last.take());
     }
-    Ok(events)
 }
 
 /// Whether a record is of a connection: most are, and are not read any further.

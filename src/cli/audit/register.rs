@@ -281,8 +281,8 @@ pub(super) fn compare(compare: &Compare, out: &mut impl Write) -> io::Result<Exi
             .collect();
         let told = json!({
             "agrees": told.agrees(), "records": told.records, "behind": told.behind,
-            "rows": told.rows, "events": told.events, "hours_left_out": told.left_out, "counters": told.counters,
-            "lost": told.lost, "missing": progress.missing, "unread": progress.unread,
+            "rows": told.rows, "events": told.events, "hours_left_out": told.left_out,
+            "counters": told.counters, "lost": told.lost, "missing": progress.missing, "unread": progress.unread,
             "differences": differences,
         });
         writeln!(out, "{}", printable(told.to_string().as_bytes()))?;

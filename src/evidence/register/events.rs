@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -136,29 +137,33 @@ impl Register {
         Ok(Some(Events { all, last: behind.last, unreadable }))
     }
 
-    /// Holds the events that the register has against the segments: how many were compared, and of those
-    /// that are not as they were written the number of the record, and whether there is one. None are
-    /// compared where an earlier version could not read them all.
+    /// The records whose events the register should have; none where an earlier version could not read
+    /// them all.
+    pub(super) fn known_of_events(&self) -> Range<u64> {
+        let known = self.events.as_ref().filter(|known| known.unread == 0);
+        0..known.map_or(0, |known| known.next)
+    }
+
+    /// Holds the events that the register has against those that were written, of a log whose oldest
+    /// record is `oldest`: of those that are not as they were written the number of the record, and
+    /// whether there is one.
     pub(super) fn compare_events(
         &self,
-        directory: &Path,
-    ) -> Result<(u64, BTreeMap<u64, bool>), RegisterFault> {
-        let Some(known) = self.events.as_ref().filter(|known| known.unread == 0) else {
-            return Ok((0, BTreeMap::new()));
-        };
-        let file = |source| RegisterFault::File { path: directory.to_owned(), source };
-        let database = |source| self.fault(source);
-        let oldest = Segment::all(directory).map_err(file)?.first().map_or(0, |one| one.first);
-        let expired = self.expired().map_err(database)?.map(|before| before.saturating_mul(1000));
-        let mut rows = self.event_rows().map_err(database)?;
-        let written = happened_from(directory, 0..known.next, None).map_err(file)?;
+        oldest: u64,
+        written: &[Happened],
+    ) -> Result<BTreeMap<u64, bool>, rusqlite::Error> {
         let mut differ = BTreeMap::new();
-        for Happened { number, record, before } in &written.all {
+        if self.known_of_events().is_empty() {
+            return Ok(differ);
+        }
+        let expired = self.expired()?.map(|before| before.saturating_mul(1000));
+        let mut rows = self.event_rows()?;
+        for Happened { number, record, before } in written {
             let (at, event) = columns(record);
             let is_as_written = match rows.remove(number) {
                 Some(row) => {
                     // Of the oldest record that is there, the one before it is gone.
-                    let has_sign = number == &oldest || row.sign == *before;
+                    let has_sign = *number == oldest || row.sign == *before;
                     let text = serde_json::from_str::<Value>(&row.record);
                     has_sign
                         && row.at == at
@@ -176,7 +181,7 @@ impl Register {
         // What is left was written by nobody, or stood in a segment that was removed.
         let left = rows.into_keys().filter(|number| *number >= oldest);
         differ.extend(left.map(|number| (number, false)));
-        Ok((written.all.len() as u64, differ))
+        Ok(differ)
     }
 
     fn event_rows(&self) -> Result<BTreeMap<u64, Row>, rusqlite::Error> {

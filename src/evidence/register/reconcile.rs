@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::told::{Stage, Told, Transfer, told};
 use super::{LABELS, Label, REST, Register, RegisterFault};
+use crate::evidence::happened::Events;
 use crate::evidence::segment::{Segment, lines};
 
 /// Numbers of one row: opened, connections, bytes up and down, contradicted.
@@ -141,10 +142,12 @@ pub fn reconcile(
     let segments = Segment::all(directory).map_err(file)?;
     let first = segments.first().map_or(0, |segment| segment.first);
     let is_whole = first <= register.progress.began;
+    let (mut events, of_events) = (Events::default(), register.known_of_events());
     for segment in &segments {
         let records = segment.records();
         let records =
             records.map_err(|fault| RegisterFault::Segment(segment.unreadable(&fault)))?;
+        events.read(segment.first, &records, &of_events);
         for (number, line) in (segment.first..).zip(lines(&records)) {
             told_of.records += 1;
             let is_read = number < register.progress.next;
@@ -193,8 +196,9 @@ pub fn reconcile(
         told_of.compare(of, "the register", *numbers, record);
         told_of.rows += 1;
     }
-    let (events, differ) = register.compare_events(directory)?;
-    told_of.events = events;
+    told_of.events = events.all.len() as u64;
+    let differ = register.compare_events(first, &events.all);
+    let differ = differ.map_err(|source| register.fault(source))?;
     told_of.differences.extend(differ.into_iter().map(|(number, is_written)| Difference {
         of: format!("the event of record {number} as it stands"),
         here: "the register",
