@@ -37,6 +37,9 @@ const ROOMS: [usize; 2] = [2048, 128];
 /// those of the next one between the same ends.
 const LATE: Duration = Duration::from_secs(10);
 
+/// Time between two looks for those of these that are over.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// Packets that wait in all flows of one worker, and in those of one client: a queue of the kernel has
 /// room for 16,384 of them, and one that is full drops everybody's.
 const HELD_MAX: [u32; 2] = [8192, 1024];
@@ -215,6 +218,8 @@ pub(super) struct NamedFlows {
     late: RefCell<HashMap<FlowKey, (Instant, lane::Flow)>>,
     /// Whose next connections are the proxy's, and until when.
     proxied: RefCell<HashMap<(IpAddr, SocketAddr), Instant>>,
+    /// When those that are no more were taken out of these.
+    swept: Cell<Option<Instant>>,
     waiting: Rc<Waiting>,
 }
 
@@ -222,7 +227,13 @@ impl Default for NamedFlows {
     fn default() -> Self {
         let [small, large] = ROOMS;
         let pool = RefCell::new(Pool::new(small, large));
-        Self { pool, late: RefCell::default(), proxied: RefCell::default(), waiting: Rc::default() }
+        Self {
+            pool,
+            late: RefCell::default(),
+            proxied: RefCell::default(),
+            swept: Cell::default(),
+            waiting: Rc::default(),
+        }
     }
 }
 
@@ -235,8 +246,10 @@ impl NamedFlows {
         if proxied.get(&pair).is_some_and(|until| *until <= now) {
             proxied.remove(&pair);
         }
-        if proxied.len() >= PROXIED_MAX {
+        // Not at each packet: there are many, and who fills them up sends more.
+        if proxied.len() >= PROXIED_MAX && self.swept.get().is_none_or(|at| at + SWEEP <= now) {
             proxied.retain(|_, until| *until > now);
+            self.swept.set(Some(now));
         }
         let (small, large) = self.pool.borrow().left();
         proxied.len() < PROXIED_MAX
@@ -515,6 +528,10 @@ impl Lane {
         }
         if named.permitted.get().is_none() {
             return Err(Unread::Refused);
+        }
+        if named.is_unfit.get() {
+            // It came while the record was written.
+            return Err(Unread::GiveUp(None));
         }
         let outcome = named
             .reader
