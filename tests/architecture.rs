@@ -89,6 +89,9 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Lines of one file (CONTRIBUTING.md).
+const LINES_MAX: usize = 700;
+
 /// A file without the tests at its foot.
 fn without_tests(text: &str) -> &str {
     let mut marks = text.match_indices("#[cfg(test)]\n").map(|(at, mark)| (at, at + mark.len()));
@@ -654,6 +657,18 @@ fn code_of(file: &str) -> String {
         !line.starts_with("//") && !line.starts_with("use ") && !line.starts_with("pub use ")
     };
     code.lines().filter(is_code).map(|line| line.to_owned() + "\n").collect()
+}
+
+#[test]
+fn no_file_of_the_program_is_longer_than_a_reader_follows() {
+    for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let lines = fs::read_to_string(&path).expect("a source").lines().count();
+        assert!(
+            lines <= LINES_MAX,
+            "{} has {lines} lines: cut it where it says two things",
+            path.display()
+        );
+    }
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! One TCP connection, from its SYN to the answer of its server.
 
-use std::net::SocketAddr;
+mod refused;
+
 use std::time::Duration;
 
 use super::answer::{Answer, Answers};
 use super::packet::{Packet, Tcp};
 use super::room::{LARGE, Pool, Room};
-use super::segment::{Fields, Flags, Segment};
 use super::step::{Cause, Disposition, Event, Held, Judgement, Outcome, Records, Step, is_hello};
 use crate::identify::tls::{
-    ACCESS_DENIED, ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, RECORD_HEADER, hello_end,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, RECORD_HEADER, hello_end,
 };
 use crate::identify::{self, Missing, Progress, identify_further};
 
@@ -288,46 +288,6 @@ impl Flow {
     /// some seconds, it knows late packets of it from those of the next one between the same ends.
     pub fn end(&mut self, pool: &mut Pool) {
         self.leave(State::Closed, pool);
-    }
-
-    /// The segment that tells a refused client so: a fatal alert and the end, as if from its server.
-    #[must_use]
-    pub fn alert(&self, client: SocketAddr, server: SocketAddr) -> Segment {
-        let timestamps = self.timestamps.map(|[value, echo]| [echo, value]);
-        let fields = Fields {
-            sequence: self.acknowledged,
-            acknowledged: Some(self.next()),
-            flags: Flags::End,
-            timestamps,
-        };
-        Segment::new(server, client, fields, &ACCESS_DENIED)
-    }
-
-    /// The segment that breaks a refused connection off towards the client.
-    #[must_use]
-    pub fn reset_client(&self, client: SocketAddr, server: SocketAddr) -> Segment {
-        let [since, _] = self.since;
-        let fields = Fields {
-            sequence: since.unwrap_or(self.acknowledged),
-            acknowledged: Some(self.next()),
-            flags: Flags::Reset,
-            timestamps: None,
-        };
-        Segment::new(server, client, fields, &[])
-    }
-
-    /// The segment that breaks a refused connection off towards the server: at the number that it
-    /// waits for, since it takes none at another (RFC 5961 §3.2).
-    #[must_use]
-    pub fn reset_server(&self, client: SocketAddr, server: SocketAddr) -> Segment {
-        let [_, since] = self.since;
-        let fields = Fields {
-            sequence: since.unwrap_or_else(|| self.number(self.passed)),
-            acknowledged: Some(self.acknowledged),
-            flags: Flags::Reset,
-            timestamps: None,
-        };
-        Segment::new(client, server, fields, &[])
     }
 
     /// Number of the byte at an offset.
