@@ -149,11 +149,11 @@ impl Named {
                 }
                 tokio::select! {
                     () = self.wakes.notified() => {}
-                    // The kernel forgets at once what no server takes.
-                    End::Done = flow.ended(), if !self.is_open.get() => {
-                        return Told::Gone(End::ConnectRefused);
+                    end = flow.ended() => {
+                        // The kernel forgets at once what no server takes.
+                        let is_refused = end == End::Done && !self.is_open.get();
+                        return Told::Gone(if is_refused { End::ConnectRefused } else { end });
                     }
-                    end = flow.ended() => return Told::Gone(end),
                 }
             }
         };
